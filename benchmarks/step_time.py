@@ -1,0 +1,110 @@
+"""Time of an optimization step over the bare forward and backward pass of the same model, batch and size.
+
+    python benchmarks/step_time.py [--model timm:tf_efficientnet_lite0] [--batch-size 8] [--size 224]
+
+Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio
+holds on a machine whose speed drifts; the median of the ratios is quoted. `bare` runs the module as far as the last
+feature layer and back to the image, with the sum of its features as the loss.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from pipeline.models import features_of, load_model
+from pipeline.synthesis.optimize import synthesize
+from pipeline.synthesis.presets import SynthesisOptions, preset
+from pipeline.synthesis.reference_target import plan_alignment, reference_target
+
+LITE0 = "timm:tf_efficientnet_lite0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=LITE0)
+    parser.add_argument("--weights", default="random", help="the time does not depend on them")
+    parser.add_argument("--layer", default="", help="of the inner neurons; default: the last but one feature layer")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels")
+    parser.add_argument("--steps", type=int, default=5, help="steps in one timed run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    model = load_model(arguments.model, arguments.weights)
+    inner = arguments.layer or model.default_feature_layers()[-2].layer
+    print(
+        f"{arguments.model}, batch {arguments.batch_size} at {arguments.size} px, torch {torch.__version__}, "
+        f"{arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+    )
+    print(f"{'neurons':<28}{'preset':<12}{'relevance':<12}{'bare ms':>9}{'step ms':>9}{'ratio':>8}")
+    cases = [
+        (model.classifier_layer, "published", "none"),
+        (model.classifier_layer, "fast", "none"),
+        (inner, "published", "lrp"),
+        (inner, "fast", "lrp"),
+        (inner, "fast", "none"),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    references = torch.randn(4, 3, arguments.size, arguments.size, generator=generator)
+    for layer, name, rule in cases:
+        options = dataclasses.replace(preset(name), steps=arguments.steps)
+        step = batched_step(model, layer, rule, options, references, arguments.batch_size)
+        bare = bare_step(model, layer, references, arguments.batch_size, arguments.steps)
+        bare_s, step_s = time_in_turn(bare, step, arguments.repeats)
+        ratio = statistics.median(s / b for s, b in zip(step_s, bare_s, strict=True))
+        milliseconds = [1000 * statistics.median(times) / arguments.steps for times in (bare_s, step_s)]
+        print(f"{layer:<28}{name:<12}{rule:<12}{milliseconds[0]:>9.0f}{milliseconds[1]:>9.0f}{ratio:>8.2f}")
+
+
+def batched_step(
+    model, layer: str, rule: str, options: SynthesisOptions, references: torch.Tensor, batch_size: int
+) -> Callable[[], object]:  # fmt: skip
+    """A run of `options.steps` steps of a batch of neurons of one layer, through the public function."""
+    plan = plan_alignment(model, layer, options, rule=rule, image_size_px=references.shape[-1])
+    target = reference_target(model, plan, 0, references)
+    neurons = [(layer, unit) for unit in range(batch_size)]
+    return lambda: synthesize(
+        model,
+        neurons,
+        [target] * batch_size,
+        options=options,
+        image_size_px=plan.image_size_px,
+        seeds=list(range(batch_size)),
+    )
+
+
+def bare_step(model, layer: str, references: torch.Tensor, batch_size: int, steps: int) -> Callable[[], object]:
+    """The same number of forward and backward passes and nothing else."""
+    images = references[:1].repeat(batch_size, 1, 1, 1).requires_grad_()
+    last = model.default_feature_layers()[-1].layer if layer == model.classifier_layer else layer
+
+    def run() -> None:
+        for _ in range(steps):
+            features = features_of(model.module, images, [last])[last]
+            torch.autograd.grad(features.sum(), images)
+
+    return run
+
+
+def time_in_turn(
+    first: Callable[[], object], second: Callable[[], object], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Wall seconds of each, in turn, after one warm-up of both."""
+    first(), second()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for function, record in zip((first, second), times, strict=True):
+            started = time.perf_counter()
+            function()
+            record.append(time.perf_counter() - started)
+    return times
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Models: load by name, preprocess, list layers, capture features."""
+
+from pipeline.models.capture import UnsupportedOutputError, capture, features_of, unit_activation
+from pipeline.models.feature_layers import FeatureLayer
+from pipeline.models.load import Model, load_model
+from pipeline.models.preprocessing import Preprocessing
+
+__all__ = [
+    "FeatureLayer",
+    "Model",
+    "Preprocessing",
+    "UnsupportedOutputError",
+    "capture",
+    "features_of",
+    "load_model",
+    "unit_activation",
+]

@@ -1,0 +1,111 @@
+"""Feature capture: the outputs of named modules of one forward pass, in one shape for every family."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class UnsupportedOutputError(ValueError):
+    """A layer's output is not one tensor of features."""
+
+
+def channels_first(output: object, layer: str) -> Tensor:
+    """A module's output as features: [B, C, H, W] maps, [B, C, T] tokens or [B, C] logits.
+
+    Transformers give [B, T, C]; their channel axis is moved to the front, so that axis 1 always counts units.
+
+    Raises:
+        UnsupportedOutputError: the output is no tensor, or has a number of axes no feature map has.
+    """
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or not output.is_floating_point():
+        seen = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise UnsupportedOutputError(
+            f'layer "{layer}" gives {seen}; expected features [B,C,H,W], tokens [B,T,C] or logits [B,C]; '
+            "choose one of the layers inside or around it"
+        )
+    return output.transpose(1, 2) if output.ndim == 3 else output
+
+
+@contextmanager
+def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of `layers` during forward passes inside the `with` block.
+
+    Yields:
+        A dict, filled by each forward pass: layer → features, still attached to the graph.
+
+    Raises:
+        ValueError: a layer is not a module of `module`.
+    """
+    from pipeline.neurons import nearest
+
+    modules = dict(module.named_modules())
+    features: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for layer in dict.fromkeys(layers):
+            if layer not in modules:
+                raise ValueError(f'unknown layer "{layer}"{nearest(layer, list(modules))}')
+
+            def keep(_module: nn.Module, _inputs: object, output: object, layer: str = layer) -> None:
+                features[layer] = channels_first(output, layer)
+
+            handles.append(modules[layer].register_forward_hook(keep))
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _AllCapturedError(Exception):
+    """Ends a forward pass whose remaining layers nobody asked for; never leaves `features_of`."""
+
+
+def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    """The features of `layers` for a batch of images, running the module no further than needed.
+
+    Args:
+        module: the network.
+        images: [B, 3, H, W] in the model's input space.
+        layers: exact module names.
+
+    Returns:
+        layer → features, as `capture`.
+
+    Raises:
+        ValueError: a layer is unknown, or does not run in the forward pass.
+    """
+    wanted = set(layers)
+    with capture(module, wanted) as features:
+
+        def stop(_module: nn.Module, _inputs: object, _output: object) -> None:
+            if features.keys() == wanted:
+                raise _AllCapturedError
+
+        handles = [module.get_submodule(layer).register_forward_hook(stop) for layer in wanted]
+        try:
+            module(images)
+        except _AllCapturedError:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+    if features.keys() != wanted:
+        raise ValueError(f"layers {sorted(wanted - features.keys())} do not run in the model's forward pass")
+    return features
+
+
+def unit_activation(features: Tensor, units: Sequence[int], reduction: str = "max") -> Tensor:
+    """Each image's activation of its own unit.
+
+    Args:
+        features: of the neuron's layer, [B, C, H, W], [B, C, T] or [B, C].
+        units: one per image.
+        reduction: over positions, `max` or `mean`.
+
+    Returns:
+        [B].
+    """
+    own_BN = features[torch.arange(len(units)), list(units)].reshape(len(units), -1)
+    return own_BN.amax(dim=1) if reduction == "max" else own_BN.mean(dim=1)

@@ -1,0 +1,159 @@
+"""Neurons: their ids, the units and layers a recipe names, and the seed of each one's visualization."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_LAYER_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_UNITS = re.compile(r"all|[0-9]*:[0-9]*|[0-9]+")
+_UNIT_FORMS = '"all", a range such as "0:64", or a list of units such as [3, 7]'
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """One unit of one layer of one model; the order is that of the ids' parts, units by number."""
+
+    model: str
+    layer: str
+    unit: int
+
+    @property
+    def id(self) -> str:
+        """The address `MODEL/LAYER/UNIT`, for example `timm:resnet18/layer3/17`."""
+        return f"{self.model}/{self.layer}/{self.unit}"
+
+    @staticmethod
+    def parse(neuron_id: str) -> "Neuron":
+        """Return the neuron of an id. The model's name may contain slashes.
+
+        Raises:
+            ValueError: the text is not `MODEL/LAYER/UNIT`.
+        """
+        parts = neuron_id.rsplit("/", 2)
+        if len(parts) != 3 or not parts[0] or not re.fullmatch(r"0|[1-9][0-9]*", parts[2]):
+            raise ValueError(f"neuron id {neuron_id!r}: expected MODEL/LAYER/UNIT, e.g. timm:resnet18/layer3/17")
+        return Neuron(parts[0], check_layer_name(parts[1]), int(parts[2]))
+
+
+def check_layer_name(name: str) -> str:
+    """Return `name` if it can be a `named_modules()` path; only then may it become part of a file path.
+
+    Raises:
+        ValueError: it holds anything but letters, digits, `_` and single dots between them.
+    """
+    if not _LAYER_NAME.fullmatch(name):
+        raise ValueError(
+            f"layer name {name!r}: expected a module path of letters, digits, '_' and '.', e.g. blocks.5.0"
+        )
+    return name
+
+
+def layer_unit_name(unit: int) -> str:
+    """Return a unit as it appears in file names: five digits, so that names sort by number."""
+    return f"{unit:05d}"
+
+
+def check_units(spec: object) -> str | tuple[int, ...]:
+    """Return what a recipe says about units if its form is right, whatever the size of the layer.
+
+    The forms are "all", a half-open range "0:64" of which either end may be left out, one unit "3" or 3, and
+    a list of units, which comes back ascending and without repetitions.
+
+    Raises:
+        ValueError: it has none of these forms.
+    """
+    match spec:
+        case str() if _UNITS.fullmatch(spec):
+            return spec
+        case int() if not isinstance(spec, bool) and spec >= 0:
+            return (spec,)
+        case list() | tuple() if spec and all(type(unit) is int and unit >= 0 for unit in spec):
+            return tuple(sorted(set(spec)))
+    raise ValueError(f"units {spec!r}: expected {_UNIT_FORMS}")
+
+
+def parse_units(spec: str | int | Sequence[int], num_units: int, layer: str) -> tuple[int, ...]:
+    """Return the units of a layer that a recipe names, ascending and each once.
+
+    Args:
+        spec: one of the forms of `check_units`.
+        num_units: how many units the layer has.
+        layer: the layer's name, for the error message.
+
+    Raises:
+        ValueError: the form is unknown, a unit lies outside the layer, or no unit is named.
+    """
+    form = check_units(spec)
+    units: Sequence[int]
+    if not isinstance(form, str):
+        units = form
+    elif form == "all":
+        units = range(num_units)
+    elif ":" in form:
+        start, _, stop = form.partition(":")
+        units = range(int(start or 0), int(stop or num_units))
+    else:
+        units = (int(form),)
+    if not units or units[-1] >= num_units:
+        raise ValueError(
+            f"units {spec!r} of layer {layer!r}, which has {num_units}: expected {_UNIT_FORMS}, from 0 to "
+            f"{num_units - 1}"
+        )
+    return tuple(units)
+
+
+def match_layers(patterns: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the available layers that match any pattern, in model order.
+
+    As in paths, `*` and `?` stay within one part of the name and `**` crosses dots: `blocks.*` are the stages
+    `blocks.0`, `blocks.1`, …, and `blocks.**` also everything inside them.
+
+    Raises:
+        ValueError: a pattern matches no layer; the nearest names are given.
+    """
+    matched: set[str] = set()
+    for pattern in patterns:
+        regex = re.compile(_glob_regex(pattern))
+        hits = [name for name in available if regex.fullmatch(name)]
+        if not hits:
+            raise ValueError(
+                f"layer pattern {pattern!r} matches no layer{nearest(pattern, available)}: the model has "
+                f"{len(available)} layers, e.g. {', '.join(list(available)[:8])}"
+            )
+        matched.update(hits)
+    return [name for name in available if name in matched]
+
+
+def _glob_regex(pattern: str) -> str:
+    """Translate a layer glob; `fnmatch` would let `*` run across dots."""
+    translated = ""
+    for token in re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
+        if token == "**":
+            translated += ".*"
+        elif token == "*":
+            translated += "[^.]*"
+        elif token == "?":
+            translated += "[^.]"
+        elif len(token) > 1:
+            negated = token[1] == "!"
+            inner = token[2:-1] if negated else token[1:-1]
+            translated += "[" + ("^" if negated else "") + re.sub(r"([\\\[^&~|])", r"\\\1", inner) + "]"
+        else:
+            translated += re.escape(token)
+    return translated
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return ` (did you mean "x"?)` for the candidate most like `name`, or nothing if none is near."""
+    found = difflib.get_close_matches(name, list(candidates), n=1)
+    return f' (did you mean "{found[0]}"?)' if found else ""
+
+
+def neuron_seed(run_seed: int, method: str, layer: str, unit: int, seed_index: int) -> int:
+    """Return the 63-bit seed of one visualization; it depends on no worker and on no order."""
+    # JSON separates the parts unambiguously: ("a", "b.1") and ("a.b", "1") must not meet.
+    text = json.dumps([run_seed, method, layer, unit, seed_index])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

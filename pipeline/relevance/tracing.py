@@ -1,0 +1,143 @@
+"""One forward pass up to a layer, keeping where in autograd's graph the outputs of named modules stand.
+
+The pass stops as soon as the target layer has its output. Nothing of the module is touched: the hooks are
+PyTorch's global module hooks, set for the length of the call, and they answer only to the thread that set
+them, so several threads may trace one module at once.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from pipeline.models.capture import UnsupportedOutputError
+from pipeline.neurons import nearest
+
+
+class _LayerReached(BaseException):
+    """Ends the forward pass. A BaseException, so that no `except Exception` in a network can swallow it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOutput:
+    """A module's output: its place in the graph when it came, before any later in-place write, and a copy."""
+
+    edge: GradientEdge
+    value: Tensor | None
+
+
+class Trace:
+    """A forward pass up to a layer, then its result.
+
+    Args:
+        module: the network.
+        layer: path of the target layer.
+        watched: paths of the layers whose outputs are kept.
+        keep_values: whether to keep copies of their values too.
+
+    Attributes:
+        target: the target layer's output, attached to the graph.
+        outputs: layer → its outputs in order of calls; absent if it has not run before the target was done.
+
+    Raises:
+        ValueError: a layer is not in `named_modules()`.
+    """
+
+    def __init__(self, module: nn.Module, layer: str, watched: Collection[str], *, keep_values: bool = False) -> None:
+        self.module, self.layer, self.watched = module, layer, frozenset(watched)
+        self.target: Tensor | None = None
+        self.outputs: dict[str, list[LayerOutput]] = {}
+        self._keep_values = keep_values
+        self._names = {child: name for name, child in module.named_modules()}
+        self._running: list[nn.Module] = []
+        self._thread = threading.get_ident()
+        layers = [name for name in self._names.values() if name]
+        for name in (layer, *watched):
+            if name not in layers:
+                raise ValueError(f'unknown layer "{name}"{nearest(name, layers)}; expected a path of named_modules()')
+
+    def place(self) -> str:
+        """The innermost module that is running, as `"path" (Class)`."""
+        if not self._running:
+            return "a hook of the network"
+        innermost = self._running[-1]
+        path = f'"{name}"' if (name := self._names.get(innermost)) else "the root module"
+        return f"{path} ({type(innermost).__name__})"
+
+    def run(
+        self,
+        images: Tensor,
+        mode: contextlib.AbstractContextManager[object] | None = None,
+        check_output: Callable[[object], None] | None = None,
+    ) -> Tensor:
+        """Run the module on images until the target layer is done.
+
+        Args:
+            images: [B, 3, H, W], part of an autograd graph.
+            mode: a context the forward pass runs in.
+            check_output: called with the output of every module, while the module is still the innermost one.
+
+        Returns:
+            The output of the target layer.
+
+        Raises:
+            ValueError: the target layer has not run, or its output is no tensor that depends on the image.
+        """
+        recording = mode or contextlib.nullcontext()
+        with contextlib.suppress(_LayerReached), self._hooks(check_output), recording:
+            self.module(images)
+        if self.target is None:
+            raise ValueError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')
+        return self.target
+
+    @contextlib.contextmanager
+    def _hooks(self, check_output: Callable[[object], None] | None) -> Iterator[None]:
+        def enter(module: nn.Module, _inputs: object) -> None:
+            if threading.get_ident() == self._thread:
+                self._running.append(module)
+
+        def leave(module: nn.Module, _inputs: object, output: object) -> None:
+            if threading.get_ident() == self._thread:
+                if check_output is not None:
+                    check_output(output)
+                self._running.pop()
+                self._keep(self._names.get(module, ""), output)
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, name: str, output: object) -> None:
+        if name != self.layer and name not in self.watched:
+            return
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            seen = "nothing computed from the image" if isinstance(output, Tensor) else type(output).__name__
+            raise UnsupportedOutputError(
+                f'layer "{name}" gives {seen}; expected one tensor computed from the image, '
+                "choose one of the layers inside or around it"
+            )
+        value = output.detach().clone() if self._keep_values else None
+        self.outputs.setdefault(name, []).append(LayerOutput(edge=get_gradient_edge(output), value=value))
+        if name == self.layer:
+            self.target = output
+            raise _LayerReached
+
+
+def nodes_below(tensor: Tensor) -> set[Node]:
+    """All nodes of the autograd graph that a tensor was computed through."""
+    assert tensor.grad_fn is not None
+    seen: set[Node] = {tensor.grad_fn}
+    waiting = [tensor.grad_fn]
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return seen

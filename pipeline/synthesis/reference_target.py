@@ -1,0 +1,176 @@
+"""From reference images to a target: sort their features, weighted by relevance, and average.
+
+Pure numerics; which images are the references, and where they are read from, is `pipeline.targets`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.alignment import (
+    INPUT_PIXELS,
+    TARGET_LAYER,
+    TARGET_UNIT,
+    LayerTarget,
+    NeuronTarget,
+    partition,
+    sorted_target,
+)
+from pipeline.models import FeatureLayer, Model, features_of, unit_activation
+from pipeline.models.feature_layers import INNER_WEIGHTS
+from pipeline.relevance import channel_importance, normalize_relevance, relevance, upstream_layers
+from pipeline.synthesis.objectives import aligned_features
+from pipeline.synthesis.presets import SynthesisOptions
+
+_BATCH_SIZE = 16  # reference images in one forward pass: bounds memory, changes nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentPlan:
+    """What the neurons of one layer are aligned at.
+
+    Attributes:
+        layer: the neurons' layer.
+        weights: aligned layer (feature layers and the special keys of `NeuronTarget`) → weight of its loss.
+        rule: relevance rule, or `none`.
+        grid: cells per side.
+        image_size_px: of references and synthetic images.
+    """
+
+    layer: str
+    weights: dict[str, float]
+    rule: str
+    grid: int
+    image_size_px: int
+
+    @property
+    def feature_layers(self) -> list[str]:
+        """The aligned layers that are layers of the model."""
+        return [name for name in self.weights if name not in (INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT)]
+
+
+def plan_alignment(
+    model: Model,
+    layer: str,
+    options: SynthesisOptions,
+    *,
+    rule: str = "auto",
+    feature_layers: Sequence[FeatureLayer] = (),
+    image_size_px: int | None = None,
+) -> AlignmentPlan:
+    """Decide where the neurons of a layer are aligned.
+
+    Class neurons are aligned at all feature layers without relevance; inner neurons at the feature layers that
+    feed them, weighted by relevance (VITAL, ICCV 2025).
+
+    Args:
+        model: whose layer it is.
+        layer: the neurons' layer.
+        options: `grid` and the weights of the additional layers are read.
+        rule: relevance rule; `auto` is `none` for classes and `lrp` for inner neurons.
+        feature_layers: those of the recipe; empty takes the model's own, with the published inner weights.
+        image_size_px: None takes the model's input size.
+
+    Raises:
+        ValueError: a layer is unknown, or none of the feature layers feeds the neurons.
+    """
+    size_px = image_size_px or model.input_size_px
+    is_class = layer == model.classifier_layer
+    if rule == "auto":
+        rule = "none" if is_class else "lrp"
+    chosen = list(feature_layers) or model.default_feature_layers()
+    if not feature_layers and not is_class and len(chosen) == len(INNER_WEIGHTS):
+        chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INNER_WEIGHTS, strict=True)]
+    weights = {model.resolve_layer(f.layer): f.weight for f in chosen if f.weight > 0}
+    if not is_class:
+        example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
+        upstream = upstream_layers(model.module, example, layer, list(weights))
+        if options.layer_weight:  # then the layer itself is aligned on its own terms
+            upstream = [name for name in upstream if name != layer]
+        weights = {name: weights[name] for name in upstream}
+    if options.pixel_weight:
+        weights[INPUT_PIXELS] = options.pixel_weight
+    if options.layer_weight and not is_class:
+        weights[TARGET_LAYER] = options.layer_weight
+    if options.unit_weight:
+        weights[TARGET_UNIT] = options.unit_weight
+    if not weights:
+        raise ValueError(
+            f'none of the feature layers {[f.layer for f in chosen]} feeds layer "{layer}"; '
+            "name earlier ones in targets.feature_layers"
+        )
+    return AlignmentPlan(layer=layer, weights=weights, rule=rule, grid=options.grid, image_size_px=size_px)
+
+
+@torch.no_grad()
+def reference_target(model: Model, plan: AlignmentPlan, unit: int, references: Tensor) -> NeuronTarget:
+    """The target of one neuron: mean sorted features of its references, and the importance of channels.
+
+    Args:
+        model: whose neuron it is.
+        plan: see `plan_alignment`.
+        unit: of the plan's layer.
+        references: [R, 3, H, W] in the model's input space, R ≥ 1.
+
+    Returns:
+        The target; tensors are float32 on the CPU.
+    """
+    sums: dict[str, Tensor] = {}
+    importance_sums: dict[str, Tensor] = {}
+    activations: list[Tensor] = []
+    for images in references.to(model.device).split(_BATCH_SIZE):
+        units = [unit] * len(images)
+        features = features_of(model.module, images, {plan.layer, *plan.feature_layers})
+        activations.append(unit_activation(features[plan.layer], units))
+        raw = _raw_relevance(model, plan, units, images)
+        maps = {name: normalize_relevance(value) for name, value in raw.items()}
+        for name, value in raw.items():
+            add = channel_importance(value) * len(images)
+            importance_sums[name] = importance_sums.get(name, torch.zeros_like(add)) + add
+        for name in plan.weights:
+            aligned = aligned_features(name, images, features, maps, layer=plan.layer, units=units, grid=plan.grid)
+            add = sorted_target(aligned.float()) * len(images)
+            sums[name] = sums.get(name, torch.zeros_like(add)) + add
+    count = len(references)
+    layers = {
+        name: LayerTarget(
+            quantile=(sums[name] / count).cpu(),
+            importance=(importance_sums[name] / count).float().cpu() if name in importance_sums else None,
+            weight=weight,
+        )
+        for name, weight in plan.weights.items()
+    }
+    return NeuronTarget(layers=layers, relevance=plan.rule, goal_activation=float(torch.cat(activations).max()))
+
+
+def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], images: Tensor) -> dict[str, Tensor]:
+    if plan.rule == "none" or not plan.feature_layers:
+        return {}
+    return relevance(
+        model.module,
+        images,
+        layer=plan.layer,
+        units=units,
+        feature_layers=plan.feature_layers,
+        rule=plan.rule,
+    )
+
+
+def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int]]:
+    """The shape (C·P, N/P) of each aligned layer's quantile function."""
+    shapes = model.feature_shapes_at(plan.image_size_px)
+    size = plan.image_size_px
+    result = {}
+    for name in plan.weights:
+        if name == INPUT_PIXELS:
+            shape: tuple[int, ...] = (len(model.mean), size, size)
+        elif name == TARGET_UNIT:
+            shape = (1, *shapes[plan.layer][1:])
+        else:
+            shape = shapes[plan.layer if name == TARGET_LAYER else name]
+        grid = 1 if name == TARGET_UNIT else plan.grid
+        rows = partition(torch.empty(1, *shape), grid).shape
+        result[name] = (rows[1], rows[2])
+    return result

@@ -1,0 +1,104 @@
+"""Sort matching against an independent float64 formula, and the partition into cells."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.alignment import partition, sort_matching, sort_values, sorted_target
+
+
+def formula(features: np.ndarray, target: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Loss [B] and gradient by explicit ranks, as the published code scatters the target to the features' places."""
+    B, C, N = features.shape
+    loss, gradient = np.zeros(B), np.zeros_like(features)
+    for b in range(B):
+        for c in range(C):
+            for rank, place in enumerate(sorted(range(N), key=lambda i: features[b, c, i])):
+                difference = features[b, c, place] - target[c, rank]
+                loss[b] += importance[c] * difference**2 / (C * N)
+                gradient[b, c, place] = 2 * importance[c] * difference / (C * N)
+    return loss, gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loss_and_gradient_equal_the_formula(dtype: torch.dtype, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    features, references = rng.normal(size=(3, 4, 17)), rng.normal(size=(5, 4, 17))
+    target, importance = np.sort(references, axis=-1).mean(axis=0), rng.uniform(size=4)
+    expected_loss, expected_gradient = formula(features, target, importance)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images = torch.tensor(features, dtype=dtype, requires_grad=True)
+        made_target = sorted_target(torch.tensor(references, dtype=dtype))
+        loss = sort_matching(images, made_target, torch.tensor(importance, dtype=dtype))
+        loss.sum().backward()
+    finally:
+        torch.set_num_threads(before)
+
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    np.testing.assert_allclose(made_target.numpy(), target, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(loss.detach().numpy(), expected_loss, rtol=tolerance)
+    np.testing.assert_allclose(images.grad.numpy(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_other_types_and_devices_take_the_general_sort() -> None:
+    values = torch.randn(2, 3, 11).bfloat16().requires_grad_()
+    ranked = sort_values(values)
+    assert torch.equal(ranked, values.sort(dim=-1).values)
+    ranked[..., -1].sum().backward()
+    assert torch.equal(values.grad.float().sum(-1), torch.ones(2, 3))
+
+
+def test_an_image_in_a_batch_has_the_loss_it_has_alone() -> None:
+    features, target = torch.randn(4, 3, 20), torch.randn(4, 3, 20).sort(dim=-1).values
+    together = sort_matching(features, target)
+    alone = torch.cat([sort_matching(features[i : i + 1], target[i : i + 1]) for i in range(4)])
+    assert torch.equal(together, alone)
+
+
+def test_the_target_merges_over_shards_as_a_mean() -> None:
+    features = torch.randn(7, 2, 9, dtype=torch.float64)
+    merged = (sorted_target(features[:3]) * 3 + sorted_target(features[3:]) * 4) / 7
+    torch.testing.assert_close(merged, sorted_target(features))
+
+
+def test_features_equal_to_the_target_in_any_order_cost_nothing() -> None:
+    features = torch.randn(1, 2, 16)
+    shuffled = features[..., torch.randperm(16)]
+    assert sort_matching(shuffled, sorted_target(features)).item() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(5, 13), st.integers(5, 13), st.data())
+def test_cells_hold_every_value_of_their_part(grid: int, height: int, width: int, data: st.DataObject) -> None:
+    image = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    cells = partition(image, grid)
+    assert cells.shape[:2] == (1, grid * grid)
+    assert set(cells.flatten().tolist()) == set(image.flatten().tolist())  # nothing is lost, nothing invented
+    y = data.draw(st.integers(0, grid - 1))
+    x = data.draw(st.integers(0, grid - 1))
+    top, bottom = round(y * height / grid), round((y + 1) * height / grid)
+    left, right = round(x * width / grid), round((x + 1) * width / grid)
+    assert set(cells[0, y * grid + x].tolist()) == set(image[0, 0, top:bottom, left:right].flatten().tolist())
+
+
+def test_a_grid_that_divides_the_map_repeats_nothing() -> None:
+    image = torch.randn(2, 3, 8, 12)
+    assert torch.equal(partition(image, 4).flatten().sort().values, image.flatten().sort().values)
+
+
+def test_tokens_and_logits_have_no_cells() -> None:
+    assert partition(torch.randn(2, 5, 7), 3).shape == (2, 5, 7)
+    assert partition(torch.randn(2, 5), 3).shape == (2, 5, 1)
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"\[2, 3, 8\] and \[3, 9\]"):
+        sort_matching(torch.randn(2, 3, 8), torch.randn(3, 9))
+    with pytest.raises(ValueError, match="R ≥ 1"):
+        sorted_target(torch.empty(0, 3, 8))
