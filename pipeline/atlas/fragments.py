@@ -1,0 +1,137 @@
+"""Fragments and scores: one small Parquet file per batch, written whole by the worker that made it.
+
+A fragment is its batch's commit: it is written after the batch's images, atomically, under a name that only
+depends on the batch's members. So a batch that ran twice (a lost worker, a resumed run) leaves one file, and
+`todo = wanted − committed` needs nothing but the files.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, SCORE_SCHEMA, STATUSES, extra_score_columns
+from pipeline.storage import Root
+from pipeline.tables import read_table, write_table
+
+FRAGMENTS_FOLDER: Final = "run/fragments"
+SCORES_FOLDER: Final = "run/scores"
+
+Key = tuple[str, int, str, int]  # layer, unit, method, seed
+Row = dict[str, Any]
+
+_STATUS_COLUMNS = (*KEY_COLUMNS, "status")
+_BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+def row_key(row: Mapping[str, Any]) -> Key:
+    """(layer, unit, method, seed) of a row."""
+    return row["layer"], row["unit"], row["method"], row["seed"]
+
+
+def write_fragment(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Commit the rows of one batch of visualizations (columns of FRAGMENT_SCHEMA; a missing column is null).
+
+    Raises:
+        ValueError: a bad batch name, status or value, a column that the schema does not know, no rows, or a
+            neuron twice.
+    """
+    _check_rows(batch_name, rows)
+    write_table(root, _path(FRAGMENTS_FOLDER, batch_name), list(rows), FRAGMENT_SCHEMA)
+
+
+def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Commit the scores of one batch: SCORE_SCHEMA and any further float columns (held-out models, say)."""
+    _check_rows(batch_name, rows)
+    extra = extra_score_columns(name for row in rows for name in row)
+    write_table(root, _path(SCORES_FOLDER, batch_name), list(rows), SCORE_SCHEMA | extra)
+
+
+def read_fragments(root: Root) -> list[Row]:
+    """Rows of all fragments, one per (layer, unit, method, seed), ordered by it whatever the batches were."""
+    return _read_all(root, FRAGMENTS_FOLDER)
+
+
+def read_scores(root: Root) -> list[Row]:
+    """Rows of all scores, one per (layer, unit, method, seed), ordered by it."""
+    return _read_all(root, SCORES_FOLDER)
+
+
+def read_statuses(root: Root) -> dict[Key, str]:
+    """Status of every committed visualization, without reading the other columns."""
+    return {key: row["status"] for key, row in _best_rows(root, FRAGMENTS_FOLDER, _STATUS_COLUMNS).items()}
+
+
+def committed_neurons(root: Root) -> set[Key]:
+    """Keys of all committed visualizations, failed ones included."""
+    return set(read_statuses(root))
+
+
+def committed_scores(root: Root) -> set[Key]:
+    """Keys of all committed scores."""
+    return set(_best_rows(root, SCORES_FOLDER, _STATUS_COLUMNS))
+
+
+def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Fragments with their scores filled in, in the order of the fragments.
+
+    A score replaces what the fragment says where it is not null; but only an "ok" visualization can be judged
+    anew ("weak", "dead"): a failed or skipped one stays what it is. Scores without a fragment are left out.
+    """
+    by_key = {row_key(score): score for score in scores}
+    joined = []
+    for fragment in fragments:
+        row = dict(fragment)
+        for name, value in by_key.get(row_key(fragment), {}).items():
+            if name in ("status", "status_reason") and fragment["status"] != "ok":
+                continue
+            if value is not None or name not in row:
+                row[name] = value
+        joined.append(row)
+    return joined
+
+
+def _check_rows(batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        raise ValueError(f"batch {batch_name!r}: no rows; an empty batch must not be committed")
+    seen = set()
+    for row in rows:
+        absent = [name for name in KEY_COLUMNS if row.get(name) is None]
+        if absent:
+            raise ValueError(f"batch {batch_name!r}: a row lacks {absent}")
+        if row.get("status") is not None and row["status"] not in STATUSES:
+            raise ValueError(f"batch {batch_name!r}: status {row['status']!r} is none of {STATUSES}")
+        if row_key(row) in seen:
+            raise ValueError(f"batch {batch_name!r}: {row_key(row)} occurs twice")
+        seen.add(row_key(row))
+
+
+def _path(folder: str, batch_name: str) -> str:
+    if not _BATCH_NAME.fullmatch(batch_name):
+        raise ValueError(f"batch name {batch_name!r}: expected letters, digits, '_', '.' and '-'")
+    return f"{folder}/{batch_name}.parquet"
+
+
+def _files(root: Root, folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in root.list(folder) if name.endswith(".parquet")]
+
+
+def _read_all(root: Root, folder: str) -> list[Row]:
+    best = _best_rows(root, folder)
+    return [best[key] for key in sorted(best)]
+
+
+def _best_rows(root: Root, folder: str, columns: Sequence[str] | None = None) -> dict[Key, Row]:
+    """One row per key, whatever was written first.
+
+    A neuron may be in two files (its batch failed, then it ran alone): the row that did not fail counts, then
+    the one of the first file name.
+    """
+    best: dict[Key, Row] = {}
+    for path in _files(root, folder):
+        table = read_table(root, path, columns)
+        for values in zip(*table.values(), strict=True):
+            row = dict(zip(table, values, strict=True))
+            key = row_key(row)
+            if key not in best or (best[key]["status"] == "failed" and row["status"] != "failed"):
+                best[key] = row
+    return best

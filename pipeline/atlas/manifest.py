@@ -1,0 +1,197 @@
+"""atlas.json: what an atlas says about itself, and whether somebody else's can be relied on. Pure."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.atlas.rows import LayerRows, count_statuses
+from pipeline.atlas.schema import (
+    EXAMPLE_TILE_PX,
+    SCHEMA_VERSION,
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    TILE_SIZE_PX,
+    check_atlas_path,
+    column_notes,
+    layer_path,
+)
+from pipeline.recipe import Recipe
+
+Manifest = dict[str, Any]
+
+MODEL_KEYS: Final = ("name", "weights", "weights_sha256", "input_size_px", "num_classes", "classifier_layer")
+PROVENANCE_KEYS: Final = (
+    *("versions", "weights_sha256", "data_fingerprint", "num_samples", "num_skipped"),
+    *("recipe_fingerprint", "git_commit"),
+)
+METHOD_CITATION: Final = (
+    "Görgün, Schiele, Fischer: VITAL: More Understandable Feature Visualization through Distribution "
+    "Alignment and Relevant Information Flow. ICCV 2025. arXiv:2503.22399"
+)
+# The folders of an atlas that hold pictures; beside them only its tables, the recipe and atlas.json.
+PICTURE_FOLDERS: Final = ("images", "sheets", "examples")
+
+_SIZES: Final = {
+    "tile_size_px": TILE_SIZE_PX,
+    "example_tile_size_px": EXAMPLE_TILE_PX,
+    "sheet_columns": SHEET_COLUMNS,
+    "sheet_rows": SHEET_ROWS,
+}
+_TYPES: Final[dict[str, type]] = {
+    **dict.fromkeys(("schema", "title", "name", "recipe", "license", "homepage", "build_id"), str),
+    **dict.fromkeys(("model", "counts", "columns", "provenance"), dict),
+    **dict.fromkeys(("methods", "layers", "files"), list),
+    **dict.fromkeys(_SIZES, int),
+}
+_LAYER_TYPES: Final[dict[str, type]] = {
+    "name": str,
+    "num_units": int,
+    "num_neurons": int,
+    "is_classes": bool,
+    "file": str,
+}
+_FILE_TYPES: Final[dict[str, type]] = {"path": str, "bytes": int, "sha256": str}
+
+
+def make_manifest(
+    *,
+    recipe: Recipe,
+    layers: Sequence[LayerRows],
+    model: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    created: str,
+    extra: Mapping[str, str],
+    files: Sequence[Mapping[str, Any]],
+) -> Manifest:
+    """The value of atlas.json.
+
+    Args:
+        recipe: gives name, title, license, homepage and the order of the methods.
+        layers: in model order.
+        model: MODEL_KEYS.
+        provenance: PROVENANCE_KEYS.
+        created: UTC ISO date of the build.
+        extra: score columns beyond LAYER_SCHEMA.
+        files: `file_entry` of every published file.
+    """
+    used = {row["method"] for layer in layers for row in layer.rows}
+    return {
+        "schema": SCHEMA_VERSION,
+        "name": recipe.name,
+        "title": recipe.atlas.title or recipe.name,
+        "model": {key: model[key] for key in MODEL_KEYS},
+        "methods": [method for method in recipe.visualize.methods if method in used],
+        "recipe": recipe.to_toml(),
+        "license": recipe.atlas.license,
+        "homepage": recipe.atlas.homepage,
+        **_SIZES,
+        "layers": [
+            {
+                "name": layer.name,
+                "num_units": layer.num_units,
+                "num_neurons": len(layer.primary_rows),
+                "is_classes": layer.is_classes,
+                "file": layer_path(layer.name),
+            }
+            for layer in layers
+        ],
+        "counts": count_statuses(row for layer in layers for row in layer.primary_rows),
+        "columns": column_notes(extra),
+        "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
+        "files": sorted(files, key=lambda entry: entry["path"]),
+        "build_id": build_id(files),
+    }
+
+
+def file_entry(path: str, data: bytes) -> dict[str, Any]:
+    """What atlas.json lists of one file."""
+    return {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def build_id(files: Sequence[Mapping[str, Any]]) -> str:
+    """16 hex digits of the sha256 over the list of files: changes whenever a published byte does."""
+    listed = sorted([entry["path"], entry["bytes"], entry["sha256"]] for entry in files)
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
+def creation_date(source_date_epoch: str | None) -> str:
+    """Now, or the seconds of SOURCE_DATE_EPOCH (reproducible-builds.org), as a UTC ISO date.
+
+    Raises:
+        ValueError: it is set but not a number of seconds.
+    """
+    if source_date_epoch is None:
+        moment = datetime.datetime.now(datetime.UTC)
+    elif source_date_epoch.isdecimal():
+        moment = datetime.datetime.fromtimestamp(int(source_date_epoch), datetime.UTC)
+    else:
+        raise ValueError(f"SOURCE_DATE_EPOCH={source_date_epoch!r}: expected whole seconds since 1970")
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
+    """Raise ValueError if `mapping` lacks one of `keys`."""
+    missing = [key for key in keys if key not in mapping]
+    if missing:
+        raise ValueError(f"{what}: {missing} missing, expected {list(keys)}")
+
+
+def manifest_problems(value: Any) -> list[str]:
+    """Why a JSON value is not an atlas.json that code may index into without more ado; nothing if it is.
+
+    Names and paths in it are then known to be safe as parts of a path. Whether the files are there is another
+    question.
+    """
+    problems = _type_problems(value, _TYPES)
+    if problems:
+        return problems
+    if value["schema"] != SCHEMA_VERSION:
+        return [f"schema {value['schema'][:80]!r}, expected {SCHEMA_VERSION!r}"]
+    for key, types in (("layers", _LAYER_TYPES), ("files", _FILE_TYPES)):
+        for number, entry in enumerate(value[key]):
+            problems += [f"{key}[{number}]: {problem}" for problem in _type_problems(entry, types)]
+    problems += [f"methods: {name!r} is not text" for name in value["methods"] if not isinstance(name, str)]
+    for key in ("model", "provenance"):
+        wanted = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
+        problems += [f"{key}: {name!r} is missing" for name in wanted if name not in value[key]]
+    if problems:
+        return problems
+    problems += [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
+    tables = {"index.parquet", "recipe.toml"}
+    for layer in value["layers"]:
+        try:
+            tables.add(layer_path(layer["name"]))
+        except ValueError as error:
+            problems.append(f"layers: {error}")
+            continue
+        if layer["file"] != layer_path(layer["name"]):
+            problems.append(f"layers: file of {layer['name']} is {layer['file'][:200]!r}")
+    listed: set[str] = set()
+    for entry in value["files"]:
+        path = entry["path"]
+        try:
+            check_atlas_path(path)
+        except ValueError as error:
+            problems.append(f"files: {error}")
+            continue
+        if path in listed:
+            problems.append(f"files: {path} is listed twice")
+        if path not in tables and not (path.endswith(".webp") and path.split("/")[0] in PICTURE_FOLDERS):
+            problems.append(f"files: {path} is no part of an atlas")
+        listed.add(path)
+    problems += [f"files: {path} is not listed" for path in sorted(tables - listed)]
+    if value["build_id"] != build_id(value["files"]):
+        problems.append("build_id does not belong to the list of files")
+    return problems
+
+
+def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"a {type(value).__name__}, expected an object"]
+    return [
+        f"{key!r} is {type(value[key]).__name__ if key in value else 'missing'}, expected {kind.__name__}"
+        for key, kind in types.items()
+        if type(value.get(key)) is not kind  # not isinstance: True must not pass as a number
+    ]

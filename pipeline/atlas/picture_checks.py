@@ -1,0 +1,78 @@
+"""Does a picture decode within bounds, and does a contact sheet show what its rows say? Pure.
+
+Legend: H, W = height and width in pixels; a thumbnail is float32 [16, 16, 3] of what a picture looks like as
+a tile.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.atlas.schema import SHEET_COLUMNS, SHEET_ROWS, TILE_SIZE_PX
+from pipeline.atlas.sheets import picture_tile, status_tile, tile_box
+from pipeline.images import BadImage, decode_image
+
+MAX_PIXELS: Final = 16_000_000  # 4,000 × 4,000; the largest part of an atlas is a sheet of 896 × 896
+# Mean difference (0–255) between a tile on a sheet and its picture scaled down, both averaged to 16 × 16.
+# Measured: WebP at quality 75 costs 2, and 5 on saturated color noise, the worst found; of 60 photographs no
+# two are nearer to each other than 18.
+MAX_TILE_DIFFERENCE: Final = 8.0
+_THUMBNAIL_PX: Final = 16
+
+
+def decode_bounded(data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of a WebP file of bounded size; transparency lies over white.
+
+    Raises:
+        BadImage: not a WebP file, too large, or damaged.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        raise BadImage("unsupported", "not a WebP file")
+    return np.asarray(decode_image(data, max_pixels=MAX_PIXELS))
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The thumbnail of a picture uint8 [H, W, 3]."""
+    return _averaged(picture_tile(picture))
+
+
+def sheet_problems(
+    sheet: np.ndarray, rows: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    """What is wrong with a decoded sheet uint8 [H, W, 3], in words.
+
+    Args:
+        sheet: the decoded sheet.
+        rows: the primary rows of its tiles in order.
+        thumbnails: by image_path; a picture without one (damaged, missing) is not compared.
+    """
+    width_px, height_px = SHEET_COLUMNS * TILE_SIZE_PX, SHEET_ROWS * TILE_SIZE_PX
+    if sheet.shape != (height_px, width_px, 3):
+        yield f"is {sheet.shape[1]} × {sheet.shape[0]} px, expected {width_px} × {height_px}"
+        return
+    for tile, row in enumerate(rows):
+        path = row["image_path"]
+        expected = thumbnails.get(path) if path else _status_thumbnail(row["status"])
+        if expected is None:
+            continue
+        left, top, right, bottom = tile_box(tile)
+        difference = np.abs(_averaged(sheet[top:bottom, left:right]) - expected).mean()
+        if difference > MAX_TILE_DIFFERENCE:
+            shown = path or f"the {row['status']} tile"
+            yield (
+                f"tile {tile} does not show {shown} of {row['layer']}:{row['unit']} "
+                f"(mean difference {difference:.0f} of 255)"
+            )
+
+
+@cache
+def _status_thumbnail(status: str) -> np.ndarray:
+    return _averaged(status_tile(status))
+
+
+def _averaged(tile: np.ndarray) -> np.ndarray:
+    """float32 [16, 16, 3] of a tile [112, 112, 3]: means over 7 × 7 pixels."""
+    step = TILE_SIZE_PX // _THUMBNAIL_PX
+    return tile.reshape(_THUMBNAIL_PX, step, _THUMBNAIL_PX, step, 3).mean(axis=(1, 3), dtype=np.float32)

@@ -1,0 +1,218 @@
+"""What an atlas folder holds: columns, statuses, sizes and paths, in one place (DESIGN 7).
+
+Types are plain words ("string", "int32", "float32", "list<string>"…); `pipeline.tables` turns them into
+Parquet types, so that everything that only needs to know a name or a path can read this module without
+pyarrow.
+
+Legend: a *row* is one neuron × method × seed; the *primary* row of a neuron is the one of the recipe's first
+method and the lowest seed: it stands for the neuron in the index and on the contact sheets.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from pipeline.neurons import check_layer_name, layer_unit_name
+
+SCHEMA_VERSION: Final = "atlas/1"
+SITE_SCHEMA_VERSION: Final = "site/1"
+
+Status = Literal["ok", "weak", "dead", "failed", "skipped"]
+STATUSES: Final[tuple[str, ...]] = get_args(Status)
+PICTURED_STATUSES: Final = ("ok", "weak")  # these rows always have a picture; the others may
+
+# Tile and sheet sizes: a sheet of 8 × 8 tiles of 112 px is 157 KiB at quality 75 (VIEWER, "Measured"), and
+# 896 px stays far below the 8192 px that some browsers allow for one picture.
+TILE_SIZE_PX: Final = 112
+SHEET_COLUMNS: Final = 8
+SHEET_ROWS: Final = 8
+SHEET_QUALITY: Final = 75
+EXAMPLE_TILE_PX: Final = 112
+MAX_EXAMPLES: Final = 16  # tiles in one example strip: 1,792 px wide
+MAX_HISTOGRAM_BINS: Final = 64
+
+KEY_COLUMNS: Final = ("layer", "unit", "method", "seed")
+
+# One row per neuron × method × seed, ordered by unit, method (recipe order), seed.
+LAYER_SCHEMA: Final[dict[str, str]] = {
+    "neuron_id": "string",  # MODEL/LAYER/UNIT
+    "layer": "string",
+    "unit": "int32",
+    "label": "string",  # class name, "" for inner neurons
+    "method": "string",
+    "seed": "int32",  # index of the seed, 0, 1, …
+    "status": "string",  # one of STATUSES
+    "status_reason": "string",  # "" only for ok
+    "image_path": "string",  # relative to the atlas folder, "" without a picture
+    "image_sha256": "string",
+    "alpha_path": "string",  # RGBA mask, "" without one
+    "width_px": "int32",
+    "height_px": "int32",
+    "steps": "int32",
+    "seconds": "float32",  # the only column that differs between equal runs
+    "loss": "float32",
+    "activation": "float32",  # of the published picture
+    "activation_percentile": "float32",  # 0–100
+    "activation_ratio": "float32",
+    "accuracy_top1": "float32",  # 0 or 1, null for inner neurons
+    "accuracy_top5": "float32",
+    "predicted_label": "string",
+    "max_activation": "float32",  # over the data set
+    "mean_activation": "float32",
+    "histogram_counts": "list<int32>",  # per-image activations, at most MAX_HISTOGRAM_BINS bins
+    "histogram_low": "float32",  # lower edge of the first bin
+    "histogram_high": "float32",  # upper edge of the last bin
+    "reference_keys": "list<string>",
+    "reference_activations": "list<float32>",
+    "reference_labels": "list<string>",  # class name or "" per reference
+    "reference_positions": "list<float32>",  # x0, y0, x1, y1 each, in 0–1 of the square crop; [] for classes
+    "reference_source": "string",  # label | label+top_logit | top_logit | top_activation
+    "examples_path": "string",  # strip of EXAMPLE_TILE_PX tiles in reference order, "" if not published
+    "num_examples": "int32",
+    "num_references": "int32",
+    "relevance": "string",
+    "alignment": "string",
+    "preset": "string",
+    "parameterization": "string",
+    "recipe_fingerprint": "string",
+    "seed_value": "string",  # the 63-bit seed in decimal: too large for a JavaScript number
+}
+
+# What `evaluate` adds or decides; everything else is known to `visualize`.
+_SCORES: Final = (
+    *("activation", "activation_percentile", "activation_ratio", "accuracy_top1", "accuracy_top5"),
+    *("predicted_label", "max_activation", "mean_activation"),
+    *("histogram_counts", "histogram_low", "histogram_high"),
+)
+FRAGMENT_SCHEMA: Final[dict[str, str]] = {
+    name: kind for name, kind in LAYER_SCHEMA.items() if name == "activation" or name not in _SCORES
+}
+SCORE_SCHEMA: Final[dict[str, str]] = {
+    name: LAYER_SCHEMA[name] for name in (*KEY_COLUMNS, "status", "status_reason", *_SCORES)
+}
+
+# One row per neuron, ordered by layer (model order), then unit.
+INDEX_SCHEMA: Final[dict[str, str]] = {
+    "layer": "string",
+    "unit": "int32",
+    "status": "string",
+    "label": "string",
+    "method": "string",
+    "activation_percentile": "float32",
+    "activation_ratio": "float32",
+    "accuracy_top1": "float32",
+    "accuracy_top5": "float32",
+    "loss": "float32",
+    "image_path": "string",
+    "sheet_path": "string",
+    "tile": "int32",  # position on the sheet, row-major
+    "top_labels": "string",  # labels of the references, joined by "; ", for search
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnNote:
+    """What a reader of the atlas is told about one score: its unit and its meaning."""
+
+    unit: str
+    meaning: str
+
+
+SCORE_NOTES: Final[dict[str, ColumnNote]] = {
+    "loss": ColumnNote(unit="", meaning="Final objective of the optimization; lower is better within one method."),
+    "activation": ColumnNote(unit="activation", meaning="Activation of the unit on the published picture."),
+    "activation_percentile": ColumnNote(
+        unit="%", meaning="Share of the data set's images that excite the unit less than the picture does."
+    ),
+    "activation_ratio": ColumnNote(
+        unit="×",
+        meaning="Activation of the picture divided by that of the most exciting image of the data set.",
+    ),
+    "accuracy_top1": ColumnNote(
+        unit="0/1", meaning="1 if the model's first answer to the picture is the class; classes only."
+    ),
+    "accuracy_top5": ColumnNote(
+        unit="0/1", meaning="1 if the class is among the model's first five answers; classes only."
+    ),
+    "max_activation": ColumnNote(unit="activation", meaning="Highest activation of the unit over the data set."),
+    "mean_activation": ColumnNote(unit="activation", meaning="Mean activation of the unit over the data set."),
+    "seconds": ColumnNote(unit="s", meaning="Share of this picture in the optimization time of its batch."),
+    "steps": ColumnNote(unit="steps", meaning="Optimization steps."),
+}
+
+_EXTRA_NAME = re.compile(r"[a-z][a-z0-9_]{0,119}")
+_PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_MAX_PATH_LENGTH = 512
+
+
+def extra_score_columns(names: Iterable[str]) -> dict[str, str]:
+    """Schema of the score columns among `names` that LAYER_SCHEMA lacks (held-out models, distances), sorted.
+
+    Raises:
+        ValueError: a name is not lower-case letters, digits and underscores.
+    """
+    extra = sorted(set(names) - set(LAYER_SCHEMA))
+    for name in extra:
+        if not _EXTRA_NAME.fullmatch(name):
+            raise ValueError(f"score column {name!r}: expected lower-case letters, digits and '_', like 'kid_lite1'")
+    return dict.fromkeys(extra, "float32")
+
+
+def column_notes(extra: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """`columns` of atlas.json: unit and meaning of every score, the run's own further scores included."""
+    notes = {name: {"unit": note.unit, "meaning": note.meaning} for name, note in SCORE_NOTES.items()}
+    for name in extra:
+        notes[name] = {
+            "unit": "",
+            "meaning": f"{name.replace('_', ' ')} (a further score of this run's evaluation)",
+        }
+    return notes
+
+
+def check_atlas_path(path: object, *, folder: str = "") -> str:
+    """`path` if it is a plain relative path inside the atlas folder (below `folder`, if given).
+
+    Paths come from files that may be anybody's, so only a narrow alphabet passes: no absolute path, no "..",
+    no hidden name, no backslash, no URL.
+
+    Raises:
+        ValueError: anything else.
+    """
+    parts = path.split("/") if isinstance(path, str) else []
+    inside = not folder or (len(parts) > 1 and parts[0] == folder)
+    if (
+        not isinstance(path, str)
+        or len(path) > _MAX_PATH_LENGTH
+        or not inside
+        or not all(_PATH_PART.fullmatch(part) for part in parts)
+    ):
+        where = f"below {folder}/" if folder else "inside the atlas folder"
+        raise ValueError(f"path {str(path)[:200]!r}: expected a plain relative path {where}")
+    return path
+
+
+def layer_path(layer: str) -> str:
+    """Where the table of `layer` lies."""
+    return f"layers/{check_layer_name(layer)}.parquet"
+
+
+def image_path(layer: str, unit: int, method: str, seed: int) -> str:
+    """Where the visualization of one neuron × method × seed lies."""
+    name = f"images/{check_layer_name(layer)}/{layer_unit_name(unit)}-{method}-s{seed}.webp"
+    return check_atlas_path(name, folder="images")
+
+
+def alpha_path(layer: str, unit: int, method: str, seed: int) -> str:
+    """Where its transparency mask lies."""
+    return image_path(layer, unit, method, seed).removesuffix(".webp") + "-alpha.webp"
+
+
+def sheet_path(layer: str, number: int) -> str:
+    """Where contact sheet `number` (from 0) of `layer` lies."""
+    return f"sheets/{check_layer_name(layer)}/{number:04d}.webp"
+
+
+def examples_path(layer: str, unit: int) -> str:
+    """Where the strip of a neuron's exciting images lies, if it is published."""
+    return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}.webp"

@@ -1,0 +1,175 @@
+"""Images: bytes to pixels and back, at the edge where other people's files come in.
+
+Whatever a file holds, the result is an upright RGB picture or a `BadImage` that says why not.
+"""
+
+import contextlib
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+Reason = Literal["empty", "truncated", "corrupt", "too-large", "unsupported"]
+
+MAX_PIXELS = 80_000_000
+# What data sets of photographs hold. Others that Pillow knows start programs (EPS) or are a world of their
+# own, with pixels of any type (TIFF).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+
+# EXIF 2.32, tag 0x0112: how the stored picture must be turned to stand upright.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What Pillow's readers raise on damaged bytes (seen over 24,000 mutated files). MemoryError
+# is not among them.
+_READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+# Held only while headers are read, never while pixels are decoded.
+_HEADER_LOCK = threading.Lock()
+
+
+class BadImage(ValueError):  # noqa: N818 - a state of the data, counted more often than raised
+    """A picture that cannot be used; `reason` is one word for counting, the message has the detail."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason: Reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason} image: {self.detail}"
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the picture in an image file as an upright RGB image.
+
+    The EXIF orientation is applied; CMYK, gray, palette and 16-bit pictures become 8-bit RGB; transparency is
+    laid over white; of an animation the first frame is taken.
+
+    Args:
+        data: a JPEG, PNG, WebP, GIF or BMP file.
+        max_pixels: width times height allowed, checked on the header before any pixel is decoded. Pillow's
+            own limit, twice `Image.MAX_IMAGE_PIXELS`, holds as well.
+
+    Raises:
+        BadImage: the file is empty, truncated, corrupt, too large or of a kind that cannot be read.
+    """
+    if not data:
+        raise BadImage("empty", "the file has no bytes")
+    image = _read(data, max_pixels)
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def encode_webp(array: np.ndarray, *, quality: int = 90, lossless: bool = False) -> bytes:
+    """Return a picture as WebP; equal pixels give equal bytes.
+
+    Args:
+        array: uint8 [H, W, 3] RGB or [H, W, 4] RGBA.
+        quality: 0–100.
+        lossless: keep every pixel exactly.
+
+    Raises:
+        ValueError: the array has another shape or type, or a side beyond the 16,383 px of the format.
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise ValueError(f"image of {array.dtype} {list(array.shape)}: expected uint8 [H, W, 3] or [H, W, 4]")
+    if not all(1 <= side <= 16_383 for side in array.shape[:2]):
+        raise ValueError(f"image of {list(array.shape)}: WebP holds sides of 1 to 16383 px")
+    buffer = io.BytesIO()
+    # exact: the colors below full transparency are kept, so that what is read back is what was written.
+    Image.fromarray(np.ascontiguousarray(array)).save(
+        buffer, "WEBP", quality=quality, lossless=lossless, method=4, exact=True
+    )
+    return buffer.getvalue()
+
+
+def decode_webp(data: bytes) -> np.ndarray:
+    """Return the pixels of a WebP file, uint8 [H, W, 3], or [H, W, 4] if it has transparency.
+
+    Raises:
+        BadImage: the file is not a readable WebP.
+    """
+    if not data:
+        raise BadImage("empty", "the file has no bytes")
+    return np.array(_read(data, MAX_PIXELS, formats=("WEBP",)))
+
+
+def _read(data: bytes, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open and load; everything inside the `try` is Pillow at work on the bytes, so its errors are theirs."""
+    try:
+        with _no_warnings():
+            image = Image.open(io.BytesIO(data), formats=formats)
+        num_pixels = image.width * image.height
+        if num_pixels <= max_pixels:
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise BadImage("too-large", str(error)) from error
+    except _READ_ERRORS as error:
+        is_unidentified = isinstance(error, UnidentifiedImageError)
+        if is_unidentified and not data.startswith(_MAGIC):
+            raise BadImage("unsupported", f"not one of {', '.join(FORMATS)}") from error
+        detail = "the header of the file cannot be read" if is_unidentified else f"{error}"
+        raise BadImage("truncated" if _is_cut(data, error) else "corrupt", detail) from error
+    if num_pixels > max_pixels:
+        raise BadImage("too-large", f"{image.width}×{image.height} px, more than data.max_pixels = {max_pixels} allows")
+    return image
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Quiet Pillow about damaged metadata (frequent in ImageNet) and sizes, which `max_pixels` bounds.
+
+    What a file gives must not depend on the caller's warning filters. These belong to the whole process,
+    hence the lock: two threads must not restore them in the wrong order.
+    """
+    with _HEADER_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _is_cut(data: bytes, error: Exception) -> bool:
+    """Whether the bytes end too early: Pillow says so, and a WebP gives its length in its header."""
+    is_webp = data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    is_short = is_webp and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return is_short or isinstance(error, EOFError) or "truncated" in str(error).lower()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        with _no_warnings():
+            orientation = image.getexif().get(_ORIENTATION_TAG)
+    except _READ_ERRORS:
+        # The pixels are good: a picture is not given up for the camera's notes beside them.
+        return image
+    transpose = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scale gray of 16 bits (PNG; Pillow's modes `I;16` and `I`) to 8 bits, where Pillow would clip it.
+
+    The low byte is dropped, as Pillow does with color of 16 bits.
+    """
+    gray_HW = np.asarray(image)
+    return Image.fromarray((gray_HW >> 8).astype(np.uint8)).convert("RGB")

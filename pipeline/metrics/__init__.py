@@ -1,0 +1,1 @@
+"""Metrics: what a picture is worth, measured on the picture as it is published."""

@@ -1,0 +1,19 @@
+"""Accuracy: whether a classifier names the class that a picture was made for (Acc@1, Acc@5 of METHOD 8)."""
+
+import numpy as np
+
+
+def class_rank(logits: np.ndarray, class_index: int) -> int:
+    """How many classes are rated above the given one: 0 is first place. A tie counts against the class.
+
+    Args:
+        logits: [num_classes].
+        class_index: of the target class.
+    """
+    others = np.delete(logits, class_index)
+    return int((others >= logits[class_index]).sum())
+
+
+def top_k_accuracy(ranks: np.ndarray, k: int) -> float:
+    """The fraction of pictures whose class is among the k highest, in [0, 1]; NaN for no picture."""
+    return float((np.asarray(ranks) < k).mean()) if len(ranks) else float("nan")

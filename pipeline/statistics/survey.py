@@ -1,0 +1,241 @@
+"""One streaming pass over the samples of a tar shard: decode, run the model once, keep statistics of all
+layers.
+
+Memory is bounded by one batch and the statistics themselves, whatever the number of images, but for one
+short row per image of the shard.
+
+Shapes: B images of a batch, U units, N positions, K classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.images import MAX_PIXELS, BadImage, decode_image
+from pipeline.models import Model
+from pipeline.shards import ErrorBudget, Sample, SkippedSample, sample_id
+from pipeline.statistics.comoments import CoMoments
+from pipeline.statistics.histogram import Histogram
+from pipeline.statistics.labels import NO_LABEL, ClassTopK
+from pipeline.statistics.moments import FeatureSummary, Moments, summarize
+from pipeline.statistics.partial import LayerStatistics, Partial, SampleRow, sample_digest
+from pipeline.statistics.spectrum import MeanSpectrum
+from pipeline.statistics.topk import TopK
+
+
+class NonFiniteActivationError(ArithmeticError):
+    """A unit gave NaN or infinity for a finite image: a fault of the model, not of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is kept of each image."""
+
+    model: Model
+    layers: tuple[str, ...]
+    feature_layers: tuple[str, ...]
+    top_k: int
+    activation: Literal["max", "mean"]
+
+
+def survey(
+    model: Model,
+    samples: Iterable[Sample],
+    *,
+    shard_index: int,
+    layers: Sequence[str],
+    feature_layers: Sequence[str] = (),
+    top_k: int = 64,
+    batch_size: int = 128,
+    activation: Literal["max", "mean"] = "max",
+    budget: ErrorBudget,
+    max_pixels: int = MAX_PIXELS,
+) -> Partial:
+    """Statistics of the samples of one tar shard.
+
+    Args:
+        model: run once per batch in eval mode, without gradients.
+        samples: of this tar shard, in order.
+        shard_index: index of the tar shard among all of the run; the high part of the sample ids.
+        layers: exact layer names; the classifier is surveyed even if it is not among them.
+        feature_layers: layers whose channels are correlated with the units; none, no co-moments.
+        top_k: how many images each unit and each class keeps.
+        batch_size: images per forward pass.
+        activation: what one image's activation of a unit is, the maximum or the mean over positions.
+        budget: hears of every good sample and of every image that cannot be decoded; the caller, who passes
+            it to `iterate_samples` as well, decides with `budget.check()`.
+        max_pixels: bound on a decoded image.
+
+    Raises:
+        NonFiniteActivationError: a unit gives NaN or infinity.
+    """
+    plan = _Plan(
+        model=model,
+        layers=tuple(dict.fromkeys([*layers, model.classifier_layer])),
+        feature_layers=tuple(feature_layers),
+        top_k=top_k,
+        activation=activation,
+    )
+    shards = frozenset({shard_index})
+    total = _empty(plan, shards)
+    rows: list[SampleRow] = []
+    skipped_before = budget.num_skipped
+    for batch, inputs in _batches(model, samples, batch_size, budget, max_pixels):
+        found = _survey_batch(plan, shard_index, batch, inputs)
+        total = total.add(found, shards=shards)
+        rows.extend(found.samples)
+        budget.add_good(len(batch))
+    return replace(total, samples=rows, num_skipped=budget.num_skipped - skipped_before)
+
+
+def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
+    units = {name: plan.model.units(name) for name in (*plan.layers, *plan.feature_layers)}
+    num_channels = {name: units[name] for name in plan.feature_layers}
+    return Partial(
+        shards=shards,
+        num_samples=0,
+        num_skipped=0,
+        digest=0,
+        layers={name: LayerStatistics.empty(units[name], plan.top_k, num_channels) for name in plan.layers},
+        classes=ClassTopK.empty(plan.model.num_classes, plan.top_k),
+        spectrum=MeanSpectrum.empty(len(plan.model.mean), plan.model.input_size_px),
+    )
+
+
+def _batches(
+    model: Model, samples: Iterable[Sample], batch_size: int, budget: ErrorBudget, max_pixels: int
+) -> Iterator[tuple[list[Sample], Tensor]]:
+    """Good samples with their preprocessed images [B, C, S, S], at most `batch_size` at a time."""
+    batch: list[Sample] = []
+    inputs: list[Tensor] = []
+    for sample in samples:
+        try:
+            image = decode_image(sample.image, max_pixels=max_pixels)
+        except BadImage as error:
+            budget.add_skip(_skipped(sample, error.reason, error.detail))
+            continue
+        tensor = model.preprocess(image)
+        if not torch.isfinite(tensor).all():
+            # A model's own preprocessing may divide by the spread of a uniform picture: bad data, not a bad
+            # model.
+            budget.add_skip(_skipped(sample, "not-finite", "preprocessing gives NaN or infinity"))
+            continue
+        batch.append(sample)
+        inputs.append(tensor)
+        if len(batch) == batch_size:
+            yield batch, torch.stack(inputs)
+            batch, inputs = [], []
+    if batch:
+        yield batch, torch.stack(inputs)
+
+
+def _skipped(sample: Sample, reason: str, detail: str) -> SkippedSample:
+    return SkippedSample(key=sample.key, tar_shard=sample.tar_shard, index=sample.index, reason=reason, detail=detail)
+
+
+def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> Partial:
+    """Statistics and rows of one batch."""
+    model = plan.model
+    inputs = inputs.to(model.device)
+    reduced = _run(plan, inputs)
+    for layer, (summary, _) in reduced.items():
+        _check_finite(layer, summary, batch)
+
+    # Logits have one position, so their mean is their value; of a convolutional classifier it is the pooled
+    # one.
+    logits = reduced[model.classifier_layer][0].mean.astype(np.float32)
+    ids = np.array([sample_id(shard_index, sample.index) for sample in batch], np.int64)
+    label = np.array([NO_LABEL if sample.label is None else sample.label for sample in batch], np.int64)
+    top1 = logits.argmax(axis=1)
+    rows = [
+        {
+            "sample": int(ids[i]),
+            "key": sample.key,
+            "tar_shard": sample.tar_shard,
+            "offset": sample.offset,
+            "size": sample.size,
+            "label": int(label[i]),
+            "top1": int(top1[i]),
+            "top1_logit": float(logits[i, top1[i]]),
+        }
+        for i, sample in enumerate(batch)
+    ]
+    channel_means = {name: reduced[name][0].mean for name in plan.feature_layers}
+    return Partial(
+        shards=frozenset({shard_index}),
+        num_samples=len(batch),
+        num_skipped=0,
+        digest=sum(sample_digest(int(label[i]), sample.image) for i, sample in enumerate(batch)),
+        layers={name: _layer_statistics(plan, *reduced[name], ids, channel_means) for name in plan.layers},
+        classes=ClassTopK.of(logits, label, ids, plan.top_k),
+        spectrum=MeanSpectrum.of(_pixels(model, inputs)),
+        samples=rows,
+    )
+
+
+def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
+    """One forward pass: layer → (features reduced over positions, length of their last axis).
+
+    Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum)
+    cannot change it any more, and no more than one feature map is held.
+    """
+    model = plan.model
+    reduced: dict[str, tuple[FeatureSummary, int]] = {}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        wanted = dict.fromkeys([*plan.layers, *plan.feature_layers])
+        captured = stack.enter_context(model.capture(wanted))
+
+        def reduce(_module: nn.Module, _inputs: object, _output: object, *, layer: str) -> None:
+            features = captured.pop(layer)  # `capture` registered first, so its hook ran just before
+            positions = features.flatten(2) if features.ndim > 2 else features[..., None]  # [B, U, N]
+            width = features.shape[-1] if features.ndim > 2 else 1
+            reduced[layer] = summarize(positions), width
+
+        for layer in wanted:
+            handle = model.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
+            stack.callback(handle.remove)
+        model.module(inputs)
+    return reduced
+
+
+def _layer_statistics(
+    plan: _Plan, summary: FeatureSummary, width: int, ids: np.ndarray, channel_means: dict[str, np.ndarray]
+) -> LayerStatistics:
+    """Statistics of one layer and batch from its reduced features; `width` is the length of its last axis."""
+    activation = summary.maximum if plan.activation == "max" else summary.mean.astype(np.float32)
+    # Tokens are one row of positions, and logits a single one: their y is 0.
+    position = np.stack(np.divmod(summary.peak, width), axis=-1).astype(np.int32)
+    return LayerStatistics(
+        moments=Moments.of_summary(summary),
+        activation_moments=Moments.of(activation[..., None]),
+        histogram=Histogram.of(activation),
+        topk=TopK.of(activation, ids, position, plan.top_k),
+        comoments={name: CoMoments.of(activation, means) for name, means in channel_means.items()},
+    )
+
+
+def _pixels(model: Model, inputs: Tensor) -> Tensor:
+    """Preprocessed images back in [0, 1]."""
+    mean, std = (inputs.new_tensor(values)[:, None, None] for values in (model.mean, model.std))
+    return (inputs * std + mean).clamp_(0, 1)
+
+
+def _check_finite(layer: str, summary: FeatureSummary, batch: Sequence[Sample]) -> None:
+    # A NaN or an infinity anywhere in a map makes its mean one.
+    bad = np.argwhere(~np.isfinite(summary.mean))
+    if not len(bad):
+        return
+    image, unit = bad[0]
+    sample = batch[image]
+    raise NonFiniteActivationError(
+        f'layer "{layer}" unit {unit} is not finite (mean {summary.mean[image, unit]}) for sample '
+        f'"{sample.key}" of {sample.tar_shard}, whose preprocessed image is finite; it is so for '
+        f"{len(np.unique(bad[:, 1]))} units of this layer: check the model's weights and preprocessing"
+    )

@@ -1,0 +1,188 @@
+"""Parquet tables: the one module that imports pyarrow.
+
+What is written here is read by a browser (hyparquet), pandas, DuckDB and Polars, so the files keep to the
+plain core of the format: Snappy, data page version 1, int32/int64/float32/float64/bool/utf8 and lists of
+them, no Arrow-only types. Equal columns give equal bytes.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.neurons import nearest
+from pipeline.storage import Root
+
+# A reader of whole files pays per group and column; one of 100k rows should still be able to breathe between
+# groups. 8,192 rows hold every layer of the usual networks in one group.
+ROW_GROUP_ROWS: Final = 8192
+# Bound on what one table may unpack to: the index of a million neurons needs about 0.2 GB.
+MAX_TABLE_BYTES: Final = 2 << 30
+
+_SCALARS: Final = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+}
+
+Columns = Mapping[str, "Sequence[Any] | np.ndarray"]
+Rows = Sequence[Mapping[str, Any]]
+
+
+class BadTable(ValueError):  # noqa: N818 - the family of images.BadImage
+    """A Parquet file that cannot be read: cut, damaged or not Parquet at all. The message names it."""
+
+
+def table_bytes(
+    columns: Columns | Rows, schema: Mapping[str, str], *, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The Parquet file of `columns` (or of a list of rows) as bytes.
+
+    Args:
+        columns: one sequence per column, all of one length; or rows as dicts, where a missing key is a null.
+        schema: column name → "string" | "int32" | "int64" | "float32" | "float64" | "bool" | "list<…>", in
+            file order.
+        metadata: extra key/value pairs of the file's footer.
+
+    Raises:
+        ValueError: a column that the schema does not know, a missing column, unequal lengths, or a value that
+            does not fit its type; the message names the column.
+    """
+    names = list(schema)
+    if isinstance(columns, Mapping):
+        given: Iterable[str] = columns
+        missing = [name for name in names if name not in columns]
+        if missing:
+            raise ValueError(f"columns {missing} are missing, expected {names}")
+    else:
+        given = {name for row in columns for name in row}
+    for name in given:
+        if name not in schema:
+            raise ValueError(f"column {name!r} is not in the schema{nearest(name, names)}; it has {names}")
+    arrays = []
+    for name, kind in schema.items():
+        values = columns[name] if isinstance(columns, Mapping) else [row.get(name) for row in columns]
+        arrays.append(_array(name, values, _arrow_type(kind)))
+    lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of one table must be of one length, got {lengths}")
+    table = pa.Table.from_arrays(arrays, schema=pa.schema([(n, _arrow_type(k)) for n, k in schema.items()]))
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer,
+        table.schema,
+        compression="snappy",
+        data_page_version="1.0",
+        store_schema=False,  # no Arrow blob in the footer: the Parquet types say everything
+    ) as writer:
+        writer.add_key_value_metadata(dict(sorted((metadata or {}).items())))
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    return buffer.getvalue()
+
+
+def write_table(
+    root: Root,
+    path: str,
+    columns: Columns | Rows,
+    schema: Mapping[str, str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write one table atomically; see `table_bytes` for the arguments."""
+    root.write_bytes(path, table_bytes(columns, schema, metadata=metadata))
+
+
+def read_table(root: Root, path: str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """Columns of a table as Python lists (all, or those named), nulls as None.
+
+    Raises:
+        BadTable: the file is damaged, too large, or lacks a named column.
+        FileNotFoundError: there is none.
+    """
+    return _read(root.read_bytes(path), f"{root.url}/{path}", columns).to_pydict()
+
+
+def read_rows(root: Root, path: str) -> list[dict[str, Any]]:
+    """Rows of a table as dicts."""
+    return _read(root.read_bytes(path), f"{root.url}/{path}", None).to_pylist()
+
+
+def parse_table(data: bytes, *, source: str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """Like `read_table`, of bytes already in memory; `source` names them in errors."""
+    return _read(data, source, columns).to_pydict()
+
+
+def column_types(data: bytes, *, source: str) -> dict[str, str]:
+    """Column name → type in the words of the schemas ("string", "list<float32>", …), in file order."""
+    schema = _open(data, source).schema_arrow
+    return {field.name: _type_word(field.type) for field in schema}
+
+
+def num_rows(root: Root, path: str) -> int:
+    """Number of rows, from the footer."""
+    return _open(root.read_bytes(path), f"{root.url}/{path}").metadata.num_rows
+
+
+def _arrow_type(kind: str) -> Any:
+    inner = kind.removeprefix("list<").removesuffix(">")
+    if inner not in _SCALARS or kind not in (inner, f"list<{inner}>"):
+        raise ValueError(f"column type {kind!r}: expected one of {sorted(_SCALARS)} or a list<…> of one")
+    return _SCALARS[inner] if kind == inner else pa.list_(_SCALARS[inner])
+
+
+def _type_word(kind: Any) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{_type_word(kind.value_type)}>"
+    return next((word for word, known in _SCALARS.items() if known.equals(kind)), str(kind))
+
+
+def _array(name: str, values: Any, kind: Any) -> Any:
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        values = list(values)
+    try:
+        if not isinstance(values, np.ndarray):
+            values = list(values)
+            _check_values(values, kind)
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"column {name!r}: a value does not fit {_type_word(kind)}: {error}") from error
+
+
+def _check_values(values: Sequence[Any], kind: Any) -> None:
+    """Refuse what pyarrow converts without a word: 1.5 to the integer 1, "ab" to the list ["a", "b"]."""
+    if pa.types.is_integer(kind):
+        for value in values:
+            if isinstance(value, float | np.floating) and not float(value).is_integer():
+                raise ValueError(f"{value!r} is not an integer")
+    elif pa.types.is_list(kind):
+        for value in values:
+            if isinstance(value, str | bytes):
+                raise ValueError(f"{value[:80]!r} is not a list")
+
+
+def _open(data: bytes, source: str) -> Any:
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        unpacked = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadTable(f"{source}: not a readable Parquet file ({error})") from error
+    if unpacked > MAX_TABLE_BYTES:
+        raise BadTable(f"{source}: unpacks to {unpacked} bytes, more than the {MAX_TABLE_BYTES} allowed")
+    return file
+
+
+def _read(data: bytes, source: str, columns: Sequence[str] | None) -> Any:
+    file = _open(data, source)
+    for name in columns or ():
+        if name not in file.schema_arrow.names:
+            raise BadTable(f"{source}: has no column {name!r}{nearest(name, file.schema_arrow.names)}")
+    try:
+        return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadTable(f"{source}: damaged Parquet file ({error})") from error

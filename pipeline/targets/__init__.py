@@ -1,0 +1,1 @@
+"""Targets: the reference images of each neuron, and the sorted features made of them."""

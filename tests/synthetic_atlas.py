@@ -1,0 +1,274 @@
+"""A small, complete atlas of a model that does not exist, built by `build_atlas` in a few seconds.
+
+It has what real ones have and tests need: three layers with a class layer, every status, two methods, two
+seeds, two sheets in one layer, example strips, a score of a held-out model, and labels and keys that try to
+break out of tables and pages. The pictures are drawn: every one differs from every other.
+
+As a program: `python -m tests.synthetic_atlas FOLDER`.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.atlas import schema
+from pipeline.atlas.build import build_atlas
+from pipeline.atlas.fragments import Key, join_rows, read_fragments, read_scores, write_fragment, write_scores
+from pipeline.atlas.manifest import Manifest
+from pipeline.atlas.sheets import draw_examples
+from pipeline.images import encode_webp
+from pipeline.neurons import Neuron, neuron_seed
+from pipeline.recipe import Recipe
+from pipeline.storage import Root
+
+MODEL_NAME = "timm:synthetic_net"
+# name → (units in the model, units in the atlas); "blocks.2.1" fills two sheets.
+LAYERS = {"conv_stem": (16, 12), "blocks.2.1": (96, 70), "classifier": (1000, 24)}
+CLASS_LAYER = "classifier"
+HELD_OUT_COLUMN = "accuracy_top1_squeezenet1_1"
+PICTURE_PX = 64
+NUM_REFERENCES = 6
+HOSTILE_STRINGS = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "../../../../etc/passwd",
+    "quote \" and ' and `backtick`",
+    "tab\tnewline\nnull\x00bell\x07",
+    "مرحبا ‮ right to left",
+    "é̂́ combining, 🦆 astral",
+    "{{7*7}} ${7*7} %s %00 &amp; javascript:alert(3)",
+    "x" * 300,
+    "",
+)
+CLASS_NAMES = (
+    "tench, Tinca tinca",
+    "goldfish",
+    "great white shark",
+    *HOSTILE_STRINGS,
+    *(f"class {i}" for i in range(40)),
+)
+_REASONS = {
+    "weak": "activation at the 42nd percentile of the data set, below 99",
+    "dead": "no image of the data set excites this unit",
+    "failed": "RuntimeError: <b>CUDA out of memory</b> at step 17",
+    "skipped": "class has 1 labelled image, 3 are needed",
+}
+
+
+def recipe(
+    *,
+    name: str = "synthetic",
+    publish_examples: str = "thumbnails",
+    methods: Sequence[str] = ("vital", "maco"),
+    seeds: int = 2,
+) -> Recipe:
+    """The recipe that such an atlas would come from."""
+    return Recipe.from_toml(
+        f"""
+        schema = "recipe/1"
+        name = "{name}"
+        [model]
+        name = "{MODEL_NAME}"
+        weights = "random"
+        [data]
+        shards = "shards/photos-000000.tar"
+        [output]
+        root = "atlas"
+        [statistics]
+        layers = ["conv_stem", "blocks.2.1"]
+        [[neurons]]
+        layer = "classifier"
+        [visualize]
+        methods = {list(methods)!r}
+        seeds = {seeds}
+        [atlas]
+        title = "Synthetic <em>atlas</em> & co."
+        publish_examples = "{publish_examples}"
+        license = "CC0-1.0"
+        homepage = "https://example.org/atlas"
+        """.replace("'", '"')
+    )
+
+
+def draw_picture(seed: int, size_px: int = PICTURE_PX) -> np.ndarray:
+    """uint8 [size, size, 3]: colored waves; another seed gives clearly other colors and directions."""
+    generator = np.random.default_rng(seed)
+    y_HW, x_HW = np.mgrid[0:size_px, 0:size_px] / size_px
+    channels = []
+    for _ in range(3):
+        frequency_x, frequency_y = generator.uniform(-3, 3, size=2)
+        wave = np.sin(2 * np.pi * (frequency_x * x_HW + frequency_y * y_HW) + generator.uniform(0, 6))
+        channels.append(generator.uniform(60, 195) + generator.uniform(30, 60) * wave)
+    return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def status_of(unit: int) -> str:
+    """Every eighth unit or so is something other than ok; unit 0 always is ok."""
+    return {3: "weak", 4: "dead", 5: "failed", 6: "skipped"}.get(unit % 11, "ok")
+
+
+def write_run(
+    root: Root,
+    rows_per_batch: int = 16,
+    layers: dict[str, tuple[int, int]] = LAYERS,
+    methods: Sequence[str] = ("vital", "maco"),
+    seeds: int = 2,
+) -> None:
+    """Write pictures, fragments and scores in batches, as `visualize` and `evaluate` would."""
+    keys = [
+        (layer, unit, method, seed)
+        for layer, (_, num_neurons) in layers.items()
+        for method in methods
+        for seed in range(seeds)
+        for unit in range(num_neurons)
+    ]
+    for start in range(0, len(keys), rows_per_batch):
+        batch = keys[start : start + rows_per_batch]
+        name = f"batch-{hashlib.sha256(repr(batch).encode()).hexdigest()[:8]}"
+        write_fragment(root, name, [_fragment_row(root, *key) for key in batch])
+        write_scores(root, name, list(_score_rows(batch)))
+
+
+def build(
+    root: Root,
+    *,
+    name: str = "synthetic",
+    publish_examples: str = "thumbnails",
+    layers: dict[str, tuple[int, int]] = LAYERS,
+    methods: Sequence[str] = ("vital", "maco"),
+    seeds: int = 2,
+) -> Manifest:
+    """The build step over what `write_run` left in `root`."""
+    return build_atlas(
+        root,
+        recipe=recipe(name=name, publish_examples=publish_examples, methods=methods, seeds=seeds),
+        rows=join_rows(read_fragments(root), read_scores(root)),
+        model={
+            "name": MODEL_NAME,
+            "weights": "random",
+            "weights_sha256": "ab" * 32,
+            "input_size_px": PICTURE_PX,
+            "num_classes": layers[CLASS_LAYER][0] if CLASS_LAYER in layers else 1000,
+            "classifier_layer": CLASS_LAYER,
+        },
+        provenance={
+            "versions": {"torch": "2.13.0", "neuron-atlas": "0.1.0"},
+            "weights_sha256": "ab" * 32,
+            "data_fingerprint": "0123456789abcdef",
+            "num_samples": 231,
+            "num_skipped": 2,
+            "recipe_fingerprint": "fedcba9876543210",
+            "git_commit": "0" * 40,
+        },
+        layers={layer: num_units for layer, (num_units, _) in layers.items()},
+    )
+
+
+def build_synthetic_atlas(folder: str, **options: Any) -> Root:
+    """A complete atlas in `folder` (any URL that Root opens), and its root. Options are those of `build`."""
+    root = Root.open(str(folder))
+    write_run(root, **{key: value for key, value in options.items() if key in ("layers", "methods", "seeds")})
+    build(root, **options)
+    return root
+
+
+def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int) -> dict[str, Any]:
+    status = status_of(unit)
+    is_class = layer == CLASS_LAYER
+    number = neuron_seed(0, method, layer, unit, seed)
+    row: dict[str, Any] = {
+        "neuron_id": Neuron(MODEL_NAME, layer, unit).id,
+        "layer": layer,
+        "unit": unit,
+        "label": CLASS_NAMES[unit] if is_class else "",
+        "method": method,
+        "seed": seed,
+        "status": status if status in ("failed", "skipped", "dead") else "ok",
+        "status_reason": _REASONS[status] if status in ("failed", "skipped", "dead") else "",
+        "relevance": "none" if is_class else "lrp",
+        "alignment": "sort",
+        "preset": "fast",
+        "parameterization": "fourier",
+        "recipe_fingerprint": "fedcba9876543210",
+        "seed_value": str(number),
+    }
+    if status != "dead":
+        row |= _references(root, layer, unit, is_class)
+    if row["status"] == "ok":
+        picture = encode_webp(draw_picture(number), quality=90)
+        alpha = np.zeros((PICTURE_PX, PICTURE_PX, 4), np.uint8)
+        alpha[..., 3] = np.linspace(0, 255, PICTURE_PX, dtype=np.uint8)
+        row |= {
+            "image_path": schema.image_path(layer, unit, method, seed),
+            "image_sha256": hashlib.sha256(picture).hexdigest(),
+            "alpha_path": schema.alpha_path(layer, unit, method, seed),
+            "width_px": PICTURE_PX,
+            "height_px": PICTURE_PX,
+            "steps": 120,
+            "seconds": 1.5,
+            "loss": 0.25 + unit / 100,
+        }
+        root.write_bytes(row["image_path"], picture)
+        root.write_bytes(row["alpha_path"], encode_webp(alpha, lossless=True))
+    return row
+
+
+def _references(root: Root, layer: str, unit: int, is_class: bool) -> dict[str, Any]:
+    path = schema.examples_path(layer, unit)
+    if not root.exists(path):
+        pictures = [draw_picture(1000 * unit + rank) for rank in range(NUM_REFERENCES)]
+        root.write_bytes(path, encode_webp(draw_examples(pictures), quality=80))
+    labels = [CLASS_NAMES[(unit + rank // 2) % len(CLASS_NAMES)] for rank in range(NUM_REFERENCES)]
+    return {
+        "reference_keys": [f"photo-{unit:04d}-{rank}" for rank in range(NUM_REFERENCES - 1)]
+        + [HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)]],
+        "reference_activations": [12.5 - rank for rank in range(NUM_REFERENCES)],
+        "reference_labels": labels,
+        "reference_positions": [] if is_class else [0.25, 0.25, 0.5, 0.5] * NUM_REFERENCES,
+        "reference_source": "label" if is_class else "top_activation",
+        "examples_path": path,
+        "num_examples": NUM_REFERENCES,
+        "num_references": NUM_REFERENCES,
+    }
+
+
+def _score_rows(batch: Sequence[Key]) -> Iterator[dict[str, Any]]:
+    for layer, unit, method, seed in batch:
+        status = status_of(unit)
+        if status in ("failed", "skipped"):
+            continue
+        row: dict[str, Any] = {
+            "layer": layer,
+            "unit": unit,
+            "method": method,
+            "seed": seed,
+            "status": status,
+            "status_reason": _REASONS.get(status, ""),
+            "max_activation": 12.5,
+            "mean_activation": 0.75,
+            "histogram_counts": [int(231 * 0.5**i) for i in range(32)],
+            "histogram_low": -1.0,
+            "histogram_high": 15.0,
+        }
+        if status != "dead":
+            percentile = 42.0 if status == "weak" else 99.0 + unit % 10 / 10
+            row |= {
+                "activation": 10.0 + unit % 7,
+                "activation_percentile": percentile,
+                "activation_ratio": (10.0 + unit % 7) / 12.5,
+                HELD_OUT_COLUMN: float(unit % 2),
+            }
+            if layer == CLASS_LAYER:
+                row |= {
+                    "accuracy_top1": float(unit % 3 != 0),
+                    "accuracy_top5": 1.0,
+                    "predicted_label": CLASS_NAMES[unit if unit % 3 else unit + 1],
+                }
+        yield row
+
+
+if __name__ == "__main__":
+    print(build_synthetic_atlas(sys.argv[1]).url)

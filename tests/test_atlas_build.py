@@ -1,0 +1,277 @@
+"""Building the atlas: complete tables, equal bytes for equal rows, atlas.json last, nothing dropped."""
+
+import hashlib
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import pipeline.atlas.build as build_module
+from pipeline.atlas.build import build_atlas
+from pipeline.atlas.fragments import join_rows, read_fragments, read_scores
+from pipeline.atlas.manifest import build_id
+from pipeline.atlas.schema import INDEX_SCHEMA, LAYER_SCHEMA, STATUSES, check_atlas_path, image_path
+from pipeline.storage import Root
+from pipeline.tables import column_types, read_rows
+from tests import synthetic_atlas
+from tests.synthetic_atlas import HELD_OUT_COLUMN, build, build_synthetic_atlas, status_of, write_run
+
+SMALL = {"layers": {"conv_stem": (16, 12), "classifier": (30, 8)}, "methods": ("vital", "maco"), "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    return build_synthetic_atlas(str(tmp_path_factory.mktemp("atlas")))
+
+
+@pytest.fixture
+def fixed_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+def published(root: Root) -> dict[str, bytes]:
+    """Every published byte, by path."""
+    listed = [entry["path"] for entry in root.read_json("atlas.json")["files"]]
+    return {path: root.read_bytes(path) for path in ["atlas.json", *listed]}
+
+
+def test_the_tables_have_the_columns_of_the_contract(atlas: Root) -> None:
+    assert column_types(atlas.read_bytes("index.parquet"), source="index") == INDEX_SCHEMA
+    for layer in synthetic_atlas.LAYERS:
+        types = column_types(atlas.read_bytes(f"layers/{layer}.parquet"), source=layer)
+        assert types == LAYER_SCHEMA | {HELD_OUT_COLUMN: "float32"}
+
+
+def test_pandas_reads_every_table(atlas: Root) -> None:
+    tables = [path for path in atlas.walk() if path.endswith(".parquet") and not path.startswith("run/")]
+    assert len(tables) == 1 + len(synthetic_atlas.LAYERS)
+    for path in tables:
+        frame = pd.read_parquet(atlas.local_path / path)
+        assert len(frame) > 0
+        text = frame.select_dtypes("str")
+        assert not text.isna().to_numpy().any(), "text is never null"
+
+
+def test_every_neuron_method_and_seed_has_its_row_and_reason(atlas: Root) -> None:
+    seen = set()
+    for layer, (_, num_neurons) in synthetic_atlas.LAYERS.items():
+        rows = read_rows(atlas, f"layers/{layer}.parquet")
+        keys = [(row["unit"], row["method"], row["seed"]) for row in rows]
+        assert keys == [
+            (unit, method, seed) for unit in range(num_neurons) for method in ("vital", "maco") for seed in (0, 1)
+        ]
+        for row in rows:
+            assert row["status"] == status_of(row["unit"])
+            assert (row["status"] == "ok") == (row["status_reason"] == "")
+            assert (row["status"] in ("ok", "weak")) == (row["image_path"] != "")
+            assert row["neuron_id"] == f"{synthetic_atlas.MODEL_NAME}/{layer}/{row['unit']}"
+            seen.add(row["status"])
+    assert seen == set(STATUSES)
+
+
+def test_the_index_has_the_primary_row_and_the_place_on_the_sheet(atlas: Root) -> None:
+    index = read_rows(atlas, "index.parquet")
+    expected = [(layer, unit) for layer, (_, num) in synthetic_atlas.LAYERS.items() for unit in range(num)]
+    assert [(row["layer"], row["unit"]) for row in index] == expected
+    for row in index:
+        assert row["method"] == "vital"
+        assert (row["sheet_path"], row["tile"]) == (
+            f"sheets/{row['layer']}/{row['unit'] // 64:04d}.webp",
+            row["unit"] % 64,
+        )
+        if row["image_path"]:
+            assert row["image_path"] == image_path(row["layer"], row["unit"], "vital", 0)
+    stem = index[0]
+    assert stem["top_labels"] == "tench, Tinca tinca; goldfish; great white shark"
+
+
+def test_the_manifest_lists_every_published_file_with_its_hash(atlas: Root) -> None:
+    manifest = atlas.read_json("atlas.json")
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    lying = {path for path in atlas.walk() if not path.startswith("run/")} - {"atlas.json"}
+    assert set(listed) == lying
+    for path, entry in listed.items():
+        data = atlas.read_bytes(path)
+        assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    assert manifest["build_id"] == build_id(manifest["files"])
+    assert manifest["counts"]["neurons"] == sum(manifest["counts"][status] for status in STATUSES) == 106
+    assert [(layer["name"], layer["num_units"], layer["num_neurons"]) for layer in manifest["layers"]] == [
+        (name, *numbers) for name, numbers in synthetic_atlas.LAYERS.items()
+    ]
+    assert [layer["is_classes"] for layer in manifest["layers"]] == [False, False, True]
+    assert HELD_OUT_COLUMN in manifest["columns"]
+    assert manifest["recipe"] == atlas.read_text("recipe.toml")
+
+
+def test_workers_and_order_do_not_change_a_byte(tmp_path: Path, fixed_date: None) -> None:
+    atlases = []
+    for rows_per_batch in (5, 64):
+        root = Root.open(str(tmp_path / f"by-{rows_per_batch}"))
+        write_run(root, rows_per_batch, **SMALL)
+        build(root, **SMALL)
+        atlases.append(published(root))
+    assert atlases[0] == atlases[1]
+    assert b'"created": "2023-11-14T22:13:20Z"' in atlases[0]["atlas.json"]
+
+
+def test_a_remote_root_gives_the_same_bytes(tmp_path: Path, fixed_date: None) -> None:
+    assert published(build_synthetic_atlas("memory://atlas-build", **SMALL)) == published(
+        build_synthetic_atlas(str(tmp_path), **SMALL)
+    )
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 3, 5, 6])
+def test_a_build_that_is_killed_commits_nothing_and_resumes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed_date: None, num_writes: int
+) -> None:
+    root = build_synthetic_atlas(str(tmp_path), **SMALL)
+    unbroken = published(root)
+    write_bytes, written = Root.write_bytes, []
+
+    def die_later(self: Root, path: str, data: bytes) -> None:
+        if len(written) == num_writes:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_bytes(self, path, data)
+
+    monkeypatch.setattr(Root, "write_bytes", die_later)
+    with pytest.raises(KeyboardInterrupt):
+        build(root, **SMALL)
+    assert not root.exists("atlas.json"), "atlas.json is the commit"
+    monkeypatch.setattr(Root, "write_bytes", write_bytes)
+    build(root, **SMALL)
+    assert published(root) == unbroken
+
+
+def test_pictures_are_decoded_a_sheet_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root.open(str(tmp_path))
+    write_run(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = 0
+    decode = build_module.decode_webp
+
+    class Counted(np.ndarray):
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def counting(data: bytes) -> np.ndarray:
+        nonlocal most
+        picture = decode(data).view(Counted)
+        alive.add(picture)
+        most = max(most, len(alive))
+        return picture
+
+    monkeypatch.setattr(build_module, "decode_webp", counting)
+    build(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
+    assert 1 <= most <= 3
+
+
+def test_stale_tables_and_sheets_of_an_earlier_build_go(tmp_path: Path) -> None:
+    root = build_synthetic_atlas(str(tmp_path), **SMALL)
+    root.write_bytes("layers/gone.parquet", b"old")
+    root.write_bytes("sheets/gone/0000.webp", b"old")
+    build(root, **SMALL)
+    assert not root.exists("layers/gone.parquet")
+    assert not root.exists("sheets/gone/0000.webp")
+
+
+@pytest.mark.parametrize("setting", ["none", "keys"])
+def test_example_pictures_are_opt_in_but_keys_are_always_there(tmp_path: Path, setting: str) -> None:
+    root = build_synthetic_atlas(str(tmp_path), publish_examples=setting, **SMALL)
+    assert not [entry for entry in root.read_json("atlas.json")["files"] if entry["path"].startswith("examples")]
+    row = read_rows(root, "layers/conv_stem.parquet")[0]
+    assert (row["examples_path"], row["num_examples"]) == ("", 0)
+    assert len(row["reference_keys"]) == len(row["reference_activations"]) == synthetic_atlas.NUM_REFERENCES
+
+
+def rebuild_with(root: Root, change: Any) -> dict[str, Any]:
+    """Build again with `change` applied to the first row, which is conv_stem:0 by vital with seed 0."""
+    rows = join_rows(read_fragments(root), read_scores(root))
+    first = next(row for row in rows if (row["layer"], row["unit"], row["method"]) == ("conv_stem", 0, "vital"))
+    change(first)
+    manifest = root.read_json("atlas.json")
+    return build_atlas(
+        root,
+        recipe=synthetic_atlas.recipe(),
+        rows=rows,
+        model=manifest["model"],
+        provenance=manifest["provenance"],
+        layers={"conv_stem": 16, "classifier": 30},
+    )
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    root = build_synthetic_atlas(str(tmp_path), **SMALL)
+    rebuild_with(root, lambda row: row.update(loss=float("nan"), activation_ratio=float("inf")))
+    row = read_rows(root, "layers/conv_stem.parquet")[0]
+    assert row["loss"] is None
+    assert row["activation_ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": "conv_sten"}, 'did you mean "conv_stem"'),
+        ({"unit": 16}, "units 0 to 15"),
+        ({"unit": -1}, "units 0 to 15"),
+        ({"unit": 1}, "occurs twice"),
+        ({"method": "pixel"}, "method 'pixel' is none of"),
+        ({"status": "weak"}, "'weak' without a status_reason"),
+        ({"status": "fine"}, "status 'fine' is none of"),
+        ({"image_path": ""}, "without a picture"),
+        ({"image_path": "../../secret.webp"}, "image_path: path"),
+        ({"image_path": "sheets/conv_stem/0000.webp"}, "below images/"),
+        ({"alpha_path": "/etc/passwd"}, "alpha_path: path"),
+        ({"image_path": "images/conv_stem/00000-none-s0.webp"}, "a picture that a fragment names is missing"),
+        ({"image_sha256": "0" * 64}, "image_sha256 differs"),
+        ({"width_px": 65}, "its row says 65"),
+        ({"activation_percentile": 101.0}, "outside 0–100"),
+        ({"reference_labels": ["one"]}, "reference_labels has 1 entries"),
+        ({"histogram_counts": [1] * 65}, "65 bins"),
+        ({"Score": 1.0}, "score column 'Score'"),
+    ],
+)
+def test_rows_that_contradict_anything_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    root = build_synthetic_atlas(str(tmp_path), **SMALL | {"methods": ("vital",), "seeds": 1})
+    with pytest.raises(ValueError, match=message):
+        rebuild_with(root, lambda row: row.update(change))
+
+
+def test_a_refused_build_leaves_the_earlier_atlas_alone(tmp_path: Path) -> None:
+    root = build_synthetic_atlas(str(tmp_path), **SMALL)
+    before = published(root)
+    with pytest.raises(ValueError, match="units 0 to 15"):
+        rebuild_with(root, lambda row: row.update(unit=99))
+    assert published(root) == before
+
+
+def test_a_broken_source_date_epoch_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ValueError, match="SOURCE_DATE_EPOCH='yesterday'"):
+        build_synthetic_atlas(str(tmp_path), **SMALL)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a//b",
+        "a/.hidden",
+        "a\\b",
+        "a/b\0",
+        "s3://b/k",
+        "-x",
+        "ü",
+        "a" * 600,
+        7,
+        None,
+    ],
+)
+def test_only_plain_paths_pass(path: object) -> None:
+    with pytest.raises(ValueError, match="expected a plain relative path"):
+        check_atlas_path(path)
