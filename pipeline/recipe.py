@@ -109,7 +109,7 @@ class StatisticsSection(Section):
     )
     top_k: int = key(checks.whole(minimum=1), 64)
     batch_size: int = key(checks.whole(minimum=1), 128)
-    activation: str = key(checks.choice("max", "mean"), "max")
+    activation: Literal["max", "mean"] = key(checks.choice("max", "mean"), "max")
 
 
 @dataclass(frozen=True, kw_only=True)

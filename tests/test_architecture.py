@@ -33,6 +33,7 @@ FLOORS = {
     "pipeline.data_errors": 2,
     "pipeline.statistics": 3,
     "pipeline.targets": 4,
+    "pipeline.evaluation": 4,
     "jobs": 5,
 }
 # Who may import what. A trailing ".*" means every module of that package.

@@ -1,0 +1,183 @@
+/** How to read an atlas: what the pictures are, what they are not, what the words and numbers mean. */
+
+import { h, link, outsideLink } from './dom.js'
+import { statusLabel } from './filters.js'
+import { columnTitle, formatBytes, formatCount, plural } from './format.js'
+import { keyTable, searchTable } from './help.js'
+import { makeRoute, formatRoute } from './router.js'
+import { methodWords, STATUSES, statusWords } from './words.js'
+
+/**
+ * @typedef {import('./data.js').Atlas} Atlas
+ */
+
+/**
+ * @param {Atlas | null} atlas the one the reader came from
+ * @returns {import('./main.js').View}
+ */
+export function aboutView(atlas) {
+  const element = h(
+    'article',
+    { class: 'page prose' },
+    atlas && h('p', {}, link(formatRoute(makeRoute({ view: 'wall', atlas: atlas.slug })), {}, `← ${atlas.title}`)),
+    h('h1', { tabindex: '-1' }, 'How to read this atlas'),
+    h(
+      'p',
+      { class: 'lead' },
+      'A vision model is made of many small detectors. This atlas shows, for each of them, ' +
+        'a picture made to excite it and the photographs that really do.',
+    ),
+    h('h2', {}, 'Neuron'),
+    h(
+      'p',
+      {},
+      'A neuron is one channel of a layer, or one class of the output. Its name is the layer and its number there: ',
+      h('code', {}, 'blocks.5:54'),
+      ' is unit 54 of the layer ',
+      h('code', {}, 'blocks.5'),
+      '. The model scans an image with it; how strongly it responds at its strongest place is its activation on that image.',
+    ),
+    h('h2', {}, 'The picture'),
+    h(
+      'p',
+      {},
+      'The picture does not exist in any data set. It is synthesized, from noise, until the model sees in it what it ' +
+        'sees in the neuron’s reference photographs. It shows what the neuron responds to; it does not prove that the neuron ' +
+        'responds to nothing else, nor that the model uses it the way the picture suggests.',
+    ),
+    atlas && h('p', {}, 'Here the pictures are made with: ', atlas.methods.map(methodWords).join('; '), '.'),
+    h('p', {}, 'With “Transparency”, the parts that hardly mattered while the picture was made fade out.'),
+    h('h2', {}, 'The photographs'),
+    h(
+      'p',
+      {},
+      'Beside each picture are photographs of the data set: those that excite the neuron most or, for a class, those ' +
+        'labeled with it. Look at both: in a study with people, natural images explained neurons better than ' +
+        'synthesized ones alone (92 % against 82 % right answers; Borowski et al., ICLR 2021). A frame marks the part ' +
+        'of a photograph that excites the neuron. They are few, and from one data set: ' +
+        'another data set would give others.',
+    ),
+    h('h2', {}, 'Status'),
+    h(
+      'dl',
+      { class: 'facts' },
+      STATUSES.map((status) =>
+        h('div', {}, h('dt', {}, statusLabel(status)), h('dd', {}, statusWords(status).meaning)),
+      ),
+    ),
+    atlas && scoresPart(atlas),
+    h('h2', {}, 'Search'),
+    searchTable(),
+    h('h2', {}, 'Keyboard'),
+    keyTable(),
+    atlas && thisAtlas(atlas),
+    h('h2', {}, 'Data'),
+    h(
+      'p',
+      {},
+      'Everything shown comes from plain files beside this page: Parquet tables, WebP pictures, one JSON manifest. ',
+      h('a', { href: 'data.html' }, 'How the data is laid out'),
+      ' tells how to read them elsewhere. Nothing is sent anywhere and no ' + 'other site is asked for anything.',
+    ),
+  )
+  return { element, title: atlas ? `About · ${atlas.title}` : 'About · Neuron Atlas' }
+}
+
+/** @param {Atlas} atlas @returns {HTMLElement | null} */
+function scoresPart(atlas) {
+  const columns = Object.entries(/** @type {Record<string, any>} */ (atlas.manifest.columns ?? {}))
+  if (!columns.length) return null
+  return h(
+    'section',
+    {},
+    h('h2', {}, 'Scores'),
+    h(
+      'dl',
+      { class: 'facts' },
+      columns.map(([name, { unit, meaning }]) =>
+        h(
+          'div',
+          {},
+          h('dt', {}, columnTitle(name), ' ', h('code', { class: 'column-name' }, name)),
+          h('dd', {}, meaning, unit && unit !== 'activation' ? ` (${unit})` : ''),
+        ),
+      ),
+    ),
+  )
+}
+
+/** @param {Atlas} atlas @returns {HTMLElement} */
+function thisAtlas(atlas) {
+  const { manifest } = atlas
+  const { provenance = {}, model = {}, files = [] } = manifest
+  const size = files.reduce((/** @type {number} */ sum, /** @type {any} */ file) => sum + (file.bytes ?? 0), 0)
+  const tables = ['atlas.json', 'index.parquet', 'recipe.toml', ...atlas.layers.map((layer) => layer.file)]
+  const versions = Object.entries(provenance.versions ?? {})
+    .map(([name, version]) => `${name} ${version}`)
+    .join(', ')
+  /** @type {[string, import('./dom.js').Child][]} */
+  const facts = [
+    ['Model', `${model.name ?? ''}${model.weights ? `, weights ${model.weights}` : ''}`],
+    ['Input', model.input_size_px ? `${model.input_size_px} × ${model.input_size_px} px` : ''],
+    [
+      'Data set',
+      typeof provenance.num_samples === 'number'
+        ? `${plural(provenance.num_samples, 'photograph')}${provenance.num_skipped ? `, ${formatCount(provenance.num_skipped)} more could not be read` : ''}`
+        : '',
+    ],
+    [
+      'Made',
+      [provenance.created, provenance.git_commit && `commit ${String(provenance.git_commit).slice(0, 12)}`]
+        .filter(Boolean)
+        .join(', '),
+    ],
+    ['Build', manifest.build_id],
+    ['Software', versions],
+    ['License', manifest.license],
+    ['Home page', manifest.homepage ? outsideLink(String(manifest.homepage)) : ''],
+    ['Size', files.length ? `${plural(files.length, 'file')}, ${formatBytes(size)}` : ''],
+    ['Method', provenance.method_citation],
+  ]
+  return h(
+    'section',
+    {},
+    h('h2', {}, `${atlas.title}: facts`),
+    h(
+      'dl',
+      { class: 'facts' },
+      facts.filter(([, value]) => value).map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))),
+    ),
+    h(
+      'details',
+      { class: 'more' },
+      h('summary', {}, 'Tables and recipe to download'),
+      h(
+        'ul',
+        {},
+        tables.map((path) => h('li', {}, fileLink(atlas, path))),
+      ),
+    ),
+    manifest.recipe &&
+      h(
+        'details',
+        { class: 'more' },
+        h('summary', {}, 'Recipe of this atlas'),
+        h('pre', { tabindex: '0' }, manifest.recipe),
+      ),
+  )
+}
+
+/** @param {Atlas} atlas @param {string} path @returns {HTMLElement} */
+function fileLink(atlas, path) {
+  const bytes = atlas.expectedBytes.get(path)
+  try {
+    return h(
+      'span',
+      {},
+      h('a', { class: 'code', href: atlas.url(path), download: path.split('/').pop() }, path),
+      bytes === undefined ? '' : ` ${formatBytes(bytes)}`,
+    )
+  } catch (error) {
+    return h('span', { class: 'code' }, error instanceof Error ? error.message : path)
+  }
+}

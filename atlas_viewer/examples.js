@@ -1,0 +1,192 @@
+/** The photographs that excite a neuron most, cut from one strip, with what excites it marked on each. */
+
+import { h } from './dom.js'
+import { formatNumber, plural } from './format.js'
+import { croppedPicture } from './pictures.js'
+import { sourceWords } from './words.js'
+
+/**
+ * @typedef {import('./data.js').Atlas} Atlas
+ *
+ * @typedef {object} Box part of the square photograph, in 0–1 from its left and top
+ * @property {number} left
+ * @property {number} top
+ * @property {number} width
+ * @property {number} height
+ */
+
+/**
+ * The marked part of one reference, null when none is recorded or it is not a part.
+ * @param {ArrayLike<number> | null | undefined} positions x0, y0, x1, y1 per reference
+ * @param {number} order
+ * @returns {Box | null}
+ */
+export function referenceBox(positions, order) {
+  if (!positions || positions.length < 4 * (order + 1)) return null
+  const clip = (/** @type {number} */ value) => Math.min(1, Math.max(0, value))
+  const [x0, y0, x1, y1] = [0, 1, 2, 3].map((side) => clip(positions[4 * order + side]))
+  if (!(x1 > x0 && y1 > y0)) return null
+  return { left: x0, top: y0, width: x1 - x0, height: y1 - y0 }
+}
+
+/**
+ * @param {Atlas} atlas
+ * @param {Record<string, any>} row of a layer's table
+ * @param {string} name of the neuron, for text alternatives
+ * @returns {HTMLElement}
+ */
+export function examplesSection(atlas, row, name) {
+  const keys = Array.from(row.reference_keys ?? [])
+  const activations = Array.from(row.reference_activations ?? [])
+  const labels = Array.from(row.reference_labels ?? [])
+  const shown = row.examples_path ? Number(row.num_examples) || 0 : 0
+  const heading = h(
+    'h2',
+    {},
+    row.reference_source === 'label' ? 'Photographs of this class' : 'Photographs that excite it most',
+  )
+  if (!shown) {
+    return h('section', { class: 'examples' }, heading, withoutPictures(keys, activations, labels))
+  }
+
+  const boxes = Array.from({ length: shown }, (_, order) => referenceBox(row.reference_positions, order))
+  const list = h(
+    'ol',
+    { class: 'example-list' },
+    boxes.map((box, order) => {
+      const label = labels[order] || ''
+      const alternative = `Photograph ${order + 1} of ${shown} that excites ${name}${label ? `: ${label}` : ''}`
+      const photograph = croppedPicture(atlas, row.examples_path, {
+        alternative,
+        column: order,
+        row: 0,
+        columns: shown,
+        rows: 1,
+      })
+      if (box) photograph.append(h('span', { class: 'example-box', 'aria-hidden': 'true', style: percentages(box) }))
+      return h(
+        'li',
+        { class: 'example' },
+        photograph,
+        h('span', { class: 'example-label' }, label || '\u00a0'),
+        h('span', { class: 'example-value' }, activations[order] === undefined ? '' : formatNumber(activations[order])),
+      )
+    }),
+  )
+  const hasBoxes = boxes.some(Boolean)
+  const explanation = `From the data set: ${sourceWords(row.reference_source)}; the number is the neuron’s activation on each.`
+  return h(
+    'section',
+    { class: 'examples' },
+    h('div', { class: 'section-head' }, heading, hasBoxes && boxToggle(list)),
+    list,
+    h('p', { class: 'note' }, explanation, hasBoxes && ' The frame marks the part that excites it.'),
+    keys.length > 0 && keysTable(keys, activations, labels),
+  )
+}
+
+/** @param {Box} box @returns {Record<string, string>} */
+function percentages(box) {
+  return Object.fromEntries(Object.entries(box).map(([side, part]) => [side, `${(part * 100).toFixed(2)}%`]))
+}
+
+/** @param {HTMLElement} list @returns {HTMLElement} */
+function boxToggle(list) {
+  return h(
+    'label',
+    { class: 'check' },
+    h('input', {
+      type: 'checkbox',
+      checked: true,
+      onChange: (/** @type {Event} */ event) => {
+        list.classList.toggle('without-boxes', !(/** @type {HTMLInputElement} */ (event.target).checked))
+      },
+    }),
+    'Mark the exciting part',
+  )
+}
+
+/**
+ * @param {string[]} keys
+ * @param {number[]} activations
+ * @param {string[]} labels
+ * @returns {HTMLElement}
+ */
+function withoutPictures(keys, activations, labels) {
+  if (!keys.length && !activations.length) {
+    return h('p', { class: 'note' }, 'No photographs are recorded for this neuron.')
+  }
+  return h(
+    'div',
+    {},
+    h(
+      'p',
+      { class: 'note' },
+      'This atlas does not publish the photographs themselves (their licenses may not allow it). ' +
+        'Their names in the data set and the neuron’s activation on each are below.',
+    ),
+    referenceTable(keys, activations, labels),
+  )
+}
+
+/**
+ * @param {string[]} keys
+ * @param {number[]} activations
+ * @param {string[]} labels
+ * @returns {HTMLElement}
+ */
+function keysTable(keys, activations, labels) {
+  return h(
+    'details',
+    { class: 'more' },
+    h('summary', {}, `Names of ${plural(keys.length, 'photograph')} in the data set`),
+    referenceTable(keys, activations, labels),
+  )
+}
+
+/**
+ * @param {string[]} keys
+ * @param {number[]} activations
+ * @param {string[]} labels
+ * @returns {HTMLElement}
+ */
+function referenceTable(keys, activations, labels) {
+  const count = Math.max(keys.length, activations.length)
+  return h(
+    'div',
+    { class: 'scrollable', tabindex: '0', role: 'region', 'aria-label': 'Photographs in the data set' },
+    h(
+      'table',
+      { class: 'table' },
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          ['', 'Activation', 'Label', 'Name'].map((title, column) =>
+            h(
+              'th',
+              { scope: 'col', class: column < 2 ? 'number' : '' },
+              title || h('span', { class: 'visually-hidden' }, 'Rank'),
+            ),
+          ),
+        ),
+      ),
+      h(
+        'tbody',
+        {},
+        Array.from({ length: count }, (_, order) =>
+          h(
+            'tr',
+            {},
+            h('td', { class: 'number' }, order + 1),
+            h('td', { class: 'number' }, formatNumber(activations[order])),
+            h('td', {}, labels[order] || ''),
+            h('td', { class: 'code' }, keys[order] ?? ''),
+          ),
+        ),
+      ),
+    ),
+  )
+}

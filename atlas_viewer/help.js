@@ -1,0 +1,94 @@
+/** The help overlay: a modal dialog of the browser itself, so that focus stays in it and Escape closes it. */
+
+import { h } from './dom.js'
+
+/** Keys and what they do; the about page lists them too. */
+export const KEYS = [
+  [['/'], 'Search'],
+  [['←', '→'], 'Previous and next neuron (also j and k)'],
+  [['↑', '↓'], 'Move on the wall, once a tile has the focus'],
+  [['Enter'], 'Open the tile'],
+  [['Esc'], 'Back to the wall; clear the search'],
+  [['t'], 'Transparency of the picture'],
+  [['?'], 'This help'],
+]
+
+/** What may be typed in the search box. */
+export const SEARCHES = [
+  ['blocks.5:54', 'one neuron: layer and unit, also as blocks.5/54'],
+  ['castle', 'layer names, class names, labels of the photographs'],
+  ['"great white"', 'a phrase'],
+  ['activation_percentile>99', 'a condition on a score: < <= > >= ='],
+]
+
+/** @returns {HTMLElement} */
+export function keyTable() {
+  return h(
+    'dl',
+    { class: 'keys' },
+    KEYS.map(([keys, meaning]) =>
+      h(
+        'div',
+        {},
+        h(
+          'dt',
+          {},
+          /** @type {string[]} */ (keys).map((key) => h('kbd', {}, key)),
+        ),
+        h('dd', {}, String(meaning)),
+      ),
+    ),
+  )
+}
+
+/** @returns {HTMLElement} */
+export function searchTable() {
+  return h(
+    'dl',
+    { class: 'keys keys-wide' },
+    SEARCHES.map(([example, meaning]) => h('div', {}, h('dt', {}, h('code', {}, example)), h('dd', {}, meaning))),
+  )
+}
+
+/** @type {HTMLDialogElement | null} */
+let dialog = null
+
+/** Opens the help, or closes it when it is open. */
+export function toggleHelp() {
+  if (!dialog) {
+    dialog = h(
+      'dialog',
+      { class: 'help', 'aria-labelledby': 'help-title' },
+      h(
+        'div',
+        { class: 'section-head' },
+        h('h2', { id: 'help-title' }, 'Help'),
+        h(
+          'button',
+          { type: 'button', class: 'icon-button', 'aria-label': 'Close', onClick: () => dialog?.close() },
+          '✕',
+        ),
+      ),
+      h('h3', {}, 'Keyboard'),
+      keyTable(),
+      h('h3', {}, 'Search'),
+      searchTable(),
+      h(
+        'p',
+        { class: 'note' },
+        'Every view has an address of its own: copy it from the address bar to share just what you see.',
+      ),
+    )
+    dialog.addEventListener('click', (event) => {
+      if (event.target === dialog) dialog?.close()
+    })
+    document.body.append(dialog)
+  }
+  if (dialog.open) dialog.close()
+  else dialog.showModal()
+}
+
+/** @returns {boolean} */
+export function helpIsOpen() {
+  return Boolean(dialog?.open)
+}

@@ -1,0 +1,245 @@
+/**
+ * The page: follows the address, opens atlases, shows one view at a time, keeps focus and scroll place, hears the keys.
+ * Whatever fails is shown in words where the view would have been.
+ */
+
+import { aboutView } from './about.js'
+import { LoadError, openAtlas, openSite } from './data.js'
+import { announce, fill, h, problem } from './dom.js'
+import { makeHeader } from './header.js'
+import { helpIsOpen, toggleHelp } from './help.js'
+import { homeView } from './home.js'
+import { neuronView } from './neuron.js'
+import { emptySiteView, unknownView } from './notfound.js'
+import { formatRoute, parseRoute } from './router.js'
+import { wallView } from './wall.js'
+
+/**
+ * @typedef {import('./data.js').Atlas} Atlas
+ * @typedef {import('./data.js').SiteEntry} SiteEntry
+ * @typedef {import('./router.js').Route} Route
+ *
+ * @typedef {object} View
+ * @property {HTMLElement} element
+ * @property {string} title of the window
+ * @property {() => Promise<void>} [mounted] once the element is in the page
+ * @property {() => void} [restored] after the scroll place is restored
+ * @property {(route: Route) => Promise<boolean>} [update] takes a new address itself, or answers false
+ * @property {(event: KeyboardEvent) => boolean} [onKey] whether the key was used
+ * @property {() => void} [destroy]
+ */
+
+const content = /** @type {HTMLElement} */ (document.getElementById('content'))
+const header = makeHeader(/** @type {HTMLElement} */ (document.getElementById('header')), go, toggleHelp)
+
+/** @type {Promise<SiteEntry[]> | null} */
+let site = null
+/** @type {Map<string, Promise<Atlas>>} */
+const atlases = new Map()
+/** @type {View | null} */
+let view = null
+/** @type {{layer: string, unit: number} | null} */
+let lastNeuron = null
+let shownHash = ''
+let turn = 0
+/** @type {Map<string, number>} scroll place by address */
+const scrollPlaces = new Map()
+
+/**
+ * Goes to a view.
+ * @param {Route} route
+ * @param {{replace?: boolean}} [options]
+ */
+function go(route, { replace = false } = {}) {
+  const hash = formatRoute(route)
+  if (hash === location.hash) return
+  if (replace) history.replaceState(null, '', hash)
+  else history.pushState(null, '', hash)
+  show({ keepPlace: replace })
+}
+
+/** @returns {Promise<SiteEntry[]>} */
+function openSiteOnce() {
+  site ??= openSite().catch((error) => {
+    site = null
+    throw error
+  })
+  return site
+}
+
+/** @param {SiteEntry} entry @returns {Promise<Atlas>} */
+function openAtlasOnce(entry) {
+  let atlas = atlases.get(entry.slug)
+  if (!atlas) {
+    atlas = openAtlas(entry)
+    atlas.catch(() => atlases.delete(entry.slug))
+    atlases.set(entry.slug, atlas)
+  }
+  return atlas
+}
+
+/**
+ * Shows the view of the current address.
+ * @param {{keepPlace?: boolean, restorePlace?: boolean}} [options]
+ */
+async function show({ keepPlace = false, restorePlace = false } = {}) {
+  const mine = ++turn
+  const hash = location.hash
+  if (shownHash) scrollPlaces.set(shownHash, scrollY)
+  shownHash = hash
+  const waiting = setTimeout(() => {
+    if (mine === turn) content.setAttribute('aria-busy', 'true')
+  }, 200)
+  /** @type {View} */
+  let next
+  let route = parseRoute(hash)
+  try {
+    const sites = await openSiteOnce()
+    // A site with one atlas opens it at once.
+    if (route.view === 'home' && sites.length === 1) route = { ...route, view: 'wall', atlas: sites[0].slug }
+    const entry = sites.find((candidate) => candidate.slug === route.atlas)
+    const atlas = entry ? await openAtlasOnce(entry) : null
+    if (mine !== turn) return
+    header.update(route, atlas)
+    if (await view?.update?.(route)) {
+      if (restorePlace && mine === turn) scrollTo(0, scrollPlaces.get(hash) ?? 0)
+      return
+    }
+    next = await makeView(route, atlas, sites)
+  } catch (error) {
+    next = failureView(error)
+  } finally {
+    clearTimeout(waiting)
+    content.removeAttribute('aria-busy')
+  }
+  if (mine !== turn) return
+  await place(next, route, { keepPlace, restorePlace, hash })
+}
+
+/**
+ * @param {Route} route
+ * @param {Atlas | null} atlas
+ * @param {SiteEntry[]} sites
+ * @returns {Promise<View>}
+ */
+async function makeView(route, atlas, sites) {
+  if (route.view === 'home') return sites.length ? homeView(sites) : emptySiteView()
+  if (route.view === 'about') return aboutView(atlas)
+  if (route.view === 'wall' && atlas) return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1 })
+  if (route.view === 'neuron' && atlas) {
+    const neuron = await neuronView({ atlas, route, go })
+    if (neuron) {
+      lastNeuron = { layer: route.layer, unit: route.unit }
+      return neuron
+    }
+  }
+  return unknownView(route, atlas, sites)
+}
+
+/**
+ * Puts a view into the page, with focus and scroll where a reader expects them.
+ * @param {View} next
+ * @param {Route} route
+ * @param {{keepPlace: boolean, restorePlace: boolean, hash: string}} options
+ */
+async function place(next, route, { keepPlace, restorePlace, hash }) {
+  const kept = content.contains(document.activeElement)
+    ? /** @type {HTMLElement} */ (document.activeElement).dataset.keep
+    : undefined
+  const hadFocus = content.contains(document.activeElement)
+  const typing = document.activeElement instanceof HTMLInputElement && !hadFocus
+  const first = !view
+  view?.destroy?.()
+  view = next
+  document.title = next.title
+  fill(content, next.element)
+  try {
+    await next.mounted?.()
+  } catch (error) {
+    next.destroy?.()
+    view = failureView(error)
+    fill(content, view.element)
+    return
+  }
+  if (view !== next) return
+  if (!keepPlace) scrollTo(0, restorePlace ? (scrollPlaces.get(hash) ?? 0) : 0)
+  if (!typing) {
+    const same = kept && content.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
+    const heading = content.querySelector('h1')
+    const target = /** @type {HTMLElement | null} */ (same || (first ? null : heading))
+    target?.focus({ preventScroll: true })
+  }
+  if (!first) announce(next.title)
+  if (route.view === 'wall' && lastNeuron && !typing) {
+    next.restored?.()
+    lastNeuron = null
+  }
+}
+
+/**
+ * @param {unknown} error
+ * @returns {View}
+ */
+function failureView(error) {
+  const retry = h('button', { type: 'button', class: 'button', onClick: () => show() }, 'Try again')
+  if (!(error instanceof LoadError)) console.error(error)
+  const details =
+    error instanceof LoadError
+      ? h(
+          'dl',
+          { class: 'facts' },
+          [
+            ['File', error.file],
+            ['Expected', error.expected],
+            ['Received', error.received],
+          ].map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', { class: 'code' }, value))),
+        )
+      : h('p', {}, error instanceof Error ? error.message : String(error))
+  const title =
+    error instanceof LoadError ? 'A file of this site could not be read' : 'Something went wrong in this page'
+  return {
+    element: h(
+      'div',
+      { class: 'page' },
+      h('h1', { class: 'visually-hidden', tabindex: '-1' }, title),
+      problem(title, [], details),
+      retry,
+    ),
+    title: 'Problem · Neuron Atlas',
+  }
+}
+
+/** @param {KeyboardEvent} event */
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || helpIsOpen()) return
+  const target = /** @type {HTMLElement} */ (event.target)
+  if (target.closest('input, select, textarea, [contenteditable]')) return
+  if (event.key === '?') toggleHelp()
+  else if (event.key === '/') {
+    if (!header.focusSearch()) return
+  } else if (!view?.onKey?.(event)) return
+  event.preventDefault()
+}
+
+/** @param {MouseEvent} event */
+function onClick(event) {
+  if (event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.defaultPrevented)
+    return
+  const anchor = /** @type {Element} */ (event.target).closest('a')
+  if (anchor?.hasAttribute('data-skip')) {
+    event.preventDefault()
+    content.focus()
+  } else if (anchor?.getAttribute('href')?.startsWith('#/')) {
+    // Links go through `go`, so that a popstate is always a step in the history.
+    event.preventDefault()
+    go(parseRoute(anchor.hash))
+  }
+}
+
+history.scrollRestoration = 'manual'
+addEventListener('keydown', onKey)
+addEventListener('click', onClick)
+addEventListener('popstate', () => {
+  if (location.hash !== shownHash) show({ restorePlace: true })
+})
+show()

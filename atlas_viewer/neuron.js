@@ -1,0 +1,234 @@
+/** The page of one neuron: its picture beside the photographs that excite it, how well the two agree, where it comes from. */
+
+import { actionBar, disclosures } from './actions.js'
+import { rowObject } from './data.js'
+import { h, link } from './dom.js'
+import { examplesSection } from './examples.js'
+import { activationSection, provenanceSection, scoresSection } from './facts.js'
+import { statusLabel } from './filters.js'
+import { commonLabels, formatCount } from './format.js'
+import { positionOf, resultList } from './results.js'
+import { formatRoute } from './router.js'
+import { variantName, variantsSection, visualizationFigure } from './visualization.js'
+import { statusWords } from './words.js'
+
+/**
+ * @typedef {import('./data.js').Atlas} Atlas
+ * @typedef {import('./data.js').LayerInfo} LayerInfo
+ * @typedef {import('./router.js').Route} Route
+ * @typedef {import('./filters.js').Go} Go
+ */
+
+/**
+ * The rows of one neuron, in the order of the table (method, then seed).
+ * @param {import('./data.js').Table} table
+ * @param {number} unit
+ * @returns {Record<string, any>[]}
+ */
+export function neuronRows(table, unit) {
+  const rows = []
+  for (let row = 0; row < table.numRows; row++) {
+    if (table.columns.unit[row] === unit) rows.push(rowObject(table, row))
+  }
+  return rows
+}
+
+/**
+ * @param {object} options
+ * @param {Atlas} options.atlas
+ * @param {Route} options.route
+ * @param {Go} options.go
+ * @returns {Promise<import('./main.js').View | null>} null when the atlas has no such neuron
+ */
+export async function neuronView({ atlas, route, go }) {
+  const layer = atlas.layer(route.layer)
+  if (!layer) return null
+  const rows = neuronRows(await atlas.layerTable(layer), route.unit)
+  if (!rows.length) return null
+  // The list's method chooses the picture unless the address names a variant.
+  const row =
+    rows.find((candidate) => variantName(candidate) === route.variant) ??
+    rows.find((candidate) => candidate.method === route.list.method) ??
+    rows[0]
+  const name = `${layer.name}:${route.unit}`
+  const title = row.label || name
+  const neighbors = await findNeighbors(atlas, route)
+
+  const element = h(
+    'article',
+    { class: 'page neuron-page' },
+    navigation(atlas, route, neighbors),
+    h(
+      'header',
+      { class: 'neuron-head' },
+      h('h1', { tabindex: '-1', class: row.label ? '' : 'code' }, title),
+      h('p', { class: 'neuron-kind' }, kindWords(layer, row, name)),
+      statusNotice(row),
+    ),
+    h(
+      'div',
+      { class: 'neuron-main' },
+      h('div', {}, visualizationFigure({ atlas, row, name: title, route, go }), actionBar({ atlas, row })),
+      h('div', { class: 'neuron-beside' }, examplesSection(atlas, row, title)),
+    ),
+    variantsSection({ atlas, rows, shown: row, name: title, route }),
+    h('div', { class: 'neuron-facts' }, activationSection(row, layer), scoresSection(atlas, row)),
+    h('div', { class: 'neuron-more' }, provenanceSection(atlas, row), disclosures({ atlas, row, name: title })),
+  )
+
+  prefetch(atlas, neighbors.next)
+  return {
+    element,
+    title: `${title}${row.label ? ` · ${name}` : ''} · ${atlas.title}`,
+    onKey(event) {
+      const target = {
+        ArrowLeft: neighbors.previous,
+        k: neighbors.previous,
+        ArrowRight: neighbors.next,
+        j: neighbors.next,
+      }[event.key]
+      if (target) go(target.route)
+      else if (event.key === 'Escape') go({ ...route, view: 'wall' })
+      else if (event.key === 't' && row.alpha_path)
+        go({ ...route, transparency: !route.transparency }, { replace: true })
+      else return false
+      return true
+    },
+  }
+}
+
+/**
+ * @typedef {object} Neighbor
+ * @property {Route} route
+ * @property {string} name
+ * @property {string} imagePath
+ *
+ * @typedef {object} Neighbors
+ * @property {Neighbor | null} previous
+ * @property {Neighbor | null} next
+ * @property {string} place in words
+ */
+
+/**
+ * Previous and next in the reader's result list; in the layer, when the neuron is not in that list.
+ * @param {Atlas} atlas
+ * @param {Route} route
+ * @returns {Promise<Neighbors>}
+ */
+async function findNeighbors(atlas, route) {
+  let list = route.list
+  let results = await resultList(atlas, list)
+  let position = positionOf(results, route.layer, route.unit)
+  let place = list.query || list.layer || list.statuses.length ? 'results' : 'neurons'
+  if (position < 0) {
+    list = { ...list, query: '', layer: route.layer, statuses: [], method: '', sort: '' }
+    results = await resultList(atlas, list)
+    position = positionOf(results, route.layer, route.unit)
+    place = `in ${route.layer} (not among your results)`
+  }
+  const { table, rows } = results
+  /** @param {number} at @returns {Neighbor | null} */
+  const neighbor = (at) => {
+    if (position < 0 || at < 0 || at >= rows.length) return null
+    const [layer, unit] = [table.columns.layer[rows[at]], table.columns.unit[rows[at]]]
+    return {
+      route: { ...route, layer, unit, list, variant: '' },
+      name: table.columns.label[rows[at]] || `${layer}:${unit}`,
+      imagePath: table.columns.image_path[rows[at]] || '',
+    }
+  }
+  return {
+    previous: neighbor(position - 1),
+    next: neighbor(position + 1),
+    place: position < 0 ? '' : `${formatCount(position + 1)} of ${formatCount(rows.length)} ${place}`,
+  }
+}
+
+/** @param {Atlas} atlas @param {Neighbor | null} neighbor */
+function prefetch(atlas, neighbor) {
+  if (!neighbor?.imagePath) return
+  try {
+    new Image().src = atlas.url(neighbor.imagePath)
+  } catch {
+    // A refused path is reported on the neuron's own page.
+  }
+}
+
+/**
+ * @param {Atlas} atlas
+ * @param {Route} route
+ * @param {Neighbors} neighbors
+ * @returns {HTMLElement}
+ */
+function navigation(atlas, route, { previous, next, place }) {
+  const step = (/** @type {Neighbor | null} */ neighbor, /** @type {string} */ word, /** @type {string} */ arrow) =>
+    neighbor
+      ? link(
+          formatRoute(neighbor.route),
+          {
+            class: 'button',
+            rel: word,
+            title: neighbor.name,
+            dataset: { keep: word },
+            'aria-label': `${word}: ${neighbor.name}`,
+          },
+          word === 'Previous' ? `${arrow} ${word}` : `${word} ${arrow}`,
+        )
+      : h(
+          'span',
+          { class: 'button button-off', 'aria-disabled': 'true' },
+          word === 'Previous' ? `${arrow} ${word}` : `${word} ${arrow}`,
+        )
+  return h(
+    'nav',
+    { class: 'neuron-navigation', 'aria-label': 'Place in the atlas' },
+    h(
+      'ol',
+      { class: 'breadcrumbs' },
+      h('li', {}, link(formatRoute({ ...route, view: 'wall' }), { dataset: { keep: 'wall' } }, atlas.title)),
+      h(
+        'li',
+        {},
+        link(
+          formatRoute({ ...route, view: 'wall', list: { ...route.list, query: '', statuses: [], layer: route.layer } }),
+          { class: 'code' },
+          route.layer,
+        ),
+      ),
+      h('li', { 'aria-current': 'page' }, `unit ${route.unit}`),
+    ),
+    h(
+      'div',
+      { class: 'neuron-steps' },
+      step(previous, 'Previous', '←'),
+      h('span', { class: 'place' }, place),
+      step(next, 'Next', '→'),
+    ),
+  )
+}
+
+/**
+ * @param {LayerInfo} layer
+ * @param {Record<string, any>} row
+ * @param {string} name
+ * @returns {import('./dom.js').Child[]}
+ */
+function kindWords(layer, row, name) {
+  const code = h('span', { class: 'code' }, name)
+  if (layer.is_classes) return [code, `, the output for one class of ${formatCount(layer.num_units)}`]
+  const labels = commonLabels(row.reference_labels, 3)
+  const kind = `One of the ${formatCount(layer.num_units)} units of this layer`
+  return [kind, labels.length ? `, excited by photographs of ${labels.join(', ')}` : '']
+}
+
+/** @param {Record<string, any>} row @returns {HTMLElement | null} */
+function statusNotice(row) {
+  if (row.status === 'ok' && !row.status_reason) return null
+  return h(
+    'p',
+    { class: `notice notice-${row.status}` },
+    statusLabel(row.status),
+    ' ',
+    h('span', {}, row.status_reason || statusWords(row.status).meaning),
+  )
+}

@@ -1,0 +1,171 @@
+/**
+ * Addresses. The whole state of a view is in the hash, so that every view can be linked, and nothing else is.
+ *
+ *   #/                                  the atlases of this site
+ *   #/about?atlas=SLUG                  how to read an atlas
+ *   #/atlas/SLUG?q=…&layer=…            the wall
+ *   #/atlas/SLUG/LAYER/UNIT?q=…&…       one neuron, and the result list it belongs to
+ */
+
+/**
+ * What the wall shows; a neuron's address carries it too, for previous and next.
+ * @typedef {object} ListState
+ * @property {string} query text of the search box
+ * @property {string} layer '' for all
+ * @property {string[]} statuses empty for all
+ * @property {string} method '' for the primary method
+ * @property {string} sort column, '' for the order of the atlas
+ * @property {boolean} descending
+ *
+ * @typedef {'small' | 'medium' | 'large'} TileSize
+ *
+ * @typedef {object} Route
+ * @property {'home' | 'about' | 'wall' | 'neuron' | 'unknown'} view
+ * @property {string} atlas slug, '' when none
+ * @property {string} layer of the neuron
+ * @property {number} unit of the neuron
+ * @property {ListState} list
+ * @property {TileSize} size of the wall's tiles
+ * @property {string} variant METHOD:SEED shown large on the neuron page, '' for the first
+ * @property {boolean} transparency whether the neuron's picture is masked
+ * @property {string} zoom '' (fitted) or 'native'
+ * @property {string} address as it was given
+ */
+
+/** @type {readonly TileSize[]} */
+export const TILE_SIZES = ['small', 'medium', 'large']
+
+/** @returns {ListState} */
+export function emptyList() {
+  return { query: '', layer: '', statuses: [], method: '', sort: '', descending: false }
+}
+
+/**
+ * @param {Partial<Route>} [parts]
+ * @returns {Route}
+ */
+export function makeRoute(parts = {}) {
+  return {
+    view: 'home',
+    atlas: '',
+    layer: '',
+    unit: -1,
+    list: emptyList(),
+    size: 'medium',
+    variant: '',
+    transparency: false,
+    zoom: '',
+    address: '',
+    ...parts,
+  }
+}
+
+/**
+ * Reads an address; anything that fits no view gives view 'unknown'.
+ * @param {string} hash with or without the leading '#'
+ * @returns {Route}
+ */
+export function parseRoute(hash) {
+  const address = hash.replace(/^#/, '')
+  const [path, search = ''] = splitOnce(address, '?')
+  const segments = path.split('/').filter(Boolean).map(decode)
+  const parameters = new URLSearchParams(search)
+  const route = { ...makeRoute({ address }), ...readParameters(parameters) }
+
+  if (segments.length === 0) return { ...route, view: 'home' }
+  if (segments[0] === 'about' && segments.length === 1) {
+    return { ...route, view: 'about', atlas: parameters.get('atlas') ?? '' }
+  }
+  if (segments[0] !== 'atlas' || segments.length < 2 || segments.length > 4) return { ...route, view: 'unknown' }
+
+  const [, atlas, layer, unit] = segments
+  if (layer === undefined) return { ...route, view: 'wall', atlas }
+  if (unit === undefined) {
+    // #/atlas/SLUG/LAYER is the wall of one layer.
+    return { ...route, view: 'wall', atlas, list: { ...route.list, layer } }
+  }
+  if (!/^\d{1,9}$/.test(unit)) return { ...route, view: 'unknown', atlas, layer }
+  return { ...route, view: 'neuron', atlas, layer, unit: Number(unit) }
+}
+
+/**
+ * Writes an address; parameters at their default are left out.
+ * @param {Route} route
+ * @returns {string} beginning with '#/'
+ */
+export function formatRoute(route) {
+  const parameters = writeParameters(route)
+  if (route.view === 'home' || route.view === 'unknown') return '#/'
+  if (route.view === 'about') return route.atlas ? `#/about?${new URLSearchParams({ atlas: route.atlas })}` : '#/about'
+  const segments = ['atlas', route.atlas]
+  if (route.view === 'neuron') segments.push(route.layer, String(route.unit))
+  const search = String(parameters)
+  return `#/${segments.map(encodeURIComponent).join('/')}${search ? `?${search}` : ''}`
+}
+
+/**
+ * @param {URLSearchParams} parameters
+ * @returns {Pick<Route, 'list' | 'size' | 'variant' | 'transparency' | 'zoom'>}
+ */
+function readParameters(parameters) {
+  const sort = parameters.get('sort') ?? ''
+  const size = /** @type {TileSize} */ (parameters.get('size') ?? 'medium')
+  return {
+    list: {
+      query: parameters.get('q') ?? '',
+      layer: parameters.get('layer') ?? '',
+      statuses: (parameters.get('status') ?? '').split(',').filter(Boolean),
+      method: parameters.get('method') ?? '',
+      sort: sort.replace(/^-/, ''),
+      descending: sort.startsWith('-'),
+    },
+    size: TILE_SIZES.includes(size) ? size : 'medium',
+    variant: parameters.get('show') ?? '',
+    transparency: parameters.get('transparency') === '1',
+    zoom: parameters.get('zoom') === 'native' ? 'native' : '',
+  }
+}
+
+/**
+ * @param {Route} route
+ * @returns {URLSearchParams}
+ */
+function writeParameters(route) {
+  const { list } = route
+  const parameters = new URLSearchParams()
+  if (list.query) parameters.set('q', list.query)
+  if (list.layer) parameters.set('layer', list.layer)
+  if (list.statuses.length) parameters.set('status', list.statuses.join(','))
+  if (list.method) parameters.set('method', list.method)
+  if (list.sort) parameters.set('sort', (list.descending ? '-' : '') + list.sort)
+  if (route.size !== 'medium') parameters.set('size', route.size)
+  if (route.view === 'neuron') {
+    if (route.variant) parameters.set('show', route.variant)
+    if (route.transparency) parameters.set('transparency', '1')
+    if (route.zoom) parameters.set('zoom', route.zoom)
+  }
+  return parameters
+}
+
+/**
+ * @param {string} text
+ * @param {string} separator
+ * @returns {string[]}
+ */
+function splitOnce(text, separator) {
+  const at = text.indexOf(separator)
+  return at < 0 ? [text] : [text.slice(0, at), text.slice(at + 1)]
+}
+
+/**
+ * Percent-decoding that keeps malformed text as it stands.
+ * @param {string} segment
+ * @returns {string}
+ */
+function decode(segment) {
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    return segment
+  }
+}

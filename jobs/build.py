@@ -1,0 +1,195 @@
+"""Stage 5: example strips, then tables, contact sheets and atlas.json from what the other stages committed."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.schedule import RunStoppedError, Work
+from jobs.session import Session, StageReport
+from jobs.wanted import chunk
+from jobs.worker import Shared, model_on
+from pipeline.recipe import Recipe
+from pipeline.storage import Root
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+STAGE: Final = "build"
+MARKER: Final = "run/build.json"
+NUM_EXAMPLES: Final = 9  # photographs shown beside a visualization, as on the pages people know (VIEWER)
+EXAMPLES_QUALITY: Final = 80
+STRIPS_PER_TASK: Final = 64
+PACKAGES: Final = ("neuron-atlas", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "zarr")
+
+
+def run(session: Session) -> StageReport:
+    """Build the atlas unless it is there already, made of the same rows under the same recipe.
+
+    Raises:
+        RunStoppedError: nothing was visualized yet, or an example strip could not be drawn.
+    """
+    resolved, started = session.resolved, time.perf_counter()
+    root, recipe = resolved.root, resolved.recipe
+    sources = source_digest(root, recipe)
+    if root.exists("atlas.json") and root.exists(MARKER) and root.read_json(MARKER)["sources"] == sources:
+        return StageReport(stage=STAGE, noun="neurons", done=0, already=len(resolved.keys))
+    rows = _wanted_rows(session)
+    if recipe.atlas.publish_examples == "thumbnails":
+        _draw_strips(session, rows)
+        rows = [row | _examples_columns(root, row) for row in rows]
+    if recipe.atlas.publish_examples == "none":  # the data set's terms may not allow more than the scores
+        rows = [row | {"reference_keys": []} for row in rows]
+    root.remove(MARKER)
+    _build(session, rows)
+    root.write_json(MARKER, {"sources": sources})
+    failed = sum(row["status"] == "failed" for row in rows)
+    return StageReport(
+        stage=STAGE,
+        noun="neurons",
+        done=len(rows) - failed,
+        already=0,
+        failed=failed,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def source_digest(root: Root, recipe: Recipe) -> str:
+    """What the atlas is made of: the recipe but for [compute], and every fragment and score by name and size."""
+    digest = hashlib.sha256()
+    text = recipe.to_toml()
+    digest.update(text.partition("[compute]")[0].encode())
+    for folder in ("run/fragments", "run/scores"):
+        for name in root.list(folder):
+            digest.update(f"{folder}/{name}:{root.size_bytes(f'{folder}/{name}')}\n".encode())
+    return digest.hexdigest()
+
+
+def _wanted_rows(session: Session) -> list[dict[str, Any]]:
+    """Fragments joined with scores, of the neurons that the recipe wants."""
+    from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
+
+    root, wanted = session.resolved.root, set(session.resolved.keys)
+    rows = [row for row in join_rows(read_fragments(root), read_scores(root)) if row_key(row) in wanted]
+    missing = len(wanted) - len(rows)
+    if missing:
+        raise RunStoppedError(
+            f"{root.url}: {missing} of {len(wanted)} neurons are not visualized yet: "
+            "run `neuron-atlas visualize RECIPE` first"
+        )
+    return rows
+
+
+def _draw_strips(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw the strips of photographs that are not there yet, in tasks."""
+    from pipeline.atlas.schema import examples_path
+
+    resolved = session.resolved
+    present = {path for layer in resolved.units for path in _strips_present(resolved.root, layer)}
+    works = []
+    for layer in resolved.units:
+        units = sorted({row["unit"] for row in rows if row["layer"] == layer and row["num_references"]})
+        left = [unit for unit in units if examples_path(layer, unit) not in present]
+        works += [
+            Work(name=f"{layer}-examples-{members[0]:05d}-{len(members)}", arguments={"layer": layer, "units": members})
+            for members in chunk(left, STRIPS_PER_TASK)
+        ]
+    if not works:
+        return
+    task = partial(draw_strips, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
+    outcomes = session.engine.run_tasks(task, works, session.resources)
+    total = sum(len(work.arguments["units"]) for work in works)
+    for outcome in session.follow(
+        STAGE, outcomes, total=total, noun="example strips", size=lambda work: len(work.arguments["units"])
+    ):
+        if not outcome.ok:
+            raise RunStoppedError(f"the photographs of {outcome.work.name} could not be drawn: {outcome.attempt.error}")
+
+
+def _strips_present(root: Root, layer: str) -> list[str]:
+    return [f"examples/{layer}/{name}" for name in root.list(f"examples/{layer}")]
+
+
+def draw_strips(
+    shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, layer: str, units: Sequence[int]
+) -> int:
+    """The task: draw the photographs of some units, as the model sees them. Returns how many strips were written."""
+    import numpy as np
+
+    from pipeline.atlas.schema import EXAMPLE_TILE_PX, examples_path
+    from pipeline.atlas.sheets import draw_examples
+    from pipeline.images import encode_webp
+    from pipeline.statistics.store import StatisticsStore
+    from pipeline.targets.references import ReferenceReader
+    from pipeline.targets.store import read_references
+
+    model, statistics = model_on(shared_model, device), StatisticsStore.open(root)
+    reader = ReferenceReader(
+        model, image_size_px=max(EXAMPLE_TILE_PX, model.input_size_px), max_pixels=recipe.data.max_pixels
+    )
+    references = read_references(root, layer)
+    for unit in units:
+        exemplars = statistics.exemplars_of(references[unit]["reference_samples"][:NUM_EXAMPLES])
+        strip = draw_examples([np.asarray(reader.crop(exemplar)) for exemplar in exemplars])
+        root.write_bytes(examples_path(layer, unit), encode_webp(strip, quality=EXAMPLES_QUALITY))
+    return len(units)
+
+
+def _examples_columns(root: Root, row: dict[str, Any]) -> dict[str, Any]:
+    from pipeline.atlas.schema import examples_path
+
+    if not row["num_references"]:
+        return {"examples_path": "", "num_examples": 0}
+    return {
+        "examples_path": examples_path(row["layer"], row["unit"]),
+        "num_examples": min(NUM_EXAMPLES, row["num_references"]),
+    }
+
+
+def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    from pipeline.atlas.build import build_atlas
+    from pipeline.statistics.store import StatisticsStore
+
+    resolved = session.resolved
+    model, statistics = resolved.model, StatisticsStore.open(resolved.root)
+    build_atlas(
+        resolved.root,
+        recipe=resolved.recipe,
+        rows=rows,
+        model={
+            "name": model.name,
+            "weights": resolved.recipe.model.weights,
+            "weights_sha256": model.weights_sha256,
+            "input_size_px": model.input_size_px,
+            "num_classes": model.num_classes,
+            "classifier_layer": model.classifier_layer,
+        },
+        provenance={
+            "versions": {package: version(package) for package in PACKAGES},
+            "weights_sha256": model.weights_sha256,
+            "data_fingerprint": statistics.attrs["data_fingerprint"],
+            "num_samples": statistics.num_samples,
+            "num_skipped": statistics.attrs["num_skipped"],
+            "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
+            "git_commit": git_commit(),
+        },
+        layers={layer: model.units(layer) for layer in resolved.layers},
+    )
+
+
+def git_commit() -> str:
+    """The commit of this checkout, "" where the package is not run from one."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or not one commit yet
+        return ""
+    return found.stdout.strip()

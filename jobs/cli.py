@@ -1,0 +1,279 @@
+"""The command line `neuron-atlas`. Nothing heavy is imported before a command is known and its arguments are good.
+
+Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed units.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.runfolder import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe, Stage
+
+DONE: Final = 0
+FAILED: Final = 1
+BAD_USAGE: Final = 2
+DONE_WITH_FAILED_UNITS: Final = 3
+
+DESCRIPTION: Final = """\
+Make browsable atlases of every neuron of a vision model.
+
+  neuron-atlas demo                       the whole pipeline on photographs and weights that ship with it
+  neuron-atlas shards IMAGES OUT          an image folder as tar shards
+  neuron-atlas plan RECIPE                what a run would do, and how long it would take
+  neuron-atlas run RECIPE                 do it; run it again to go on where it stopped
+  neuron-atlas serve OUT                  look at the result
+
+Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed units."""
+
+_STAGE_HELP: Final = {
+    "collect": "one pass over the tar shards: statistics of all chosen layers",
+    "targets": "reference images of each neuron, their sorted features and relevance",
+    "visualize": "optimize the pictures",
+    "evaluate": "score the pictures",
+    "build": "tables, contact sheets and atlas.json",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="neuron-atlas", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, help_text: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(handler=handler)
+        return command
+
+    demo = add("demo", "the whole pipeline on shipped photographs and real weights, no download", _demo)
+    demo.add_argument("--out", default="demo-atlas", metavar="DIR", help="the atlas folder (default: demo-atlas)")
+    _add_address(demo)
+    _add_set(demo)
+
+    shards = add("shards", "write tar shards from an image folder (class subfolders or flat)", _shards)
+    shards.add_argument("images", metavar="IMAGES", help="folder of images, or of one subfolder per class")
+    shards.add_argument("out", metavar="OUT", help="folder for the tar shards")
+    shards.add_argument("--name", help="shards are called NAME-000000.tar … (default: the folder's name)")
+    shards.add_argument("--max-samples", type=_positive, metavar="N", help="images per shard")
+    shards.add_argument("--max-bytes", type=_positive, metavar="BYTES", help="size of a shard")
+
+    plan = add("plan", "no work: counts, bytes, what is done, expected time and GPU-hours", _plan)
+    _add_recipe(plan)
+
+    run = add("run", "all stages; finished work is not done again", _run)
+    _add_recipe(run)
+    run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"stop after one of {', '.join(STAGES)}")
+    _add_address(run)
+
+    for stage in STAGES:
+        command = add(stage, f"one stage: {_STAGE_HELP[stage]}", _stage)
+        _add_recipe(command)
+        _add_address(command)
+
+    status = add("status", "done, failed and to do per stage; failed neurons with reasons", _status)
+    _add_recipe(status)
+
+    site = add("site", "viewer and atlases as one static folder", _site)
+    site.add_argument("out", metavar="OUT", help="folder of the site")
+    site.add_argument("atlases", nargs="+", metavar="ATLAS", help="atlas folders or URLs")
+
+    validate = add("validate", "check an atlas or a site: schema, counts, hashes, images, tiles", _validate)
+    validate.add_argument("path", metavar="PATH", help="atlas folder or site")
+
+    serve = add("serve", "preview an atlas or a site on 127.0.0.1", _serve)
+    serve.add_argument("path", metavar="PATH", help="atlas folder or site")
+    serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: 8000)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A user's mistake is one message; a bug keeps its traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = make_parser().parse_args(given)
+    except SystemExit as stop:  # argparse has printed usage or help
+        return int(stop.code or 0)
+    catch_terminate()
+    try:
+        return parsed.handler(parsed)
+    except KeyboardInterrupt:
+        return _interrupted(given)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): no more to say, also not at interpreter shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        print(f"neuron-atlas {parsed.command}: {error}", file=sys.stderr)
+        return code
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """The exit code of an error that a user can meet and mend, None of a bug."""
+    from jobs.schedule import RunStoppedError
+    from pipeline.recipe import RecipeError
+
+    if isinstance(error, RecipeError):
+        return BAD_USAGE
+    # A value the user gave, a place that cannot be read or written, work that cannot go on.
+    if isinstance(error, (ValueError, OSError, RunStoppedError)):
+        return FAILED
+    return None
+
+
+def catch_terminate() -> None:
+    """Let SIGTERM stop a command the way Ctrl-C does; `RayEngine` keeps this handler where Ray would set its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _interrupted(given: Sequence[str]) -> int:
+    print("\nneuron-atlas: stopped", file=sys.stderr)
+    if given[0] in ("demo", "run", *STAGES):
+        command = shlex.join(["neuron-atlas", *given])
+        print(f"What is finished is kept. To go on where it stopped:\n  {command}", file=sys.stderr)
+    return FAILED
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from jobs.demo import run_demo
+
+    failed = run_demo(arguments.out, address=arguments.address, overrides=arguments.set)
+    return DONE_WITH_FAILED_UNITS if failed else DONE
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from pipeline.shards import write_shards
+
+    limits: dict[str, Any] = {
+        key: value
+        for key, value in (("max_samples", arguments.max_samples), ("max_bytes", arguments.max_bytes))
+        if value is not None
+    }
+    name = arguments.name or os.path.basename(os.path.abspath(arguments.images))
+    report = write_shards(arguments.images, arguments.out, name=name, **limits)
+    print(report)
+    return DONE
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from jobs.plan import describe_plan, make_plan
+
+    print(describe_plan(make_plan(_load(arguments))))
+    return DONE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _stages(arguments, STAGES[: STAGES.index(arguments.until or STAGES[-1]) + 1])
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    return _stages(arguments, (arguments.command,))
+
+
+def _stages(arguments: argparse.Namespace, stages: "Sequence[Stage]") -> int:
+    from jobs.session import run_stages
+
+    reports = run_stages(_load(arguments), stages, address=arguments.address)
+    return DONE_WITH_FAILED_UNITS if any(report.failed for report in reports) else DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from jobs.status import describe_status, read_status
+
+    print(describe_status(read_status(_load(arguments))))
+    return DONE
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    from pipeline.atlas.site import write_site
+    from pipeline.storage import Root
+
+    print(write_site(arguments.out, [Root.open(atlas) for atlas in arguments.atlases]))
+    return DONE
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from pipeline.atlas.validate import validate
+
+    faults = validate(arguments.path)
+    for fault in faults:
+        print(fault)
+    if faults:
+        print(f"{arguments.path}: {len(faults)} faults", file=sys.stderr)
+        return FAILED
+    print(f"{arguments.path}: no faults")
+    return DONE
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from pipeline.atlas.serve import serve
+
+    serve(arguments.path, port=arguments.port)
+    return DONE
+
+
+def _load(arguments: argparse.Namespace) -> "Recipe":
+    from pipeline.recipe import load_recipe
+
+    return load_recipe(arguments.recipe, overrides=arguments.set)
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", metavar="RECIPE", help="a run's TOML file, path or URL")
+    _add_set(command)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a recipe key, e.g. --set visualize.steps=50; may be given several times",
+    )
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        default="local",
+        type=_address,
+        metavar="ADDR",
+        help="local (default): Ray on this machine; auto or ray://HOST:PORT: a cluster; inline: no Ray, one process",
+    )
+
+
+def _address(text: str) -> str:
+    if text in ("local", "auto", "inline") or text.startswith("ray://"):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r}: expected local, auto, ray://HOST:PORT or inline")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 0 to 65535")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. No work is done.
+
+Times come from the run's own log where it has any; before that from a stated rule of thumb, which only says the
+order of magnitude.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.progress import format_duration
+from jobs.resolved import resolve
+from jobs.runfolder import read_log
+from jobs.status import RunStatus, describe_status, status_of
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.synthesis.reference_target import AlignmentPlan
+
+# Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
+# GPU; measured on the demo (2026-11-24) resp. estimated from its arithmetic at a tenth of the peak rate.
+SECONDS_PER_IMAGE: Final = {"cpu": 0.07, "cuda": 0.002}  # collect: decode and forward
+SECONDS_PER_REFERENCE: Final = {"cpu": 0.2, "cuda": 0.005}
+SECONDS_PER_STEP: Final = {"cpu": 0.1, "cuda": 0.002}  # per image in the batch
+SECONDS_PER_PICTURE: Final = {"cpu": 0.1, "cuda": 0.005}  # evaluate
+IMAGES_PER_TAR_SHARD: Final = 1251  # of the public ImageNet shards: 1,281,167 images in 1,024
+BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
+MIN_LOGGED: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """What is left of one stage."""
+
+    stage: str
+    todo: int
+    noun: str
+    worker_seconds: float
+    measured: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run would do now."""
+
+    status: RunStatus
+    estimates: tuple[StageEstimate, ...]
+    num_neurons: int
+    num_pictures: int
+    target_bytes: int
+    atlas_bytes: int
+    device: str
+    num_workers: int
+
+
+def make_plan(recipe: "Recipe") -> RunPlan:
+    """The plan of a recipe on this machine.
+
+    Raises:
+        RecipeError: the recipe does not fit its model, its data or its output folder.
+    """
+    import os
+
+    import torch
+
+    from pipeline.targets.build import options_for, plan_targets
+
+    resolved = resolve(recipe)
+    status = status_of(resolved)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = (
+        torch.cuda.device_count() if device == "cuda" else max(1, (os.cpu_count() or 1) // recipe.compute.cpus_per_task)
+    )
+    options = options_for(recipe)
+    plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
+    rules = {
+        "collect": SECONDS_PER_IMAGE[device] * IMAGES_PER_TAR_SHARD,
+        "targets": SECONDS_PER_REFERENCE[device] * recipe.targets.num_references,
+        "visualize": SECONDS_PER_STEP[device] * options.steps,
+        "evaluate": SECONDS_PER_PICTURE[device],
+        "build": 1.0,
+    }
+    rates = logged_rates(read_log(resolved.root))
+    estimates = tuple(
+        StageEstimate(
+            stage=stage.stage,
+            todo=stage.todo,
+            noun=stage.noun,
+            worker_seconds=stage.todo * rates.get(stage.stage, rules[stage.stage]),
+            measured=stage.stage in rates,
+        )
+        for stage in status.stages
+    )
+    return RunPlan(
+        status=status,
+        estimates=estimates,
+        num_neurons=sum(map(len, resolved.units.values())),
+        num_pictures=len(resolved.keys),
+        target_bytes=sum(
+            target_bytes(resolved.model, plans[layer]) * len(units) for layer, units in resolved.units.items()
+        ),
+        atlas_bytes=BYTES_PER_NEURON * len(resolved.keys),
+        device=device,
+        num_workers=workers,
+    )
+
+
+def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
+    """Bytes of one neuron's quantile functions in the target store, before compression."""
+    from pipeline.synthesis.reference_target import target_shapes
+
+    return sum(4 * rows * levels for rows, levels in target_shapes(model, plan).values())
+
+
+def logged_rates(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Stage → worker seconds per thing done, over all works that the log has of it."""
+    seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for entry in entries:
+        if entry.get("status") == "done" and entry.get("count", 0) >= MIN_LOGGED:
+            seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
+            counts[entry["stage"]] = counts.get(entry["stage"], 0) + entry["count"]
+    return {stage: seconds[stage] / counts[stage] for stage in counts}
+
+
+def describe_plan(plan: RunPlan) -> str:
+    """The plan as text for a terminal."""
+    total_s = sum(estimate.worker_seconds for estimate in plan.estimates)
+    lines = [
+        describe_status(plan.status),
+        "",
+        f"{plan.num_neurons} neurons, {plan.num_pictures} pictures; "
+        f"targets {plan.target_bytes / 1e9:.2f} GB before compression, atlas about {plan.atlas_bytes / 1e9:.2f} GB",
+    ]
+    for estimate in plan.estimates:
+        if estimate.todo:
+            source = "measured in this run" if estimate.measured else "rule of thumb"
+            lines.append(
+                f"  {estimate.stage:<11}{estimate.todo:>7} {estimate.noun:<11}"
+                f"{format_duration(estimate.worker_seconds):>10} of one worker ({source})"
+            )
+    unit = "GPU-hours" if plan.device == "cuda" else "CPU-worker hours"
+    lines.append(
+        f"about {total_s / 3600:.2f} {unit}; here, with {plan.num_workers} "
+        f"{'GPU' if plan.device == 'cuda' else 'CPU'} workers, {format_duration(total_s / plan.num_workers)}"
+        if total_s
+        else "nothing to do"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The folder of a run, `<output.root>/run/`: which recipe it belongs to, and the log of its work."""
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe, Stage
+    from pipeline.storage import Root
+
+RUN_SCHEMA: Final = "run/1"
+RECIPE_PATH: Final = "run/recipe.json"
+LOG_PATH: Final = "run/log.jsonl"
+STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evaluate", "build")
+# A build is cheap and replaces the one before as a whole, so it may follow a changed title or license; what the
+# other stages left belongs to one recipe for good.
+GUARDED_STAGES: Final = STAGES[:-1]
+REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: the whole log is sent again, so not after every line
+
+
+class OtherRecipeError(ValueError):
+    """The output folder holds results of a recipe with other settings."""
+
+
+def check_recipe(root: "Root", recipe: "Recipe") -> None:
+    """Refuse an output folder that holds results of another recipe.
+
+    Raises:
+        OtherRecipeError: with every key that differs and both values.
+    """
+    recorded = _recorded(root)
+    for stage in GUARDED_STAGES:
+        entry = recorded.get(stage)
+        if entry is None or entry["fingerprint"] == recipe.fingerprint(stage):
+            continue
+        differing = differing_keys(entry["keys"], _plain(recipe.stage_keys(stage)))
+        raise OtherRecipeError(
+            f"{root.url} holds results of another recipe (stage {stage}):\n{differing}\n"
+            "give another output.root (--set output.root=FOLDER), or set these keys back"
+        )
+
+
+def claim(root: "Root", recipe: "Recipe", stage: "Stage") -> None:
+    """Note that the folder now holds results of `recipe` up to `stage`; nothing is written if it says so already."""
+    recorded = _recorded(root)
+    entry = {"fingerprint": recipe.fingerprint(stage), "keys": _plain(recipe.stage_keys(stage))}
+    if recorded.get(stage) != entry:
+        root.write_json(RECIPE_PATH, {"schema": RUN_SCHEMA, "stages": recorded | {stage: entry}})
+
+
+def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """One line per key that differs, with both values."""
+    lines = []
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            lines.append(f"  {key}: {_show(there, key)} in the folder, {_show(here, key)} in the recipe")
+    return "\n".join(lines)
+
+
+def _show(keys: Mapping[str, Any], key: str) -> str:
+    return json.dumps(keys[key], ensure_ascii=False) if key in keys else "not set"
+
+
+def _plain(keys: Mapping[str, Any]) -> Any:
+    """As JSON gives it back, so that tuples compare equal to lists."""
+    return json.loads(json.dumps(keys))
+
+
+def _recorded(root: "Root") -> dict[str, Any]:
+    if not root.exists(RECIPE_PATH):
+        return {}
+    record = root.read_json(RECIPE_PATH)
+    if record.get("schema") != RUN_SCHEMA:
+        raise ValueError(
+            f"{root.url}/{RECIPE_PATH}: schema {record.get('schema')!r}, expected {RUN_SCHEMA!r}; "
+            "the folder was made by another version: give another output.root"
+        )
+    return record["stages"]
+
+
+class RunLog:
+    """`run/log.jsonl`: one line per unit of work, written by the driver as outcomes arrive.
+
+    On a local root a line is on disk when `append` returns; on an object store every `REMOTE_FLUSH_S` and at the end.
+    """
+
+    def __init__(self, root: "Root") -> None:
+        self._root = root
+        self._text = ""
+        self._flushed_at = time.monotonic()
+        earlier = root.read_text(LOG_PATH) if root.exists(LOG_PATH) else ""
+        if not root.is_local:
+            self._text = earlier
+        elif earlier and not earlier.endswith("\n"):  # a killed driver's half line must not swallow the next one
+            self._append_local("\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def append(self, **entry: Any) -> None:
+        """Add one line; `time` (UTC) is filled in."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, **entry}, ensure_ascii=False) + "\n"
+        if self._root.is_local:
+            self._append_local(line)
+            return
+        self._text += line
+        if time.monotonic() - self._flushed_at > REMOTE_FLUSH_S:
+            self.flush()
+
+    def _append_local(self, text: str) -> None:
+        path = self._root.local_path / LOG_PATH
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def flush(self) -> None:
+        """Send what an object store has not got yet."""
+        if self._text:
+            self._root.write_text(LOG_PATH, self._text)
+        self._flushed_at = time.monotonic()
+
+
+def read_log(root: "Root") -> list[dict[str, Any]]:
+    """All entries; a line that a killed driver left half-written is passed over."""
+    if not root.exists(LOG_PATH):
+        return []
+    entries = []
+    for line in root.read_text(LOG_PATH).splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries

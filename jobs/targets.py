@@ -1,0 +1,133 @@
+"""Stage 2: tasks choose the reference images of some units each and write what their pictures are aligned to."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.schedule import RunStoppedError, Work
+from jobs.session import Session, StageReport, isolate
+from jobs.wanted import chunk
+from jobs.worker import Shared, model_on
+from pipeline.recipe import Recipe
+from pipeline.storage import Root
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+STAGE: Final = "targets"
+# Units of one task: enough that opening the statistics is nothing, few enough that a lost task costs a minute.
+UNITS_PER_TASK: Final = 16
+
+
+def plan_targets_todo(
+    wanted: Mapping[str, Sequence[int]], committed: Mapping[str, Collection[int]]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """(layer, units) of each task that is left. Pure. Cut from what is wanted: a resumed run has the same tasks."""
+    todo = []
+    for layer, units in wanted.items():
+        for members in chunk(units, UNITS_PER_TASK):
+            left = tuple(unit for unit in members if unit not in committed.get(layer, ()))
+            if left:
+                todo.append((layer, left))
+    return todo
+
+
+def read_committed(root: Root, layers: Sequence[str]) -> dict[str, set[int]]:
+    """Layer → units whose targets are in storage."""
+    from pipeline.targets.store import committed_targets
+
+    return {layer: committed_targets(root, layer) for layer in layers}
+
+
+def run(session: Session) -> StageReport:
+    """Make the targets that are left.
+
+    Raises:
+        RunStoppedError: the statistics are not there yet.
+    """
+    resolved, started = session.resolved, time.perf_counter()
+    wanted = resolved.units
+    committed = read_committed(resolved.root, list(wanted))
+    todo = plan_targets_todo(wanted, committed)
+    already = sum(len(set(units) & committed[layer]) for layer, units in wanted.items())
+    if not todo:
+        return StageReport(stage=STAGE, noun="neurons", done=0, already=already)
+    require_statistics(resolved.root)
+    plans = _prepare(session, [layer for layer, _ in todo])
+    task = partial(make_targets, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
+    works = [_work(plans[layer], layer, units) for layer, units in todo]
+    outcomes = isolate(
+        lambda some, resources: session.engine.run_tasks(task, some, resources),
+        works,
+        session.resources,
+        split=lambda work: [
+            _work(work.arguments["plan"], work.arguments["layer"], [unit]) for unit in work.arguments["units"]
+        ],
+        on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+    )
+    total = sum(len(units) for _, units in todo)
+    done = failed = 0
+    for outcome in session.follow(STAGE, outcomes, total=total, noun="neurons", size=num_units):
+        if outcome.ok:
+            done += num_units(outcome.work)
+        else:
+            failed += num_units(outcome.work)
+    return StageReport(
+        stage=STAGE,
+        noun="neurons",
+        done=done,
+        already=already,
+        failed=failed,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def make_targets(
+    shared_model: "Shared[Model]",
+    device: str,
+    root: Root,
+    recipe: Recipe,
+    *,
+    plan: Any,
+    layer: str,
+    units: Sequence[int],
+) -> dict[str, int]:
+    """The task: write the targets of some units of one layer. Returns how many have one."""
+    from pipeline.statistics.store import StatisticsStore
+    from pipeline.targets.build import build_targets
+
+    rows = build_targets(root, recipe, model_on(shared_model, device), StatisticsStore.open(root), plan, units)
+    return {"ok": sum(row["status"] == "ok" for row in rows), "skipped": sum(row["status"] != "ok" for row in rows)}
+
+
+def _work(plan: Any, layer: str, units: Sequence[int]) -> Work:
+    return Work(
+        name=f"{layer}-{units[0]:05d}-{len(units)}",
+        arguments={"plan": plan, "layer": layer, "units": tuple(units)},
+    )
+
+
+def num_units(work: Work) -> int:
+    """How many units a work is for."""
+    return len(work.arguments["units"])
+
+
+def require_statistics(root: Root) -> None:
+    """Raise RunStoppedError if `collect` has not finished."""
+    from pipeline.statistics.store import committed_statistics
+
+    if committed_statistics(root) is None:
+        raise RunStoppedError(f"{root.url} has no statistics yet: run `neuron-atlas collect RECIPE` first")
+
+
+def _prepare(session: Session, layers: Sequence[str]) -> dict[str, Any]:
+    """Plan each layer once, and make its arrays before any worker writes into them."""
+    from pipeline.targets.build import plan_targets, prepare_targets
+
+    resolved = session.resolved
+    plans = {}
+    for layer in dict.fromkeys(layers):
+        plans[layer] = plan_targets(resolved.recipe, resolved.model, layer)
+        prepare_targets(resolved.root, resolved.model, plans[layer])
+    return plans

@@ -1,0 +1,65 @@
+"""What holds inside a worker: fixed threads, deterministic kernels, one model per process."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Shared(Protocol[T_co]):
+    """A value that every worker may read; `Engine.share` makes it."""
+
+    def get(self) -> T_co:
+        """The value; the same object on every call within one process."""
+        ...
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether an error ends the whole run: storage that cannot be written, or more bad data than the recipe allows."""
+    from pipeline.shards import TooManyBadSamples
+    from pipeline.storage import StorageError
+
+    return isinstance(error, (StorageError, TooManyBadSamples))
+
+
+@contextlib.contextmanager
+def deterministic(*, threads: int, device: str) -> Iterator[None]:
+    """Run torch with `threads` threads and, on the CPU, with deterministic kernels only; put both back afterwards.
+
+    The number of threads is part of the result (it sets the order of sums), and more threads than CPUs make two
+    workers on one machine several times slower. On a GPU the strict mode would refuse kernels that have no
+    deterministic form, so there only cuDNN's choice of algorithm is fixed.
+    """
+    import torch
+
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.backends.cudnn.benchmark = before[2]
+
+
+def model_on(shared: "Shared[Model]", device: str) -> "Model":
+    """The run's model on this worker's device; fetched and moved once per process."""
+    import torch
+
+    model = shared.get()
+    if model.device.type != device:
+        model.module.to(device)
+        model.device = torch.device(device)
+    return model

@@ -1,0 +1,146 @@
+"""A browser on a synthetic atlas: the fixtures of the viewer's browser tests.
+
+A test fails on an unexpected console message, an error in the page, or a request to another origin, whatever else it
+asserts. Without Chromium or playwright these tests are skipped, with the reason.
+"""
+
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.atlas.serve import make_server
+from tests.synthetic_atlas import build_synthetic_atlas
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_ARGUMENTS = [
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+TIMEOUT_MS = 20_000
+
+Serving = Callable[[Path], AbstractContextManager[str]]
+
+
+@dataclass
+class Visit:
+    """One page and what happened in it."""
+
+    page: "Page"
+    base: str
+    expected_messages: list[str] = field(default_factory=list)  # patterns of what a test provokes
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, address: str = "") -> "Page":
+        """Open an address of the site, as from a bookmark, and wait for a view."""
+        self.page.goto("about:blank")  # else only the hash would change, and the old view still stand there
+        self.page.goto(self.base + address)
+        self.page.locator("#content h1, #content .problem").first.wait_for(state="attached")
+        return self.page
+
+    def drawn_tiles(self) -> list[str]:
+        """Addresses of the tiles that are in the page, in the order of the wall."""
+        self.page.locator(".tile").first.wait_for()
+        return self.page.eval_on_selector_all(
+            ".tile-link",
+            """links => links.sort((a, b) => a.dataset.position - b.dataset.position)
+                             .map(link => link.getAttribute('href'))""",
+        )
+
+    def wait_for_image(self, selector: str) -> None:
+        """Wait until the image has arrived, with pixels."""
+        self.page.wait_for_function("selector => document.querySelector(selector)?.naturalWidth > 0", arg=selector)
+
+    def note(self, kind: str, text: str) -> None:
+        """Remember a problem unless the test announced it."""
+        if not any(re.search(pattern, text) for pattern in self.expected_messages):
+            self.problems.append(f"{kind}: {text}")
+
+    def watch(self) -> None:
+        """Note every console message, error, dialog and request to another origin from now on."""
+        host = urlsplit(self.base).netloc
+
+        def check_request(url: str) -> None:
+            if urlsplit(url).scheme in ("http", "https", "ws", "wss") and urlsplit(url).netloc != host:
+                self.note("request to another origin", url)
+
+        self.page.on("console", lambda message: self.note(f"console {message.type}", message.text))
+        self.page.on("pageerror", lambda error: self.note("page error", str(error)))
+        self.page.on("dialog", lambda dialog: (self.note("dialog", dialog.message), dialog.dismiss()))
+        self.page.context.on("request", lambda request: check_request(request.url))
+
+
+Visitor = Callable[..., Visit]
+
+
+@pytest.fixture(scope="session")
+def serving() -> Serving:
+    """serving(folder) serves a folder on a free port of 127.0.0.1 while the context lasts; gives the address."""
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[str]:
+        with make_server(folder, 0) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            server.shutdown()
+            thread.join()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
+    """Address of the synthetic atlas."""
+    folder = tmp_path_factory.mktemp("atlas")
+    build_synthetic_atlas(str(folder))
+    with serving(folder) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (it comes with the extra 'test')"
+    )
+    chromium = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(browser: "Browser") -> Iterator[Visitor]:
+    """Makes visits with window settings of their own; checks at the end that nothing went wrong in any."""
+    visits: list[Visit] = []
+
+    def start(base: str, **settings: Any) -> Visit:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings})
+        context.set_default_timeout(TIMEOUT_MS)
+        visits.append(Visit(context.new_page(), base))
+        visits[-1].watch()
+        return visits[-1]
+
+    yield start
+    for visit in visits:
+        visit.page.context.close()
+    assert [problem for visit in visits for problem in visit.problems] == []
+
+
+@pytest.fixture
+def visit(visitor: Visitor, site: str) -> Visit:
+    """A visit to the synthetic atlas in an ordinary window."""
+    return visitor(site)

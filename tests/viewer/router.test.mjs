@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { emptyList, formatRoute, makeRoute, parseRoute } from '../../atlas_viewer/router.js'
+
+test('the bare address is home', () => {
+  for (const hash of ['', '#', '#/', '#//']) assert.equal(parseRoute(hash).view, 'home')
+})
+
+test('a neuron address carries the neuron and the result list', () => {
+  const route = parseRoute(
+    '#/atlas/lite0/blocks.5/54?q=castle&layer=blocks.5&status=ok,weak&sort=-loss&show=maco:1&transparency=1',
+  )
+  assert.equal(route.view, 'neuron')
+  assert.equal(route.layer, 'blocks.5')
+  assert.equal(route.unit, 54)
+  assert.deepEqual(route.list, {
+    query: 'castle',
+    layer: 'blocks.5',
+    statuses: ['ok', 'weak'],
+    method: '',
+    sort: 'loss',
+    descending: true,
+  })
+  assert.equal(route.variant, 'maco:1')
+  assert.equal(route.transparency, true)
+})
+
+test('a layer address is the wall of that layer', () => {
+  const route = parseRoute('#/atlas/lite0/blocks.5')
+  assert.equal(route.view, 'wall')
+  assert.equal(route.list.layer, 'blocks.5')
+})
+
+test('format and parse are inverse for every view and every parameter', () => {
+  const list = {
+    query: 'a&b #?%/+ “ü” <b>',
+    layer: 'blocks.5',
+    statuses: ['weak', 'dead'],
+    method: 'maco',
+    sort: 'loss',
+    descending: true,
+  }
+  const routes = [
+    makeRoute(),
+    makeRoute({ view: 'about' }),
+    makeRoute({ view: 'about', atlas: 'a b/ü' }),
+    makeRoute({ view: 'wall', atlas: 'lite0' }),
+    makeRoute({ view: 'wall', atlas: 'lite0', list, size: 'small' }),
+    makeRoute({ view: 'neuron', atlas: 'lite0', layer: 'conv_stem', unit: 0 }),
+    makeRoute({
+      view: 'neuron',
+      atlas: 'lite0',
+      layer: 'blocks.5',
+      unit: 54,
+      list,
+      size: 'large',
+      variant: 'vital:1',
+      transparency: true,
+      zoom: 'native',
+    }),
+  ]
+  for (const route of routes) {
+    const hash = formatRoute(route)
+    const { address, ...parsed } = parseRoute(hash)
+    const { address: unused, ...wanted } = route
+    assert.deepEqual(parsed, wanted, hash)
+    assert.equal(`#${address}`, hash)
+  }
+})
+
+test('parameters at their default are left out', () => {
+  assert.equal(formatRoute(makeRoute({ view: 'wall', atlas: 'lite0', list: emptyList() })), '#/atlas/lite0')
+})
+
+test('the wall does not carry what belongs to a neuron page', () => {
+  const hash = formatRoute(
+    makeRoute({ view: 'wall', atlas: 'a', variant: 'maco:1', transparency: true, zoom: 'native' }),
+  )
+  assert.equal(hash, '#/atlas/a')
+})
+
+test('addresses that fit no view are unknown, and keep what was asked for', () => {
+  for (const hash of [
+    '#/nonsense',
+    '#/atlas',
+    '#/atlas/a/b/c',
+    '#/atlas/a/b/-1',
+    '#/atlas/a/b/1/2',
+    '#/about/x',
+    '#content',
+  ]) {
+    assert.equal(parseRoute(hash).view, 'unknown', hash)
+  }
+  assert.equal(parseRoute('#/atlas/a/b/c').layer, 'b')
+})
+
+test('malformed percent signs and sizes do no harm', () => {
+  assert.equal(parseRoute('#/atlas/%E0%A4%A').atlas, '%E0%A4%A')
+  assert.equal(parseRoute('#/atlas/a?size=gigantic').size, 'medium')
+})

@@ -1,0 +1,131 @@
+"""Keyboard, colors, names, narrow windows and print, in a real browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.viewer.conftest import Visit, Visitor
+
+WALL = "#/atlas/synthetic"
+
+
+def test_the_keyboard_alone_reaches_a_neuron_and_is_never_trapped(visit: Visit) -> None:
+    page = visit.open()
+    visit.drawn_tiles()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.activeElement.dataset.position === '0'")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    columns = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('.tile')].map(t => parseFloat(t.style.left))) / "
+        "parseFloat(document.querySelectorAll('.tile')[1].style.left)"
+    )
+    position = int(page.evaluate("document.activeElement.dataset.position"))
+    assert position == round(columns) + 2
+    page.keyboard.press("Tab")  # leaves the wall at once: it is one stop
+    assert page.evaluate("document.activeElement.dataset.position") is None
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.dataset.position") == str(position)
+    page.keyboard.press("Enter")
+    page.locator(".neuron-page").wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+
+
+def test_help_opens_and_closes_by_key_and_keeps_other_keys_out(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/1")
+    page.keyboard.press("?")
+    page.locator("dialog.help").wait_for()
+    page.keyboard.press("j")
+    assert page.evaluate("location.hash") == f"{WALL}/conv_stem/1"
+    page.keyboard.press("Escape")
+    page.locator("dialog.help").wait_for(state="hidden")
+    assert page.evaluate("location.hash") == f"{WALL}/conv_stem/1"
+
+
+def test_the_theme_follows_the_system_and_the_choice_is_kept(visitor: Visitor, site: str) -> None:
+    visit = visitor(site, color_scheme="dark")
+    page = visit.open()
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.get_by_role("button", name="Switch to light colors").click()
+    light = page.evaluate(paper)
+    assert light != dark
+    page.reload()
+    page.locator("h1").wait_for()
+    assert page.evaluate(paper) == light
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("address", ["", f"{WALL}/classifier/3", f"{WALL}/conv_stem/5", "#/about?atlas=synthetic"])
+def test_text_has_contrast(visitor: Visitor, site: str, scheme: str, address: str) -> None:
+    page = visitor(site, color_scheme=scheme).open(address)
+    assert page.evaluate(CONTRAST_SCRIPT) == []
+
+
+@pytest.mark.parametrize("address", ["", f"{WALL}/classifier/3", "#/about?atlas=synthetic"])
+def test_a_narrow_window_does_not_scroll_sideways_and_has_large_targets(
+    visitor: Visitor, site: str, address: str
+) -> None:
+    visit = visitor(site, viewport={"width": 360, "height": 740}, has_touch=True)
+    page = visit.open(address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.eval_on_selector_all(
+        "button, select, input[type=search], summary, .filter-item, .tile-link, .breadcrumbs a, .header-link, .check",
+        "targets => targets.filter(t => t.checkVisibility()).map(t => [t.className, t.getBoundingClientRect()])"
+        ".filter(([, box]) => box.height < 43.5 || box.width < 43.5).map(([name]) => name)",
+    )
+    assert small == []
+
+
+@pytest.mark.parametrize("address", ["", f"{WALL}/conv_stem/0", "#/about?atlas=synthetic"])
+def test_every_image_and_control_has_a_name(visit: Visit, address: str) -> None:
+    page = visit.open(address)
+    assert page.locator("img:not([alt])").count() == 0
+    unnamed = page.eval_on_selector_all(
+        "button, a[href], input, select",
+        "controls => controls.filter(c => !(c.getAttribute('aria-label') || c.textContent.trim() || c.labels?.length"
+        " || c.querySelector('img')?.alt)).map(c => c.outerHTML)",
+    )
+    assert unnamed == []
+    assert page.locator("h1").count() == 1
+
+
+def test_the_print_view_keeps_the_content_and_drops_the_controls(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert not page.locator(".site-header").is_visible()
+    assert page.locator(".stage img").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+# WCAG 2.2, success criterion 1.4.3: contrast of 4.5:1, 3:1 for large text. Text over pictures has a plate of its own.
+CONTRAST_SCRIPT = """() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number)
+  const over = ([r, g, b, a = 1], back) => [r, g, b].map((v, i) => v * a + back[i] * (1 - a))
+  const background = (element) => {
+    const layers = []
+    for (let e = element; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor))
+    return layers.reverse().reduce((back, color) => over(color, back), [255, 255, 255])
+  }
+  const luminance = (color) => {
+    const [r, g, b] = color.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const bad = []
+  for (const element of document.querySelectorAll('body *')) {
+    const text = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())
+    if (!text || !element.checkVisibility()) continue
+    if (element.closest('[aria-disabled], .visually-hidden, .skip-link')) continue
+    const style = getComputedStyle(element)
+    const back = background(element)
+    const [light, dark] = [luminance(over(parse(style.color), back)), luminance(back)].sort((a, b) => b - a)
+    const size = parseFloat(style.fontSize)
+    const needed = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5
+    const ratio = (light + 0.05) / (dark + 0.05)
+    if (ratio < needed) bad.push([element.tagName, element.className, ratio, element.textContent.slice(0, 30)])
+  }
+  return bad
+}"""

@@ -1,0 +1,180 @@
+"""Hostile data, wrong addresses, missing and damaged files, and the smaller views, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.atlas.site import write_site
+from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas
+
+if TYPE_CHECKING:
+    from tests.viewer.conftest import Serving, Visit, Visitor
+
+WALL = "#/atlas/synthetic"
+
+
+def test_hostile_labels_are_text(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?layer=classifier&size=large")
+    names = page.locator(".tile-name").all_inner_texts()
+    assert "<img src=x onerror=alert(1)>" in names
+    assert "</script><script>alert(2)</script>" in names
+    unit = CLASS_NAMES.index("</script><script>alert(2)</script>")
+    visit.open(f"{WALL}/classifier/{unit}")
+    assert page.locator("h1").text_content() == "</script><script>alert(2)</script>"
+    unit = 10  # its last reference's key is hostile
+    visit.open(f"{WALL}/classifier/{unit}")
+    page.locator(".examples summary").click()
+    assert HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)] in page.locator(".examples td").all_text_contents()
+    assert (
+        page.evaluate(
+            "document.querySelectorAll('#content script, #content img[src=x], #content em, #content td b').length"
+        )
+        == 0
+    )
+    visit.open(f"{WALL}?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20nothing")
+    assert "<img src=x onerror=alert(1)> nothing" in page.locator(".problem").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "words", "nearest"),
+    [
+        (f"{WALL}/blocks.2.7/5", "no layer “blocks.2.7”", f"{WALL}?layer=blocks.2.1"),
+        (f"{WALL}/conv_stem/400", "no unit 400 in the layer “conv_stem”", f"{WALL}/conv_stem/11"),
+        (f"{WALL}/conv_stem/four", "no address of this site", WALL),
+        ("#/atlas/synthetik", "no atlas “synthetik”", WALL),
+        ("#/nonsense", "“#/nonsense” is no address", WALL),
+    ],
+)
+def test_an_unknown_address_leads_to_the_nearest_ones(visit: Visit, address: str, words: str, nearest: str) -> None:
+    page = visit.open(address)
+    assert words in page.locator(".problem").inner_text()
+    page.locator(f'.nearest a[href="{nearest}"]').click()
+    page.locator(".wall, .neuron-page").first.wait_for()
+
+
+def test_an_address_typed_into_the_open_page_is_followed(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/1")
+    page.evaluate("location.hash = '#/atlas/synthetic/conv_stem/2'")
+    page.locator("h1", has_text="conv_stem:2").wait_for()
+    page.go_back()
+    page.locator("h1", has_text="conv_stem:1").wait_for()
+
+
+def test_an_unknown_neuron_in_the_search_leads_to_the_nearest(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?q=blocks.2.1:500")
+    assert "There is no blocks.2.1:500 in this atlas" in page.locator(".problem").inner_text()
+    page.locator(".problem").get_by_text("blocks.2.1:69").click()
+    page.locator("h1", has_text="blocks.2.1:69").wait_for()
+
+
+def test_a_missing_picture_is_said_in_words(visit: Visit) -> None:
+    visit.expected_messages.append("Failed to load resource.*404")
+    page = visit.page
+    page.route("**/images/conv_stem/00001-vital-s0.webp", lambda route: route.fulfill(status=404))
+    visit.open(f"{WALL}?layer=conv_stem")
+    message = page.locator(".tile .picture-missing")
+    message.wait_for()
+    assert "Picture missing" in message.inner_text()
+    assert "images/conv_stem/00001-vital-s0.webp" in message.inner_text()
+    visit.open(f"{WALL}/conv_stem/1")
+    page.locator(".stage .picture-missing", has_text="Picture missing").wait_for()
+
+
+def test_a_missing_mask_leaves_the_picture_and_says_so(visit: Visit) -> None:
+    visit.expected_messages.append("Failed to load resource.*404")
+    visit.page.route("**/*-alpha.webp", lambda route: route.fulfill(status=404))
+    page = visit.open(f"{WALL}/conv_stem/1?transparency=1")
+    page.get_by_text("The transparency mask could not be loaded").wait_for()
+    visit.wait_for_image(".stage img")
+    assert page.locator(".stage img").evaluate("image => image.style.maskImage") == ""
+
+
+@pytest.mark.parametrize("file", ["sites.json", "atlas.json", "index.parquet", "layers/conv_stem.parquet"])
+@pytest.mark.parametrize(
+    ("answer", "received"),
+    [
+        ({"status": 404, "body": "gone"}, "HTTP 404"),
+        ({"status": 200, "body": "<!doctype html><title>captive portal</title>"}, "captive portal|bytes"),
+        (None, "no answer"),
+    ],
+    ids=["404", "other content", "no answer"],
+)
+def test_a_file_that_cannot_be_read_is_named_with_what_came(
+    visit: Visit, file: str, answer: dict[str, object] | None, received: str
+) -> None:
+    visit.expected_messages.append("Failed to load resource")
+    visit.page.route(f"**/{file}", lambda route: route.fulfill(**answer) if answer else route.abort())
+    page = visit.open(f"{WALL}/conv_stem/1")
+    text = page.locator(".problem").inner_text()
+    assert file in text
+    assert "Expected" in text
+    assert re.search(received, text)
+    page.unroute(f"**/{file}")
+    page.get_by_role("button", name="Try again").click()
+    page.locator(".neuron-page").wait_for()
+
+
+def test_an_older_copy_of_a_table_is_noticed(visit: Visit, site: str) -> None:
+    url = re.search(r'"path": ?"([^"]+)"', visit.page.request.get(f"{site}sites.json").text())[1]
+    other = visit.page.request.get(f"{site}{url}/layers/classifier.parquet").body()
+    visit.page.route("**/layers/conv_stem.parquet", lambda route: route.fulfill(body=other))
+    page = visit.open(f"{WALL}/conv_stem/1")
+    assert "as atlas.json says" in page.locator(".problem").inner_text()
+
+
+def test_an_atlas_of_another_schema_is_refused_in_words(visit: Visit) -> None:
+    visit.page.route("**/atlas.json", lambda route: route.fulfill(json={"schema": "atlas/99"}))
+    page = visit.open()
+    assert "schema “atlas/99”" in page.locator(".problem").inner_text()
+
+
+def test_about_explains_scores_statuses_and_keys(visit: Visit) -> None:
+    page = visit.open("#/about?atlas=synthetic")
+    text = page.locator("#content").inner_text()
+    for words in ("Activation percentile", "weak", "Keyboard", "CC0-1.0"):
+        assert words in text
+    assert page.locator('a[href="https://example.org/atlas"]').get_attribute("rel") == "noopener noreferrer"
+
+
+def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, serving: Serving, tmp_path: Path) -> None:
+    layers = {"conv_stem": (16, 4)}
+    roots = [
+        build_synthetic_atlas(str(tmp_path / name), name=name, layers=layers, methods=("vital",), seeds=1)
+        for name in ("first", "second")
+    ]
+    write_site(tmp_path / "site", roots)
+    with serving(tmp_path / "site") as base:
+        visit = visitor(base)
+        page = visit.open()
+        assert page.locator(".card").count() == 2
+        visit.wait_for_image(".card img")
+        page.locator(".card").nth(1).click()
+        page.wait_for_function("() => location.hash === '#/atlas/second'")
+        assert visit.drawn_tiles()[0] == "#/atlas/second/conv_stem/0"
+        page.get_by_text("All atlases").click()
+        page.locator(".card").first.wait_for()
+
+
+def test_photographs_that_are_not_published_are_listed_by_name(
+    visitor: Visitor, serving: Serving, tmp_path: Path
+) -> None:
+    build_synthetic_atlas(
+        str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1
+    )
+    with serving(tmp_path) as base:
+        page = visitor(base).open(f"{WALL}/conv_stem/0")
+        assert "does not publish the photographs" in page.locator(".examples").inner_text()
+        assert "photo-0000-0" in page.locator(".examples td").all_inner_texts()
+        assert page.locator(".examples img").count() == 0
+
+
+def test_without_javascript_the_page_says_what_to_do(visitor: Visitor, site: str) -> None:
+    page = visitor(site, java_script_enabled=False).page
+    page.goto(site)
+    assert "needs JavaScript" in page.locator("noscript").inner_text()
+    page.locator('noscript a[href="data.html"]').click()
+    assert page.locator("h1").inner_text() == "How the data is laid out"

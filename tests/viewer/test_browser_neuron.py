@@ -1,0 +1,120 @@
+"""The page of a neuron in a real browser: picture, photographs, variants, previous and next, downloads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.viewer.conftest import Visit
+
+WALL = "#/atlas/synthetic"
+
+
+def test_a_deep_link_opens_the_neuron_with_picture_and_photographs(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/blocks.2.1/54")
+    assert page.locator("h1").inner_text() == "blocks.2.1:54"
+    visit.wait_for_image(".stage img")
+    visit.wait_for_image(".example img")
+    assert page.locator(".example").count() == 6
+    assert page.locator(".example-value").first.inner_text() == "12.5"
+    box = page.locator(".example-box").first.evaluate("box => [box.style.left, box.style.top, box.style.width]")
+    assert box == ["25%", "25%", "25%"]
+    assert page.locator(".variant").count() == 4
+    assert page.locator(".histogram svg rect").count() > 5
+    assert page.locator(".histogram-mark").count() == 3
+    scores = page.locator(".scores").inner_text()
+    for words in ("Activation percentile", "Activation ratio", "squeezenet1_1"):
+        assert words in scores
+
+
+def test_photographs_chosen_by_label_are_not_called_the_most_exciting(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/classifier/1")
+    assert page.locator(".examples h2").inner_text() == "Photographs of this class"
+    page = visit.open(f"{WALL}/conv_stem/1")
+    assert page.locator(".examples h2").inner_text() == "Photographs that excite it most"
+
+
+def test_the_example_strip_is_cut_into_its_photographs(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0")
+    visit.wait_for_image(".example:nth-child(3) img")
+    assert page.locator(".example:nth-child(3) img").evaluate("i => [i.style.left, i.style.width]") == ["-200%", "600%"]
+    tile = page.locator(".example:nth-child(3) .picture").bounding_box()
+    assert tile["width"] == pytest.approx(tile["height"])
+
+
+def test_the_transparency_mask_is_applied_and_in_the_address(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0")
+    page.get_by_role("button", name="Transparency").click()
+    page.wait_for_function(
+        "() => document.querySelector('.stage img').style.maskImage.includes('00000-vital-s0-alpha.webp')"
+    )
+    assert "transparency=1" in page.evaluate("location.hash")
+    page.keyboard.press("t")
+    page.wait_for_function("() => !document.querySelector('.stage img').style.maskImage")
+
+
+def test_a_picture_can_be_seen_at_its_native_pixels(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0?zoom=native")
+    visit.wait_for_image(".stage img")
+    assert page.locator(".stage img").bounding_box()["width"] == 64
+    page.get_by_role("button", name="Native pixels").click()
+    page.wait_for_function("() => document.querySelector('.stage img').getBoundingClientRect().width > 200")
+
+
+def test_another_seed_is_shown_large_by_its_address(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0")
+    page.locator(".variant", has_text="MACO, seed 1").click()
+    page.wait_for_function("() => document.querySelector('.stage img').src.endsWith('00000-maco-s1.webp')")
+    assert "show=maco%3A1" in page.evaluate("location.hash")
+
+
+def test_previous_and_next_walk_the_result_list(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/classifier/1?layer=classifier&status=ok")
+    assert "2 of" in page.locator(".place").inner_text()
+    page.keyboard.press("j")
+    page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => location.hash.includes('/classifier/7?')")  # 3 to 6 are not ok
+    page.keyboard.press("k")
+    page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    page.get_by_role("link", name="Next").click()
+    page.wait_for_function("() => location.hash.includes('/classifier/7?')")
+    assert page.evaluate("document.activeElement.dataset.keep") == "Next"
+
+
+def test_escape_leads_back_to_the_tile(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/blocks.2.1/60?sort=-loss")
+    page.keyboard.press("Escape")
+    page.locator(".wall").wait_for()
+    page.wait_for_function("() => document.activeElement.getAttribute('href')?.includes('/blocks.2.1/60?')")
+    box = page.evaluate("document.activeElement.getBoundingClientRect().toJSON()")
+    assert 0 <= box["top"] < box["bottom"] <= page.viewport_size["height"]
+
+
+def test_a_failed_neuron_gives_its_reason_as_text(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/5")
+    assert "RuntimeError: <b>CUDA out of memory</b> at step 17" in page.locator(".notice").inner_text()
+    assert page.locator(".notice b").count() == 0
+    assert "failed" in page.locator(".visualization-none").inner_text()
+
+
+def test_the_row_and_the_picture_can_be_taken_along(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/1")
+    visit.wait_for_image(".stage img")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download this row as JSON").click()
+    row = json.loads(Path(download.value.path()).read_text())
+    assert (row["layer"], row["unit"], row["method"], row["seed"]) == ("conv_stem", 1, "vital", 0)
+    assert len(row["reference_keys"]) == 6
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the picture as PNG").click()
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the picture as WebP").click()
+    assert download.value.suggested_filename == "conv_stem-1-vital-s0.webp"
+    page.get_by_text("Cite", exact=True).click()
+    assert "arXiv:2503.22399" in page.locator("details[open] pre").inner_text()

@@ -1,0 +1,117 @@
+"""The wall in a real browser: tiles, search, filters, order."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.synthetic_atlas import LAYERS
+
+if TYPE_CHECKING:
+    from tests.viewer.conftest import Visit
+
+WALL = "#/atlas/synthetic"
+NUM_NEURONS = sum(num_neurons for _, num_neurons in LAYERS.values())
+
+
+def test_the_wall_shows_tiles_of_every_layer_and_their_pictures(visit: Visit) -> None:
+    page = visit.open()
+    assert page.title() == "Synthetic <em>atlas</em> & co."
+    assert page.locator("h1").inner_text() == "Synthetic <em>atlas</em> & co."
+    assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
+    assert f"{WALL}/conv_stem/0" in visit.drawn_tiles()
+    visit.wait_for_image(".tile img")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile img')].filter(i => i.getBoundingClientRect().bottom < innerHeight)"
+        ".every(image => image.complete && image.naturalWidth > 0)"
+    )
+    assert page.locator(".picture-missing").count() == 0
+
+
+def test_small_tiles_are_cut_from_the_sheet_that_shows_their_neuron(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?layer=blocks.2.1&size=small")
+    # Tile 65 is on the second sheet, second place: its picture lies one tile to the left of the frame.
+    tile = page.locator('.tile-link[href*="/blocks.2.1/65"] img')
+    assert tile.get_attribute("src").endswith("sheets/blocks.2.1/0001.webp")
+    assert tile.evaluate("image => [image.style.left, image.style.top, image.style.width]") == ["-100%", "0%", "800%"]
+    visit.wait_for_image('.tile-link[href*="/blocks.2.1/65"] img')
+
+
+@pytest.mark.parametrize("size", ["small", "medium", "large"])
+def test_only_the_tiles_near_the_window_are_in_the_page(visit: Visit, size: str) -> None:
+    page = visit.open(f"{WALL}?size={size}")
+    assert 0 < len(visit.drawn_tiles()) <= 300
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.locator(
+        f'.tile-link[href*="/classifier/{LAYERS["classifier"][1] - 1}?"], '
+        f'.tile-link[href$="/classifier/{LAYERS["classifier"][1] - 1}"]'
+    ).wait_for()
+    assert len(visit.drawn_tiles()) <= 300
+
+
+def test_a_neuron_without_a_picture_says_why_instead(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?status=dead,failed,skipped")
+    texts = page.locator(".tile .picture-none .status").all_inner_texts()
+    assert len(texts) > 5
+    assert {text.split()[-1] for text in texts} == {"dead", "failed", "skipped"}
+    assert all(len(text.split()) == 2 for text in texts)  # a shape and a word: not by color alone
+
+
+def test_search_filters_while_one_types_and_stays_in_the_address(visit: Visit) -> None:
+    page = visit.open()
+    page.keyboard.press("/")
+    page.keyboard.type("goldfish")
+    page.wait_for_function("() => location.hash.includes('q=goldfish')")
+    page.locator(".result-count", has_text=" of ").wait_for()
+    tiles = visit.drawn_tiles()
+    assert f"{WALL}/classifier/1?q=goldfish" in tiles
+    assert 0 < len(tiles) < NUM_NEURONS
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !location.hash.includes('q=')")
+    assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
+
+
+def test_a_neuron_id_in_the_search_box_opens_it(visit: Visit) -> None:
+    page = visit.open()
+    page.locator("#search").fill("blocks.2.1:54")
+    page.keyboard.press("Enter")
+    page.locator("h1", has_text="blocks.2.1:54").wait_for()
+    assert page.evaluate("location.hash") == f"{WALL}/blocks.2.1/54"
+
+
+def test_filters_of_layer_and_status_combine(visit: Visit) -> None:
+    page = visit.open()
+    page.locator(".filter-layers").get_by_text("blocks.2.1").click()
+    page.wait_for_function("() => location.hash.includes('layer=blocks.2.1')")
+    page.locator(".filters").get_by_text("weak").click()
+    page.wait_for_function("() => location.hash.includes('status=weak')")
+    units = [int(re.search(r"/(\d+)\?", tile)[1]) for tile in visit.drawn_tiles()]
+    assert units == [unit for unit in range(LAYERS["blocks.2.1"][1]) if unit % 11 == 3]
+    page.go_back()
+    page.wait_for_function("() => !location.hash.includes('status')")
+    assert page.locator(".result-count").inner_text() == f"{LAYERS['blocks.2.1'][1]} neurons of {NUM_NEURONS}"
+
+
+def test_sorting_puts_the_highest_first_and_missing_values_last(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?layer=conv_stem")
+    page.locator("#sort").select_option("activation_percentile")
+    page.wait_for_function("() => location.hash.includes('sort=-activation_percentile')")
+    units = [int(re.search(r"/(\d+)\?", tile)[1]) for tile in visit.drawn_tiles()]
+    # percentile 99 + unit % 10 / 10 where the picture is good, 42 for unit 3, none for 4, 5, 6
+    assert units == [9, 8, 7, 2, 1, 11, 0, 10, 3, 4, 5, 6]
+    assert page.locator(".tile-score").first.inner_text() == "99.9 %"
+    page.get_by_role("button", name="High to low").click()
+    page.wait_for_function("() => location.hash.includes('sort=activation_percentile')")
+    assert page.locator('.tile-link[data-position="0"]').get_attribute("title").startswith("conv_stem:3")
+
+
+def test_another_method_changes_the_pictures(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?layer=conv_stem")
+    page.locator(".filters").get_by_text("MACO").click()
+    page.wait_for_function("() => document.querySelector('.tile img')?.src.includes('-maco-')")
+    page.locator('.tile-link[data-position="1"]').click()
+    visit.wait_for_image(".stage img")
+    assert "00001-maco-s0" in page.locator(".stage img").get_attribute("src")
