@@ -36,26 +36,36 @@ def run(session: Session) -> StageReport:
     resolved, started = session.resolved, time.perf_counter()
     root, recipe = resolved.root, resolved.recipe
     sources = source_digest(root, recipe)
-    if root.exists("atlas.json") and root.exists(MARKER) and root.read_json(MARKER)["sources"] == sources:
-        return StageReport(stage=STAGE, noun="neurons", done=0, already=len(resolved.keys))
+    built = committed_build(root, sources)
+    if built is not None:
+        return StageReport(stage=STAGE, noun="neurons", done=0, already=built["done"], failed=built["failed"])
     rows = _wanted_rows(session)
     if recipe.atlas.publish_examples == "thumbnails":
         _draw_strips(session, rows)
         rows = [row | _examples_columns(root, row) for row in rows]
-    if recipe.atlas.publish_examples == "none":  # the data set's terms may not allow more than the scores
-        rows = [row | {"reference_keys": []} for row in rows]
+    if recipe.atlas.publish_examples == "none":  # which samples they are stays here; their labels and scores go out
+        rows = [row | {"reference_keys": [""] * len(row["reference_keys"] or ())} for row in rows]
     root.remove(MARKER)
     _build(session, rows)
-    root.write_json(MARKER, {"sources": sources})
     failed = sum(row["status"] == "failed" for row in rows)
+    done = len(rows) - failed
+    root.write_json(MARKER, {"sources": sources, "done": done, "failed": failed})
     return StageReport(
         stage=STAGE,
         noun="neurons",
-        done=len(rows) - failed,
+        done=done,
         already=0,
         failed=failed,
         seconds=time.perf_counter() - started,
     )
+
+
+def committed_build(root: Root, sources: str) -> dict[str, Any] | None:
+    """The marker of the atlas that is there, or None if there is none or it was made of something else."""
+    if not root.exists("atlas.json") or not root.exists(MARKER):
+        return None
+    marker: dict[str, Any] = root.read_json(MARKER)
+    return marker if marker["sources"] == sources else None
 
 
 def source_digest(root: Root, recipe: Recipe) -> str:
@@ -72,6 +82,8 @@ def source_digest(root: Root, recipe: Recipe) -> str:
 def _wanted_rows(session: Session) -> list[dict[str, Any]]:
     """Fragments joined with scores, of the neurons that the recipe wants."""
     from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
+    from pipeline.evaluation import data_columns
+    from pipeline.statistics.store import StatisticsStore
 
     root, wanted = session.resolved.root, set(session.resolved.keys)
     rows = [row for row in join_rows(read_fragments(root), read_scores(root)) if row_key(row) in wanted]
@@ -81,7 +93,14 @@ def _wanted_rows(session: Session) -> list[dict[str, Any]]:
             f"{root.url}: {missing} of {len(wanted)} neurons are not visualized yet: "
             "run `neuron-atlas visualize RECIPE` first"
         )
-    return rows
+    statistics = StatisticsStore.open(root)
+    # Neurons without a picture were not scored; what the data set does to them is known all the same.
+    return [data_columns(statistics, row["layer"], row["unit"]) | row if is_bare(row) else row for row in rows]
+
+
+def is_bare(row: dict[str, Any]) -> bool:
+    """Whether a joined row lacks what `evaluate` adds."""
+    return row.get("max_activation") is None
 
 
 def _draw_strips(session: Session, rows: Sequence[dict[str, Any]]) -> None:

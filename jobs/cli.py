@@ -4,13 +4,16 @@ Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed unit
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.errors import is_worded_for_users
 from jobs.runfolder import STAGES
 
 if TYPE_CHECKING:
@@ -101,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = make_parser().parse_args(given)
     except SystemExit as stop:  # argparse has printed usage or help
         return int(stop.code or 0)
-    catch_terminate()
     try:
-        return parsed.handler(parsed)
+        with terminate_as_interrupt():
+            return parsed.handler(parsed)
     except KeyboardInterrupt:
         return _interrupted(given)
     except BrokenPipeError:
@@ -125,19 +128,27 @@ def exit_code_of(error: Exception) -> int | None:
 
     if isinstance(error, RecipeError):
         return BAD_USAGE
-    # A value the user gave, a place that cannot be read or written, work that cannot go on.
-    if isinstance(error, (ValueError, OSError, RunStoppedError)):
+    # A place that cannot be read or written, work that cannot go on, a value the user gave.
+    if isinstance(error, (OSError, RunStoppedError)) or (isinstance(error, ValueError) and is_worded_for_users(error)):
         return FAILED
     return None
 
 
-def catch_terminate() -> None:
+@contextlib.contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM stop a command the way Ctrl-C does; `RayEngine` keeps this handler where Ray would set its own."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupted(given: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """Stage 1: one task per tar shard surveys its images once; then the partials are merged into the statistics."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobs.runfolder import read_log
 from jobs.schedule import Resources, RunStoppedError, Work
-from jobs.session import Session, StageReport
+from jobs.session import Session, StageReport, stop_if_all_fail
 from jobs.worker import Shared, model_on
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -58,8 +59,7 @@ def run(session: Session) -> StageReport:
 
     Raises:
         RunStoppedError: a tar shard could not be surveyed (statistics of the others alone would be wrong), too many
-        samples are
-            bad, or there is none.
+            samples are bad, or there is none.
     """
     resolved, started = session.resolved, time.perf_counter()
     recipe, root, fingerprint = resolved.recipe, resolved.root, resolved.collect_fingerprint
@@ -74,7 +74,7 @@ def run(session: Session) -> StageReport:
         Work(name=f"shard {index:06d}", arguments={"index": index, "url": resolved.shard_urls[index]})
         for index in plan.todo
     ]
-    outcomes = session.engine.run_tasks(task, works, session.resources)
+    outcomes = stop_if_all_fail(session.engine.run_tasks(task, works, session.resources), session.patience(plan.done))
     failed: dict[str, str] = {}
     for outcome in session.follow(STAGE, outcomes, total=len(works), noun="tar shards", size=lambda _: 1):
         if outcome.ok:
@@ -84,7 +84,7 @@ def run(session: Session) -> StageReport:
     if failed:
         url, error = next(iter(failed.items()))
         raise RunStoppedError(
-            f"{len(failed)} of {len(resolved.shard_urls)} tar shards could not be read through, "
+            f"{len(failed)} of {len(resolved.shard_urls)} tar shards could not be surveyed, "
             f"the first is {url}: {error}\n"
             "The others are kept; run the command again to retry these, or take them out of data.shards. "
             f"Tracebacks are in {root.url}/run/log.jsonl"
@@ -96,6 +96,7 @@ def run(session: Session) -> StageReport:
         done=len(works),
         already=plan.done,
         seconds=time.perf_counter() - started,
+        remark=describe_samples(root),
     )
 
 
@@ -161,6 +162,24 @@ def merge_shards(root: Root, recipe: Recipe, shard_urls: Sequence[str], attrs: d
     write_statistics(root, merged, attrs)
 
 
+def describe_samples(root: Root) -> str:
+    """How many images the statistics are of, and how many samples were left out for which reasons."""
+    from pipeline.statistics.store import committed_statistics
+
+    statistics = committed_statistics(root)
+    assert statistics is not None
+    text = f"{statistics['num_samples']} images"
+    if not statistics["num_skipped"]:
+        return text
+    text += f", {statistics['num_skipped']} samples left out"
+    # By shard, since one that was surveyed twice (a lost worker) is in the log twice.
+    counted = {entry["work"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
+    reasons = sum((Counter(skipped_for) for skipped_for in counted.values()), Counter[str]())
+    if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a partial and its log line
+        return text
+    return f"{text}: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}"
+
+
 def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_skipped: int) -> None:
     """Hold the data set as a whole against `data.max_error_fraction`, whatever shards the bad samples are in.
 
@@ -179,7 +198,7 @@ def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_sk
         raise TooManyBadSamples(f"data.shards gives no usable image ({num_skipped} bad samples): {reasons or 'empty'}")
     raise TooManyBadSamples(
         f"{num_skipped} of {total} samples are bad ({num_skipped / total:.2%}, allowed {allowed:.2%}): {reasons}. "
-        "Repair the shards, or raise data.max_error_fraction and use another output.root"
+        "Raise data.max_error_fraction and run the command again; or repair the shards, into another output.root"
     )
 
 

@@ -52,9 +52,10 @@ def _index(recipe: "Recipe") -> list[dict[str, Any]]:
 
 def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -> str:
     """What the demo made, and how to look at it."""
-    classes = [row for row in index if row["accuracy_top1"] is not None]
-    inner = [row for row in index if row["accuracy_top1"] is None]
-    accuracy = sum(row["accuracy_top1"] for row in classes) / max(1, len(classes))
+    class_layers = {layer["name"] for layer in atlas["layers"] if layer["is_classes"]}
+    classes = [row for row in index if row["layer"] in class_layers]
+    inner = [row for row in index if row["layer"] not in class_layers]
+    accuracy = sum(row["accuracy_top1"] or 0 for row in classes) / max(1, len(classes))
     layers = sorted({row["layer"] for row in inner})
     above = sum(row["status"] == "ok" for row in inner)
     lines = [
@@ -64,10 +65,10 @@ def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -
         f"  {len(inner)} inner neurons of {', '.join(layers)}; {above} excited more than by 99 % of the photographs",
     ]
     lines += [
-        f"  {row['status']}: {row['layer']}:{row['unit']} {row['label']} "
-        f"(percentile {row['activation_percentile']:.1f})"
+        f"  {row['status']}: {row['layer']}:{row['unit']} {row['label']}"
+        + ("" if row["activation_percentile"] is None else f" (percentile {row['activation_percentile']:.1f})")
         for row in index
-        if row["status"] in ("weak", "dead") and row["activation_percentile"] is not None
+        if row["status"] != "ok"
     ]
     serve = "make serve" if out == "demo-atlas" else shlex.join(["neuron-atlas", "serve", out])
     return "\n".join([*lines, "", f"Look at it: {serve}"])

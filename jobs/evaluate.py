@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.schedule import RunStoppedError, Work
@@ -78,6 +78,7 @@ def run(session: Session) -> StageReport:
         session.resources,
         split=lambda work: [Work(name=b.name, arguments={"batch": b}) for b in work.arguments["batch"].split()],
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+        patience=session.patience(already),
     )
     done = failed = 0
     total = sum(len(batch.units) for batch in batches)
@@ -100,15 +101,16 @@ def score_batch(
     """The task: score the pictures of one batch and commit the scores. Returns how many got which status."""
     from pipeline.atlas.fragments import write_scores
     from pipeline.atlas.schema import image_path
-    from pipeline.evaluation import score_pictures
+    from pipeline.evaluation import judge_classes, score_pictures
     from pipeline.images import decode_webp
     from pipeline.statistics.store import StatisticsStore
 
     pictures = [
         decode_webp(root.read_bytes(image_path(batch.layer, unit, batch.method, batch.seed))) for unit in batch.units
     ]
+    model = model_on(shared_model, device)
     scores = score_pictures(
-        model_on(shared_model, device),
+        model,
         StatisticsStore.open(root),
         batch.layer,
         batch.units,
@@ -116,9 +118,21 @@ def score_batch(
         reduction=recipe.statistics.activation,
         weak_percentile=recipe.evaluate.weak_percentile,
     )
+    if batch.layer == model.classifier_layer:
+        for name in recipe.evaluate.held_out_models:
+            judged = judge_classes(_held_out(name, device), batch.units, pictures)
+            scores = [score | more for score, more in zip(scores, judged, strict=True)]
     rows: list[dict[str, Any]] = [
         {"layer": layer, "unit": unit, "method": method, "seed": seed} | score
         for (layer, unit, method, seed), score in zip(batch.keys, scores, strict=True)
     ]
     write_scores(root, batch.name, rows)
     return {status: sum(row["status"] == status for row in rows) for status in {row["status"] for row in rows}}
+
+
+@lru_cache(maxsize=2)
+def _held_out(name: str, device: str) -> "Model":
+    """A judge, loaded once per process: it is asked by few tasks, so the object store would gain nothing."""
+    from pipeline.models import load_model
+
+    return load_model(name, device=device)

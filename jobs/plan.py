@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.progress import format_duration
+from jobs.progress import format_bytes, format_duration
 from jobs.resolved import resolve
 from jobs.runfolder import read_log
 from jobs.status import RunStatus, describe_status, status_of
+from pipeline.storage import Root
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -23,7 +24,7 @@ SECONDS_PER_IMAGE: Final = {"cpu": 0.07, "cuda": 0.002}  # collect: decode and f
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.2, "cuda": 0.005}
 SECONDS_PER_STEP: Final = {"cpu": 0.1, "cuda": 0.002}  # per image in the batch
 SECONDS_PER_PICTURE: Final = {"cpu": 0.1, "cuda": 0.005}  # evaluate
-IMAGES_PER_TAR_SHARD: Final = 1251  # of the public ImageNet shards: 1,281,167 images in 1,024
+BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
 
@@ -47,6 +48,7 @@ class RunPlan:
     estimates: tuple[StageEstimate, ...]
     num_neurons: int
     num_pictures: int
+    data_bytes: int
     target_bytes: int
     atlas_bytes: int
     device: str
@@ -73,8 +75,9 @@ def make_plan(recipe: "Recipe") -> RunPlan:
     )
     options = options_for(recipe)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
+    shard_bytes = first_shard_bytes(resolved.shard_urls)
     rules = {
-        "collect": SECONDS_PER_IMAGE[device] * IMAGES_PER_TAR_SHARD,
+        "collect": SECONDS_PER_IMAGE[device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
         "targets": SECONDS_PER_REFERENCE[device] * recipe.targets.num_references,
         "visualize": SECONDS_PER_STEP[device] * options.steps,
         "evaluate": SECONDS_PER_PICTURE[device],
@@ -96,6 +99,7 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         estimates=estimates,
         num_neurons=sum(map(len, resolved.units.values())),
         num_pictures=len(resolved.keys),
+        data_bytes=shard_bytes * len(resolved.shard_urls),
         target_bytes=sum(
             target_bytes(resolved.model, plans[layer]) * len(units) for layer, units in resolved.units.items()
         ),
@@ -103,6 +107,12 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         device=device,
         num_workers=workers,
     )
+
+
+def first_shard_bytes(shard_urls: Sequence[str]) -> int:
+    """Size of the first tar shard; the others are taken to be like it, as asking thousands of remote files is slow."""
+    folder, _, name = shard_urls[0].rpartition("/")
+    return Root.open(folder).size_bytes(name)
 
 
 def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
@@ -129,8 +139,9 @@ def describe_plan(plan: RunPlan) -> str:
     lines = [
         describe_status(plan.status),
         "",
-        f"{plan.num_neurons} neurons, {plan.num_pictures} pictures; "
-        f"targets {plan.target_bytes / 1e9:.2f} GB before compression, atlas about {plan.atlas_bytes / 1e9:.2f} GB",
+        f"{plan.num_neurons} neurons, {plan.num_pictures} pictures; reads about {format_bytes(plan.data_bytes)} of "
+        f"tar shards, writes {format_bytes(plan.target_bytes)} of targets before compression and an atlas of about "
+        f"{format_bytes(plan.atlas_bytes)}",
     ]
     for estimate in plan.estimates:
         if estimate.todo:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from jobs.errors import is_worded_for_users
 from jobs.runfolder import check_recipe
 from jobs.wanted import Key, surveyed_layers, wanted_keys, wanted_units
 from pipeline.recipe import Recipe, RecipeError
@@ -55,12 +56,12 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     """Load the model and find every mistake of the recipe that can be found before work starts.
 
     Raises:
-        RecipeError: an unknown model, layer, unit or method, missing tar shards, or an output folder that holds
-        results of
-            another recipe.
+        RecipeError: an unknown model, layer or unit, a method that is not there, missing tar shards, or an output
+            folder that holds results of another recipe.
         StorageError: the output folder or the weights cannot be read.
     """
     with recipe_errors():
+        _check_supported(recipe)
         root = Root.open(recipe.output.root)
         check_recipe(root, recipe)
         resolved = ResolvedRecipe(recipe=recipe, root=root, model=_load_model(recipe))
@@ -76,7 +77,25 @@ def recipe_errors() -> Iterator[None]:
     except RecipeError:
         raise
     except ValueError as error:
+        if not is_worded_for_users(error):
+            raise
         raise RecipeError(str(error)) from error
+
+
+def _check_supported(recipe: Recipe) -> None:
+    """Refuse what the recipe's form allows and this version does not do, rather than do something else."""
+    from pipeline.relevance import RULES
+    from pipeline.synthesis.visualize import METHODS
+
+    for method in recipe.visualize.methods:
+        if method not in METHODS:
+            raise RecipeError(f'visualize.methods names "{method}": this version has {", ".join(METHODS)}')
+    if recipe.targets.relevance not in ("auto", "none", *RULES):
+        raise RecipeError(
+            f'targets.relevance = "{recipe.targets.relevance}": this version has auto, none, {", ".join(RULES)}'
+        )
+    if recipe.visualize.precision == "bfloat16":
+        raise RecipeError('visualize.precision = "bfloat16": this version computes in float32; set it to "auto"')
 
 
 def _load_model(recipe: Recipe) -> "Model":

@@ -19,6 +19,13 @@ STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evalua
 # A build is cheap and replaces the one before as a whole, so it may follow a changed title or license; what the
 # other stages left belongs to one recipe for good.
 GUARDED_STAGES: Final = STAGES[:-1]
+# Where each of them commits. A stage that was claimed and stopped before its first result binds nobody.
+RESULTS: Final[Mapping["Stage", str]] = {
+    "collect": "run/partials",
+    "targets": "run/targets",
+    "visualize": "run/fragments",
+    "evaluate": "run/scores",
+}
 REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: the whole log is sent again, so not after every line
 
 
@@ -35,7 +42,7 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
     recorded = _recorded(root)
     for stage in GUARDED_STAGES:
         entry = recorded.get(stage)
-        if entry is None or entry["fingerprint"] == recipe.fingerprint(stage):
+        if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
         differing = differing_keys(entry["keys"], _plain(recipe.stage_keys(stage)))
         raise OtherRecipeError(

@@ -5,17 +5,18 @@ and its result are ids, counts and timings; pictures and arrays go to storage. B
 they come; nothing that a work computes depends on which worker ran it.
 """
 
-import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -94,6 +95,10 @@ class Engine(Protocol):
 
     def capacity(self) -> Mapping[str, float]:
         """How many `CPU` and `GPU` there are now."""
+        ...
+
+    def slots(self, resources: Resources) -> int:
+        """How many workers of this size there is room for now, at least one."""
         ...
 
     def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
@@ -199,6 +204,10 @@ class InlineEngine:
 
         return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.is_available())}
 
+    def slots(self, resources: Resources) -> int:
+        """One: this process."""
+        return 1
+
     def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
         """See `Engine.run_tasks`; outcomes come in the order of the works."""
         for work in works:
@@ -252,13 +261,25 @@ class _Stored(Generic[T]):
         return _fetched[key]
 
 
+def _guard_with_token() -> None:
+    """Let only this process's children join its Ray: a token that no file keeps and that ends with the process.
+
+    Ray would do the same with a token in the home folder, and warn. Settings of the user's own are left alone; so is a
+    Ray that was imported already, since it has read its settings.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 class _Pool(Protocol):
     """Where the Ray loop may put the next work."""
 
     def has_room(self, num_in_flight: int) -> bool: ...
     def submit(self, arguments: Mapping[str, Any]) -> Any: ...
     def finished(self, reference: Any, *, died: bool) -> None: ...
-    def close(self) -> None: ...
+    def close(self, in_flight: Iterable[Any]) -> None: ...
 
 
 class RayEngine:
@@ -273,6 +294,7 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address == "local":
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            _guard_with_token()
         import ray
 
         self.name = "local" if address == "local" else "cluster"
@@ -319,7 +341,7 @@ class RayEngine:
         return {"CPU": self._capacity.get("CPU", 1.0), "GPU": self._capacity.get("GPU", 0.0)}
 
     def slots(self, resources: Resources) -> int:
-        """How many workers of this size fit on the cluster now, at least one."""
+        """See `Engine.slots`."""
         capacity = self.capacity()
         fits = [capacity["CPU"] / resources.cpus]
         if resources.gpus:
@@ -363,6 +385,9 @@ class RayEngine:
                     work, number, started = in_flight.pop(reference)
                     try:
                         tried = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:  # outside of the work: its arguments could not be read
+                        tried = Attempt(error=f"{type(error.cause).__name__}: {error.cause}", traceback=str(error))
+                        pool.finished(reference, died=False)
                     except ray.exceptions.RayError as error:  # the worker or its node is gone
                         tried = Attempt(error=f"worker lost: {error}", seconds=time.perf_counter() - started)
                         pool.finished(reference, died=True)
@@ -374,12 +399,7 @@ class RayEngine:
                     else:
                         yield outcome
         finally:  # done, stopped by an error, or the caller has had enough
-            pool.close()
-            for reference in in_flight:
-                with contextlib.suppress(
-                    ray.exceptions.RayError, ValueError
-                ):  # actor calls cannot be cancelled by force
-                    ray.cancel(reference, force=False)
+            pool.close(in_flight)
 
 
 class _TaskPool:
@@ -399,8 +419,12 @@ class _TaskPool:
     def finished(self, reference: Any, *, died: bool) -> None:
         """A task leaves nothing behind."""
 
-    def close(self) -> None:
-        """Nor does the pool."""
+    def close(self, in_flight: Iterable[Any]) -> None:
+        import ray
+
+        for reference in in_flight:
+            # By force: a polite interrupt can be lost in a library's code. Writes are atomic, so nothing is torn.
+            ray.cancel(reference, force=True)
 
 
 class _Actor:
@@ -436,7 +460,7 @@ class _ActorPool:
         if not died:
             self._idle.append(actor)  # a dead one is replaced when there is work for it
 
-    def close(self) -> None:
+    def close(self, in_flight: Iterable[Any]) -> None:
         import ray
 
         for actor in (*self._idle, *self._busy.values()):

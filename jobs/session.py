@@ -1,21 +1,25 @@
 """One run of one recipe: what the stages share while they run, and the loop over them."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from jobs.progress import Progress, format_duration
 from jobs.resolved import ResolvedRecipe, resolve
 from jobs.runfolder import RunLog, claim
-from jobs.schedule import Engine, Outcome, Resources, Work, open_engine, resolve_resources
+from jobs.schedule import Engine, Outcome, Resources, RunStoppedError, Work, open_engine, resolve_resources
 from jobs.worker import Shared
 from pipeline.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from pipeline.models import Model
+
+# If so many works fail from the start and none succeeds, the fault is not in the works.
+GIVE_UP_AFTER: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,38 +31,67 @@ class StageReport:
     done: int  # now
     already: int  # by earlier runs
     failed: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # 0: there was nothing to do
+    remark: str = ""
 
     def __str__(self) -> str:
-        if not self.done and not self.failed:
-            return f"{self.stage}: nothing to do, {self.already} {self.noun} already done"
+        if not self.seconds:
+            failed = f", {self.failed} failed" if self.failed else ""
+            return f"{self.stage}: nothing to do, {self.already} {self.noun} already done{failed}"
         parts = [f"{self.done} {self.noun} done"]
         if self.already:
             parts.append(f"{self.already} already done")
         if self.failed:
             parts.append(f"{self.failed} failed")
-        return f"{self.stage}: {', '.join(parts)} ({format_duration(self.seconds)})"
+        text = f"{self.stage}: {', '.join(parts)} ({format_duration(self.seconds)})"
+        return f"{text}; {self.remark}" if self.remark else text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
-    """What a stage works with.
+    """What a stage works with. The engine is started when a stage first has work for it.
 
     Attributes:
         resolved: the recipe, its output folder, its model.
-        engine: where work runs.
-        resources: what one worker gets.
-        shared_model: the model as workers read it.
+        start_engine: opens the place where work runs.
         log: run/log.jsonl.
         stream: where progress goes; None is stderr.
     """
 
     resolved: ResolvedRecipe
-    engine: Engine
-    resources: Resources
-    shared_model: "Shared[Model]"
+    start_engine: Callable[[], Engine]
     log: RunLog
     stream: TextIO | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Where work runs."""
+        return self.start_engine()
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What one worker gets."""
+        compute = self.resolved.recipe.compute
+        return resolve_resources(
+            self.engine,
+            cpus_per_task=compute.cpus_per_task,
+            gpus_per_actor=compute.gpus_per_actor,
+            max_retries=compute.max_retries,
+            num_actors=compute.num_actors,
+        )
+
+    @cached_property
+    def shared_model(self) -> "Shared[Model]":
+        """The model as workers read it: sent once."""
+        _ = self.resolved.model.weights_sha256  # hashed here, not once per worker
+        return self.engine.share(self.resolved.model)
+
+    def patience(self, already: int) -> int | None:
+        """How many works may fail from the start; None (any number) if earlier runs had success.
+
+        Not fewer than work at once: what fails may fail at the first step, what succeeds takes all of them.
+        """
+        return None if already else max(GIVE_UP_AFTER, self.engine.slots(self.resources))
 
     def follow(
         self, stage: str, outcomes: Iterator[Outcome], *, total: int, noun: str, size: Callable[[Work], int]
@@ -113,55 +146,36 @@ def run_stages(
         ValueError: a stage needs an earlier one that is not finished.
     """
     resolved = resolve(recipe)
-    running = engine if engine is not None else open_engine(address)
-    try:
-        return list(_run_each(resolved, stages, running, stream, say))
-    finally:
-        if engine is None:
-            running.close()
+    with ExitStack() as stack:
+        log = stack.enter_context(RunLog(resolved.root))
+
+        def start() -> Engine:
+            if engine is not None:
+                return engine
+            started = open_engine(address)
+            stack.callback(started.close)
+            return started
+
+        session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
+        resolved.root.sweep()  # temporaries of writers that were killed
+        return [_run_one(session, stage, say) for stage in stages]
 
 
-def _run_each(
-    resolved: ResolvedRecipe,
-    stages: Iterable[Stage],
-    engine: Engine,
-    stream: TextIO | None,
-    say: Callable[[str], None],
-) -> Iterator[StageReport]:
-    compute = resolved.recipe.compute
-    resources = resolve_resources(
-        engine,
-        cpus_per_task=compute.cpus_per_task,
-        gpus_per_actor=compute.gpus_per_actor,
-        max_retries=compute.max_retries,
-        num_actors=compute.num_actors,
+def _run_one(session: Session, stage: Stage, say: Callable[[str], None]) -> StageReport:
+    claim(session.resolved.root, session.resolved.recipe, stage)
+    started = time.perf_counter()
+    report: StageReport = import_module(f"jobs.{stage}").run(session)
+    say(str(report))
+    session.log.append(
+        stage=stage,
+        work="stage",
+        status="finished",
+        done=report.done,
+        already=report.already,
+        failed=report.failed,
+        seconds=round(time.perf_counter() - started, 3),
     )
-    resolved.root.sweep()  # temporaries of writers that were killed
-    _ = resolved.model.weights_sha256  # hashed once here, not once per worker
-    with RunLog(resolved.root) as log:
-        session = Session(
-            resolved=resolved,
-            engine=engine,
-            resources=resources,
-            shared_model=engine.share(resolved.model),
-            log=log,
-            stream=stream,
-        )
-        for stage in stages:
-            claim(resolved.root, resolved.recipe, stage)
-            started = time.perf_counter()
-            report: StageReport = import_module(f"jobs.{stage}").run(session)
-            say(str(report))
-            log.append(
-                stage=stage,
-                work="stage",
-                status="finished",
-                done=report.done,
-                already=report.already,
-                failed=report.failed,
-                seconds=round(time.perf_counter() - started, 3),
-            )
-            yield report
+    return report
 
 
 def isolate(
@@ -171,14 +185,20 @@ def isolate(
     *,
     split: Callable[[Work], Sequence[Work]],
     on_split: Callable[[Outcome], None],
+    patience: int | None = None,
 ) -> Iterator[Outcome]:
     """Outcomes of `works`, where one that failed is done again in its parts, so that a bad member costs only itself.
 
     A part gets one attempt: the whole has had all of its retries. `on_split` hears of the failed wholes, which
     are not yielded.
+
+    Raises:
+        RunStoppedError: see `stop_if_all_fail`.
     """
     parts: list[Work] = []
-    for outcome in run(works, resources):
+    for outcome in stop_if_all_fail(run(works, resources), patience):
+        if outcome.ok:
+            patience = None
         own = [] if outcome.ok else split(outcome.work)
         if len(own) > 1:
             on_split(outcome)
@@ -186,4 +206,22 @@ def isolate(
         else:
             yield outcome
     if parts:
-        yield from run(parts, replace(resources, max_retries=0))
+        yield from stop_if_all_fail(run(parts, replace(resources, max_retries=0)), patience)
+
+
+def stop_if_all_fail(outcomes: Iterator[Outcome], patience: int | None) -> Iterator[Outcome]:
+    """Pass outcomes on, unless the first `patience` of them all failed (None: whatever comes).
+
+    Raises:
+        RunStoppedError: with the traceback of the last one; all have been passed on before.
+    """
+    for number, outcome in enumerate(outcomes, start=1):
+        yield outcome
+        if outcome.ok:
+            patience = None
+        elif number == patience:
+            tried = outcome.attempt
+            raise RunStoppedError(
+                f"the first {number} tasks all failed, the last ({outcome.work.name}) with:\n"
+                f"{tried.traceback or tried.error}"
+            )

@@ -44,7 +44,7 @@ def read_status(recipe: "Recipe") -> RunStatus:
 
 def status_of(resolved: ResolvedRecipe) -> RunStatus:
     """The status of a resolved recipe."""
-    from jobs.build import MARKER, source_digest
+    from jobs.build import committed_build, source_digest
     from jobs.collect import read_plan
     from jobs.targets import read_committed
     from pipeline.atlas.fragments import committed_scores, join_rows, read_fragments, read_scores, row_key
@@ -61,11 +61,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     scored = committed_scores(root)
     pictures = [row for row in present if row["image_path"]]
     num_scored = sum(row_key(row) in scored for row in pictures)
-    built = (
-        root.exists("atlas.json")
-        and root.exists(MARKER)
-        and root.read_json(MARKER)["sources"] == source_digest(root, resolved.recipe)
-    )
+    built = committed_build(root, source_digest(root, resolved.recipe)) is not None
     num_visualized = len(present) - len(failed)
 
     def stage(name: str, noun: str, done: int, total: int, failed: int = 0) -> StageStatus:

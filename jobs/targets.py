@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.runfolder import read_log
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.wanted import chunk
@@ -40,6 +41,17 @@ def read_committed(root: Root, layers: Sequence[str]) -> dict[str, set[int]]:
     return {layer: committed_targets(root, layer) for layer in layers}
 
 
+def read_failures(root: Root) -> dict[tuple[str, int], str]:
+    """(layer, unit) → the last error that making its target alone ended with, by the log."""
+    failures = {}
+    for entry in read_log(root):
+        if entry.get("stage") == STAGE and entry.get("status") == "failed":
+            layer, first, count = entry["work"].rsplit("-", 2)
+            if count == "1":
+                failures[layer, int(first)] = entry["error"]
+    return failures
+
+
 def run(session: Session) -> StageReport:
     """Make the targets that are left.
 
@@ -65,6 +77,7 @@ def run(session: Session) -> StageReport:
             _work(work.arguments["plan"], work.arguments["layer"], [unit]) for unit in work.arguments["units"]
         ],
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+        patience=session.patience(already),
     )
     total = sum(len(units) for _, units in todo)
     done = failed = 0

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from jobs.schedule import Outcome, RunStoppedError, Work
+from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
-from jobs.targets import read_committed, require_statistics
-from jobs.wanted import Batch, Key, batch_size, plan_batches
+from jobs.targets import read_committed, read_failures, require_statistics
+from jobs.wanted import Batch, batch_size, plan_batches
 from jobs.worker import Shared, model_on
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
@@ -26,16 +26,7 @@ if TYPE_CHECKING:
 
 STAGE: Final = "visualize"
 IMAGE_QUALITY: Final = 90
-# If so many works in a row fail from the start and none succeeds, the fault is not in the neurons.
-GIVE_UP_AFTER: Final = 3
 MAX_REASON_LENGTH: Final = 500
-
-
-def read_statuses(root: Root) -> dict[Key, str]:
-    """Status of every committed visualization; of a neuron in two fragments the one that did not fail."""
-    from pipeline.atlas.fragments import read_statuses as read
-
-    return read(root)
 
 
 def run(session: Session) -> StageReport:
@@ -44,6 +35,8 @@ def run(session: Session) -> StageReport:
     Raises:
         RunStoppedError: statistics or targets are not there yet, or nothing at all succeeds.
     """
+    from pipeline.atlas.fragments import read_statuses
+
     resolved, started = session.resolved, time.perf_counter()
     recipe, root = resolved.recipe, resolved.root
     statuses = read_statuses(root)
@@ -61,8 +54,7 @@ def run(session: Session) -> StageReport:
     batches, without_target = _split_off_missing_targets(root, batches)
     if without_target and not batches and not done_before:
         raise RunStoppedError(f"{root.url} has no targets yet: run `neuron-atlas targets RECIPE` first")
-    for batch in without_target:
-        commit_failure(session, batch, "its targets could not be made: run `neuron-atlas targets` again")
+    _commit_without_target(session, without_target)
 
     works = [Work(name=batch.name, arguments={"batch": batch}) for batch in batches]
     factory = partial(
@@ -74,6 +66,7 @@ def run(session: Session) -> StageReport:
         session.resources,
         split=lambda work: [Work(name=b.name, arguments={"batch": b}) for b in work.arguments["batch"].split()],
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+        patience=session.patience(len(done_before)),
     )
     done, failures = 0, sum(len(batch.units) for batch in without_target)
     total = sum(num_neurons(work) for work in works)
@@ -82,12 +75,7 @@ def run(session: Session) -> StageReport:
             done += num_neurons(outcome.work)
             continue
         failures += num_neurons(outcome.work)
-        commit_failure(session, outcome.work.arguments["batch"], _reason(outcome))
-        if not done and not done_before and failures >= GIVE_UP_AFTER and len(works) > 1:
-            raise RunStoppedError(
-                f"the first {failures} neurons all failed, the last with:\n"
-                f"{outcome.attempt.traceback or outcome.attempt.error}"
-            )
+        commit_failure(session, outcome.work.arguments["batch"], _reason(outcome.attempt.error))
     return StageReport(
         stage=STAGE,
         noun="neurons",
@@ -104,13 +92,17 @@ def num_neurons(work: Work) -> int:
 
 
 def commit_failure(session: Session, batch: Batch, reason: str) -> None:
-    """Give every member of a batch a row of status "failed"."""
+    """Give every member of a batch a row of status "failed"; its real images, if they are known, stay with it."""
     from pipeline.atlas.fragments import write_fragment
+    from pipeline.targets.store import read_references
 
     resolved = session.resolved
+    references = read_references(resolved.root, batch.layer)
     for single in batch.split():
-        row = base_row(resolved.model, resolved.recipe, single, single.units[0])
-        write_fragment(resolved.root, f"{single.name}-failed", [row | {"status": "failed", "status_reason": reason}])
+        (unit,) = single.units
+        row = base_row(resolved.model, resolved.recipe, single, unit) | reference_columns(references.get(unit, {}))
+        row |= {"status": "failed", "status_reason": reason}
+        write_fragment(resolved.root, f"{single.name}-failed", [row])
 
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
@@ -134,6 +126,13 @@ def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[st
     }
 
 
+def reference_columns(references: Mapping[str, Any]) -> dict[str, Any]:
+    """What a unit's row of references says in the columns of a fragment: the images, and `dead` with its reason."""
+    from pipeline.atlas.schema import FRAGMENT_SCHEMA
+
+    return {name: value for name, value in references.items() if name in FRAGMENT_SCHEMA}
+
+
 class Visualizer:
     """The actor: keeps the model, the statistics and the plan of each layer between batches."""
 
@@ -153,7 +152,6 @@ class Visualizer:
     def __call__(self, *, batch: Batch) -> dict[str, int]:
         """Make and commit the pictures of one batch. Returns how many rows have which status."""
         from pipeline.atlas.fragments import write_fragment
-        from pipeline.atlas.schema import FRAGMENT_SCHEMA
         from pipeline.synthesis import synthesize
         from pipeline.targets.build import options_for
         from pipeline.targets.store import read_targets
@@ -161,8 +159,8 @@ class Visualizer:
         plan = self._plans[batch.layer]
         rows, targets = {}, {}
         for unit, (target, references) in read_targets(self._root, plan, batch.units).items():
-            known = {name: value for name, value in references.items() if name in FRAGMENT_SCHEMA}
-            rows[unit] = base_row(self._model, self._recipe, batch, unit) | {"relevance": plan.rule} | known
+            rows[unit] = base_row(self._model, self._recipe, batch, unit) | reference_columns(references)
+            rows[unit]["relevance"] = plan.rule
             if target is not None:
                 targets[unit] = target
         if targets:
@@ -212,9 +210,23 @@ def mask(alpha: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _reason(outcome: Outcome) -> str:
-    error = " ".join(outcome.attempt.error.split())
-    return error if len(error) <= MAX_REASON_LENGTH else error[: MAX_REASON_LENGTH - 1] + "…"
+def _reason(error: str) -> str:
+    text = " ".join(error.split())
+    return text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
+
+
+def _commit_without_target(session: Session, batches: Sequence[Batch]) -> None:
+    """Give neurons that have no target a row that says why."""
+    if not batches:
+        return
+    session.log.flush()  # it is asked for the reasons
+    reasons = read_failures(session.resolved.root)
+    for batch in batches:
+        for single in batch.split():
+            error = reasons.get((single.layer, single.units[0]))
+            remedy = "run `neuron-atlas targets RECIPE`"
+            reason = f"its target could not be made: {error}" if error else f"it has no target yet: {remedy}"
+            commit_failure(session, single, _reason(reason))
 
 
 def _split_off_missing_targets(root: Root, batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:

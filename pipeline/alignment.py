@@ -12,14 +12,14 @@ scatters the target through the inverse permutation; comparing sorted values ran
 the same gradient and needs one sort.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline.sorting import sort_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,44 +91,6 @@ def _cell_index(side: int, grid: int, device: torch.device) -> Tensor:
     return torch.tensor(index, device=device)
 
 
-class _Sort(torch.autograd.Function):
-    """Ascending sort along the last axis. On the CPU NumPy's vectorized argsort takes half of torch.sort's time."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
-        if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
-            order = _argsort_on_cpu(values)
-            ranked = values.gather(-1, order)
-        else:
-            ranked, order = values.sort(dim=-1)
-        ctx.save_for_backward(order)
-        return ranked
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        (order,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        # `order` is a permutation: plain scatter, which is deterministic, where gather's backward would add.
-        return torch.empty_like(gradients[0]).scatter_(-1, order, gradients[0])
-
-
-def _argsort_on_cpu(values: Tensor) -> Tensor:
-    rows = values.detach().flatten(0, -2).numpy()
-    threads = min(torch.get_num_threads(), len(rows))
-    if threads == 1:
-        order = np.argsort(rows, axis=-1)
-    else:  # NumPy sorts on one thread and lets go of the interpreter while it does
-        with ThreadPoolExecutor(threads) as pool:
-            order = np.concatenate(list(pool.map(_argsort_rows, np.array_split(rows, threads))))
-    return torch.from_numpy(order).view(values.shape)
-
-
-def _argsort_rows(rows: np.ndarray) -> np.ndarray:
-    return np.argsort(rows, axis=-1)
-
-
-sort_values: Callable[[Tensor], Tensor] = _Sort.apply
-
-
 def sorted_target(features: Tensor) -> Tensor:
     """The mean quantile function of reference images.
 
@@ -143,7 +105,7 @@ def sorted_target(features: Tensor) -> Tensor:
     """
     if features.ndim != 3 or features.shape[0] == 0:
         raise ValueError(f"features: expected [R, C, N] with R ≥ 1, got {list(features.shape)}")
-    return features.sort(dim=-1).values.mean(dim=0)
+    return sort_values(features).mean(dim=0)
 
 
 def sort_matching(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:

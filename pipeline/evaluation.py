@@ -3,6 +3,7 @@
 A verdict is on the picture as published: decoded from the atlas, shown to the model.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,12 +40,11 @@ def score_pictures(
         Per picture the columns that `evaluate` adds to a row (`pipeline.atlas.schema.SCORE_SCHEMA`).
     """
     activations, logits = measure(model, pictures, layer, units, reduction=reduction)
-    moments = statistics.activation_moments(layer)
     rows = []
     for unit, activation, logit in zip(units, activations.tolist(), logits, strict=True):
-        highest = float(moments.maximum[unit])
+        data = data_columns(statistics, layer, unit)
+        highest = data["max_activation"]
         percentile = statistics.percentile(layer, unit, activation)
-        counts, low, high = statistics.display_histogram(layer, unit)
         row: dict[str, Any] = {
             "activation": activation,
             "activation_percentile": percentile,
@@ -52,17 +52,51 @@ def score_pictures(
             "accuracy_top1": None,
             "accuracy_top5": None,
             "predicted_label": model.class_names[int(logit.argmax())],
-            "max_activation": highest,
-            "mean_activation": float(moments.mean[unit]),
-            "histogram_counts": counts.tolist(),
-            "histogram_low": low,
-            "histogram_high": high,
         }
         if layer == model.classifier_layer:
             rank = class_rank(logit, unit)
             row |= {"accuracy_top1": float(rank < 1), "accuracy_top5": float(rank < 5)}
-        rows.append(row | _verdict(percentile, weak_percentile, highest, float(moments.minimum[unit])))
+        lowest = float(statistics.activation_moments(layer).minimum[unit])
+        rows.append(row | data | _verdict(percentile, weak_percentile, highest, lowest))
     return rows
+
+
+def data_columns(statistics: StatisticsStore, layer: str, unit: int) -> dict[str, Any]:
+    """The columns that say what the data set does to a unit; they need no picture."""
+    moments = statistics.activation_moments(layer)
+    counts, low, high = statistics.display_histogram(layer, unit)
+    return {
+        "max_activation": float(moments.maximum[unit]),
+        "mean_activation": float(moments.mean[unit]),
+        "histogram_counts": counts.tolist(),
+        "histogram_low": low,
+        "histogram_high": high,
+    }
+
+
+def judge_classes(judge: Model, classes: Sequence[int], pictures: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """Whether another network names the class of each picture: the transferability of METHOD 8.
+
+    Args:
+        judge: a network with the same classes.
+        classes: the class index of each picture.
+        pictures: as published, uint8 [H, W, 3].
+
+    Returns:
+        Per picture `accuracy_top1_<judge>` and `accuracy_top5_<judge>`, 0 or 1.
+
+    Raises:
+        ValueError: a class index is not among the judge's classes.
+    """
+    if max(classes) >= judge.num_classes:
+        raise ValueError(
+            f'evaluate.held_out_models: "{judge.name}" has {judge.num_classes} classes and cannot judge '
+            f"class {max(classes)}; name networks with the classes of the model"
+        )
+    suffix = re.sub(r"[^a-z0-9]+", "_", judge.name.lower())
+    _, logits = measure(judge, pictures, judge.classifier_layer, classes)
+    ranks = [class_rank(logit, index) for logit, index in zip(logits, classes, strict=True)]
+    return [{f"accuracy_top1_{suffix}": float(rank < 1), f"accuracy_top5_{suffix}": float(rank < 5)} for rank in ranks]
 
 
 def _verdict(percentile: float, weak_percentile: float, highest: float, lowest: float) -> dict[str, str]:

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from pipeline.alignment import partition, sort_matching, sort_values, sorted_target
+from pipeline.alignment import partition, sort_matching, sorted_target
+from pipeline.sorting import argsort_rows, sort_values
 
 
 def formula(features: np.ndarray, target: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,3 +104,12 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         sort_matching(torch.randn(2, 3, 8), torch.randn(3, 9))
     with pytest.raises(ValueError, match="R ≥ 1"):
         sorted_target(torch.empty(0, 3, 8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float32, (3, 9), elements=st.floats(-1000, 1000, width=32) | st.sampled_from([0.0, 1.0, np.inf, -np.inf]))
+)
+def test_packed_keys_sort_stably(rows: np.ndarray) -> None:
+    rows = rows + np.float32(0)  # −0 becomes 0: the two are equal, and NumPy's stable sort says so
+    np.testing.assert_array_equal(argsort_rows(rows), np.argsort(rows, axis=-1, kind="stable"))

@@ -20,7 +20,7 @@ from pipeline.alignment import (
 )
 from pipeline.models import FeatureLayer, Model, features_of, unit_activation
 from pipeline.models.feature_layers import INNER_WEIGHTS
-from pipeline.relevance import channel_importance, normalize_relevance, relevance, upstream_layers
+from pipeline.relevance import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
 from pipeline.synthesis.objectives import aligned_features
 from pipeline.synthesis.presets import SynthesisOptions
 
@@ -80,6 +80,8 @@ def plan_alignment(
     is_class = layer == model.classifier_layer
     if rule == "auto":
         rule = "none" if is_class else "lrp"
+    if rule not in ("none", *RULES):
+        raise ValueError(f'relevance = "{rule}": expected auto, none or one of {", ".join(RULES)}')
     chosen = list(feature_layers) or model.default_feature_layers()
     if not feature_layers and not is_class and len(chosen) == len(INNER_WEIGHTS):
         chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INNER_WEIGHTS, strict=True)]

@@ -70,9 +70,9 @@ def build_targets(
         references, images = gather_references(model, statistics, reader, plan.layer, unit, settings)
         row = {"unit": unit, "status": "ok", "status_reason": "", "goal_activation": float("nan")}
         if len(images):
-            target = reference_target(model, plan, unit, images)
-            write_target(root, plan, unit, target)
-            row["goal_activation"] = target.goal_activation
+            write_target(root, plan, unit, reference_target(model, plan, unit, images))
+            # On the whole images: an enlarged patch may excite the unit less than the image it is cut from.
+            row["goal_activation"] = max(exemplar.activation for exemplar in references.exemplars)
         else:
             row |= {
                 "status": "dead",

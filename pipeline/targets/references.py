@@ -55,15 +55,18 @@ def choose_class_references(
     """References of a class: its labeled samples, those its logit rates highest first.
 
     A class with fewer than `min_references` of them is filled up to that number with the unlabeled or
-    otherwise labeled samples of the highest logit; the source says so.
+    otherwise labeled samples of the highest logit; one with none takes `num_references` of these, as an inner
+    unit does. The source says so.
     """
     labeled = statistics.class_exemplars(unit, num_references)
     if len(labeled) >= min_references:
         return References(exemplars=labeled, source="label", boxes=())
     known = {exemplar.sample for exemplar in labeled}
     others = [e for e in statistics.exemplars(layer, unit) if e.sample not in known]
+    if not labeled:
+        return References(exemplars=others[:num_references], source="top_logit", boxes=())
     filled = [*labeled, *others[: min_references - len(labeled)]]
-    return References(exemplars=filled, source="label+top_logit" if labeled else "top_logit", boxes=())
+    return References(exemplars=filled, source="label+top_logit", boxes=())
 
 
 def choose_unit_references(
