@@ -29,7 +29,9 @@ export function activationSection(row, layer) {
       h(
         'p',
         {},
-        `The picture excites the neuron more than ${formatPercent(row.activation_percentile)} % of the photographs do`,
+        row.activation_percentile >= 100
+          ? 'The picture excites the neuron more than any of the photographs does'
+          : `The picture excites the neuron more than ${formatPercent(row.activation_percentile)} % of the photographs do`,
         typeof row.activation_ratio === 'number' ? `, ${formatScore(row.activation_ratio, '×')} the strongest one` : '',
         layer.is_classes && row.predicted_label ? `. The model calls the picture “${row.predicted_label}”.` : '.',
       ),

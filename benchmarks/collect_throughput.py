@@ -23,7 +23,7 @@ from pipeline.neurons import match_layers
 from pipeline.shards import iterate_samples
 from pipeline.statistics.survey import survey
 
-DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo" / "shards").glob("*.tar"))
+DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
 MAX_PIXELS = 80_000_000
 
 

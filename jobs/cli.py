@@ -224,7 +224,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     for fault in faults:
         print(fault)
     if faults:
-        print(f"{arguments.path}: {len(faults)} faults", file=sys.stderr)
+        print(f"{arguments.path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", file=sys.stderr)
         return FAILED
     print(f"{arguments.path}: no faults")
     return DONE

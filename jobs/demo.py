@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = Path(__file__).resolve().parent
 RECIPE: Final = "recipes/demo.toml"
-SHARDS: Final = "demo/shards/neuron-atlas-demo-{000000..000003}.tar"
+SHARDS: Final = "demo_data/shards/neuron-atlas-demo-{000000..000003}.tar"
 
 
 def demo_recipe(out: str, overrides: Sequence[str] = ()) -> "Recipe":

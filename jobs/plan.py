@@ -151,8 +151,9 @@ def describe_plan(plan: RunPlan) -> str:
                 f"{format_duration(estimate.worker_seconds):>10} of one worker ({source})"
             )
     unit = "GPU-hours" if plan.device == "cuda" else "CPU-worker hours"
+    hours = f"about {total_s / 3600:.2f}" if total_s >= 36 else "less than 0.01"
     lines.append(
-        f"about {total_s / 3600:.2f} {unit}; here, with {plan.num_workers} "
+        f"{hours} {unit}; here, with {plan.num_workers} "
         f"{'GPU' if plan.device == 'cuda' else 'CPU'} workers, {format_duration(total_s / plan.num_workers)}"
         if total_s
         else "nothing to do"

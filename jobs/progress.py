@@ -99,6 +99,7 @@ class Progress:
             progress.TextColumn("{task.fields[rate]}"),
             progress.TimeRemainingColumn(elapsed_when_finished=True),
             console=console.Console(file=self._stream),
+            transient=True,  # the stage's report takes the place of its bar
         )
         return bar, bar.add_task(self.stage, total=self.total, rate="")
 

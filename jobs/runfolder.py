@@ -103,7 +103,7 @@ class RunLog:
         if not root.is_local:
             self._text = earlier
         elif earlier and not earlier.endswith("\n"):  # a killed driver's half line must not swallow the next one
-            self._append_local("\n")
+            self._root.append_text(LOG_PATH, "\n")
 
     def __enter__(self) -> Self:
         return self
@@ -118,17 +118,11 @@ class RunLog:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, **entry}, ensure_ascii=False) + "\n"
         if self._root.is_local:
-            self._append_local(line)
+            self._root.append_text(LOG_PATH, line)
             return
         self._text += line
         if time.monotonic() - self._flushed_at > REMOTE_FLUSH_S:
             self.flush()
-
-    def _append_local(self, text: str) -> None:
-        path = self._root.local_path / LOG_PATH
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
 
     def flush(self) -> None:
         """Send what an object store has not got yet."""

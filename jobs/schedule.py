@@ -261,7 +261,7 @@ class _Stored(Generic[T]):
         return _fetched[key]
 
 
-def _guard_with_token() -> None:
+def guard_with_token() -> None:
     """Let only this process's children join its Ray: a token that no file keeps and that ends with the process.
 
     Ray would do the same with a token in the home folder, and warn. Settings of the user's own are left alone; so is a
@@ -294,7 +294,7 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address == "local":
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-            _guard_with_token()
+            guard_with_token()
         import ray
 
         self.name = "local" if address == "local" else "cluster"

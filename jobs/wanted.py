@@ -1,8 +1,9 @@
 """What a recipe wants, and the batches it is done in. Pure: `todo = wanted − committed`.
 
 Batches are cut from what is wanted, never from what is left; of each batch the committed neurons are dropped.
-So a run that was killed and resumed, or grew by some neurons, computes the same batches as one that was not,
-and the same bytes.
+Batches are committed whole, so a run that was killed and resumed computes the same batches as one that was
+not, and the same bytes. A recipe that grew by neurons of a batch in the middle does the new ones without the
+old: their pictures have the same seeds, and may differ in the last bits of floating-point sums.
 """
 
 import hashlib

@@ -160,6 +160,19 @@ class Root:
         """Write a value as JSON with sorted keys, atomically: equal values give equal bytes."""
         self.write_text(path, json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
 
+    def append_text(self, path: str, text: str) -> None:
+        """Add text to the end of a file of a local root (a log: a killed writer may leave half a line).
+
+        Raises:
+            ValueError: the root is remote; object stores cannot append.
+            StorageError: the disk is full, read-only or not ours.
+        """
+        file = self.local_path / check_path(path)
+        with _explained(str(file), "write"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as opened:
+                opened.write(text)
+
     def list(self, path: str = "") -> Names:
         """Return the sorted names in a folder, without temporaries; none if there is no such folder."""
         full = self._full(path)
@@ -364,9 +377,11 @@ def _explained(url: str, action: str) -> Iterator[None]:
     """Turn an operating-system error that the user can mend into a StorageError that says how."""
     try:
         yield
-    except (StorageError, FileNotFoundError):
+    except StorageError:
         raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and action != "write":
+            raise
         # Remote file systems raise PermissionError without a number.
         number = error.errno or (errno.EACCES if isinstance(error, PermissionError) else None)
         remedy = _REMEDIES.get(number or 0, "check that the place exists and can be reached")

@@ -1,6 +1,6 @@
 """A run that is killed at a given write: `python -m tests.killed_run RECIPE FRAGMENT_OF_PATH NUMBER`.
 
-The kill comes at the worst moment, between the temporary file and its renaming. Nothing of this process runs afterwards.
+The kill comes at the worst moment, between the temporary file and its renaming, and nothing of it runs after that.
 """
 
 import os

@@ -51,6 +51,15 @@ def test_every_command_has_help(capsys):
         assert f"usage: neuron-atlas {command}" in capsys.readouterr().out
 
 
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys; from jobs.cli import main; main(['--help']); main(['run', '--help']); "
+        "print([name for name in ('torch', 'ray', 'numpy', 'pyarrow', 'zarr') if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -248,13 +257,17 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(recipe, monkeypatch, ca
 @pytest.mark.slow
 def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "run", recipe, "--set", "visualize.steps=100000"]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    # As a user has it, with a home folder in which Ray could leave its token.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
         assert process.stderr is not None
-        while b"visualize: 8 neurons" not in process.stderr.readline():
-            assert process.poll() is None
+        printed = []
+        while b"visualize: 8 neurons" not in (line := process.stderr.readline()):
+            printed.append(line)
+            assert process.poll() is None, printed
         time.sleep(1)
         process.terminate()
         _, error = process.communicate(timeout=60)
@@ -262,6 +275,9 @@ def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
     assert b"What is finished is kept" in error
     assert b"Traceback" not in error
     assert (tmp_path / "out/run/statistics.json").exists()
+    assert not (tmp_path / "home/.ray").exists()
+    ours = (b"collect: ", b"targets: ")
+    assert [line for line in printed if not line.startswith(ours)] == []  # nothing of Ray's, no warning either
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(built):

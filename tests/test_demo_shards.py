@@ -12,7 +12,7 @@ from pipeline.images import decode_image
 from pipeline.shards import Sample, iterate_samples
 from pipeline.storage import expand_urls
 
-DEMO = Path(__file__).parent.parent / "jobs" / "demo"
+DEMO = Path(__file__).parent.parent / "jobs" / "demo_data"
 ALLOWED = {"public-domain", "public-domain (NASA)", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0"}
 URLS = expand_urls(f"{DEMO}/shards/neuron-atlas-demo-*.tar")
 

@@ -109,7 +109,7 @@ def test_the_readme_counts_the_demo_as_it_is() -> None:
     blocks = demo_recipe("demo-atlas").neurons
     num_classes = sum(len(block.units) for block in blocks if block.layer == recipes.CLASSIFIER)
     num_inner = sum(len(block.units) for block in blocks if block.layer != recipes.CLASSIFIER)
-    attribution = (ROOT / "jobs" / "demo" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    attribution = (ROOT / "jobs" / "demo_data" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     num_photographs = len(re.findall(r"^\| (?!key |---)", attribution, re.MULTILINE))
     words = " ".join(README.split())
     assert f"{num_classes} classes and {num_inner} inner neurons" in words

@@ -70,7 +70,7 @@ def test_a_stage_that_stopped_before_its_first_result_binds_nobody(root):
     recipe = tiny_recipe("a.tar", root.url)
     check_recipe(root, recipe)
     results_of(root, recipe, "collect")
-    with pytest.raises(ValueError, match="data.shards"):
+    with pytest.raises(ValueError, match=r"data\.shards"):
         check_recipe(root, tiny_recipe("misspelled.tar", root.url))
 
 

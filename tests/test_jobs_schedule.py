@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from jobs.schedule import (
     Resources,
     RunStoppedError,
     Work,
+    guard_with_token,
     open_engine,
     resolve_resources,
 )
@@ -290,3 +292,39 @@ def test_an_engine_leaves_a_ray_that_was_there_before(ray_engine):
     second = RayEngine("local")
     second.close()
     assert ray.is_initialized()
+
+
+@pytest.fixture
+def before_ray(monkeypatch):
+    """The environment of a process that has not imported Ray."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back whatever the test does
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_a_local_ray_is_guarded_by_a_token_of_its_own(before_ray):
+    guard_with_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_TOKEN_PATH", "/my/token")])
+def test_a_token_of_the_user_s_own_is_kept(before_ray, name, value):
+    before_ray.setenv(name, value)
+    guard_with_token()
+    assert {key: os.environ[key] for key in os.environ if key.startswith("RAY_AUTH")} == {
+        "RAY_AUTH_MODE": "token",
+        name: value,
+    }
+
+
+def test_what_the_user_decided_and_a_ray_that_runs_already_are_left_alone(before_ray):
+    before_ray.setenv("RAY_AUTH_MODE", "disabled")
+    guard_with_token()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    before_ray.delenv("RAY_AUTH_MODE")
+    before_ray.setitem(sys.modules, "ray", object())
+    guard_with_token()
+    assert not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}

@@ -27,7 +27,7 @@ from pipeline.shards import (
 )
 from pipeline.storage import Root, StorageError
 
-DEMO_SHARD = Path(__file__).parent.parent / "jobs/demo/shards/neuron-atlas-demo-000000.tar"
+DEMO_SHARD = Path(__file__).parent.parent / "jobs/demo_data/shards/neuron-atlas-demo-000000.tar"
 
 
 def jpeg(gray: int = 128) -> bytes:

@@ -123,7 +123,7 @@ SCORE_NOTES: Final[dict[str, ColumnNote]] = {
     "loss": ColumnNote(unit="", meaning="Final objective of the optimization; lower is better within one method."),
     "activation": ColumnNote(unit="activation", meaning="Activation of the unit on the published picture."),
     "activation_percentile": ColumnNote(
-        unit="%", meaning="Share of the data set's images that excite the unit less than the picture does."
+        unit="%", meaning="Share of the data set's images that excite the unit no more than the picture does."
     ),
     "activation_ratio": ColumnNote(
         unit="×",

@@ -152,7 +152,8 @@ def best_patches(
     """
     features = features_of(model.module, patches.to(model.device), [layer])[layer]
     scores = unit_activation(features, [unit] * len(patches), "mean").cpu()
-    order = scores.sort(descending=True, stable=True).indices[:num_references].tolist()
+    best = scores.sort(descending=True, stable=True).indices[:num_references].tolist()
+    order = sorted(best)  # candidates come by activation, and so do the chosen ones
     chosen = References(
         exemplars=[candidates.exemplars[i] for i in order],
         source=candidates.source,

@@ -1,6 +1,6 @@
 """Make the demo's tar shards: the script that made the files beside it, kept so that they can be made again.
 
-    python jobs/demo/make_shards.py PHOTOGRAPHS
+    python jobs/demo_data/make_shards.py PHOTOGRAPHS
 
 PHOTOGRAPHS is a folder with `manifest.csv` (columns file, caption, category, imagenet, licence, author,
 source, package, version) and the JPEGs it names. Only pictures are taken whose license asks for no more than

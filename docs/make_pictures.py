@@ -1,0 +1,71 @@
+"""The README's two pictures, made from a demo atlas: `python docs/make_pictures.py demo-atlas`.
+
+docs/demo-wall.png: the viewer's wall in headless Chromium. docs/demo-sheet.webp: every visualization over the
+photograph that excites its neuron most.
+"""
+
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from playwright.sync_api import sync_playwright
+
+from pipeline.atlas.schema import EXAMPLE_TILE_PX
+from pipeline.atlas.serve import make_server
+from pipeline.storage import Root
+from pipeline.tables import read_rows
+
+DOCS = Path(__file__).parent
+TILE_PX, TEXT_PX, COLUMNS = 150, 18, 8
+
+
+def main() -> None:
+    folder = sys.argv[1]
+    screenshot_wall(folder, DOCS / "demo-wall.png")
+    contact_sheet(Root.open(folder)).save(DOCS / "demo-sheet.webp", quality=80)
+
+
+def screenshot_wall(folder: str, out: Path) -> None:
+    """Save the wall of the classes as people see it."""
+    server = make_server(folder, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser_path = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/", wait_until="networkidle")
+        page.get_by_role("link", name="classifier").first.click()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=out)
+        browser.close()
+    server.shutdown()
+    # A palette takes a third of the bytes and is enough for a page of small pictures.
+    Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)
+
+
+def contact_sheet(root: Root) -> Image.Image:
+    """Each neuron's picture over its top photograph, with its name and percentile; classes first."""
+    manifest = root.read_json("atlas.json")
+    layers = sorted(manifest["layers"], key=lambda layer: not layer["is_classes"])
+    rows = [row for layer in layers for row in read_rows(root, layer["file"])]
+    height = 2 * TILE_PX + TEXT_PX
+    sheet = Image.new("RGB", (COLUMNS * TILE_PX, -(-len(rows) // COLUMNS) * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for index, row in enumerate(rows):
+        x, y = index % COLUMNS * TILE_PX, index // COLUMNS * height
+        picture = Image.open(root.local_path / row["image_path"])
+        strip = Image.open(root.local_path / row["examples_path"])
+        photograph = Image.fromarray(np.asarray(strip)[:, :EXAMPLE_TILE_PX])
+        for place, image in enumerate((picture, photograph)):
+            sheet.paste(image.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (x, y + place * TILE_PX))
+        name = row["label"] or f"{row['layer']}:{row['unit']}"
+        text = f"{name}  {row['activation_percentile']:.1f} %"
+        draw.text((x + 3, y + 2 * TILE_PX + 2), text, fill="black", font=font)
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
