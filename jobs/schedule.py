@@ -29,6 +29,8 @@ IN_FLIGHT_PER_SLOT: Final = 2
 MIN_IN_FLIGHT: Final = 16
 POLL_S: Final = 1.0  # how long one look for finished work blocks
 CAPACITY_REFRESH_S: Final = 10.0  # how often the cluster is asked for its size
+# Waiting threads that spin would take the CPU from the other workers.
+WORKER_ENVIRONMENT: Final = {"OMP_WAIT_POLICY": "passive"}
 
 
 class RunStoppedError(RuntimeError):
@@ -304,17 +306,16 @@ class RayEngine:
         self._owns_ray = not ray.is_initialized()
         if not self._owns_ray:
             return
-        runtime_env = {
-            # Before a worker unpickles a torchvision model, see that module.
-            "worker_process_setup_hook": "pipeline.models.torchvision_operators.declare",
-            # Waiting threads that spin would take the CPU from the other workers.
-            "env_vars": {"OMP_WAIT_POLICY": "passive"},
-        }
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "runtime_env": runtime_env}
+        options: dict[str, Any] = {"address": address, "log_to_driver": False}
         if address == "local":
+            # By inheritance: with a runtime environment Ray would not use the workers that it starts ahead.
+            for name, value in WORKER_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
             # A folder of our own: the usual /tmp/ray may belong to another user. Short: socket paths end at 107 bytes.
             self._folder = tempfile.mkdtemp(prefix="na-", dir="/tmp" if os.path.isdir("/tmp") else None)
             options |= {"include_dashboard": False, "num_cpus": num_cpus, "_temp_dir": self._folder}
+        else:
+            options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(logging_level="warning", **options)

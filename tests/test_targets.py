@@ -99,9 +99,7 @@ def test_a_class_takes_its_labeled_samples_best_first(statistics: StatisticsStor
     assert logits == sorted(logits, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("unit", "source", "labeled", "count"), [(2, "label+top_logit", 1, 3), (3, "top_logit", 0, 4)]
-)
+@pytest.mark.parametrize(("unit", "source", "labeled", "count"), [(2, "label+top_logit", 1, 3), (3, "top_logit", 0, 4)])
 def test_a_class_with_too_few_samples_is_filled_by_its_logit(
     statistics: StatisticsStore, unit: int, source: str, labeled: int, count: int
 ) -> None:

@@ -6,8 +6,7 @@ shape functions for two operators whose schemas live in that extension. Declarin
 enough for every model and transform; `torchvision.ops.nms` and `torchvision.io.read_image` stay unavailable,
 and nothing here uses them.
 
-Call `declare()` before the first `import torchvision` or `import timm`. Ray workers call it as their
-process set-up hook, so that a model can be unpickled there.
+Call `declare()` before the first `import torchvision` or `import timm`, and where a model is unpickled.
 """
 
 import importlib.util
