@@ -28,6 +28,7 @@ IN_FLIGHT_PER_SLOT: Final = 2
 # Waiting tasks are what makes an autoscaler add nodes: never fewer than this, however small the cluster is now.
 MIN_IN_FLIGHT: Final = 16
 POLL_S: Final = 1.0  # how long one look for finished work blocks
+CANCEL_ATTEMPTS: Final = 10  # of a task that is to stop; between two of them POLL_S at most
 CAPACITY_REFRESH_S: Final = 10.0  # how often the cluster is asked for its size
 # Waiting threads that spin would take the CPU from the other workers.
 WORKER_ENVIRONMENT: Final = {"OMP_WAIT_POLICY": "passive"}
@@ -423,9 +424,15 @@ class _TaskPool:
     def close(self, in_flight: Iterable[Any]) -> None:
         import ray
 
-        for reference in in_flight:
-            # By force: a polite interrupt can be lost in a library's code. Writes are atomic, so nothing is torn.
-            ray.cancel(reference, force=True)
+        # By force: a polite interrupt can be lost in a library's code. Writes are atomic, so nothing is torn. And
+        # again while any is left: Ray loses a cancel that meets a task on its way to a worker.
+        left = list(in_flight)
+        for _ in range(CANCEL_ATTEMPTS):
+            if not left:
+                return
+            for reference in left:
+                ray.cancel(reference, force=True)
+            _, left = ray.wait(left, num_returns=len(left), timeout=POLL_S)
 
 
 class _Actor:

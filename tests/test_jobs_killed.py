@@ -53,7 +53,6 @@ def works_done(out: Path) -> list[tuple[str, str]]:
     [
         ("run/partials/000001.json", 1, 1),  # collect: one tar shard is done
         ("run/samples.parquet", 1, 3),  # collect: all three, and the merge is nearly
-        ("run/targets/stage2/", 1, 5),  # targets: the merge and the classes too
         ("run/fragments/", 3, 8),  # visualize: all targets and two batches, and pictures of a third
         ("/index.parquet", 1, 15),  # build: all but the atlas
     ],
