@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from jobs.progress import Progress, format_duration
+from jobs.ray_engine import RayEngine
 from jobs.resolved import ResolvedRecipe, resolve
 from jobs.runfolder import RunLog, claim
-from jobs.schedule import Engine, Outcome, Resources, RunStoppedError, Work, open_engine, resolve_resources
+from jobs.schedule import Engine, InlineEngine, Outcome, Resources, RunStoppedError, Work, resolve_resources
 from jobs.worker import Shared
 from pipeline.recipe import Recipe, Stage
 
@@ -225,3 +226,17 @@ def stop_if_all_fail(outcomes: Iterator[Outcome], patience: int | None) -> Itera
                 f"the first {number} tasks all failed, the last ({outcome.work.name}) with:\n"
                 f"{tried.traceback or tried.error}"
             )
+
+
+def open_engine(address: str) -> Engine:
+    """The engine of `--address`: `inline`, `local`, `auto` (the cluster this machine belongs to) or `ray://HOST:PORT`.
+
+    Raises:
+        ValueError: another address.
+        RunStoppedError: Ray cannot be started or reached.
+    """
+    if address == "inline":
+        return InlineEngine()
+    if address in ("local", "auto") or address.startswith("ray://"):
+        return RayEngine(address)
+    raise ValueError(f"--address {address}: expected local, auto, ray://HOST:PORT or inline")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from jobs.schedule import RayEngine
+from jobs.ray_engine import RayEngine
 
 # No deadline per example: the machine may be busy, and a time-out per test is set in pyproject.toml.
 settings.register_profile("neuron-atlas", deadline=None)

@@ -152,14 +152,14 @@ def test_heavy_libraries_stay_behind_their_module(name):
             assert allowed(name, homes), f"{name}:{found.line} imports {library}: only {', '.join(homes)} may"
 
 
-def test_ray_is_imported_by_the_schedule_alone_and_never_at_import_time():
+def test_ray_is_imported_by_its_engine_alone_and_never_at_import_time():
     importers = {
         (name, found.at_module_level)
         for name in OUR_MODULES
         for found in imports_of(name)
         if found.target.split(".")[0] == "ray"
     }
-    assert importers == {("jobs.schedule", False)}
+    assert importers == {("jobs.ray_engine", False)}
 
 
 def reachable(start: str, *, module_level_only: bool) -> dict[str, str]:

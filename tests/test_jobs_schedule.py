@@ -8,18 +8,9 @@ import time
 import pytest
 import torch
 
-from jobs.schedule import (
-    InlineEngine,
-    Outcome,
-    RayEngine,
-    Resources,
-    RunStoppedError,
-    Work,
-    guard_with_token,
-    open_engine,
-    resolve_resources,
-)
-from jobs.session import isolate
+from jobs.ray_engine import RayEngine, guard_with_token
+from jobs.schedule import InlineEngine, Outcome, Resources, RunStoppedError, Work, resolve_resources
+from jobs.session import isolate, open_engine
 from jobs.worker import deterministic
 from pipeline.shards import TooManyBadSamples
 from pipeline.storage import StorageError
