@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pipeline.synthesis.reference_target import AlignmentPlan
 
 # Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
-# GPU; measured on the demo (2026-11-24) resp. estimated from its arithmetic at a tenth of the peak rate.
-SECONDS_PER_IMAGE: Final = {"cpu": 0.07, "cuda": 0.002}  # collect: decode and forward
-SECONDS_PER_REFERENCE: Final = {"cpu": 0.2, "cuda": 0.005}
-SECONDS_PER_STEP: Final = {"cpu": 0.1, "cuda": 0.002}  # per image in the batch
-SECONDS_PER_PICTURE: Final = {"cpu": 0.1, "cuda": 0.005}  # evaluate
+# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: guesses, nothing was run on one.
+SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.002}  # collect: decode and forward
+SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.005}
+SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image in the batch
+SECONDS_PER_PICTURE: Final = {"cpu": 0.43, "cuda": 0.005}  # evaluate
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
