@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,10 @@ def test_works_whose_worker_is_killed_are_done_by_another(shards, whole, tmp_pat
     reports = run_stages(recipe, STAGES[:2], engine=ray_engine)
     assert [report.failed for report in reports] == [0, 0]
     assert len(list(tmp_path.glob("with*"))) == 2
-    log = read_log(Root.open(tmp_path / "out"))
-    assert [(e["stage"], e["status"], e["attempts"]) for e in log if e.get("attempts", 1) > 1] == [
-        ("collect", "done", 2),
-        ("targets", "done", 2),
-    ]
+    repeated = [entry for entry in read_log(Root.open(tmp_path / "out")) if entry.get("attempts", 1) > 1]
+    # One work of each stage killed its worker; Ray may have sent the next one to that worker before it saw it die.
+    assert [stage for stage, _ in groupby(entry["stage"] for entry in repeated)] == ["collect", "targets"]
+    assert {(entry["status"], entry["attempts"]) for entry in repeated} == {("done", 2)}
     run_stages(recipe, STAGES, address="inline")
     assert published(tmp_path / "out") == whole
 
