@@ -5,7 +5,7 @@ import { statusLabel } from './filters.js'
 import { columnTitle, formatBytes, formatCount, plural } from './format.js'
 import { keyTable, searchTable } from './help.js'
 import { makeRoute, formatRoute } from './router.js'
-import { methodWords, STATUSES, statusWords } from './words.js'
+import { layerKind, methodMeaning, methodSource, methodTitle, STATUSES, statusWords } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -13,9 +13,11 @@ import { methodWords, STATUSES, statusWords } from './words.js'
 
 /**
  * @param {Atlas | null} atlas the one the reader came from
+ * @param {string} section 'methods' to begin there
  * @returns {import('./main.js').View}
  */
-export function aboutView(atlas) {
+export function aboutView(atlas, section) {
+  const methods = h('h2', { tabindex: '-1' }, 'Methods')
   const element = h(
     'article',
     { class: 'page prose' },
@@ -31,12 +33,24 @@ export function aboutView(atlas) {
     h(
       'p',
       {},
-      'A neuron is one channel of a layer, or one class of the output. Its name is the layer and its number there: ',
+      'A neuron is one channel of a layer (in a transformer, one dimension of its tokens), or one class of the output. ' +
+        'Its name is the layer and its number there: ',
       h('code', {}, 'blocks.5:54'),
       ' is unit 54 of the layer ',
       h('code', {}, 'blocks.5'),
       '. The model scans an image with it; how strongly it responds at its strongest place is its activation on that image.',
     ),
+    atlas &&
+      atlas.layers.some((layer) => layerKind(layer.name)) &&
+      h(
+        'p',
+        {},
+        'Some layers of this atlas were added to the model: those named ',
+        h('code', {}, 'concepts.'),
+        '… hold directions in the features of another layer, those named ',
+        h('code', {}, 'circuits.'),
+        '… several units taken together. They are read like any neuron.',
+      ),
     h('h2', {}, 'The picture'),
     h(
       'p',
@@ -45,8 +59,8 @@ export function aboutView(atlas) {
         'sees in the neuron’s reference photographs. It shows what the neuron responds to; it does not prove that the neuron ' +
         'responds to nothing else, nor that the model uses it the way the picture suggests.',
     ),
-    atlas && h('p', {}, 'Here the pictures are made with: ', atlas.methods.map(methodWords).join('; '), '.'),
     h('p', {}, 'With “Transparency”, the parts that hardly mattered while the picture was made fade out.'),
+    atlas && methodsPart(atlas, methods),
     h('h2', {}, 'The photographs'),
     h(
       'p',
@@ -56,6 +70,12 @@ export function aboutView(atlas) {
         'synthesized ones alone (92 % against 82 % right answers; Borowski et al., ICLR 2021). A frame marks the part ' +
         'of a photograph that excites the neuron. They are few, and from one data set: ' +
         'another data set would give others.',
+    ),
+    h(
+      'p',
+      {},
+      'A neuron may respond to things that look nothing alike. Its photographs can then be sorted into groups, its ' +
+        'facets, with a picture for each group; the photographs shown are those of the facet that is shown.',
     ),
     h('h2', {}, 'Status'),
     h(
@@ -80,7 +100,39 @@ export function aboutView(atlas) {
       ' tells how to read them elsewhere. Nothing is sent anywhere and no ' + 'other site is asked for anything.',
     ),
   )
-  return { element, title: atlas ? `About · ${atlas.title}` : 'About · Neuron Atlas' }
+  const landing = section === 'methods' && atlas ? methods : null
+  return { element, landing, title: atlas ? `About · ${atlas.title}` : 'About · Neuron Atlas' }
+}
+
+/** @param {Atlas} atlas @param {HTMLElement} heading @returns {HTMLElement} */
+function methodsPart(atlas, heading) {
+  const several = atlas.methods.length > 1
+  return h(
+    'section',
+    {},
+    heading,
+    several &&
+      h(
+        'p',
+        {},
+        'The pictures of this atlas are made in several ways, not all of them for every neuron. ',
+        link(formatRoute(makeRoute({ view: 'compare', atlas: atlas.slug })), {}, 'Compare them side by side'),
+        '.',
+      ),
+    h(
+      'dl',
+      { class: 'facts' },
+      atlas.methods.map((method) => {
+        const [meaning, source] = [methodMeaning(method), methodSource(method)]
+        return h(
+          'div',
+          {},
+          h('dt', {}, methodTitle(method)),
+          h('dd', {}, meaning.charAt(0).toUpperCase() + meaning.slice(1), source && ` (${source})`),
+        )
+      }),
+    ),
+  )
 }
 
 /** @param {Atlas} atlas @returns {HTMLElement | null} */

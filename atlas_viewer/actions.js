@@ -135,7 +135,7 @@ function disclosure(title, text) {
  * @param {() => string} text
  * @returns {HTMLElement}
  */
-function copyButton(title, text) {
+export function copyButton(title, text) {
   const button = h('button', { type: 'button', class: 'button' }, title)
   let timer = 0
   button.addEventListener('click', async () => {

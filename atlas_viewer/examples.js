@@ -1,8 +1,9 @@
 /** The photographs that excite a neuron most, cut from one strip, with what excites it marked on each. */
 
 import { h } from './dom.js'
-import { formatNumber, plural } from './format.js'
+import { commonLabels, formatNumber, plural } from './format.js'
 import { croppedPicture } from './pictures.js'
+import { facetWords } from './variants.js'
 import { sourceWords } from './words.js'
 
 /**
@@ -40,10 +41,12 @@ export function examplesSection(atlas, row, name) {
   const activations = Array.from(row.reference_activations ?? [])
   const labels = Array.from(row.reference_labels ?? [])
   const shown = row.examples_path ? Number(row.num_examples) || 0 : 0
+  const facet = facetWords(row)
   const heading = h(
     'h2',
     {},
     row.reference_source === 'label' ? 'Photographs of this class' : 'Photographs that excite it most',
+    facet && `: ${facet}`,
   )
   if (!shown) {
     return h('section', { class: 'examples' }, heading, withoutPictures(keys, activations, labels))
@@ -80,9 +83,53 @@ export function examplesSection(atlas, row, name) {
     { class: 'examples' },
     h('div', { class: 'section-head' }, heading, hasBoxes && boxToggle(list)),
     list,
-    h('p', { class: 'note' }, explanation, hasBoxes && ' The frame marks the part that excites it.'),
+    h(
+      'p',
+      { class: 'note' },
+      explanation,
+      hasBoxes && ' The frame marks the part that excites it.',
+      facet && ' They were sorted into groups that look alike; a facet is one group, and the picture was made from it.',
+    ),
     keys.length > 0 && keysTable(keys, activations, labels),
   )
+}
+
+/** Where there is little room, the photographs stand in two lines of three; a line is one picture, cut from the strip. */
+export const STRIP_LINES = 2
+const PHOTOGRAPHS_PER_LINE = 3
+
+/**
+ * The first photographs without their numbers.
+ * @param {Atlas} atlas
+ * @param {Record<string, any>} row
+ * @param {string} name of the neuron
+ * @returns {HTMLElement[]} at most STRIP_LINES pictures, none when the photographs are not published
+ */
+export function photographStrips(atlas, row, name) {
+  const shown = row.examples_path ? Number(row.num_examples) || 0 : 0
+  const lines = Math.min(STRIP_LINES, Math.ceil(shown / PHOTOGRAPHS_PER_LINE))
+  return Array.from({ length: lines }, (_, number) => {
+    const first = number * PHOTOGRAPHS_PER_LINE
+    const last = Math.min(shown, first + PHOTOGRAPHS_PER_LINE)
+    const labels = commonLabels(Array.from(row.reference_labels ?? []).slice(first, last), last - first)
+    const which = last - first > 1 ? `Photographs ${first + 1} to ${last}` : `Photograph ${last}`
+    const strip = croppedPicture(atlas, row.examples_path, {
+      alternative: `${which} of ${name}${labels.length ? `: ${labels.join(', ')}` : ''}`,
+      column: number,
+      row: 0,
+      columns: shown / PHOTOGRAPHS_PER_LINE,
+      rows: 1,
+    })
+    strip.classList.add('photograph-strip')
+    for (let order = first; order < last; order++) {
+      const box = referenceBox(row.reference_positions, order)
+      if (!box) continue
+      const left = (order - first + box.left) / PHOTOGRAPHS_PER_LINE
+      const style = percentages({ ...box, left, width: box.width / PHOTOGRAPHS_PER_LINE })
+      strip.append(h('span', { class: 'example-box', 'aria-hidden': 'true', style }))
+    }
+    return strip
+  })
 }
 
 /** @param {Box} box @returns {Record<string, string>} */

@@ -3,6 +3,7 @@
 import { activationHistogram } from './charts.js'
 import { h } from './dom.js'
 import { columnTitle, formatCount, formatNumber, formatPercent, formatScore } from './format.js'
+import { variantWords } from './variants.js'
 import { sourceWords } from './words.js'
 
 /**
@@ -94,7 +95,7 @@ export function provenanceSection(atlas, row) {
     ['Alignment', row.alignment],
     ['Relevance', row.relevance],
     ['Optimization', steps],
-    ['Seed', row.seed_value ? `${row.seed} (${row.seed_value})` : row.seed],
+    ['Variant', row.seed_value ? `${variantWords(row)} (${row.seed_value})` : variantWords(row)],
     ['Picture', row.image_path ? `${row.width_px} × ${row.height_px} px` : ''],
     ['Picture’s SHA-256', row.image_sha256],
     ['Model weights', model.weights ? `${model.weights}` : ''],

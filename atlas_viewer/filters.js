@@ -1,10 +1,10 @@
-/** The filters beside the wall (layers, statuses, methods) and the bar above it (count, order, tile size). */
+/** The filters beside the wall (layers, statuses, methods) and the bar above it (count, order, tile size, comparison). */
 
 import { fill, h, link } from './dom.js'
 import { columnTitle, formatCount } from './format.js'
-import { formatRoute, TILE_SIZES } from './router.js'
+import { compareResults, formatRoute, TILE_SIZES } from './router.js'
 import { countValues, scoreColumns } from './search.js'
-import { methodTitle, STATUSES, statusWords } from './words.js'
+import { layerKind, methodTitle, STATUSES, statusWords } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -64,6 +64,7 @@ export function makeFilters(atlas, go) {
               dataset: { keep: `layer-${layer.name}` },
             },
             h('span', { class: layer.name ? 'code' : '' }, layer.title),
+            layerKind(layer.name) && h('span', { class: 'kind' }, layerKind(layer.name)),
             h('span', { class: 'filter-count' }, formatCount(layer.count)),
           ),
         ),
@@ -162,6 +163,11 @@ export function makeResultBar(atlas, go) {
   )
   const direction = h('button', { type: 'button', class: 'button' })
   const sizes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Tile size' })
+  const compare = link(
+    '',
+    { class: 'button', title: 'Compare methods (c)', 'aria-keyshortcuts': 'c' },
+    'Compare methods',
+  )
   const element = h(
     'div',
     { class: 'result-bar' },
@@ -173,6 +179,7 @@ export function makeResultBar(atlas, go) {
       sort,
       direction,
       sizes,
+      atlas.methods.length > 1 && compare,
     ),
   )
 
@@ -193,6 +200,7 @@ export function makeResultBar(atlas, go) {
     direction.textContent = list.descending ? '↓ High to low' : '↑ Low to high'
     if (list.sort === 'label') direction.textContent = list.descending ? '↓ Z to A' : '↑ A to Z'
     direction.hidden = !list.sort
+    compare.href = formatRoute(compareResults(route))
     direction.onclick = () => go({ ...route, list: { ...list, descending: !list.descending } })
     const focused = sizes.contains(document.activeElement)
     fill(

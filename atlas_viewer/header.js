@@ -2,7 +2,7 @@
 
 import { fill, h, svg } from './dom.js'
 import { emptyList, formatRoute } from './router.js'
-import { parseSearch } from './search.js'
+import { findNeuron } from './search.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -65,7 +65,7 @@ export function makeHeader(element, go, showHelp) {
     typed = false
     if (!route || !atlas) return
     const list = {
-      ...(route.view === 'wall' || route.view === 'neuron' ? route.list : emptyList()),
+      ...(['wall', 'neuron', 'compare'].includes(route.view) ? route.list : emptyList()),
       query: input.value.trim(),
     }
     go({ ...route, view: 'wall', atlas: atlas.slug, list }, { replace })
@@ -78,7 +78,7 @@ export function makeHeader(element, go, showHelp) {
   })
   input.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') {
-      const neuron = onlyNeuron(atlas, input.value)
+      const neuron = atlas && findNeuron(atlas, input.value)
       if (neuron && route && atlas) {
         clearTimeout(timer)
         go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '' })
@@ -105,7 +105,7 @@ export function makeHeader(element, go, showHelp) {
       route = nextRoute
       atlas = nextAtlas
       search.hidden = !atlas
-      about.href = formatRoute({ ...nextRoute, view: 'about', atlas: atlas?.slug ?? '' })
+      about.href = formatRoute({ ...nextRoute, view: 'about', atlas: atlas?.slug ?? '', section: '' })
       // What is being typed is not overwritten by the address that an earlier keystroke made.
       if (!typed && (document.activeElement !== input || input.value.trim() !== nextRoute.list.query)) {
         input.value = nextRoute.list.query
@@ -118,22 +118,6 @@ export function makeHeader(element, go, showHelp) {
       return true
     },
   }
-}
-
-/**
- * The neuron that a search text names, when it names just one that exists.
- * @param {Atlas | null} atlas
- * @param {string} text
- * @returns {{layer: string, unit: number} | null}
- */
-function onlyNeuron(atlas, text) {
-  const search = parseSearch(text)
-  if (!atlas || search.neurons.length !== 1 || search.terms.length) return null
-  const [wanted] = search.neurons
-  const layer = atlas.layers.find((candidate) => candidate.name.toLowerCase() === wanted.layer.toLowerCase())
-  const { layer: layers, unit: units } = atlas.index.columns
-  const exists = layer && units.some((unit, row) => unit === wanted.unit && layers[row] === layer.name)
-  return layer && exists ? { layer: layer.name, unit: wanted.unit } : null
 }
 
 /** @returns {SVGElement} */

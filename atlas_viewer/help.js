@@ -5,11 +5,12 @@ import { h } from './dom.js'
 /** Keys and what they do; the about page lists them too. */
 export const KEYS = [
   [['/'], 'Search'],
-  [['←', '→'], 'Previous and next neuron (also j and k)'],
+  [['←', '→'], 'Previous and next neuron or page (also k and j)'],
   [['↑', '↓'], 'Move on the wall, once a tile has the focus'],
   [['Enter'], 'Open the tile'],
   [['Esc'], 'Back to the wall; clear the search'],
-  [['t'], 'Transparency of the picture'],
+  [['t'], 'Transparency of the pictures'],
+  [['c'], 'Compare the methods: of this neuron, or of the wall’s results'],
   [['?'], 'This help'],
 ]
 

@@ -8,6 +8,7 @@ import { formatRoute, makeRoute } from './router.js'
 
 /**
  * @typedef {import('./data.js').SiteEntry} SiteEntry
+ * @typedef {ReturnType<typeof openManifest>} Opening
  */
 
 /**
@@ -33,16 +34,21 @@ export function homeView(sites) {
     h(
       'ul',
       { class: 'cards' },
-      sites.map((site) => h('li', {}, card(site))),
+      sites.map((site) => {
+        const opening = openManifest(site)
+        const place = h('li', { class: 'card-place' }, card(site, opening))
+        offerComparison(site, opening, place)
+        return place
+      }),
     ),
   )
   return { element, title: 'Neuron Atlas' }
 }
 
-/** @param {SiteEntry} site @returns {HTMLElement} */
-function card(site) {
+/** @param {SiteEntry} site @param {Opening} opening @returns {HTMLElement} */
+function card(site, opening) {
   const preview = h('span', { class: 'card-preview' })
-  showPreview(site, preview)
+  showPreview(opening, preview)
   const model = typeof site.model === 'string' ? site.model : (site.model?.name ?? '')
   return link(
     formatRoute(makeRoute({ view: 'wall', atlas: site.slug })),
@@ -63,13 +69,34 @@ function card(site) {
 }
 
 /**
- * The first sheet of the atlas's last layer, where pictures are richest.
+ * A link to the comparison, once it is known that there are several methods. It stands over the card, so that nothing
+ * moves when it comes.
  * @param {SiteEntry} site
+ * @param {Opening} opening
+ * @param {HTMLElement} place
+ */
+async function offerComparison(site, opening, place) {
+  try {
+    const { manifest } = await opening
+    if (manifest.methods.length < 2) return
+    const title = site.title || site.slug
+    const address = formatRoute(makeRoute({ view: 'compare', atlas: site.slug }))
+    place.append(
+      link(address, { class: 'button card-compare', 'aria-label': `Compare methods: ${title}` }, 'Compare methods'),
+    )
+  } catch {
+    // The card's preview says in words what could not be read.
+  }
+}
+
+/**
+ * The first sheet of the atlas's last layer, where pictures are richest.
+ * @param {Opening} opening
  * @param {HTMLElement} preview
  */
-async function showPreview(site, preview) {
+async function showPreview(opening, preview) {
   try {
-    const { base, manifest } = await openManifest(site)
+    const { base, manifest } = await opening
     const sheets = manifest.files
       .map((/** @type {{path: string}} */ file) => file.path)
       .filter((/** @type {string} */ path) => path.startsWith('sheets/'))

@@ -4,6 +4,7 @@
  */
 
 import { aboutView } from './about.js'
+import { compareView } from './compare.js'
 import { LoadError, openAtlas, openSite } from './data.js'
 import { announce, fill, h, problem } from './dom.js'
 import { makeHeader } from './header.js'
@@ -22,6 +23,7 @@ import { wallView } from './wall.js'
  * @typedef {object} View
  * @property {HTMLElement} element
  * @property {string} title of the window
+ * @property {HTMLElement | null} [landing] the heading that a reader is led to; the first one if not given
  * @property {() => Promise<void>} [mounted] once the element is in the page
  * @property {() => void} [restored] after the scroll place is restored
  * @property {(route: Route) => Promise<boolean>} [update] takes a new address itself, or answers false
@@ -124,8 +126,9 @@ async function show({ keepPlace = false, restorePlace = false } = {}) {
  */
 async function makeView(route, atlas, sites) {
   if (route.view === 'home') return sites.length ? homeView(sites) : emptySiteView()
-  if (route.view === 'about') return aboutView(atlas)
+  if (route.view === 'about') return aboutView(atlas, route.section)
   if (route.view === 'wall' && atlas) return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1 })
+  if (route.view === 'compare' && atlas) return compareView({ atlas, route, go })
   if (route.view === 'neuron' && atlas) {
     const neuron = await neuronView({ atlas, route, go })
     if (neuron) {
@@ -163,9 +166,10 @@ async function place(next, route, { keepPlace, restorePlace, hash }) {
   }
   if (view !== next) return
   if (!keepPlace) scrollTo(0, restorePlace ? (scrollPlaces.get(hash) ?? 0) : 0)
+  if (next.landing && !restorePlace) next.landing.scrollIntoView()
   if (!typing) {
     const same = kept && content.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
-    const heading = content.querySelector('h1')
+    const heading = next.landing ?? content.querySelector('h1')
     const target = /** @type {HTMLElement | null} */ (same || (first ? null : heading))
     target?.focus({ preventScroll: true })
   }

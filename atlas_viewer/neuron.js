@@ -1,16 +1,16 @@
 /** The page of one neuron: its picture beside the photographs that excite it, how well the two agree, where it comes from. */
 
 import { actionBar, disclosures } from './actions.js'
-import { rowObject } from './data.js'
 import { h, link } from './dom.js'
 import { examplesSection } from './examples.js'
 import { activationSection, provenanceSection, scoresSection } from './facts.js'
 import { statusLabel } from './filters.js'
-import { commonLabels, formatCount } from './format.js'
+import { commonLabels, formatCount, plural } from './format.js'
 import { positionOf, resultList } from './results.js'
-import { formatRoute } from './router.js'
-import { variantName, variantsSection, visualizationFigure } from './visualization.js'
-import { statusWords } from './words.js'
+import { compareNeuron, formatRoute } from './router.js'
+import { neuronRows, variantName } from './variants.js'
+import { variantsSection, visualizationFigure } from './visualization.js'
+import { layerKind, statusWords } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -18,20 +18,6 @@ import { statusWords } from './words.js'
  * @typedef {import('./router.js').Route} Route
  * @typedef {import('./filters.js').Go} Go
  */
-
-/**
- * The rows of one neuron, in the order of the table (method, then seed).
- * @param {import('./data.js').Table} table
- * @param {number} unit
- * @returns {Record<string, any>[]}
- */
-export function neuronRows(table, unit) {
-  const rows = []
-  for (let row = 0; row < table.numRows; row++) {
-    if (table.columns.unit[row] === unit) rows.push(rowObject(table, row))
-  }
-  return rows
-}
 
 /**
  * @param {object} options
@@ -61,9 +47,14 @@ export async function neuronView({ atlas, route, go }) {
     h(
       'header',
       { class: 'neuron-head' },
-      h('h1', { tabindex: '-1', class: row.label ? '' : 'code' }, title),
-      h('p', { class: 'neuron-kind' }, kindWords(layer, row, name)),
-      statusNotice(row),
+      h(
+        'div',
+        {},
+        h('h1', { tabindex: '-1', class: row.label ? '' : 'code' }, title),
+        h('p', { class: 'neuron-kind' }, kindWords(layer, row, name)),
+        statusNotice(row),
+      ),
+      atlas.methods.length > 1 && compareLink(route),
     ),
     h(
       'div',
@@ -89,6 +80,7 @@ export async function neuronView({ atlas, route, go }) {
       }[event.key]
       if (target) go(target.route)
       else if (event.key === 'Escape') go({ ...route, view: 'wall' })
+      else if (event.key === 'c' && atlas.methods.length > 1) go(compareNeuron(route))
       else if (event.key === 't' && row.alpha_path)
         go({ ...route, transparency: !route.transparency }, { replace: true })
       else return false
@@ -179,6 +171,7 @@ function navigation(atlas, route, { previous, next, place }) {
           { class: 'button button-off', 'aria-disabled': 'true' },
           word === 'Previous' ? `${arrow} ${word}` : `${word} ${arrow}`,
         )
+  const kind = layerKind(route.layer)
   return h(
     'nav',
     { class: 'neuron-navigation', 'aria-label': 'Place in the atlas' },
@@ -194,6 +187,7 @@ function navigation(atlas, route, { previous, next, place }) {
           { class: 'code' },
           route.layer,
         ),
+        kind && h('span', { class: 'kind' }, kind),
       ),
       h('li', { 'aria-current': 'page' }, `unit ${route.unit}`),
     ),
@@ -207,6 +201,17 @@ function navigation(atlas, route, { previous, next, place }) {
   )
 }
 
+/** @param {Route} route @returns {HTMLElement} */
+function compareLink(route) {
+  const attributes = {
+    class: 'button',
+    title: 'Compare methods (c)',
+    'aria-keyshortcuts': 'c',
+    dataset: { keep: 'compare' },
+  }
+  return link(formatRoute(compareNeuron(route)), attributes, 'Compare methods')
+}
+
 /**
  * @param {LayerInfo} layer
  * @param {Record<string, any>} row
@@ -216,8 +221,12 @@ function navigation(atlas, route, { previous, next, place }) {
 function kindWords(layer, row, name) {
   const code = h('span', { class: 'code' }, name)
   if (layer.is_classes) return [code, `, the output for one class of ${formatCount(layer.num_units)}`]
+  if (layerKind(layer.name) === 'circuit') return [code, ', a circuit: several units of the model taken together']
   const labels = commonLabels(row.reference_labels, 3)
-  const kind = `One of the ${formatCount(layer.num_units)} units of this layer`
+  const kind =
+    layerKind(layer.name) === 'concept'
+      ? `A concept: one of ${plural(layer.num_units, 'direction')} in the features of a layer`
+      : `One of the ${formatCount(layer.num_units)} units of this layer`
   return [kind, labels.length ? `, excited by photographs of ${labels.join(', ')}` : '']
 }
 

@@ -3,6 +3,7 @@
 import { h, link, problem } from './dom.js'
 import { emptyList, formatRoute, makeRoute } from './router.js'
 import { nearestNames, nearestUnits, parseSearch } from './search.js'
+import { methodTitle } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -128,11 +129,12 @@ export function emptyWall(atlas, route) {
       ),
     )
   }
-  const clear = { ...route, list: { ...list, query: '', layer: '', statuses: [] } }
+  const clear = { ...route, list: { ...list, query: '', layer: '', statuses: [], method: '' } }
   return problem(
     'No neuron matches',
     [
       list.query ? `Nothing fits the search “${list.query}” together with the filters.` : 'Nothing fits these filters.',
+      list.method && `Only neurons that ${methodTitle(list.method)} was run for are looked at.`,
       !wanted.length &&
         list.query &&
         'Words are looked for in layer names, class names and the labels of the photographs.',

@@ -5,6 +5,8 @@
  *   #/about?atlas=SLUG                  how to read an atlas
  *   #/atlas/SLUG?q=…&layer=…            the wall
  *   #/atlas/SLUG/LAYER/UNIT?q=…&…       one neuron, and the result list it belongs to
+ *   #/compare/SLUG?q=…&layer=…&from=…   the methods side by side, for the neurons of a result list
+ *   #/compare/SLUG?n=LAYER:UNIT,…       the same for the neurons named
  */
 
 /**
@@ -20,7 +22,7 @@
  * @typedef {'small' | 'medium' | 'large'} TileSize
  *
  * @typedef {object} Route
- * @property {'home' | 'about' | 'wall' | 'neuron' | 'unknown'} view
+ * @property {'home' | 'about' | 'wall' | 'neuron' | 'compare' | 'unknown'} view
  * @property {string} atlas slug, '' when none
  * @property {string} layer of the neuron
  * @property {number} unit of the neuron
@@ -29,6 +31,9 @@
  * @property {string} variant METHOD:SEED shown large on the neuron page, '' for the first
  * @property {boolean} transparency whether the neuron's picture is masked
  * @property {string} zoom '' (fitted) or 'native'
+ * @property {string[]} neurons LAYER:UNIT each, compared instead of the result list when there are any
+ * @property {number} from place in the list of the first neuron compared, from 1 on
+ * @property {string} section of the about page to begin at, '' for its beginning
  * @property {string} address as it was given
  */
 
@@ -55,6 +60,9 @@ export function makeRoute(parts = {}) {
     variant: '',
     transparency: false,
     zoom: '',
+    neurons: [],
+    from: 1,
+    section: '',
     address: '',
     ...parts,
   }
@@ -74,7 +82,11 @@ export function parseRoute(hash) {
 
   if (segments.length === 0) return { ...route, view: 'home' }
   if (segments[0] === 'about' && segments.length === 1) {
-    return { ...route, view: 'about', atlas: parameters.get('atlas') ?? '' }
+    const section = parameters.get('section') ?? ''
+    return { ...route, view: 'about', atlas: parameters.get('atlas') ?? '', section }
+  }
+  if (segments[0] === 'compare' && segments.length === 2) {
+    return { ...route, ...readComparison(parameters), view: 'compare', atlas: segments[1] }
   }
   if (segments[0] !== 'atlas' || segments.length < 2 || segments.length > 4) return { ...route, view: 'unknown' }
 
@@ -89,6 +101,24 @@ export function parseRoute(hash) {
 }
 
 /**
+ * The comparison of a result list, from its beginning.
+ * @param {Route} route of the wall
+ * @returns {Route}
+ */
+export function compareResults(route) {
+  return { ...route, view: 'compare', neurons: [], from: 1 }
+}
+
+/**
+ * The comparison of one neuron, with room for more.
+ * @param {Route} route of the neuron
+ * @returns {Route}
+ */
+export function compareNeuron(route) {
+  return { ...route, view: 'compare', neurons: [`${route.layer}:${route.unit}`], from: 1 }
+}
+
+/**
  * Writes an address; parameters at their default are left out.
  * @param {Route} route
  * @returns {string} beginning with '#/'
@@ -96,11 +126,31 @@ export function parseRoute(hash) {
 export function formatRoute(route) {
   const parameters = writeParameters(route)
   if (route.view === 'home' || route.view === 'unknown') return '#/'
-  if (route.view === 'about') return route.atlas ? `#/about?${new URLSearchParams({ atlas: route.atlas })}` : '#/about'
-  const segments = ['atlas', route.atlas]
+  if (route.view === 'about') return formatAbout(route)
+  const segments = [route.view === 'compare' ? 'compare' : 'atlas', route.atlas]
   if (route.view === 'neuron') segments.push(route.layer, String(route.unit))
   const search = String(parameters)
   return `#/${segments.map(encodeURIComponent).join('/')}${search ? `?${search}` : ''}`
+}
+
+/** @param {Route} route @returns {string} */
+function formatAbout(route) {
+  const parameters = new URLSearchParams()
+  if (route.atlas) parameters.set('atlas', route.atlas)
+  if (route.section) parameters.set('section', route.section)
+  return parameters.size ? `#/about?${parameters}` : '#/about'
+}
+
+/**
+ * @param {URLSearchParams} parameters
+ * @returns {Pick<Route, 'neurons' | 'from'>}
+ */
+function readComparison(parameters) {
+  const from = parameters.get('from') ?? ''
+  return {
+    neurons: (parameters.get('n') ?? '').split(',').filter(Boolean),
+    from: /^[1-9]\d{0,8}$/.test(from) ? Number(from) : 1,
+  }
 }
 
 /**
@@ -141,9 +191,13 @@ function writeParameters(route) {
   if (route.size !== 'medium') parameters.set('size', route.size)
   if (route.view === 'neuron') {
     if (route.variant) parameters.set('show', route.variant)
-    if (route.transparency) parameters.set('transparency', '1')
     if (route.zoom) parameters.set('zoom', route.zoom)
   }
+  if (route.view === 'compare') {
+    if (route.neurons.length) parameters.set('n', route.neurons.join(','))
+    if (route.from > 1) parameters.set('from', String(route.from))
+  }
+  if ((route.view === 'neuron' || route.view === 'compare') && route.transparency) parameters.set('transparency', '1')
   return parameters
 }
 

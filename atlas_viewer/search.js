@@ -28,6 +28,8 @@ const NOT_SCORES = new Set([
   'status',
   'label',
   'method',
+  'facet',
+  'num_facets',
   'image_path',
   'sheet_path',
   'tile',
@@ -80,6 +82,22 @@ export function parseSearch(text, scores = []) {
 export function parseNeuron(text) {
   const match = /^(?:.*\/)?([A-Za-z0-9_.]+)[:/](\d{1,9})$/.exec(text)
   return match ? { layer: match[1], unit: Number(match[2]) } : null
+}
+
+/**
+ * The neuron that a text names, when it names just one that exists.
+ * @param {{layers: {name: string}[], index: Table}} atlas
+ * @param {string} text
+ * @returns {{layer: string, unit: number} | null}
+ */
+export function findNeuron(atlas, text) {
+  const search = parseSearch(text)
+  if (search.neurons.length !== 1 || search.terms.length) return null
+  const [wanted] = search.neurons
+  const layer = atlas.layers.find((candidate) => candidate.name.toLowerCase() === wanted.layer.toLowerCase())
+  const { layer: layers, unit: units } = atlas.index.columns
+  const exists = layer && units.some((unit, row) => unit === wanted.unit && layers[row] === layer.name)
+  return layer && exists ? { layer: layer.name, unit: wanted.unit } : null
 }
 
 /** @type {WeakMap<Table, string[]>} */

@@ -8,7 +8,7 @@ import { statusLabel } from './filters.js'
 import { formatScore } from './format.js'
 import { croppedPicture, picture } from './pictures.js'
 import { formatRoute } from './router.js'
-import { statusWords } from './words.js'
+import { methodTitle, statusWords } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -30,11 +30,14 @@ export function tileLink(atlas, { table, rows }, position, route) {
   const [layer, unit, status, label] = [value('layer'), value('unit'), value('status'), value('label') || '']
   const name = `${layer}:${unit}`
   const score = scoreText(atlas, route.list.sort, value(route.list.sort))
-  const alternative = `Picture of ${label ? `“${label}”, ` : ''}neuron ${name}${status === 'ok' ? '' : `, ${status}`}`
+  // A neuron that the method shown was not made for stands here with another method's picture.
+  const method = value('method') === (route.list.method || atlas.methods[0]) ? '' : `by ${methodTitle(value('method'))}`
+  const state = [method, status === 'ok' ? '' : status].filter(Boolean).map((words) => `, ${words}`)
+  const alternative = `Picture of ${label ? `“${label}”, ` : ''}neuron ${name}${state.join('')}`
   const href = formatRoute({ ...route, view: 'neuron', layer, unit, variant: '', transparency: false, zoom: '' })
   return link(
     href,
-    { class: 'tile-link', title: [label, name, score].filter(Boolean).join(' · ') },
+    { class: 'tile-link', title: [label, name, method, score].filter(Boolean).join(' · ') },
     tilePicture(atlas, value, route.size, alternative),
     status !== 'ok' && value('image_path') && h('span', { class: 'tile-status' }, statusLabel(status)),
     route.size !== 'small' &&

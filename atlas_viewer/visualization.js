@@ -2,8 +2,11 @@
 
 import { announce, h, link } from './dom.js'
 import { statusLabel } from './filters.js'
+import { joinWords } from './format.js'
+import { showMask } from './mask.js'
 import { picture } from './pictures.js'
 import { formatRoute } from './router.js'
+import { facetOf, variantName, variantWords } from './variants.js'
 import { methodTitle, methodWords } from './words.js'
 
 /**
@@ -11,11 +14,6 @@ import { methodTitle, methodWords } from './words.js'
  * @typedef {import('./router.js').Route} Route
  * @typedef {import('./filters.js').Go} Go
  */
-
-/** @param {Record<string, any>} row @returns {string} METHOD:SEED, as the address names a variant */
-export function variantName(row) {
-  return `${row.method}:${row.seed}`
-}
 
 /**
  * @param {object} options
@@ -28,7 +26,8 @@ export function variantName(row) {
  */
 export function visualizationFigure({ atlas, row, name, route, go }) {
   const heading = h('h2', {}, 'Synthesized picture')
-  const caption = h('figcaption', {}, methodWords(row.method), row.seed ? `, seed ${row.seed}` : '')
+  const { facets, seed } = facetOf(row)
+  const caption = h('figcaption', {}, methodWords(row.method), facets > 1 || seed > 0 ? `, ${variantWords(row)}` : '')
   if (!row.image_path) {
     return h(
       'figure',
@@ -56,7 +55,12 @@ export function visualizationFigure({ atlas, row, name, route, go }) {
     frame,
   )
   const notice = h('p', { class: 'note', role: 'status' })
-  if (route.transparency && row.alpha_path) applyMask(atlas, row, stage, notice)
+  if (route.transparency && row.alpha_path) {
+    announce('Transparency on: parts that mattered little to the picture fade out')
+    showMask(atlas, row.alpha_path, frame, (message) => {
+      notice.textContent = message
+    })
+  }
 
   const press = (/** @type {Partial<Route>} */ part) => go({ ...route, ...part }, { replace: true })
   return h(
@@ -103,35 +107,7 @@ export function visualizationFigure({ atlas, row, name, route, go }) {
 }
 
 /**
- * Shows the picture through its mask: parts that never mattered to the optimization fade away. The mask is loaded
- * first, because a missing mask image would hide the whole picture without a word.
- * @param {Atlas} atlas
- * @param {Record<string, any>} row
- * @param {HTMLElement} stage
- * @param {HTMLElement} notice
- */
-function applyMask(atlas, row, stage, notice) {
-  const failed = () => {
-    notice.textContent = `The transparency mask could not be loaded: expected an image at ${row.alpha_path}. The whole picture is shown.`
-  }
-  const mask = new Image()
-  mask.addEventListener('error', failed)
-  mask.addEventListener('load', () => {
-    const image = stage.querySelector('img')
-    if (!image) return
-    image.style.setProperty('mask-image', `url("${mask.src}")`)
-    stage.classList.add('stage-masked')
-    announce('Transparency on: parts that mattered little to the picture fade out')
-  })
-  try {
-    mask.src = atlas.url(row.alpha_path)
-  } catch {
-    failed()
-  }
-}
-
-/**
- * The same neuron by other methods and seeds, the shown one marked.
+ * The same neuron by other methods, facets and seeds, the shown one marked.
  * @param {object} options
  * @param {Atlas} options.atlas
  * @param {Record<string, any>[]} options.rows of the neuron
@@ -142,16 +118,20 @@ function applyMask(atlas, row, stage, notice) {
  */
 export function variantsSection({ atlas, rows, shown, name, route }) {
   if (rows.length < 2) return null
-  const methods = new Set(rows.map((row) => row.method))
+  const kinds = [
+    new Set(rows.map((row) => row.method)).size > 1 && 'methods',
+    new Set(rows.map((row) => facetOf(row).facet)).size > 1 && 'facets',
+    new Set(rows.map((row) => facetOf(row).seed)).size > 1 && 'seeds',
+  ]
   return h(
     'section',
     { class: 'variants' },
-    h('h2', {}, methods.size > 1 ? 'Other methods and seeds' : 'Other seeds'),
+    h('h2', {}, `Other ${joinWords(kinds.filter((kind) => kind !== false))}`),
     h(
       'ul',
       { class: 'variant-list' },
       rows.map((row) => {
-        const title = `${methodTitle(row.method)}, seed ${row.seed}`
+        const title = `${methodTitle(row.method)}, ${variantWords(row)}`
         const variant = row === rows[0] ? '' : variantName(row)
         return h(
           'li',

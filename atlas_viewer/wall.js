@@ -9,8 +9,9 @@ import { joinWords, plural } from './format.js'
 import { bandOf, layoutWall, movePosition, tileMetrics, visibleBands } from './layout.js'
 import { emptyWall } from './notfound.js'
 import { positionOf, resultList } from './results.js'
+import { compareResults } from './router.js'
 import { tileLink } from './tiles.js'
-import { methodTitle } from './words.js'
+import { layerKind, methodTitle } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -127,17 +128,10 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
 
   /** @param {Band} band */
   function headingElement({ heading, top, count }) {
-    const isClasses = atlas.layer(heading)?.is_classes
     return h(
       'li',
       { class: 'wall-heading', style: { top: `${top}px` } },
-      h(
-        'h2',
-        {},
-        h('span', { class: 'code' }, heading),
-        ' ',
-        h('small', {}, isClasses ? plural(count, 'class', 'classes') : plural(count, 'neuron')),
-      ),
+      h('h2', {}, h('span', { class: 'code' }, heading), ' ', h('small', {}, headingWords(atlas, heading, count))),
     )
   }
 
@@ -188,6 +182,10 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
 
   /** @param {KeyboardEvent} event @returns {boolean} whether the key was used */
   function onKey(event) {
+    if (event.key === 'c' && atlas.methods.length > 1) {
+      go(compareResults(current))
+      return true
+    }
     const onTile = tiles.contains(document.activeElement)
     const arrows = ['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown', 'Home', 'End']
     const key = { j: 'ArrowRight', k: 'ArrowLeft' }[event.key] ?? event.key
@@ -238,6 +236,12 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
       observer.disconnect()
     },
   }
+}
+
+/** @param {Atlas} atlas @param {string} layer @param {number} count @returns {string} */
+function headingWords(atlas, layer, count) {
+  if (layerKind(layer)) return plural(count, layerKind(layer))
+  return atlas.layer(layer)?.is_classes ? plural(count, 'class', 'classes') : plural(count, 'neuron')
 }
 
 /**

@@ -22,16 +22,36 @@ export function statusWords(status) {
   return STATUS_WORDS[status] ?? { mark: '?', meaning: '' }
 }
 
-/** @type {Record<string, {title: string, meaning: string}>} */
+/**
+ * @typedef {object} MethodWords
+ * @property {string} title
+ * @property {string} meaning
+ * @property {string} source
+ */
+
+/** @type {Record<string, MethodWords>} */
 const METHOD_WORDS = {
   vital: {
     title: 'VITAL',
     meaning: 'the picture’s features are aligned with those of real photographs, layer by layer',
+    source: 'Görgün et al., ICCV 2025',
   },
-  maco: { title: 'MACO', meaning: 'only the phase is optimized, under the mean frequency spectrum of the photographs' },
-  fourier: { title: 'Fourier', meaning: 'the activation is maximized in frequency space' },
-  deepinversion: { title: 'DeepInversion', meaning: 'the batch statistics stored in the model are matched' },
-  pixel: { title: 'Pixel', meaning: 'the activation is maximized pixel by pixel' },
+  maco: {
+    title: 'MACO',
+    meaning: 'the activation is maximized through the phases alone, under the photographs’ mean frequency spectrum',
+    source: 'Fel et al., NeurIPS 2023',
+  },
+  fourier: {
+    title: 'Fourier',
+    meaning: 'the activation is maximized in frequency space',
+    source: 'Olah et al., Distill 2017',
+  },
+  deepinversion: {
+    title: 'DeepInversion',
+    meaning: 'the activation is maximized while the statistics in the model’s BatchNorm layers are matched',
+    source: 'Yin et al., CVPR 2020',
+  },
+  pixel: { title: 'Pixel', meaning: 'the activation is maximized pixel by pixel', source: 'Erhan et al., 2009' },
 }
 
 /** @param {string} method @returns {string} */
@@ -43,6 +63,27 @@ export function methodTitle(method) {
 export function methodWords(method) {
   const words = METHOD_WORDS[method]
   return words ? `${words.title}: ${words.meaning}` : method
+}
+
+/** @param {string} method @returns {string} what it does, in one line; '' for an unknown one */
+export function methodMeaning(method) {
+  return METHOD_WORDS[method]?.meaning ?? ''
+}
+
+/** @param {string} method @returns {string} the paper it comes from, '' for an unknown one */
+export function methodSource(method) {
+  return METHOD_WORDS[method]?.source ?? ''
+}
+
+/**
+ * What an added layer is: concepts.NAME holds directions in the features of another layer, circuits.NAME several units
+ * taken together.
+ * @param {string} layer
+ * @returns {'concept' | 'circuit' | ''} '' for a layer of the model itself
+ */
+export function layerKind(layer) {
+  if (layer.startsWith('concepts.')) return 'concept'
+  return layer.startsWith('circuits.') ? 'circuit' : ''
 }
 
 /** @type {Record<string, string>} */

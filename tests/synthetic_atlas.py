@@ -2,14 +2,15 @@
 
 It has what real ones have and tests need: three layers with a class layer, every status, two methods, two
 seeds, two sheets in one layer, example strips, a score of a held-out model, and labels and keys that try to
-break out of tables and pages. The pictures are drawn: every one differs from every other.
+break out of tables and pages. The pictures are drawn: every one differs from every other. `COMPARISON` are the
+options of another one: every method, though not for every neuron, three facets, a layer of concepts and a circuit.
 
 As a program: `python -m tests.synthetic_atlas FOLDER`.
 """
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,28 @@ CLASS_NAMES = (
     *HOSTILE_STRINGS,
     *(f"class {i}" for i in range(40)),
 )
+METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
+
+
+def some_methods(layer: str, unit: int) -> tuple[str, ...]:
+    """What a recipe of several blocks may ask for: two units of the stem by fewer methods, the rest by all."""
+    fewer = {("conv_stem", 1): ("vital",), ("conv_stem", 2): ("maco", "pixel")}
+    return fewer.get((layer, unit), METHODS)
+
+
+def all_methods(layer: str, unit: int) -> tuple[str, ...]:
+    """What a recipe of one block asks for."""
+    return METHODS
+
+
+COMPARISON: dict[str, Any] = {
+    "name": "comparison",
+    "layers": {"conv_stem": (16, 11), "concepts.textures": (2, 2), "circuits.eye": (1, 1), "classifier": (1000, 4)},
+    "methods": METHODS,
+    "seeds": 1,
+    "facets": 3,
+    "methods_of": some_methods,
+}
 _REASONS = {
     "weak": "activation at the 42nd percentile of the data set, below 99",
     "dead": "no image of the data set excites this unit",
@@ -64,6 +87,7 @@ def recipe(
     publish_examples: str = "thumbnails",
     methods: Sequence[str] = ("vital", "maco"),
     seeds: int = 2,
+    facets: int = 1,
 ) -> Recipe:
     """The recipe that such an atlas would come from."""
     return Recipe.from_toml(
@@ -81,6 +105,8 @@ def recipe(
         layers = ["conv_stem", "blocks.2.1"]
         [[neurons]]
         layer = "classifier"
+        [targets]
+        facets = {facets}
         [visualize]
         methods = {list(methods)!r}
         seeds = {seeds}
@@ -116,19 +142,32 @@ def write_run(
     layers: dict[str, tuple[int, int]] = LAYERS,
     methods: Sequence[str] = ("vital", "maco"),
     seeds: int = 2,
+    facets: int = 1,
+    methods_of: Callable[[str, int], Sequence[str]] = all_methods,
 ) -> None:
-    """Write pictures, fragments and scores in batches, as `visualize` and `evaluate` would."""
+    """Write pictures, fragments and scores in batches, as `visualize` and `evaluate` would.
+
+    Args:
+        root: the atlas folder.
+        rows_per_batch: rows of one fragment.
+        layers: name → (units in the model, units in the atlas).
+        methods: those of the recipe, in order.
+        seeds: pictures per neuron, method and facet.
+        facets: clusters of every neuron's references; the seed index of a row is seed · facets + facet.
+        methods_of: (layer, unit) → the methods that one neuron has, if they are among `methods`.
+    """
     keys = [
         (layer, unit, method, seed)
         for layer, (_, num_neurons) in layers.items()
         for method in methods
-        for seed in range(seeds)
+        for seed in range(seeds * facets)
         for unit in range(num_neurons)
+        if method in methods_of(layer, unit)
     ]
     for start in range(0, len(keys), rows_per_batch):
         batch = keys[start : start + rows_per_batch]
         name = f"batch-{hashlib.sha256(repr(batch).encode()).hexdigest()[:8]}"
-        write_fragment(root, name, [_fragment_row(root, *key) for key in batch])
+        write_fragment(root, name, [_fragment_row(root, *key, facets) for key in batch])
         write_scores(root, name, list(_score_rows(batch)))
 
 
@@ -140,11 +179,12 @@ def build(
     layers: dict[str, tuple[int, int]] = LAYERS,
     methods: Sequence[str] = ("vital", "maco"),
     seeds: int = 2,
+    facets: int = 1,
 ) -> Manifest:
     """The build step over what `write_run` left in `root`."""
     return build_atlas(
         root,
-        recipe=recipe(name=name, publish_examples=publish_examples, methods=methods, seeds=seeds),
+        recipe=recipe(name=name, publish_examples=publish_examples, methods=methods, seeds=seeds, facets=facets),
         rows=join_rows(read_fragments(root), read_scores(root)),
         model={
             "name": MODEL_NAME,
@@ -168,14 +208,17 @@ def build(
 
 
 def build_synthetic_atlas(folder: str, **options: Any) -> Root:
-    """A complete atlas in `folder` (any URL that Root opens), and its root. Options are those of `build`."""
+    """A complete atlas in `folder` (any URL that Root opens), and its root.
+
+    Options are those of `write_run` and of `build`.
+    """
     root = Root.open(str(folder))
-    write_run(root, **{key: value for key, value in options.items() if key in ("layers", "methods", "seeds")})
-    build(root, **options)
+    write_run(root, **{key: value for key, value in options.items() if key not in ("name", "publish_examples")})
+    build(root, **{key: value for key, value in options.items() if key != "methods_of"})
     return root
 
 
-def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int) -> dict[str, Any]:
+def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, facets: int) -> dict[str, Any]:
     status = status_of(unit)
     is_class = layer == CLASS_LAYER
     number = neuron_seed(0, method, layer, unit, seed)
@@ -186,6 +229,8 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int) -> 
         "label": CLASS_NAMES[unit] if is_class else "",
         "method": method,
         "seed": seed,
+        "facet": seed % facets,
+        "num_facets": facets,
         "status": status if status in ("failed", "skipped", "dead") else "ok",
         "status_reason": _REASONS[status] if status in ("failed", "skipped", "dead") else "",
         "relevance": "none" if is_class else "lrp",
@@ -196,7 +241,7 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int) -> 
         "seed_value": str(number),
     }
     if status != "dead":
-        row |= _references(root, layer, unit, is_class)
+        row |= _references(root, layer, unit, seed % facets)
     if row["status"] == "ok":
         picture = encode_webp(draw_picture(number), quality=90)
         alpha = np.zeros((PICTURE_PX, PICTURE_PX, 4), np.uint8)
@@ -216,16 +261,18 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int) -> 
     return row
 
 
-def _references(root: Root, layer: str, unit: int, is_class: bool) -> dict[str, Any]:
-    path = schema.examples_path(layer, unit)
+def _references(root: Root, layer: str, unit: int, facet: int) -> dict[str, Any]:
+    path = schema.examples_path(layer, unit, facet)
+    is_class = layer == CLASS_LAYER
+    ranks = range(facet * NUM_REFERENCES, (facet + 1) * NUM_REFERENCES)  # every facet has photographs of its own
     if not root.exists(path):
-        pictures = [draw_picture(1000 * unit + rank) for rank in range(NUM_REFERENCES)]
+        pictures = [draw_picture(1000 * unit + rank) for rank in ranks]
         root.write_bytes(path, encode_webp(draw_examples(pictures), quality=80))
-    labels = [CLASS_NAMES[(unit + rank // 2) % len(CLASS_NAMES)] for rank in range(NUM_REFERENCES)]
+    labels = [CLASS_NAMES[(unit + rank // 2) % len(CLASS_NAMES)] for rank in ranks]
     return {
-        "reference_keys": [f"photo-{unit:04d}-{rank}" for rank in range(NUM_REFERENCES - 1)]
+        "reference_keys": [f"photo-{unit:04d}-{rank}" for rank in ranks[:-1]]
         + [HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)]],
-        "reference_activations": [12.5 - rank for rank in range(NUM_REFERENCES)],
+        "reference_activations": [12.5 - rank for rank in ranks],
         "reference_labels": labels,
         "reference_positions": [] if is_class else [0.25, 0.25, 0.5, 0.5] * NUM_REFERENCES,
         "reference_source": "label" if is_class else "top_activation",

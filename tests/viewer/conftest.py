@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.atlas.serve import make_server
-from tests.synthetic_atlas import build_synthetic_atlas
+from tests.synthetic_atlas import COMPARISON, build_synthetic_atlas
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -104,6 +104,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator
     """Address of the synthetic atlas."""
     folder = tmp_path_factory.mktemp("atlas")
     build_synthetic_atlas(str(folder))
+    with serving(folder) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
+    """Address of the synthetic atlas with every method, facets, concepts and a circuit."""
+    folder = tmp_path_factory.mktemp("comparison")
+    build_synthetic_atlas(str(folder), **COMPARISON)
     with serving(folder) as base:
         yield base
 

@@ -14,7 +14,16 @@ import {
   joinWords,
   plural,
 } from '../../atlas_viewer/format.js'
-import { methodTitle, methodWords, sourceWords, STATUSES, statusWords } from '../../atlas_viewer/words.js'
+import {
+  layerKind,
+  methodMeaning,
+  methodSource,
+  methodTitle,
+  methodWords,
+  sourceWords,
+  STATUSES,
+  statusWords,
+} from '../../atlas_viewer/words.js'
 
 test('numbers keep about four significant digits', () => {
   const cases = /** @type {[any, string][]} */ ([
@@ -133,4 +142,18 @@ test('every status has a shape of its own and a meaning; unknown codes pass thro
   assert.equal(methodTitle('vital'), 'VITAL')
   assert.equal(methodWords('new'), 'new')
   assert.equal(sourceWords('new'), 'new')
+})
+
+test('every method has a meaning and a source; an unknown one has none', () => {
+  for (const method of ['vital', 'maco', 'fourier', 'deepinversion', 'pixel']) {
+    assert.ok(methodMeaning(method).length > 20, method)
+    assert.match(methodSource(method), /et al\..* (19|20)\d\d$/)
+  }
+  assert.equal(methodMeaning('new') + methodSource('new'), '')
+})
+
+test('added layers are told by their names', () => {
+  assert.equal(layerKind('concepts.textures'), 'concept')
+  assert.equal(layerKind('circuits.eye'), 'circuit')
+  for (const layer of ['blocks.5', 'concepts', 'my.concepts.a', 'circuits_x']) assert.equal(layerKind(layer), '', layer)
 })

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { emptyList, formatRoute, makeRoute, parseRoute } from '../../atlas_viewer/router.js'
+import {
+  compareNeuron,
+  compareResults,
+  emptyList,
+  formatRoute,
+  makeRoute,
+  parseRoute,
+} from '../../atlas_viewer/router.js'
 
 test('the bare address is home', () => {
   for (const hash of ['', '#', '#/', '#//']) assert.equal(parseRoute(hash).view, 'home')
@@ -59,6 +66,10 @@ test('format and parse are inverse for every view and every parameter', () => {
       transparency: true,
       zoom: 'native',
     }),
+    makeRoute({ view: 'about', atlas: 'lite0', section: 'methods' }),
+    makeRoute({ view: 'compare', atlas: 'lite0' }),
+    makeRoute({ view: 'compare', atlas: 'a b/ü', list, size: 'large', from: 25, transparency: true }),
+    makeRoute({ view: 'compare', atlas: 'lite0', neurons: ['blocks.5:54', 'a&b:1', 'no neuron'], from: 2 }),
   ]
   for (const route of routes) {
     const hash = formatRoute(route)
@@ -80,6 +91,20 @@ test('the wall does not carry what belongs to a neuron page', () => {
   assert.equal(hash, '#/atlas/a')
 })
 
+test('a comparison is of a result list or of named neurons, from its beginning', () => {
+  const wall = parseRoute('#/atlas/lite0?q=castle&sort=-loss')
+  assert.equal(formatRoute(compareResults({ ...wall, from: 9 })), '#/compare/lite0?q=castle&sort=-loss')
+  const neuron = parseRoute('#/atlas/lite0/blocks.5/54?q=castle&show=maco:1&transparency=1')
+  assert.equal(formatRoute(compareNeuron(neuron)), '#/compare/lite0?q=castle&n=blocks.5%3A54&transparency=1')
+})
+
+test('a first place that is none is the first', () => {
+  for (const from of ['0', '-3', 'x', '1.5', '', '9999999999']) {
+    assert.equal(parseRoute(`#/compare/a?from=${from}`).from, 1, from)
+  }
+  assert.equal(parseRoute('#/compare/a?from=12').from, 12)
+})
+
 test('addresses that fit no view are unknown, and keep what was asked for', () => {
   for (const hash of [
     '#/nonsense',
@@ -88,6 +113,8 @@ test('addresses that fit no view are unknown, and keep what was asked for', () =
     '#/atlas/a/b/-1',
     '#/atlas/a/b/1/2',
     '#/about/x',
+    '#/compare',
+    '#/compare/a/b',
     '#content',
   ]) {
     assert.equal(parseRoute(hash).view, 'unknown', hash)

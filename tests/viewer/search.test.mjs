@@ -5,6 +5,7 @@ import { emptyList } from '../../atlas_viewer/router.js'
 import {
   countValues,
   editDistance,
+  findNeuron,
   nearestNames,
   nearestUnits,
   parseNeuron,
@@ -144,4 +145,12 @@ test('100,000 rows are searched and sorted while one types', () => {
   assert.ok(selectRows(large, list).length > 0)
   const seconds = (performance.now() - start) / 1000
   assert.ok(seconds < 2, `took ${seconds} s`) // measured: 0.05 s; the bound is for a busy machine
+})
+
+test('a text that names one neuron of the atlas finds it, whatever the case', () => {
+  const atlas = { layers: [{ name: 'conv_stem' }, { name: 'blocks.5' }], index }
+  assert.deepEqual(findNeuron(atlas, ' Blocks.5:54 '), { layer: 'blocks.5', unit: 54 })
+  for (const text of ['', 'blocks.5', 'blocks.5:99', 'fc:0', 'blocks.5:54 blocks.5:55', 'blocks.5:54 castle']) {
+    assert.equal(findNeuron(atlas, text), null, text)
+  }
 })

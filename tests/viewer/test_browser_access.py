@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.viewer.conftest import Visit, Visitor
 
 WALL = "#/atlas/synthetic"
+COMPARE = "#/compare/synthetic"
 
 
 def test_the_keyboard_alone_reaches_a_neuron_and_is_never_trapped(visit: Visit) -> None:
@@ -59,13 +60,31 @@ def test_the_theme_follows_the_system_and_the_choice_is_kept(visitor: Visitor, s
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("address", ["", f"{WALL}/classifier/3", f"{WALL}/conv_stem/5", "#/about?atlas=synthetic"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        f"{WALL}/classifier/3",
+        f"{WALL}/conv_stem/5",
+        "#/about?atlas=synthetic",
+        f"{COMPARE}?n=conv_stem:3,conv_stem:5",
+    ],
+)
 def test_text_has_contrast(visitor: Visitor, site: str, scheme: str, address: str) -> None:
     page = visitor(site, color_scheme=scheme).open(address)
     assert page.evaluate(CONTRAST_SCRIPT) == []
 
 
-@pytest.mark.parametrize("address", ["", f"{WALL}/classifier/3", "#/about?atlas=synthetic"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        f"{WALL}/classifier/3",
+        "#/about?atlas=synthetic",
+        f"{COMPARE}?n=conv_stem:0,classifier:5",
+        f"{COMPARE}?from=25",
+    ],
+)
 def test_a_narrow_window_does_not_scroll_sideways_and_has_large_targets(
     visitor: Visitor, site: str, address: str
 ) -> None:
@@ -73,14 +92,17 @@ def test_a_narrow_window_does_not_scroll_sideways_and_has_large_targets(
     page = visit.open(address)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = page.eval_on_selector_all(
-        "button, select, input[type=search], summary, .filter-item, .tile-link, .breadcrumbs a, .header-link, .check",
+        "button, .button, select, input[type=search], .text-input, summary, .filter-item, .tile-link, .breadcrumbs a, "
+        ".header-link, .check",
         "targets => targets.filter(t => t.checkVisibility()).map(t => [t.className, t.getBoundingClientRect()])"
         ".filter(([, box]) => box.height < 43.5 || box.width < 43.5).map(([name]) => name)",
     )
     assert small == []
 
 
-@pytest.mark.parametrize("address", ["", f"{WALL}/conv_stem/0", "#/about?atlas=synthetic"])
+@pytest.mark.parametrize(
+    "address", ["", f"{WALL}/conv_stem/0", "#/about?atlas=synthetic", f"{COMPARE}?n=conv_stem:0,conv_stem:4"]
+)
 def test_every_image_and_control_has_a_name(visit: Visit, address: str) -> None:
     page = visit.open(address)
     assert page.locator("img:not([alt])").count() == 0
@@ -99,6 +121,14 @@ def test_the_print_view_keeps_the_content_and_drops_the_controls(visit: Visit) -
     assert not page.locator(".site-header").is_visible()
     assert page.locator(".stage img").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_printed_comparison_keeps_its_pictures_and_drops_its_controls(visit: Visit) -> None:
+    page = visit.open(f"{COMPARE}?n=conv_stem:0")
+    page.emulate_media(media="print")
+    assert page.locator(".compare-cell img").first.is_visible()
+    for controls in (".compare-adder", ".action-list", ".compare-remove", ".site-header", ".breadcrumbs"):
+        assert not page.locator(controls).first.is_visible(), controls
 
 
 # WCAG 2.2, success criterion 1.4.3: contrast of 4.5:1, 3:1 for large text. Text over pictures has a plate of its own.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.viewer.conftest import Visit
+    from tests.viewer.conftest import Visit, Visitor
 
 WALL = "#/atlas/synthetic"
 
@@ -55,6 +55,43 @@ def test_the_transparency_mask_is_applied_and_in_the_address(visit: Visit) -> No
     assert "transparency=1" in page.evaluate("location.hash")
     page.keyboard.press("t")
     page.wait_for_function("() => !document.querySelector('.stage img').style.maskImage")
+
+
+def test_a_mask_of_fewer_pixels_is_stretched_over_its_picture(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0?transparency=1")
+    page.wait_for_function("() => document.querySelector('.stage img')?.style.maskImage")
+    assert page.locator(".stage img").evaluate("image => getComputedStyle(image).maskSize") == "100% 100%"
+
+
+def test_facets_are_named_and_bring_their_own_photographs(visitor: Visitor, comparison_site: str) -> None:
+    page = visitor(comparison_site).open("#/atlas/comparison/conv_stem/0")
+    assert page.locator(".variants h2").inner_text() == "Other methods and facets"
+    page.locator(".variant", has_text="MACO, facet 2 of 3 · seed 0").click()
+    page.wait_for_function("() => document.querySelector('.stage img').src.endsWith('00000-maco-s1.webp')")
+    assert "facet 2 of 3 · seed 0" in page.locator("figcaption").first.inner_text()
+    assert page.locator(".examples h2").inner_text() == "Photographs that excite it most: facet 2 of 3"
+    assert page.locator(".example img").first.get_attribute("src").endswith("examples/conv_stem/00000-f1.webp")
+    page.locator(".examples summary").click()
+    assert "photo-0000-6" in page.locator(".examples td").all_inner_texts()
+
+
+def test_concepts_and_circuits_are_called_so(visitor: Visitor, comparison_site: str) -> None:
+    visit = visitor(comparison_site)
+    page = visit.open("#/atlas/comparison")
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    headings = page.locator(".wall-heading").all_inner_texts()
+    assert [text for text in headings if "concepts.textures" in text] == ["concepts.textures 2 concepts"]
+    assert [text for text in headings if "circuits.eye" in text] == ["circuits.eye 1 circuit"]
+    assert page.locator(".filter-layers .kind").all_inner_texts() == ["concept", "circuit"]
+    visit.open("#/atlas/comparison/concepts.textures/1")
+    assert "A concept: one of 2 directions" in page.locator(".neuron-kind").inner_text()
+    assert page.locator(".breadcrumbs .kind").inner_text() == "concept"
+    visit.open("#/atlas/comparison/circuits.eye/0")
+    assert "a circuit: several units" in page.locator(".neuron-kind").inner_text()
+    visit.open("#/compare/comparison?n=circuits.eye:0,conv_stem:0")
+    assert page.locator("tbody .kind").all_inner_texts() == ["circuit"]
+    visit.open("#/about?atlas=comparison")
+    assert "Some layers of this atlas were added to the model" in page.locator("#content").inner_text()
 
 
 def test_a_picture_can_be_seen_at_its_native_pixels(visit: Visit) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.synthetic_atlas import LAYERS
 
 if TYPE_CHECKING:
-    from tests.viewer.conftest import Visit
+    from tests.viewer.conftest import Visit, Visitor
 
 WALL = "#/atlas/synthetic"
 NUM_NEURONS = sum(num_neurons for _, num_neurons in LAYERS.values())
@@ -115,3 +115,15 @@ def test_another_method_changes_the_pictures(visit: Visit) -> None:
     page.locator('.tile-link[data-position="1"]').click()
     visit.wait_for_image(".stage img")
     assert "00001-maco-s0" in page.locator(".stage img").get_attribute("src")
+
+
+def test_a_neuron_without_the_shown_method_is_shown_by_another_and_says_so(
+    visitor: Visitor, comparison_site: str
+) -> None:
+    visit = visitor(comparison_site)
+    page = visit.open("#/atlas/comparison?layer=conv_stem")
+    visit.drawn_tiles()
+    alternatives = [page.locator(".tile img").nth(unit).get_attribute("alt") for unit in (1, 2)]
+    assert alternatives == ["Picture of neuron conv_stem:1", "Picture of neuron conv_stem:2, by MACO"]
+    visit.open("#/atlas/comparison?layer=conv_stem&method=maco&q=conv_stem:1")
+    assert "Only neurons that MACO was run for" in page.locator(".problem").inner_text()

@@ -11,6 +11,7 @@ from pipeline.atlas.serve import META_SECURITY_POLICY
 
 OWN_MODULES = sorted(VIEWER_FOLDER.glob("*.js"))
 PAGES = sorted(VIEWER_FOLDER.glob("*.html"))
+STYLESHEETS = sorted(VIEWER_FOLDER.glob("*.css"))
 VENDORED = VIEWER_FOLDER / "vendor" / "hyparquet.min.js"
 MAX_LINES = 500
 
@@ -76,9 +77,15 @@ def test_modules_import_only_their_neighbors_and_name_no_other_host(path: Path) 
     assert not hosts
 
 
-@pytest.mark.parametrize("path", OWN_MODULES, ids=names)
+@pytest.mark.parametrize("path", [*OWN_MODULES, *STYLESHEETS], ids=names)
 def test_modules_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", STYLESHEETS, ids=names)
+def test_stylesheets_are_linked_and_load_nothing_else(path: Path) -> None:
+    assert f'<link rel="stylesheet" href="{path.name}">' in (VIEWER_FOLDER / "index.html").read_text()
+    assert not re.search(r"@import|url\(", path.read_text())
 
 
 @pytest.mark.parametrize("path", PAGES, ids=names)
