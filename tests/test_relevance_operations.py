@@ -23,10 +23,11 @@ class Functional(nn.Module):
         super().__init__()
         self.stem = convolution(3, channels)
         self.middle = middle
-        self.head = convolution(head_inputs, 5)
+        # The target's activations are not negative, so neither is any relevance.
+        self.head = nn.Sequential(convolution(head_inputs, 5), nn.ReLU())
 
     def forward(self, x):
-        return F.relu(self.head(self.middle(F.relu(self.stem(x)))))
+        return self.head(self.middle(F.relu(self.stem(x))))
 
 
 class Middle(nn.Module):
@@ -55,6 +56,23 @@ def squeeze_excite(self, x):
     return x * gate
 
 
+def response_norm(self, x):
+    """ConvNeXt V2: Woo et al., 2023; the scale of `weigh` alone matters here."""
+    length = x.norm(dim=(2, 3), keepdim=True)
+    relative = length / (length.mean(dim=1, keepdim=True) + 1e-6)
+    return x + torch.addcmul(self.weigh.bias.view(-1, 1, 1), self.weigh.weight.view(-1, 1, 1), x * relative)
+
+
+def geometric_mean(self, x):
+    return torch.stack([half.clamp_min(1e-6).log() for half in x.chunk(2, dim=1)]).mean(0).exp()
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        return F.conv2d(x, (self.weight - mean) / deviation, self.bias)
+
+
 def cat_of_branches(self, x):
     return torch.cat([F.relu(self.left(x)), x[:, :4]], dim=1)
 
@@ -75,6 +93,21 @@ NETWORKS = {
     "linear-bottleneck": lambda: Functional(nn.Sequential(convolution(8, 4), convolution(4, 8), nn.ReLU6())),
     "silu": lambda: Functional(nn.Sequential(nn.BatchNorm2d(8), nn.SiLU(inplace=True), convolution(8, 8), nn.GELU())),
     "swish-by-hand": lambda: Functional(Middle(lambda self, x: x * torch.sigmoid(x))),
+    "hard-swish-by-hand": lambda: Functional(Middle(lambda self, x: x * F.relu6(x + 3) / 6)),
+    "hard-swish-in-place": lambda: Functional(Middle(lambda self, x: x.clone().mul_(F.relu6(x + 3)).div_(6))),
+    "gated-linear-unit": lambda: Functional(
+        Middle(lambda self, x: F.gelu(self.gate(x)) * self.signal(x), gate=convolution(8, 8), signal=convolution(8, 8))
+    ),
+    "response-norm": lambda: Functional(Middle(response_norm, weigh=nn.BatchNorm2d(8))),
+    "length-norm": lambda: Functional(Middle(lambda self, x: F.normalize(x) + x / x.norm(dim=1, keepdim=True))),
+    "group-norm": lambda: Functional(nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU())),
+    "standardized-weights": lambda: Functional(Standardized(8, 8, 3, padding=1, bias=False)),
+    "larger-of-two": lambda: Functional(
+        Middle(lambda self, x: torch.maximum(self.left(x), x), left=convolution(8, 8)),
+    ),
+    "power": lambda: Functional(Middle(lambda self, x: (x + 1).sqrt().pow(3).square().log1p())),
+    "geometric-mean": lambda: Functional(Middle(geometric_mean), head_inputs=4),
+    "channel-product": lambda: Functional(Middle(lambda self, x: torch.einsum("bchw,cd->bdhw", x, torch.eye(8).to(x)))),
     "shuffle": lambda: Functional(
         Middle(lambda self, x: x.view(len(x), 2, 4, *x.shape[2:]).transpose(1, 2).flatten(1, 2))
     ),
@@ -138,8 +171,13 @@ def test_relevance_is_conserved_per_image(name):
     assert (seeds > 0).all()
     maps = lrp(network, x, ["stem", "middle"])
     for layer, relevance_map in maps.items():
-        torch.testing.assert_close(relevance_map.flatten(1).sum(1), seeds, rtol=1e-3, atol=0, msg=layer)
+        total = relevance_map.flatten(1).sum(1)
         assert (relevance_map >= 0).all()
+        if layer == "stem" and "max-pool" in name:  # published: a silent 2×2 window loses what arrives there
+            assert (total < seeds).all()
+            assert (total > 0.7 * seeds).all()
+        else:
+            torch.testing.assert_close(total, seeds, rtol=1e-3, atol=0, msg=layer)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -182,14 +220,42 @@ def test_a_gate_gets_no_relevance_and_the_signal_all_of_it():
         lrp(network, x, ["middle.expand"])
 
 
+def test_hard_swish_by_hand_is_hard_swish():
+    by_hand = build("hard-swish-by-hand")
+    torch.manual_seed(0)
+    expected = lrp(Functional(nn.Hardswish()).double().eval(), images(), ["stem"])
+    torch.testing.assert_close(lrp(by_hand, images(), ["stem"]), expected)
+
+
+def test_two_signals_multiplied_get_half_each():
+    network, x = build("gated-linear-unit"), images()
+    maps = lrp(network, x, ["middle", "middle.gate", "middle.signal"])
+    torch.testing.assert_close(maps["middle.gate"], maps["middle"] / 2)
+    torch.testing.assert_close(maps["middle.signal"], maps["middle"] / 2)
+
+
+def test_the_larger_of_two_takes_all():
+    network, x = build("larger-of-two"), images()
+    maps, outputs = lrp(network, x, ["middle", "middle.left"]), outputs_of(network, x)
+    wins = outputs["middle.left"] > outputs["stem"].clamp(min=0)
+    assert 0 < wins.double().mean() < 1
+    torch.testing.assert_close(maps["middle.left"], maps["middle"] * wins)
+
+
+def test_factors_of_a_geometric_mean_share_evenly_whatever_their_scale():
+    """Its gradient × input does too: x · ∂/∂x exp(mean log x) is the mean over the number of factors."""
+    network, x = build("geometric-mean"), images()
+    maps = lrp(network, x, ["stem", "middle"])
+    torch.testing.assert_close(maps["stem"], torch.cat([maps["middle"] / 2] * 2, dim=1))
+
+
 def test_max_pooling_is_average_pooling_two_by_two():
     network, x = build("max-pool"), images()
     maps = lrp(network, x, ["stem", "middle"])
     activation = outputs_of(network, x)["stem"].clamp(min=0)
-    window_sum = 4 * F.avg_pool2d(activation, 2)
-    per_activation = F.interpolate(maps["middle"] / window_sum, scale_factor=2, mode="nearest")
-    seen = F.interpolate(window_sum, scale_factor=2, mode="nearest") > 0
-    torch.testing.assert_close(maps["stem"][seen], (activation * per_activation)[seen], rtol=1e-8, atol=1e-10)
+    per_mean = maps["middle"] / (F.avg_pool2d(activation, 2) + 1e-5)
+    expected = activation * F.interpolate(per_mean, scale_factor=2, mode="nearest") / 4
+    torch.testing.assert_close(maps["stem"], expected)
 
 
 def test_average_pooling_shares_evenly_as_the_published_transition_does():
@@ -287,11 +353,10 @@ class CustomSwish(torch.autograd.Function):
 @pytest.mark.parametrize(
     ("middle", "function", "where"),
     [
-        (nn.Sequential(nn.LayerNorm(12)), "layer_norm", r'"middle\.0" \(LayerNorm\)'),
-        (Middle(lambda self, x: x @ x), "matmul", r'"middle" \(Middle\)'),
-        (Middle(lambda self, x: x * x), "mul.*neither is a gate", r'"middle" \(Middle\)'),
-        (Middle(lambda self, x: x / x.mean()), "div.*divisor", r'"middle" \(Middle\)'),
-        (Middle(lambda self, x: x.clone().exp_()), "exp_", r'"middle" \(Middle\)'),
+        (nn.Sequential(nn.LPPool2d(2, 2)), "lp_pool2d", r'"middle\.0" \(LPPool2d\)'),
+        (Middle(lambda self, x: x.cumsum(3)), "cumsum", r'"middle" \(Middle\)'),
+        (Middle(lambda self, x: x / (1 + x)), "div.*divisor", r'"middle" \(Middle\)'),
+        (Middle(lambda self, x: x.clone().sin_()), "sin_", r'"middle" \(Middle\)'),
         (
             Middle(lambda self, x: CustomSwish.apply(x)),
             "custom operation.*CustomSwish",
@@ -319,7 +384,7 @@ def test_an_element_written_by_index_is_refused():
 
 
 def test_an_operation_that_no_relevance_reaches_needs_no_rule():
-    network, x = Functional(nn.LayerNorm(12)).double().eval(), images()
+    network, x = Functional(Middle(lambda self, x: x.cumsum(3))).double().eval(), images()
     assert lrp(network, x, ["middle"])["middle"].sum() > 0
 
 

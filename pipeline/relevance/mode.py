@@ -28,6 +28,8 @@ class Facts:
     nonnegative: bool = False
     gate: bool = False  # came out of a sigmoid or softmax: in a product it is the gate, not the signal
     image: bool = False  # still the image itself, at most normalized or padded
+    logarithm: bool = False  # of a quantity ≥ 0: sums of such are products
+    signed: bool = False  # computed from a LayerNorm's output: the rules for signed features apply
     version: int = 0  # of the tensor when this was noted; an in-place write through another view ends it
 
 
@@ -42,6 +44,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     carriers: list[Tensor]
+    signed: bool  # whether any of the carriers is
 
     def value(self) -> Any:
         """The ordinary value, with no node recorded."""
@@ -103,7 +106,7 @@ class RelevanceMode(TorchFunctionMode):
 
     def facts(self, tensor: Tensor) -> Facts:
         facts = self._facts.get(tensor, UNKNOWN)
-        return facts if facts.version == tensor._version else UNKNOWN
+        return facts if facts.version == tensor._version else Facts(signed=facts.signed)
 
     def check_seen(self, value: object) -> None:
         """Refuse relevance to tensors computed from the image by something that was never seen here.
@@ -154,11 +157,16 @@ class RelevanceMode(TorchFunctionMode):
             return func(*args, **kwargs)
         self.check_seen(tensors)
         carriers = [tensor for tensor in tensors if depends_on_image(tensor)]
-        call = Call(function=func, args=args, kwargs=kwargs, carriers=carriers)
+        signed = any(self.facts(carrier).signed for carrier in carriers)
+        call = Call(function=func, args=args, kwargs=kwargs, carriers=carriers, signed=signed)
         if not call.carriers:
             return call.value()  # arithmetic on weights: constant
         handler = self._operations.get(func)
-        return handler(self, call) if handler is not None else self.unsupported(call)
+        result = handler(self, call) if handler is not None else self.unsupported(call)
+        if signed:
+            for tensor in tensors_in(result):
+                self.note(tensor, replace(self.facts(tensor), signed=True))
+        return result
 
 
 Handler = Callable[[RelevanceMode, Call], Any]

@@ -1,7 +1,9 @@
 """From raw relevance to the weights that sort matching uses (METHOD 3)."""
 
-import torch
 from torch import Tensor
+
+# Published value. A channel whose relevance is of this size or less counts little, instead of as much as any other.
+_EPSILON = 1e-6
 
 
 def normalize_relevance(relevance: Tensor) -> Tensor:
@@ -11,7 +13,8 @@ def normalize_relevance(relevance: Tensor) -> Tensor:
         relevance: `[B, C, H, W]` or `[B, C, T]`.
 
     Returns:
-        The same shape, in [0, 1]; 0 where a channel is the same everywhere and so prefers no position.
+        The same shape, in [0, 1): `(R − min R) / (max R − min R + 1e-6)`; 0 where a channel is the same everywhere
+        and so prefers no position.
 
     Raises:
         ValueError: relevance has no spatial axis.
@@ -41,5 +44,4 @@ def channel_importance(relevance: Tensor) -> Tensor:
 
 def _unit_range(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     lowest, highest = values.amin(dim=axes, keepdim=True), values.amax(dim=axes, keepdim=True)
-    extent = highest - lowest
-    return torch.where(extent > 0, (values - lowest) / extent.clamp(min=torch.finfo(values.dtype).tiny), 0)
+    return (values - lowest) / (highest - lowest + _EPSILON)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # stabilizes the z⁺ denominators; published value (METHOD 3)
+EPSILON = 1e-5  # stabilizes the denominators of z⁺ and of max pooling; published value (METHOD 3)
 
 # Stands in for zero in shares, so that `0 / 0` becomes an even split. Small beside every activation, and a
 # normal number in bfloat16 and float32 alike.
@@ -84,21 +84,25 @@ def z_plus(
     return shared
 
 
-def spread(relevance: Tensor, weights: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
+def spread(
+    relevance: Tensor, weights: Tensor, operation: Callable[[Tensor], Tensor], *, keep_all: bool = True
+) -> Tensor:
     """Share relevance over the window that each output was pooled from, in proportion to `weights`.
 
-    `R_x = p · Aᵀ(R / A p)` with `p = weights⁺ + tiny`: a window without any positive weight is shared evenly,
-    so no relevance is lost. Weights of one give the published DenseNet transition (nearest upsampling / 4).
+    `R_x = p · Aᵀ(R / (A p + e))`. Weights of one give the published DenseNet transition (nearest upsampling / 4).
 
     Args:
         relevance: relevance of the output, shaped like `operation(weights)`.
         weights: map shaped like the input: the input itself, or ones for equal shares.
         operation: linear and without negative coefficients: a mean, a sum, an average pooling.
+        keep_all: whether a window without any positive weight shares its relevance evenly (`p = weights⁺ + tiny`,
+            `e = 0`). Otherwise its relevance is lost (`p = weights⁺`, `e = ε`), as in the published max pooling,
+            where it happens: there the window pooled forward is not the one that relevance is shared over.
     """
     with torch.enable_grad():
-        positive = (weights.detach().clamp(min=0) + TINY).requires_grad_()
+        positive = (weights.detach().clamp(min=0) + (TINY if keep_all else 0)).requires_grad_()
         pooled = operation(positive)
-    (slope,) = torch.autograd.grad(pooled, positive, relevance / pooled.detach())
+    (slope,) = torch.autograd.grad(pooled, positive, relevance / (pooled.detach() + (0 if keep_all else EPSILON)))
     return positive.detach() * slope
 
 

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from pipeline.models.capture import UnsupportedOutputError
+from pipeline.models.capture import UnsupportedOutputError, channels_first
 from pipeline.neurons import nearest
 
 
@@ -38,6 +39,7 @@ class Trace:
         layer: path of the target layer.
         watched: paths of the layers whose outputs are kept.
         keep_values: whether to keep copies of their values too.
+        given: (layer, unit); what flows back to that layer's other units is set to zero. None for no such condition.
 
     Attributes:
         target: the target layer's output, attached to the graph.
@@ -47,8 +49,17 @@ class Trace:
         ValueError: a layer is not in `named_modules()`.
     """
 
-    def __init__(self, module: nn.Module, layer: str, watched: Collection[str], *, keep_values: bool = False) -> None:
-        self.module, self.layer, self.watched = module, layer, frozenset(watched)
+    def __init__(
+        self,
+        module: nn.Module,
+        layer: str,
+        watched: Collection[str],
+        *,
+        keep_values: bool = False,
+        given: tuple[str, int] | None = None,
+    ) -> None:
+        self.module, self.layer, self.given = module, layer, given
+        self.watched = frozenset(watched) | ({given[0]} if given else set())
         self.target: Tensor | None = None
         self.outputs: dict[str, list[LayerOutput]] = {}
         self._keep_values = keep_values
@@ -56,7 +67,7 @@ class Trace:
         self._running: list[nn.Module] = []
         self._thread = threading.get_ident()
         layers = [name for name in self._names.values() if name]
-        for name in (layer, *watched):
+        for name in (layer, *watched, *([given[0]] if given else [])):
             if name not in layers:
                 raise ValueError(f'unknown layer "{name}"{nearest(name, layers)}; expected a path of named_modules()')
 
@@ -123,11 +134,37 @@ class Trace:
                 f'layer "{name}" gives {seen}; expected one tensor computed from the image, '
                 "choose one of the layers inside or around it"
             )
+        if self.given is not None and name == self.given[0]:
+            unit, num_units = self.given[1], channels_first(output, name).shape[1]
+            if not 0 <= unit < num_units:
+                raise ValueError(
+                    f'layer "{self.layer}" is given unit {unit} of layer "{name}"; expected 0 to {num_units - 1}'
+                )
+            output.register_hook(self.keep_given)
         value = output.detach().clone() if self._keep_values else None
         self.outputs.setdefault(name, []).append(LayerOutput(edge=get_gradient_edge(output), value=value))
         if name == self.layer:
             self.target = output
             raise _LayerReached
+
+    def is_given(self, layer: str) -> bool:
+        """Whether the watched layer gives the very tensor that the given layer gives."""
+        if self.given is None:
+            return False
+        ends = [(o.edge.node, o.edge.output_nr) for name in (layer, self.given[0]) for o in self.outputs.get(name, [])]
+        return len(set(ends)) < len(ends)
+
+    def keep_given(self, flow: Tensor) -> Tensor:
+        """What flows back to the given layer, zero but for the given unit.
+
+        Reference: Achtibat et al., "From attribution maps to human-understandable explanations through concept
+            relevance propagation", Nature Machine Intelligence 5, 2023.
+        """
+        assert self.given is not None
+        layer, unit = self.given
+        kept = torch.zeros_like(flow)
+        channels_first(kept, layer)[:, unit] = channels_first(flow, layer)[:, unit]
+        return kept
 
 
 def nodes_below(tensor: Tensor) -> set[Node]:

@@ -1,0 +1,318 @@
+"""Agreement with the authors' published code of VITAL on the same weights and images, and the time of both.
+
+    python benchmarks/published_code.py CHECKOUT [--model both] [--size 224] [--seed 0]
+
+CHECKOUT is a clone of github.com/adagorgun/VITAL, whose own functions run (`authors_code.py` says what is changed to
+that end). For each network and kind of weights this prints
+
+- per relevance rule and feature layer: the smallest cosine of the raw relevance maps over images and units, and their
+  largest difference as a fraction of the largest relevance;
+- the relative differences of the sort-matching loss and of its gradient at the image, for inner neurons from the
+  relevance on, and for class neurons;
+- seconds per optimization step, both sides in turn in one process.
+
+Weights are random, since no trained ones come with either side: `plain` as the library initializes them, `calibrated`
+with random BatchNorm weights and biases and its statistics taken from photographs, so that activations are in range as
+after training. The photographs are those of the demo; the image starts from noise. Exit status 1 if a cosine is below
+0.999 or a relative difference of a loss or gradient above 1e-4.
+"""
+
+import argparse
+import io
+import statistics
+import sys
+import tarfile
+import time
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from authors_code import AuthorsCode, Record
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.models import Model, load_model
+from pipeline.relevance import relevance
+from pipeline.synthesis.methods import preset
+from pipeline.synthesis.objectives import AlignmentObjective
+from pipeline.synthesis.optimize import synthesize
+from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.regularizers import image_norm, total_variation
+
+DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
+NUM_CALIBRATION_IMAGES = 16
+MIN_COSINE, MAX_DIFFERENCE = 0.999, 1e-4
+RULES = {"lrp": "LRP", "lrp_restricted": "LRPRestricted", "guided_backprop": "GuidedBackprop"}
+INNER_WEIGHTS = [0.1, 1.0, 1.0, 1.0, 0.0]  # the default of the published program for inner neurons
+BATCH_SIZE = 4  # of our second timing
+
+ON_PURPOSE = """
+Where we differ on purpose, outside of these numbers:
+- a batch of pictures: the published class code averages their features, its inner code takes one; ours are independent
+- a unit that is 0 on a whole image: no relevance there; a seed of 1 here, for what would excite it (left out above)
+- a residual sum of two exact zeros: its split is 0/0, NaN, there; even here
+- a convolution with a bias, which neither network has: it may cancel the denominator of z+ there; here it takes at most
+  nine tenths of it
+- the convolutions in DenseNet's transitions: epsilon 1e-12 there, 1e-5 here as in all others (within the numbers above)
+- neurons of the third stage itself: there the relevance before the stage's last block weights the features after it,
+  because layers are found by the size of their maps; here both are of the stage's output
+- guided_backprop: for ResNet alone there
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One network, as both sides spell its parts.
+
+    Attributes:
+        layer: of the inner neurons, ours.
+        published_layer: the same in the published code.
+        stages: stem and stages 1 to 3, the published feature layers of inner neurons.
+    """
+
+    name: str
+    layer: str
+    published_layer: str
+    stages: tuple[str, ...]
+
+
+NETWORKS = {
+    "resnet50": Network(
+        name="resnet50", layer="layer4", published_layer="layer4_2", stages=("conv1", "layer1", "layer2", "layer3")
+    ),
+    "densenet121": Network(
+        name="densenet121",
+        layer="features.denseblock4",
+        published_layer="features_denseblock4",
+        stages=("features.conv0", "features.denseblock1", "features.denseblock2", "features.denseblock3"),
+    ),
+}
+
+
+class Comparison:
+    """Both sides on one network with one set of weights, and whether all that was printed agrees."""
+
+    def __init__(self, network: Network, model: Model, inner: AuthorsCode, classes: AuthorsCode) -> None:
+        self.network, self.model, self.inner, self.classes = network, model, inner, classes
+        self.agrees = True
+
+    def inner_neurons(self, rule: str, units: list[int], start: Tensor, references: Tensor) -> None:
+        """Print the agreement of relevance, loss and gradient of inner neurons."""
+        cosines: dict[str, list[float]] = {stage: [] for stage in self.network.stages}
+        differences: dict[str, list[float]] = {stage: [] for stage in self.network.stages}
+        losses, gradients, silent = [], [], 0
+        for unit in units:
+            theirs = self._published_inner(rule, unit, start, references, steps=1)
+            images = torch.cat([references, start])
+            ours = relevance(
+                self.model.module,
+                images,
+                layer=self.network.layer,
+                units=[unit] * len(images),
+                feature_layers=self.network.stages,
+                rule=rule,
+            )
+            for stage, *published in zip(reversed(self.network.stages), *theirs.maps, strict=True):
+                their_map, our_map = torch.cat(published).flatten(1).double(), ours[stage].flatten(1).double()
+                spoken = their_map.abs().amax(1) > 0
+                their_map, our_map = their_map[spoken], our_map[spoken]
+                cosines[stage] += torch.cosine_similarity(their_map, our_map).tolist()
+                differences[stage].append(((our_map - their_map).abs().max() / their_map.abs().max()).item())
+            silent += int((~spoken).sum())
+            loss, gradient = self._our_loss(self.network.layer, unit, rule, start, references)
+            if spoken.all():
+                losses.append(_relative(loss, torch.tensor(theirs.losses[0])))
+                gradients.append(_relative(gradient, theirs.gradients[0]))
+        for stage in self.network.stages:
+            agrees = min(cosines[stage]) >= MIN_COSINE
+            line = f"cosine {min(cosines[stage]):.9f}   difference {max(differences[stage]):.1e}"
+            self._print(f"{rule:<16} {stage:<22} {line}", agrees)
+        if silent:
+            print(f"{rule:<16} {silent} of {len(units) * len(images)} maps left out: the unit is 0 on the image")
+        self._print_loss(f"inner neurons, {rule}", losses, gradients)
+
+    def class_neurons(self, units: list[int], start: Tensor, references: Tensor) -> None:
+        """Print the agreement of loss and gradient of class neurons."""
+        losses, gradients = [], []
+        for unit in units:
+            theirs = self._published_class(unit, start, references, steps=1)
+            loss, gradient = self._our_loss(self.model.classifier_layer, unit, "none", start, references)
+            losses.append(_relative(loss, torch.tensor(theirs.losses[0])))
+            gradients.append(_relative(gradient, theirs.gradients[0]))
+        self._print_loss("class neurons", losses, gradients)
+
+    def image_priors(self, image: Tensor) -> None:
+        """Print the agreement of total variation and image norm."""
+        variation = _relative(total_variation(image)[0], self.inner.main.get_image_prior_losses(image)[1])
+        norm = _relative(image_norm(image)[0], torch.norm(image.view(1, -1), dim=1).mean())
+        self._print(
+            f"{'image priors':<39} variation {variation:.1e}   norm {norm:.1e}", max(variation, norm) <= MAX_DIFFERENCE
+        )
+
+    def step_times(self, unit: int, start: Tensor, references: Tensor, *, steps: int) -> None:
+        """Print the seconds per optimization step of both sides."""
+        for kind, layer, rule in (
+            ("class neurons", self.model.classifier_layer, "none"),
+            ("inner neurons, lrp", self.network.layer, "lrp"),
+        ):
+            theirs_s, alone_s, batch_s = [], [], []
+            for _ in range(2):
+                if rule == "none":
+                    record = self._published_class(unit, start, references, steps=steps)
+                else:
+                    record = self._published_inner(rule, unit, start, references, steps=steps)
+                theirs_s += record.seconds_per_step()
+                alone_s += self._our_step_s(layer, unit, rule, references, steps, batch_size=1)
+                batch_s += self._our_step_s(layer, unit, rule, references, steps, batch_size=BATCH_SIZE)
+            theirs, alone, batch = (statistics.median(times) for times in (theirs_s, alone_s, batch_s))
+            print(
+                f"{kind:<22} seconds per step and picture: published {theirs:.2f}, ours {alone:.2f} "
+                f"({theirs / alone:.1f} times as fast), in batches of {BATCH_SIZE} {batch / BATCH_SIZE:.2f} "
+                f"({theirs / batch * BATCH_SIZE:.1f} times as fast)"
+            )
+
+    def _published_inner(self, rule: str, unit: int, start: Tensor, references: Tensor, *, steps: int) -> Record:
+        return self.inner.optimize(
+            self.model.module,
+            start,
+            references,
+            steps=steps,
+            arch_name=self.network.name,
+            layer=self.network.published_layer,
+            channel=unit,
+            method=RULES[rule],
+            layer_weights=INNER_WEIGHTS,
+        )
+
+    def _published_class(self, unit: int, start: Tensor, references: Tensor, *, steps: int) -> Record:
+        weights = [feature_layer.weight for feature_layer in self.model.default_feature_layers()]
+        return self.classes.optimize(
+            self.model.module,
+            start,
+            references,
+            steps=steps,
+            arch_name=self.network.name,
+            target=unit,
+            channel=None,
+            layer=None,
+            layer_weights=weights,
+        )
+
+    def _our_loss(self, layer: str, unit: int, rule: str, start: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        options = preset("published")
+        plan = plan_alignment(self.model, layer, options, rule=rule, image_size_px=start.shape[-1])
+        target = reference_target(self.model, plan, unit, references)
+        objective = AlignmentObjective(self.model, layer, [unit], [target], options)
+        objective.update_relevance(start)
+        image = start.clone().requires_grad_()
+        loss = objective(image).sum()
+        (gradient,) = torch.autograd.grad(loss, image)
+        return loss.detach(), gradient
+
+    def _our_step_s(
+        self, layer: str, unit: int, rule: str, references: Tensor, steps: int, *, batch_size: int
+    ) -> list[float]:
+        options = replace(preset("published"), steps=steps)
+        plan = plan_alignment(self.model, layer, options, rule=rule, image_size_px=references.shape[-1])
+        target = reference_target(self.model, plan, unit, references)
+        done_s: list[float] = []
+        synthesize(
+            self.model,
+            [(layer, unit)] * batch_size,
+            [target] * batch_size,
+            options=options,
+            image_size_px=references.shape[-1],
+            seeds=list(range(batch_size)),
+            on_step=lambda *_: done_s.append(time.perf_counter()),
+        )
+        return [after - before for before, after in pairwise(done_s)]
+
+    def _print_loss(self, what: str, losses: list[float], gradients: list[float]) -> None:
+        agrees = bool(losses) and max(losses + gradients) <= MAX_DIFFERENCE
+        worst = f"loss {max(losses):.1e}   gradient {max(gradients):.1e}" if losses else "no unit speaks on all images"
+        self._print(f"{what:<39} {worst}", agrees)
+
+    def _print(self, line: str, agrees: bool) -> None:
+        print(f"{line:<90}{'ok' if agrees else 'DIFFERS'}", flush=True)
+        self.agrees &= agrees
+
+
+def _relative(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()
+
+
+def photographs(model: Model, count: int, size_px: int) -> Tensor:
+    """The first photographs of the demo: [count, 3, size, size]."""
+    images: list[Tensor] = []
+    for shard in DEMO_SHARDS:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None and member.name.endswith(".jpg") and len(images) < count:
+                    picture = Image.open(io.BytesIO(file.read())).convert("RGB")
+                    images.append(model.preprocess_at(picture, size_px))
+    return torch.stack(images)
+
+
+def calibrate(net: nn.Module, images: Tensor, generator: torch.Generator) -> None:
+    """Give every BatchNorm random weights and biases, and the statistics of the images."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain mean over batches, of which there is one
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.2, generator=generator)
+    net.train()
+    with torch.no_grad():
+        net(images)
+    net.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--model", choices=(*NETWORKS, "both"), default="both")
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels, a multiple of 32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--units", type=int, default=3, help="neurons of each kind, drawn at random")
+    parser.add_argument("--references", type=int, default=4, help="images per neuron; the published default is 50")
+    parser.add_argument("--steps", type=int, default=3, help="of each timed run; 0 leaves the timing out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    inner = AuthorsCode(arguments.checkout, "inner_fvis", "opt_inner")
+    classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")
+    print(
+        f"{arguments.size} px, {arguments.units} units, {arguments.references} references and a noise image each, seed "
+        f"{arguments.seed}, torch {torch.__version__}, {arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+    )
+    agrees = True
+    for name in NETWORKS if arguments.model == "both" else [arguments.model]:
+        network = NETWORKS[name]
+        for weights in ("calibrated", "plain"):
+            generator = torch.Generator().manual_seed(arguments.seed)
+            model = load_model(f"torchvision:{name}", "random", seed=arguments.seed)
+            images = photographs(model, NUM_CALIBRATION_IMAGES, arguments.size)
+            if weights == "calibrated":
+                calibrate(model.module, images, generator)
+            print(f"\n{name}, {weights} weights")
+            comparison = Comparison(network, model, inner, classes)
+            references = images[: arguments.references]
+            start = torch.randn(1, *images.shape[1:], generator=generator)
+            units = torch.randperm(model.units(network.layer), generator=generator)[: arguments.units].tolist()
+            for rule in RULES:
+                if rule != "guided_backprop" or name == "resnet50":
+                    comparison.inner_neurons(rule, units, start, references)
+            comparison.class_neurons([unit % model.num_classes for unit in units], start, references)
+            comparison.image_priors(start)
+            if weights == "calibrated" and arguments.steps:
+                comparison.step_times(units[0], start, references, steps=arguments.steps)
+            agrees &= comparison.agrees
+    print(ON_PURPOSE)
+    sys.exit(0 if agrees else 1)
+
+
+if __name__ == "__main__":
+    main()
