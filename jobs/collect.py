@@ -122,7 +122,7 @@ def survey_shard(
         url,
         image_key=recipe.data.image_key,
         label_key=recipe.data.label_key,
-        num_classes=model.num_classes,
+        num_classes=model.num_classes or None,  # a backbone takes any label
         on_skip=budget.add_skip,
     )
     surveyed = survey(
@@ -226,6 +226,5 @@ def _correlated_layers(session: Session) -> list[str]:
     recipe, model = session.resolved.recipe, session.resolved.model
     if recipe.targets.relevance != "correlation":
         return []
-    return [entry.layer for entry in recipe.targets.feature_layers] or [
-        entry.layer for entry in model.default_feature_layers()
-    ]
+    chosen = recipe.targets.feature_layers or model.default_feature_layers()
+    return [model.resolve_layer(entry.layer) for entry in chosen if entry.weight > 0]

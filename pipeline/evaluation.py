@@ -51,7 +51,7 @@ def score_pictures(
             "activation_ratio": activation / highest if highest > 0 else None,
             "accuracy_top1": None,
             "accuracy_top5": None,
-            "predicted_label": model.class_names[int(logit.argmax())],
+            "predicted_label": model.class_names[int(logit.argmax())] if model.has_classifier else None,
         }
         if layer == model.classifier_layer:
             rank = class_rank(logit, unit)
@@ -86,9 +86,9 @@ def judge_classes(judge: Model, classes: Sequence[int], pictures: Sequence[np.nd
         Per picture `accuracy_top1_<judge>` and `accuracy_top5_<judge>`, 0 or 1.
 
     Raises:
-        ValueError: a class index is not among the judge's classes.
+        ValueError: a class index is not among the judge's classes, or it has none.
     """
-    if max(classes) >= judge.num_classes:
+    if judge.classifier_layer is None or max(classes) >= judge.num_classes:
         raise ValueError(
             f'evaluate.held_out_models: "{judge.name}" has {judge.num_classes} classes and cannot judge '
             f"class {max(classes)}; name networks with the classes of the model"

@@ -54,7 +54,7 @@ class BadImage(ValueError):  # noqa: N818 - a state of the data, counted more of
         return f"{self.reason} image: {self.detail}"
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool = False) -> Image.Image:
     """Return the picture in an image file as an upright RGB image.
 
     The EXIF orientation is applied; CMYK, gray, palette and 16-bit pictures become 8-bit RGB; transparency is
@@ -64,6 +64,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         data: a JPEG, PNG, WebP, GIF or BMP file.
         max_pixels: width times height allowed, checked on the header before any pixel is decoded. Pillow's
             own limit, twice `Image.MAX_IMAGE_PIXELS`, holds as well.
+        keep_alpha: return RGBA and keep transparency, for models that see it.
 
     Raises:
         BadImage: the file is empty, truncated, corrupt, too large or of a kind that cannot be read.
@@ -73,12 +74,19 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     image = _read(data, max_pixels)
     image = _upright(image)
     if image.mode.startswith("I"):
-        return _from_16_bit(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        image = _from_16_bit(image)
+    if keep_alpha:
+        return image.convert("RGBA")
+    return over_white(image)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """An image as RGB, what is transparent laid over white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def encode_webp(array: np.ndarray, *, quality: int = 90, lossless: bool = False) -> bytes:

@@ -88,7 +88,15 @@ def test_an_example_strip_keeps_the_order() -> None:
             draw_examples(wrong)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])
+def test_what_is_transparent_lies_over_white() -> None:
+    picture = np.zeros((112, 112, 4), np.uint8)  # black, and all but the left half transparent
+    picture[:, :56, 3] = 255
+    tile = picture_tile(picture)
+    assert (tile[:, :56] == 0).all()
+    assert (tile[:, 56:] == 255).all()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8, 5), np.uint8)])
 def test_a_picture_of_another_kind_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         picture_tile(wrong)

@@ -23,6 +23,7 @@ from pipeline.atlas.schema import (
     TILE_SIZE_PX,
     sheet_path,
 )
+from pipeline.images import over_white
 
 TILES_PER_SHEET: Final = SHEET_COLUMNS * SHEET_ROWS
 
@@ -56,7 +57,9 @@ def tile_box(tile: int) -> tuple[int, int, int, int]:
 
 
 def picture_tile(picture: np.ndarray) -> np.ndarray:
-    """A picture [H, W, 3] as a tile [112, 112, 3]: the largest centered square, scaled down."""
+    """A picture [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]: the largest centered square, scaled."""
+    if picture.ndim == 3 and picture.shape[2] == 4:
+        picture = np.asarray(over_white(Image.fromarray(picture)))
     return _square(picture, TILE_SIZE_PX)
 
 

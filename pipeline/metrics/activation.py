@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.models import Model, features_of, unit_activation
+from pipeline.models import Model, features_of
 
 
 def picture_inputs(model: Model, pictures: Sequence[np.ndarray]) -> Tensor:
-    """Published pictures as the model's input: uint8 [H, W, 3] each → [B, 3, S, S], S the model's input size.
+    """Published pictures as the model's input: uint8 [H, W, 3 or 4] each → [B, channels, S, S], S its input size.
 
     A picture of another size is resized as a whole, never cropped: all of it was synthesized for the neuron.
     """
@@ -35,9 +35,11 @@ def measure(
         reduction: over positions, as in the statistics: `max` or `mean`.
 
     Returns:
-        activation float32 [B], logits float32 [B, num_classes].
+        activation float32 [B], logits float32 [B, num_classes]; no columns of a model without classifier.
     """
     classifier = model.classifier_layer
-    features = features_of(model.module, picture_inputs(model, pictures), {layer, classifier})
-    activation = unit_activation(features[layer], units, reduction)
-    return activation.float().cpu().numpy(), features[classifier].float().cpu().numpy()
+    wanted = {layer} if classifier is None else {layer, classifier}
+    features = features_of(model.module, picture_inputs(model, pictures), wanted)
+    activation = model.activation(features[layer], layer, units, reduction)
+    logits = torch.empty(len(activation), 0) if classifier is None else features[classifier].flatten(1)
+    return activation.float().cpu().numpy(), logits.float().cpu().numpy()

@@ -2,13 +2,16 @@
 
 from pipeline.models.capture import UnsupportedOutputError, capture, features_of, unit_activation
 from pipeline.models.feature_layers import FeatureLayer
-from pipeline.models.load import Model, load_model
+from pipeline.models.load import load_model
+from pipeline.models.model import Model
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.tokens import TokenGrid
 
 __all__ = [
     "FeatureLayer",
     "Model",
     "Preprocessing",
+    "TokenGrid",
     "UnsupportedOutputError",
     "capture",
     "features_of",

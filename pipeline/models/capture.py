@@ -14,7 +14,9 @@ class UnsupportedOutputError(ValueError):
 def channels_first(output: object, layer: str) -> Tensor:
     """A module's output as features: [B, C, H, W] maps, [B, C, T] tokens or [B, C] logits.
 
-    Transformers give [B, T, C]; their channel axis is moved to the front, so that axis 1 always counts units.
+    Axis 1 always counts units. Transformers give [B, T, C], and Swin and the inside of ConvNeXt [B, H, W, C]; their
+    channel axis is moved to the front. Which of four axes the channels are is told by the shape: maps of square
+    images are square, so [B, n, n, C] with C ≠ n has them last. Where C = H = W nothing tells; channels-first wins.
 
     Raises:
         UnsupportedOutputError: the output is no tensor, or has a number of axes no feature map has.
@@ -22,10 +24,14 @@ def channels_first(output: object, layer: str) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or not output.is_floating_point():
         seen = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise UnsupportedOutputError(
-            f'layer "{layer}" gives {seen}; expected features [B,C,H,W], tokens [B,T,C] or logits [B,C]; '
+            f'layer "{layer}" gives {seen}; expected features [B,C,H,W] or [B,H,W,C], tokens [B,T,C] or logits [B,C]; '
             "choose one of the layers inside or around it"
         )
-    return output.transpose(1, 2) if output.ndim == 3 else output
+    if output.ndim == 3:
+        return output.transpose(1, 2)
+    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        return output.permute(0, 3, 1, 2)
+    return output
 
 
 @contextmanager
@@ -33,7 +39,7 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
     """Collect the outputs of `layers` during forward passes inside the `with` block.
 
     Yields:
-        A dict, filled by each forward pass: layer → features, still attached to the graph.
+        A dict, filled by each forward pass: layer → features, still attached to the graph, as the layer gave them.
 
     Raises:
         ValueError: a layer is not a module of `module`.
@@ -49,7 +55,8 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
                 raise ValueError(f'unknown layer "{layer}"{nearest(layer, list(modules))}')
 
             def keep(_module: nn.Module, _inputs: object, output: object, layer: str = layer) -> None:
-                features[layer] = channels_first(output, layer)
+                # A copy: what comes next may write into it, a ReLU in place (VGG), a residual sum (timm's ResNet).
+                features[layer] = channels_first(output, layer).clone()
 
             handles.append(modules[layer].register_forward_hook(keep))
         yield features
@@ -67,7 +74,7 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
 
     Args:
         module: the network.
-        images: [B, 3, H, W] in the model's input space.
+        images: [B, channels, H, W] in the model's input space.
         layers: exact module names.
 
     Returns:
@@ -96,16 +103,18 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
     return features
 
 
-def unit_activation(features: Tensor, units: Sequence[int], reduction: str = "max") -> Tensor:
+def unit_activation(features: Tensor, units: Sequence[int], reduction: str = "max", *, num_prefix: int = 0) -> Tensor:
     """Each image's activation of its own unit.
 
     Args:
         features: of the neuron's layer, [B, C, H, W], [B, C, T] or [B, C].
         units: one per image.
         reduction: over positions, `max` or `mean`.
+        num_prefix: class and register tokens at the start of T, which lie nowhere on the image and do not count;
+            `Model.num_prefix(layer)` knows how many a layer has.
 
     Returns:
         [B].
     """
-    own_BN = features[torch.arange(len(units)), list(units)].reshape(len(units), -1)
+    own_BN = features[torch.arange(len(units)), list(units)].reshape(len(units), -1)[:, num_prefix:]
     return own_BN.amax(dim=1) if reduction == "max" else own_BN.mean(dim=1)

@@ -1,15 +1,17 @@
 """Feature layers: where distributions are aligned. The published ones by name, otherwise found in the network.
 
 Every published choice is the stem plus the end of each of four stages (METHOD 4); for a network without an
-entry here the same picture is read off its own modules.
+entry here the same picture is read off its own modules and the shapes of their outputs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import nn
 
-Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
+from pipeline.models.probe import Shape
+from pipeline.models.tokens import token_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,60 +49,142 @@ PUBLISHED: Mapping[str, list[FeatureLayer]] = {
 
 # Inner neurons: the stem counts a tenth, the last stage is left out (METHOD 4).
 INNER_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 0.0)
-_NUM_TRANSFORMER_BLOCKS = 4
+_NUM_STAGES = 4
+# Children that are the stem by name, however many convolutions it has; its first one stands for it.
+_STEM_NAMES = ("stem", "patch_embed")
+# From a larger map than this to a single position is global pooling, not a stage.
+_MAX_SIDE_BEFORE_ONE = 2
 
 
-def default_feature_layers(name: str, module: nn.Module, shapes: Mapping[str, Shape]) -> list[FeatureLayer]:
-    """The feature layers of a model: the published ones, else its stem and the end of each stage.
+def default_feature_layers(
+    name: str, module: nn.Module, shapes: Mapping[str, Shape], classifier: str | None
+) -> list[FeatureLayer]:
+    """The feature layers of a model: the published ones, else its first convolution and the ends of four stages.
+
+    A stage is a run of blocks of one resolution; where there are more than four, the last four count. Where there are
+    fewer, the longest are divided evenly, which makes blocks 2, 5, 8 and 11 of a ViT with twelve, as in DPT.
 
     Args:
         name: the model's name, `timm:…`, `torchvision:…` or `python:…`.
         module: the network.
         shapes: layer → feature shape without the batch axis, in order of completion in the forward pass.
+        classifier: the layer of the class logits, if there is one.
 
     Raises:
-        ValueError: the network shows no stem and stages; the remedy is to name the layers.
+        ValueError: the network shows no blocks; the remedy is to name the layers.
+
+    Reference: Görgün et al., VITAL, ICCV 2025; Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021.
     """
     if name in PUBLISHED:
         return list(PUBLISHED[name])
-    modules = dict(module.named_modules())
-    stem = next((layer for layer in shapes if isinstance(modules[layer], nn.Conv2d)), None)
-    stages = [layer for layer in _stages(modules, shapes) if stem is None or shapes[layer][1:] != shapes[stem][1:]]
-    if stem is None or not stages:
+    network = _Network(module, shapes, classifier)
+    blocks = network.stage_ends()
+    if not blocks:
         raise ValueError(
             f'no feature layers are known for "{name}" and none could be found; name them in [targets] feature_layers'
         )
-    return [FeatureLayer(layer=layer) for layer in dict.fromkeys([stem, *stages])]
+    stem = [] if network.stem is None else [network.stem]
+    return [FeatureLayer(layer=layer) for layer in dict.fromkeys([*stem, *blocks])]
 
 
-def _stages(modules: Mapping[str, nn.Module], shapes: Mapping[str, Shape]) -> list[str]:
-    """The last block container at each resolution; for a network of one resolution, evenly spaced blocks."""
-    containers = _block_containers("", modules, shapes)
-    last_at_resolution = {shapes[layer][1:]: layer for layer in containers if len(shapes[layer]) == 3}
-    if len(last_at_resolution) >= 3:
-        order = list(shapes)
-        return sorted(last_at_resolution.values(), key=order.index)
-    blocks = [layer for layer in containers if len(shapes[layer]) > 1]
-    step = max(1, (len(blocks) - 1) / max(1, _NUM_TRANSFORMER_BLOCKS - 1))
-    return list(
-        dict.fromkeys(blocks[round(i * step)] for i in range(_NUM_TRANSFORMER_BLOCKS) if round(i * step) < len(blocks))
-    )
+class _Network:
+    """The blocks of a network, read off its modules and the shapes of their outputs."""
+
+    def __init__(self, module: nn.Module, shapes: Mapping[str, Shape], classifier: str | None) -> None:
+        self._modules = dict(module.named_modules())
+        self._shapes = shapes
+        self._classifier = classifier
+        self._resolutions = {layer: self._resolution(module, layer) for layer in shapes}
+        self.stem = next((layer for layer in shapes if isinstance(self._modules[layer], nn.Conv2d)), None)
+
+    def _resolution(self, module: nn.Module, layer: str) -> tuple[int, ...]:
+        """(H, W) of maps and of tokens that form a grid, (T,) of others, () of vectors."""
+        grid = token_grid(module, layer, self._shapes)
+        return self._shapes[layer][1:] if grid is None else (grid.height, grid.width)
+
+    def stage_ends(self) -> list[str]:
+        """The last block of each of four stages, or of as many as there are blocks."""
+        order = list(self._shapes)
+        blocks = sorted(self._blocks(""), key=order.index)
+        stages = self._without_pooled([list(run) for _, run in groupby(blocks, self._resolutions.get)])
+        stages = stages[-_NUM_STAGES:]
+        if len(stages) < _NUM_STAGES:
+            stages = [[block for path in stage for block in self._chain(path)] for stage in stages]
+        parts = [1] * len(stages)
+        while sum(parts) < min(_NUM_STAGES, sum(map(len, stages))):
+            longest = max(range(len(stages)), key=lambda i: len(stages[i]) / parts[i])
+            parts[longest] += 1
+        return [
+            stage[-(-len(stage) * (part + 1) // count) - 1]  # the end of each part, rounded up
+            for stage, count in zip(stages, parts, strict=True)
+            for part in range(count)
+        ]
+
+    def _without_pooled(self, stages: list[list[str]]) -> list[list[str]]:
+        """Leave out what follows global pooling, and vectors."""
+        kept: list[list[str]] = []
+        for stage in stages:
+            resolution = self._resolutions[stage[0]]
+            before = max(self._resolutions[kept[-1][0]]) if kept else 1
+            if resolution and (max(resolution) > 1 or before <= _MAX_SIDE_BEFORE_ONE):
+                kept.append(stage)
+        return kept
+
+    def _blocks(self, prefix: str) -> list[str]:
+        """Children that compute; one that spans several stages is opened, one with the stem or classifier left out."""
+        found: list[str] = []
+        for child_name, child in self._modules[prefix].named_children():
+            path = f"{prefix}.{child_name}" if prefix else child_name
+            if child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
+                continue
+            inner = self._blocks(path) if prefix.count(".") < 2 else []
+            inner = inner or self._convolutions(path)
+            spans_stages = len({self._resolutions[layer] for layer in inner}) >= _NUM_STAGES - 1
+            holds_ends = any(end is not None and f"{end}.".startswith(f"{path}.") for end in self._ends())
+            if path not in self._shapes or spans_stages:
+                found += inner
+            elif not holds_ends:
+                found.append(path)
+        return found
+
+    def _ends(self) -> tuple[str | None, str | None]:
+        return self.stem, self._classifier
+
+    def _convolutions(self, path: str) -> list[str]:
+        """Of a Sequential of single layers (VGG, AlexNet): each convolution with what follows it at its own shape."""
+        found: list[str] = []
+        shape: Shape = ()
+        for child_name, child in self._modules[path].named_children():
+            layer = f"{path}.{child_name}"
+            if not _is_leaf(child) or layer not in self._shapes:
+                return []
+            if isinstance(child, nn.Conv2d):
+                shape = self._shapes[layer]
+                found.append(layer)
+            elif found and self._shapes[layer] == shape:
+                found[-1] = layer
+            else:
+                shape = ()  # a pooling: what follows before the next convolution belongs to none
+        return found
+
+    def _chain(self, path: str) -> list[str]:
+        """The blocks that a stage runs one after the other, or the stage itself."""
+        module = self._modules[path]
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            children = [f"{path}.{name}" for name, child in module.named_children() if _computes(child)]
+            same = [child for child in children if self._resolutions.get(child) == self._resolutions.get(path)]
+            return same or [path]
+        for child_name, child in module.named_children():
+            if isinstance(child, nn.Sequential | nn.ModuleList):
+                blocks = self._chain(f"{path}.{child_name}")
+                if len(blocks) > 1:
+                    return blocks
+        return [path]
 
 
-def _block_containers(prefix: str, modules: Mapping[str, nn.Module], shapes: Mapping[str, Shape]) -> list[str]:
-    """Children that compute, in forward order; a child that spans several resolutions or blocks is opened."""
-    found: list[str] = []
-    for child_name, child in modules[prefix].named_children():
-        path = f"{prefix}.{child_name}" if prefix else child_name
-        if not any(isinstance(part, nn.Conv2d | nn.Linear) for part in child.modules()) or not list(child.children()):
-            continue
-        inner = _block_containers(path, modules, shapes) if prefix.count(".") < 2 else []
-        resolutions = {shapes[layer][1:] for layer in inner if layer in shapes}
-        tokens = [layer for layer in inner if layer in shapes and len(shapes[layer]) == 2]
-        spans_stages = len(resolutions) >= 3
-        is_transformer = len(tokens) >= _NUM_TRANSFORMER_BLOCKS and isinstance(child, nn.Sequential | nn.ModuleList)
-        if spans_stages or is_transformer or path not in shapes:
-            found += [layer for layer in inner if layer in shapes]
-        else:
-            found.append(path)
-    return found
+def _computes(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None

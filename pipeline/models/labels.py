@@ -9,7 +9,7 @@ def class_names(labels: str, num_classes: int) -> list[str]:
 
     Args:
         labels: `imagenet1k`, or the path or URL of a text file with one name per line.
-        num_classes: how many the model has.
+        num_classes: how many the model has; 0 takes the file as it is, for the labels of the data.
 
     Raises:
         ValueError: the file's lines do not match the number of classes.
@@ -26,7 +26,7 @@ def class_names(labels: str, num_classes: int) -> list[str]:
     if not root.exists(name):
         raise ValueError(f'model.labels = "{labels}": there is no such file; give "imagenet1k" or a text file')
     names = root.read_text(name).splitlines()
-    if len(names) != num_classes:
+    if num_classes and len(names) != num_classes:
         raise ValueError(
             f'model.labels = "{labels}" has {len(names)} lines, the model has {num_classes} classes; '
             "give one name per line, in the order of the class indices"

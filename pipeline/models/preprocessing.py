@@ -9,6 +9,10 @@ from torch import Tensor
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
             "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # fmt: skip
+# Pillow's mode for so many channels: gray, gray and opacity, color, color and opacity.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# Opacity is no part of the statistics that means and deviations are taken from: from [0, 1] to [−1, 1].
+_ALPHA_MEAN = _ALPHA_STD = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,10 @@ class Preprocessing:
         input_size_px: side of the square crop.
         crop_fraction: side of the crop over the shorter side after resizing (0.875: 224 of 256).
         interpolation: Pillow filter used for resizing.
-        mean, std: per channel, for RGB in [0, 1].
+        mean, std: per channel, for pixels in [0, 1]; their length is the number of channels, 1 to 4.
+
+    Raises:
+        ValueError: the lengths of `mean` and `std` differ, or are not 1 to 4.
     """
 
     input_size_px: int
@@ -28,6 +35,13 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.mean) not in _MODES or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean = {self.mean}, std = {self.std}: expected one number each per input channel, for 1 channel "
+                "(gray), 2 (gray and opacity), 3 (RGB) or 4 (RGBA)"
+            )
+
     def __str__(self) -> str:
         shorter_px = round(self.input_size_px / self.crop_fraction)
         return (
@@ -35,30 +49,61 @@ class Preprocessing:
             f"mean {self.mean}, std {self.std}"
         )
 
+    @property
+    def num_channels(self) -> int:
+        """Of the input."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's mode of pictures with these channels: L, LA, RGB or RGBA."""
+        return _MODES[self.num_channels]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last channel is opacity."""
+        return self.mode.endswith("A")
+
     def square_crop(self, image: Image.Image, size_px: int | None = None) -> Image.Image:
         """The square of the photograph that the model sees, at `size_px` (the model's own size if None)."""
         size = size_px or self.input_size_px
         shorter = max(size, int(size / self.crop_fraction + 1e-6))
         width, height = image.size
         scale = shorter / min(width, height)
-        resized = image.convert("RGB").resize(
+        resized = image.convert(self.mode).resize(
             (max(size, round(width * scale)), max(size, round(height * scale))), _FILTERS[self.interpolation]
         )
         left, top = (resized.width - size) // 2, (resized.height - size) // 2
         return resized.crop((left, top, left + size, top + size))
 
     def to_tensor(self, image: Image.Image | np.ndarray) -> Tensor:
-        """A square RGB picture, uint8 [H, W, 3], as a normalized float32 tensor [3, H, W]; nothing is resized."""
-        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)
-        return self.normalize(pixels)
+        """A square picture as a normalized float32 tensor [channels, H, W]; nothing is resized.
+
+        Args:
+            image: in any of Pillow's modes, or uint8 [H, W, 3] or [H, W, 4].
+        """
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        pixels = torch.from_numpy(np.array(picture.convert(self.mode), dtype=np.uint8))
+        channels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return self.normalize(channels.float().div_(255))
+
+    def to_picture(self, pixels: Tensor) -> np.ndarray:
+        """Pixels [channels, H, W] in [0, 1] as a picture to publish, uint8 [H, W, 3], or [H, W, 4] with opacity.
+
+        Gray is written as three equal channels, so that `to_tensor` gives the same numbers back, rounded to 8 bits.
+        """
+        channels = np.clip(pixels.detach().float().cpu().numpy(), 0, 1)
+        if self.mode.startswith("L"):
+            channels = np.concatenate([np.repeat(channels[:1], 3, axis=0), channels[1:]])
+        return (channels * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """RGB in [0, 1], [..., 3, H, W] → the model's input space."""
+        """Pixels in [0, 1], [..., channels, H, W] → the model's input space."""
         mean, std = self._constants(pixels)
         return (pixels - mean) / std
 
     def denormalize(self, inputs: Tensor) -> Tensor:
-        """The model's input space → RGB in [0, 1] (not clamped)."""
+        """The model's input space → pixels in [0, 1] (not clamped)."""
         mean, std = self._constants(inputs)
         return inputs * std + mean
 
@@ -67,3 +112,17 @@ class Preprocessing:
             torch.tensor(c, dtype=like.dtype, device=like.device)[:, None, None] for c in (self.mean, self.std)
         )
         return mean, std
+
+
+def for_channels(
+    num_channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The normalization of RGB for another number of channels: gray takes the average, opacity goes to [−1, 1].
+
+    timm adds up the kernels of R, G and B for a gray input, so the average is what these kernels were trained with.
+    """
+    if num_channels == len(mean):
+        return mean, std
+    color_mean, color_std = (mean, std) if num_channels >= 3 else ((sum(mean) / 3,), (sum(std) / 3,))
+    num_alpha = num_channels - len(color_mean)
+    return (*color_mean, *[_ALPHA_MEAN] * num_alpha), (*color_std, *[_ALPHA_STD] * num_alpha)

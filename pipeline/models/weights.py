@@ -7,6 +7,7 @@ code: safetensors, or `torch.load(weights_only=True)`.
 import hashlib
 import importlib.util
 import io
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ def read_state_dict(weights: str) -> StateDict:
 
 
 def load_into(module: nn.Module, state: StateDict, source: str) -> None:
-    """Load a state dict strictly, renaming known foreign names first.
+    """Load a state dict strictly; known foreign names are renamed and position embeddings resampled first.
 
     Raises:
         ValueError: names or shapes do not fit; the first few of each kind are listed.
@@ -75,6 +76,7 @@ def load_into(module: nn.Module, state: StateDict, source: str) -> None:
             f"(first: {missing[:3]}), {len(surplus)} are unknown (first: {surplus[:3]}); "
             "name the model these weights were made for"
         )
+    candidate = candidate | _resampled_positions(module, candidate)
     wrong = [
         f"{name} is {tuple(candidate[name].shape)}, expected {tuple(value.shape)}"
         for name, value in expected.items()
@@ -83,6 +85,32 @@ def load_into(module: nn.Module, state: StateDict, source: str) -> None:
     if wrong:
         raise ValueError(f'model.weights = "{source}" does not fit the model: ' + "; ".join(wrong[:3]))
     module.load_state_dict(candidate)
+
+
+def _resampled_positions(module: nn.Module, state: StateDict) -> dict[str, Tensor]:
+    """The position embedding of a ViT [1, T, C] for the module's own number of patches, if the state has another.
+
+    Reference: Dosovitskiy et al., "An image is worth 16×16 words", ICLR 2021, section 3.2 (there bilinear; timm's
+    bicubic resampling with antialiasing is what its own loader does).
+    """
+    resampled = {}
+    for name in ("pos_embed", "encoder.pos_embedding"):  # timm's, torchvision's
+        own, given = module.state_dict().get(name), state.get(name)
+        if own is None or given is None or own.ndim != 3 or given.ndim != 3 or own.shape == given.shape:
+            continue
+        # Patches form a square; a class token, or two of a distilled network, are what T has beyond it.
+        num_prefix = next(n for n in range(own.shape[1]) if _is_square(own.shape[1] - n))
+        if not _is_square(given.shape[1] - num_prefix):
+            continue
+        from timm.layers import resample_abs_pos_embed
+
+        side = math.isqrt(own.shape[1] - num_prefix)
+        resampled[name] = resample_abs_pos_embed(given, new_size=[side, side], num_prefix_tokens=num_prefix)
+    return resampled
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def hash_state(module: nn.Module) -> str:

@@ -18,7 +18,8 @@ from pipeline.statistics.spectrum import MeanSpectrum
 from pipeline.statistics.topk import TopK
 
 # One row per image that was used. `label` is −1 without a label; `offset` and `size` are the byte range of
-# the image in its tar shard; `top1` is the class that the model rates highest.
+# the image in its tar shard; `top1` is the class that the model rates highest, −1 (and a logit of NaN) of a
+# model without classifier.
 SAMPLE_SCHEMA: Final = {
     "sample": "int64",
     "key": "string",
@@ -104,8 +105,8 @@ class Partial:
         num_skipped: samples left out as bad data.
         digest: sum of the SHA-256 of all (label, image bytes) modulo 2^256: what was seen, whatever the
             order.
-        layers: layer → its statistics, in model order; the classifier is always among them.
-        classes: per-class counts and best labeled images.
+        layers: layer → its statistics, in model order; the classifier, if there is one, is among them.
+        classes: per-class counts and best labeled images; of no class without a classifier.
         spectrum: mean Fourier magnitude of the preprocessed images.
         samples: one row per image in order of sample id; kept per shard, so a merged partial has none.
     """

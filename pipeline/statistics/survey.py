@@ -4,7 +4,8 @@ layers.
 Memory is bounded by one batch and the statistics themselves, whatever the number of images, but for one
 short row per image of the shard.
 
-Shapes: B images of a batch, U units, N positions, K classes.
+Shapes: B images of a batch, U units, N positions, K classes. Positions are those that lie on the image: class and
+register tokens count nowhere.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ def survey(
         model: run once per batch in eval mode, without gradients.
         samples: of this tar shard, in order.
         shard_index: index of the tar shard among all of the run; the high part of the sample ids.
-        layers: exact layer names; the classifier is surveyed even if it is not among them.
+        layers: exact layer names; the classifier, if there is one, is surveyed even if it is not among them.
         feature_layers: layers whose channels are correlated with the units; none, no co-moments.
         top_k: how many images each unit and each class keeps.
         batch_size: images per forward pass.
@@ -75,9 +76,10 @@ def survey(
     Raises:
         NonFiniteActivationError: a unit gives NaN or infinity.
     """
+    classifier = [] if model.classifier_layer is None else [model.classifier_layer]
     plan = _Plan(
         model=model,
-        layers=tuple(dict.fromkeys([*layers, model.classifier_layer])),
+        layers=tuple(dict.fromkeys([*layers, *classifier])),
         feature_layers=tuple(feature_layers),
         top_k=top_k,
         activation=activation,
@@ -116,7 +118,7 @@ def _batches(
     inputs: list[Tensor] = []
     for sample in samples:
         try:
-            image = decode_image(sample.image, max_pixels=max_pixels)
+            image = decode_image(sample.image, max_pixels=max_pixels, keep_alpha=model.preprocessing.has_alpha)
         except BadImage as error:
             budget.add_skip(_skipped(sample, error.reason, error.detail))
             continue
@@ -147,12 +149,16 @@ def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs
     for layer, (summary, _) in reduced.items():
         _check_finite(layer, summary, batch)
 
-    # Logits have one position, so their mean is their value; of a convolutional classifier it is the pooled
-    # one.
-    logits = reduced[model.classifier_layer][0].mean.astype(np.float32)
     ids = np.array([sample_id(shard_index, sample.index) for sample in batch], np.int64)
     label = np.array([NO_LABEL if sample.label is None else sample.label for sample in batch], np.int64)
-    top1 = logits.argmax(axis=1)
+    if model.classifier_layer is None:
+        classes = ClassTopK.empty(0, plan.top_k)
+        top1, top1_logit = np.full(len(batch), NO_LABEL), np.full(len(batch), np.nan, np.float32)
+    else:
+        # Logits have one position, so their mean is their value.
+        logits = reduced[model.classifier_layer][0].mean.astype(np.float32)
+        classes = ClassTopK.of(logits, label, ids, plan.top_k)
+        top1, top1_logit = logits.argmax(axis=1), logits.max(axis=1)
     rows = [
         {
             "sample": int(ids[i]),
@@ -162,7 +168,7 @@ def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs
             "size": sample.size,
             "label": int(label[i]),
             "top1": int(top1[i]),
-            "top1_logit": float(logits[i, top1[i]]),
+            "top1_logit": float(top1_logit[i]),
         }
         for i, sample in enumerate(batch)
     ]
@@ -173,14 +179,14 @@ def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs
         num_skipped=0,
         digest=sum(sample_digest(int(label[i]), sample.image) for i, sample in enumerate(batch)),
         layers={name: _layer_statistics(plan, *reduced[name], ids, channel_means) for name in plan.layers},
-        classes=ClassTopK.of(logits, label, ids, plan.top_k),
+        classes=classes,
         spectrum=MeanSpectrum.of(_pixels(model, inputs)),
         samples=rows,
     )
 
 
 def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
-    """One forward pass: layer → (features reduced over positions, length of their last axis).
+    """One forward pass: layer → (features reduced over positions, width of the grid these form).
 
     Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum)
     cannot change it any more, and no more than one feature map is held.
@@ -190,12 +196,15 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         wanted = dict.fromkeys([*plan.layers, *plan.feature_layers])
+        grids = {layer: model.token_grid(layer) for layer in wanted}
         captured = stack.enter_context(model.capture(wanted))
 
         def reduce(_module: nn.Module, _inputs: object, _output: object, *, layer: str) -> None:
             features = captured.pop(layer)  # `capture` registered first, so its hook ran just before
             positions = features.flatten(2) if features.ndim > 2 else features[..., None]  # [B, U, N]
             width = features.shape[-1] if features.ndim > 2 else 1
+            if (grid := grids[layer]) is not None:
+                positions, width = positions[..., grid.num_prefix :], grid.width
             reduced[layer] = summarize(positions), width
 
         for layer in wanted:
@@ -208,9 +217,9 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
 def _layer_statistics(
     plan: _Plan, summary: FeatureSummary, width: int, ids: np.ndarray, channel_means: dict[str, np.ndarray]
 ) -> LayerStatistics:
-    """Statistics of one layer and batch from its reduced features; `width` is the length of its last axis."""
+    """Statistics of one layer and batch from its reduced features; `width` is that of its grid of positions."""
     activation = summary.maximum if plan.activation == "max" else summary.mean.astype(np.float32)
-    # Tokens are one row of positions, and logits a single one: their y is 0.
+    # Tokens without a grid are one row of positions, and logits a single one: their y is 0.
     position = np.stack(np.divmod(summary.peak, width), axis=-1).astype(np.int32)
     return LayerStatistics(
         moments=Moments.of_summary(summary),

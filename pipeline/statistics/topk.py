@@ -21,8 +21,8 @@ class TopK:
     Attributes:
         activation: float32 [U, k].
         sample: int64 [U, k].
-        position: int32 [U, k, 2], (y, x) of the peak in the layer's own grid; (0, token) for tokens, (0, 0)
-            for logits.
+        position: int32 [U, k, 2], (y, x) of the peak in the layer's own grid (`Model.map_shape`), of patch tokens
+            too; (0, token) for tokens that form no grid, (0, 0) for logits.
     """
 
     activation: np.ndarray

@@ -1,0 +1,225 @@
+"""`Model`: a network with what is known of its input, its layers, its tokens and its classes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.models.added_layers import added_layers
+from pipeline.models.capture import capture, unit_activation
+from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
+from pipeline.models.labels import class_names
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.probe import Probe, Shape, find_classifier, probe
+from pipeline.models.tokens import TokenGrid, token_grid
+from pipeline.models.weights import hash_state
+from pipeline.neurons import nearest
+
+
+class Model:
+    """A vision network in eval mode with frozen parameters, and what is known of its input and layers."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        labels: str,
+        device: str | torch.device,
+    ) -> None:
+        self.name = name
+        self.module = module.eval().requires_grad_(False).to(device)
+        self.device = torch.device(device)
+        self.preprocessing = preprocessing
+        self._labels = labels
+        self._probes: dict[int, Probe] = {}
+
+    @property
+    def input_size_px(self) -> int:
+        """Side of the square input."""
+        return self.preprocessing.input_size_px
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per-channel mean of the input normalization, for pixels in [0, 1]; its length is the number of channels."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per-channel standard deviation of the input normalization, for pixels in [0, 1]."""
+        return self.preprocessing.std
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """A photograph as the model's input: float32 [channels, H, W], resized, center-cropped, normalized."""
+        return self.preprocess_at(image, self.input_size_px)
+
+    def preprocess_at(self, image: Image.Image, size_px: int) -> Tensor:
+        """As `preprocess`, at another input size: float32 [channels, size_px, size_px]."""
+        return self.preprocessing.to_tensor(self.preprocessing.square_crop(image, size_px))
+
+    def capture(self, layers: Iterable[str]) -> AbstractContextManager[dict[str, Tensor]]:
+        """Collect features of `layers` while the module runs: see `pipeline.models.capture.capture`."""
+        return capture(self.module, layers)
+
+    def activation(self, features: Tensor, layer: str, units: Sequence[int], reduction: str = "max") -> Tensor:
+        """Each image's activation of its own unit, over the positions that lie on the image: [B].
+
+        Args:
+            features: of `layer`, as `capture` gives them.
+            layer: exact name.
+            units: one per image.
+            reduction: over positions, `max` or `mean`.
+        """
+        return unit_activation(features, units, reduction, num_prefix=self.num_prefix(layer))
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of all parameters and buffers."""
+        return hash_state(self.module)
+
+    @property
+    def feature_shapes(self) -> Mapping[str, Shape]:
+        """Layer → (C, H, W), (C, T) or (C,) at the model's input size, in order of completion."""
+        return self.feature_shapes_at(self.input_size_px)
+
+    def feature_shapes_at(self, size_px: int) -> Mapping[str, Shape]:
+        """As `feature_shapes`, at another input size; measured with one forward pass and then kept.
+
+        Raises:
+            ValueError: the network does not take images of this size.
+        """
+        return self._probe(size_px).shapes
+
+    def _probe(self, size_px: int) -> Probe:
+        if size_px not in self._probes:
+            try:
+                self._probes[size_px] = probe(self.module, len(self.mean), size_px, self.device)
+            except torch.OutOfMemoryError:
+                raise
+            except (AssertionError, RuntimeError) as error:
+                raise ValueError(
+                    f'model "{self.name}" does not run on images of {size_px} px with {len(self.mean)} channels: '
+                    f"{error}; a network of fixed size is made for another one by model.input_size_px"
+                ) from error
+        return self._probes[size_px]
+
+    def forget_measurements(self) -> None:
+        """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
+        self._probes.clear()
+        for name in ("weights_sha256", "classifier_layer", "class_names"):
+            self.__dict__.pop(name, None)
+
+    def layers(self) -> list[str]:
+        """The layers that have units, in the order in which the forward pass completes them."""
+        return list(self.feature_shapes)
+
+    def feature_shape(self, layer: str) -> Shape:
+        """The shape of one layer's features without the batch axis.
+
+        Raises:
+            ValueError: there is no such layer; the nearest names are given.
+        """
+        if layer not in self.feature_shapes:
+            raise ValueError(f'model "{self.name}" has no layer "{layer}"{nearest(layer, self.layers())}')
+        return self.feature_shapes[layer]
+
+    def units(self, layer: str) -> int:
+        """How many units a layer has: channels, token dimensions or classes."""
+        return self.feature_shape(layer)[0]
+
+    def token_grid(self, layer: str, size_px: int | None = None) -> TokenGrid | None:
+        """How the T tokens of a layer lie on the image: (num_prefix, height, width).
+
+        The prefix (class and register tokens) comes first; then the patches, row by row.
+
+        Args:
+            layer: exact name.
+            size_px: of the input; None is the model's own.
+
+        Returns:
+            None for maps and logits, and for tokens that are no places of the image.
+        """
+        self.feature_shape(layer)
+        return token_grid(self.module, layer, self.feature_shapes_at(size_px or self.input_size_px))
+
+    def num_prefix(self, layer: str) -> int:
+        """How many tokens at the start of a layer's T lie nowhere on the image; 0 for maps and logits."""
+        grid = self.token_grid(layer)
+        return 0 if grid is None else grid.num_prefix
+
+    def map_shape(self, layer: str, size_px: int | None = None) -> tuple[int, int] | None:
+        """The (height, width) of the grid in which positions of a layer are given, (y, x), for maps and patch tokens.
+
+        None where positions have no place on the image: logits, and tokens without a grid.
+        """
+        shape = self.feature_shape(layer)
+        if len(shape) == 3:
+            _, height, width = self.feature_shapes_at(size_px or self.input_size_px)[layer]
+            return height, width
+        grid = self.token_grid(layer, size_px)
+        return None if grid is None else (grid.height, grid.width)
+
+    @cached_property
+    def classifier_layer(self) -> str | None:
+        """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None of a backbone without one."""
+        return find_classifier(self.module, self._probe(self.input_size_px))
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the model has class logits."""
+        return self.classifier_layer is not None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the classifier; 0 of a backbone."""
+        return 0 if self.classifier_layer is None else self.units(self.classifier_layer)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Text of each class, by index; of a backbone the names that a file of labels gives to the data's labels."""
+        return class_names(self._labels, self.num_classes)
+
+    def resolve_layer(self, layer: str) -> str:
+        """A layer's exact name; `classifier` stands for the class logits whatever the model calls them.
+
+        Raises:
+            ValueError: there is no such layer, or the model has no classifier.
+        """
+        if layer == "classifier":
+            if self.classifier_layer is None:
+                raise ValueError(
+                    f'model "{self.name}" has no classifier, so "classifier" names no layer: name inner ones '
+                    f"(`neuron-atlas layers {self.name}` lists them)"
+                )
+            return self.classifier_layer
+        self.feature_shape(layer)
+        return layer
+
+    def added_layers(self) -> list[str]:
+        """The concept sets and circuits that were added to the network, as layer names."""
+        return [name for name, _ in added_layers(self.module)]
+
+    def feature_space(self, layer: str) -> str:
+        """The layer of the network whose features the units of a layer are read from.
+
+        That is the layer itself, of concepts the one they are directions in, of a circuit the last of its units'.
+        """
+        added = dict(added_layers(self.module))
+        while layer in added:
+            layer = added[layer].sources[-1]
+        return layer
+
+    def unit_label(self, layer: str, unit: int) -> str:
+        """What a unit stands for: the name of its class, its concept or its circuit; nothing for other units."""
+        added = dict(added_layers(self.module))
+        if layer in added:
+            return added[layer].unit_label(unit)
+        return self.class_names[unit] if layer == self.classifier_layer else ""
+
+    def default_feature_layers(self) -> list[FeatureLayer]:
+        """Where distributions are aligned unless the recipe says otherwise: stem and stages."""
+        return default_feature_layers(self.name, self.module, self.feature_shapes, self.classifier_layer)
