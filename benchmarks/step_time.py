@@ -16,8 +16,9 @@ from collections.abc import Callable
 import torch
 
 from pipeline.models import features_of, load_model
+from pipeline.synthesis.methods import preset
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.presets import SynthesisOptions, preset
+from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
 
 LITE0 = "timm:tf_efficientnet_lite0"

@@ -9,10 +9,11 @@ import torch
 from pipeline.alignment import INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT
 from pipeline.models import FeatureLayer, Model
 from pipeline.synthesis import Visualization, visualize
+from pipeline.synthesis.fourier import FourierParameterization
+from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.optimize import learning_rate_at, synthesize
-from pipeline.synthesis.parameterization import FourierParameterization
-from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions, preset
+from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
 from pipeline.synthesis.reference_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
 from pipeline.synthesis.regularizers import image_norm, total_variation
 from pipeline.synthesis.transforms import draw_jitter, roll
@@ -257,13 +258,13 @@ def test_the_notebook_interface(model: Model) -> None:
     [
         ({"neurons": [("stage9", 0)]}, 'no layer "stage9"'),
         ({"neurons": [("stage2", 12)]}, "has units 0 to 11, got 12"),
-        ({"method": "deepdream"}, 'method = "deepdream": expected one of vital'),
+        ({"method": "deepdream"}, 'method = "deepdream": expected one of vital, maco'),
         ({"preset": "fastt"}, 'visualize.preset = "fastt".*did you mean'),
         ({"learning_rat": 1.0}, "there is no such setting.*learning_rate"),
         ({"steps": 0}, "steps = 0: expected at least 1"),
         ({"grid": 1.5}, "grid = 1.5: expected a whole number"),
         ({"normalize_layers": 1}, "expected true or false"),
-        ({"parameterization": "wavelet"}, "expected one of pixel, fourier"),
+        ({"parameterization": "wavelet"}, "expected one of pixel, fourier, phase"),
         ({"beta2": 1.0}, "expected values below 1"),
         ({"image_size_px": 64}, "use model.preprocess_at"),
     ],

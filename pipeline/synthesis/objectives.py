@@ -9,13 +9,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.alignment import INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT, NeuronTarget, partition, sort_matching
+from pipeline.alignment import (
+    ALIGNMENTS,
+    INPUT_PIXELS,
+    TARGET_LAYER,
+    TARGET_UNIT,
+    NeuronTarget,
+    partition,
+    target_spread,
+)
 from pipeline.models import Model, features_of, unit_activation
-from pipeline.relevance import normalize_relevance, relevance
+from pipeline.relevance import RULES, normalize_relevance, relevance
 from pipeline.synthesis.presets import SynthesisOptions
 
-# A target of (nearly) no variance, e.g. a dead channel's, must not blow up its normalized loss.
-_MIN_VARIANCE = 1e-6
+# A goal of (nearly) zero must not blow up the shortfall, which is a fraction of it.
+_MIN_GOAL = 1e-6
 # By how much of its goal a class's logit is to exceed the next class's: enough to survive 8 bits and WebP.
 _CLASS_MARGIN = 0.1
 
@@ -27,6 +35,7 @@ def aligned_features(
     relevance: Mapping[str, Tensor],
     *,
     layer: str,
+    space: str,
     units: Sequence[int],
     grid: int,
 ) -> Tensor:
@@ -38,6 +47,7 @@ def aligned_features(
         features: layer → features of the images.
         relevance: feature layer → relevance in [0, 1] shaped like its features; absent layers are not weighted.
         layer: the neurons' layer.
+        space: the layer that `TARGET_LAYER` stands for, `Model.feature_space` of the neurons' layer.
         units: the unit of each image.
         grid: cells per side; the unit's own map is always sorted as a whole.
 
@@ -47,25 +57,19 @@ def aligned_features(
     if name == INPUT_PIXELS:
         return partition(images, grid)
     if name == TARGET_LAYER:
-        return partition(features[layer], grid)
+        return partition(features[space], grid)
     if name == TARGET_UNIT:
         return partition(features[layer][torch.arange(len(units)), list(units)].unsqueeze(1))
     maps = features[name]
     return partition(maps * relevance[name].to(maps.dtype) if name in relevance else maps, grid)
 
 
-def _spread(quantile: Tensor) -> Tensor:
-    """What a layer's squared error is measured in: the variance of each target [B, C, N] → [B].
-
-    A single value (a logit) has no variance; its own square takes the place.
-    """
-    values = quantile.flatten(1)
-    spread = values.var(dim=1, correction=0) if values.shape[1] > 1 else values.square().squeeze(1)
-    return spread.clamp(min=_MIN_VARIANCE)
-
-
 class AlignmentObjective:
     """Loss of a batch of images against the targets of their neurons, which lie in one layer.
+
+    `options.alignment` names the distance at every feature layer. `sort` and `moments` are squared differences of
+    features, so `options.normalize_layers` divides them by the variance of the target; `kl` is dimensionless and stays
+    as it is.
 
     Raises:
         ValueError: the targets of the batch differ in their feature layers, rule or shapes.
@@ -86,10 +90,12 @@ class AlignmentObjective:
         if any(t.layers.keys() != first.layers.keys() or t.relevance != first.relevance for t in targets):
             raise ValueError("targets of one batch must share their feature layers and their relevance rule")
         self._module = model.module
-        self._layer = layer
+        self._layer, self._space = layer, model.feature_space(layer)
         self._is_class = layer == model.classifier_layer
         self._units = list(units)
+        self._num_prefix = model.num_prefix(layer)
         self._options = options
+        self._distance = ALIGNMENTS[options.alignment]
         self._rule = first.relevance
         self._goal = torch.tensor([float("nan") if t.goal_activation is None else t.goal_activation for t in targets])
         self._goal = (self._goal * options.activation_goal).to(model.device)
@@ -97,6 +103,8 @@ class AlignmentObjective:
         self._feature_layers = [name for name in first.layers if name not in own]
         needs_layer = not own.isdisjoint(first.layers.keys() - {INPUT_PIXELS}) or options.activation_weight > 0
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
+        if TARGET_LAYER in first.layers:
+            self._captured.add(self._space)
         self._relevance: dict[str, Tensor] = {}
 
         self._terms: list[tuple[str, Tensor, Tensor | None, Tensor]] = []  # name, quantile, importance, weight [B]
@@ -104,8 +112,8 @@ class AlignmentObjective:
             layers = [t.layers[name] for t in targets]
             quantile = torch.stack([target.quantile for target in layers]).to(model.device)
             weight = torch.tensor([target.weight for target in layers], device=model.device)
-            if options.normalize_layers:
-                weight = weight / _spread(quantile)
+            if options.normalize_layers and options.alignment != "kl":
+                weight = weight / target_spread(quantile)
             weights_C = [target.importance for target in layers if target.importance is not None]
             importance = torch.stack(weights_C).to(model.device) if len(weights_C) == len(layers) else None
             if importance is not None:  # one weight per channel, repeated for each cell of the grid
@@ -114,7 +122,7 @@ class AlignmentObjective:
 
     def update_relevance(self, images: Tensor) -> None:
         """Recompute the relevance of the features of these images [B, 3, H, W] for their neurons (detached)."""
-        if self._rule == "none":
+        if self._rule not in RULES:  # none, or correlation, which weights channels and knows no images
             return
         maps = relevance(
             self._module,
@@ -123,6 +131,7 @@ class AlignmentObjective:
             units=self._units,
             feature_layers=self._feature_layers,
             rule=self._rule,
+            num_prefix=self._num_prefix,
         )
         self._relevance = {name: normalize_relevance(value) for name, value in maps.items()}
 
@@ -132,7 +141,7 @@ class AlignmentObjective:
         loss = images.new_zeros(len(images))
         for name, quantile, importance, weight in self._terms:
             aligned = self._aligned_features(name, images, features)
-            loss = loss + weight * sort_matching(aligned, quantile, importance)
+            loss = loss + weight * self._distance(aligned, quantile, importance)
         if self._options.activation_weight > 0:
             loss = loss + self._options.activation_weight * self._shortfall(features[self._layer])
         return loss
@@ -142,11 +151,13 @@ class AlignmentObjective:
 
         A class is also to be ahead of every other class by `_CLASS_MARGIN` of its goal.
         """
-        activation = unit_activation(features, self._units)
-        size = self._goal.abs().clamp(min=_MIN_VARIANCE)
+        activation = unit_activation(features, self._units, num_prefix=self._num_prefix)
+        size = self._goal.abs().clamp(min=_MIN_GOAL)
         goal = self._goal
         if self._is_class:
-            others = features.scatter(1, torch.tensor(self._units, device=features.device)[:, None], -torch.inf)
+            others = features.flatten(1).scatter(
+                1, torch.tensor(self._units, device=features.device)[:, None], -torch.inf
+            )
             goal = torch.maximum(goal, others.amax(dim=1) + _CLASS_MARGIN * size)
         return torch.nan_to_num(torch.relu(goal - activation) / size)
 
@@ -157,6 +168,7 @@ class AlignmentObjective:
             features,
             self._relevance,
             layer=self._layer,
+            space=self._space,
             units=self._units,
             grid=self._options.grid,
         )

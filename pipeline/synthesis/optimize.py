@@ -4,18 +4,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.alignment import INPUT_PIXELS, NeuronTarget
-from pipeline.models import Model, features_of, unit_activation
-from pipeline.synthesis.objectives import AlignmentObjective
+from pipeline.models import Model, Preprocessing, features_of
+from pipeline.synthesis.methods import Method, check_method, method_named
 from pipeline.synthesis.parameterization import parameterize
 from pipeline.synthesis.presets import SynthesisOptions
-from pipeline.synthesis.regularizers import image_norm, total_variation
-from pipeline.synthesis.transforms import draw_jitter, roll
+from pipeline.synthesis.regularizers import image_norm, total_variation, total_variation_l1
+from pipeline.synthesis.transforms import draw_views, num_views
 
 # Transparency is clipped at this percentile; published pixels at the 1st and 99th (METHOD 3, after MACO's display).
 _ALPHA_PERCENTILE = 98.0
@@ -24,13 +25,16 @@ _PIXEL_PERCENTILES = (1.0, 99.0)
 # Class neurons: weight of total variation and of the image norm by model; 0 elsewhere. Reference: VITAL's supplement.
 _CLASS_REGULARIZER = {"torchvision:vit_l_16": 3e-3, "torchvision:vit_l_32": 3e-4}
 
+_Item = TypeVar("_Item")
+_Weights = tuple[float, float, float]  # total variation by l2, by l1, image norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class Visualization:
     """The picture of one neuron.
 
     Attributes:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3], or [H, W, 4] if the model takes opacity.
         alpha: transparency, float32 [H, W] in [0, 1]: where the optimization cared.
         activation: the neuron's activation on `image` as synthesized (spatial maximum).
         loss: at the last step.
@@ -53,22 +57,25 @@ class Visualization:
 
 
 def learning_rate_at(step: int, options: SynthesisOptions) -> float:
-    """Linear warm-up, then a cosine to zero. Reference: VITAL's published code, after DeepInversion."""
+    """Linear warm-up, then the schedule; the cosine is that of VITAL's published code, after DeepInversion."""
     warmup = min(options.warmup_steps, options.steps - 1)
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
+    if options.schedule == "constant":
+        return options.learning_rate
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (options.steps - warmup)))
 
 
 def synthesize(
     model: Model,
     neurons: Sequence[tuple[str, int]],
-    targets: Sequence[NeuronTarget],
+    targets: Sequence[NeuronTarget] = (),
     *,
     method: str = "vital",
     options: SynthesisOptions,
     image_size_px: int,
     seeds: Sequence[int],
+    spectrum: np.ndarray | Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Visualization]:
     """Visualize neurons of one layer together.
@@ -76,54 +83,61 @@ def synthesize(
     Args:
         model: whose neurons they are.
         neurons: (layer, unit) each, all in one layer.
-        targets: what each is aligned to.
-        method: recorded in the result.
+        targets: what each is aligned to. Methods that align nothing read only its goal activation, the unit in which
+            they measure activations; they may be given none.
+        method: one of `METHODS`: what is minimized.
         options: see `SynthesisOptions`.
         image_size_px: side of the images.
         seeds: one per neuron; an image depends on its own seed, not on the rest of the batch.
+        spectrum: where `options.needs_spectrum`: mean magnitude of real images, [C, S, S // 2 + 1], of any size S
+            and up to scale; `MeanSpectrum.magnitude` of the statistics.
         on_step: called after each step with (steps done, steps in all).
 
     Returns:
         One visualization per neuron, in order.
 
     Raises:
-        ValueError: neurons of several layers, or lengths that differ.
+        ValueError: neurons of several layers, lengths that differ, an unknown method, or one that lacks its targets,
+            its spectrum, or what it needs of the model.
         FloatingPointError: the loss of a neuron is not finite; it names the neuron and the step.
     """
-    layers = {layer for layer, _ in neurons}
-    if len(layers) != 1 or not len(neurons) == len(targets) == len(seeds):
-        raise ValueError(
-            f"a batch holds neurons of one layer with a target and a seed each; got layers {sorted(layers)}, "
-            f"{len(neurons)} neurons, {len(targets)} targets, {len(seeds)} seeds"
-        )
+    chosen = method_named(method)
+    check_method(model, method)
+    _check_batch(neurons, targets, seeds, chosen)
     started_s = time.perf_counter()
     layer, units = neurons[0][0], [unit for _, unit in neurons]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    preprocessing = model.preprocessing
     parameters = parameterize(
         options,
         image_size_px,
         generators,
-        model.preprocessing,
+        preprocessing,
         model.device,
-        initial_rgb=_initial_colors(model, targets, options.grid),
+        initial_rgb=_initial_colors(model, targets, options.grid) if chosen.needs_targets else None,
+        spectrum=None if spectrum is None else torch.as_tensor(spectrum),
     )
-    objective = AlignmentObjective(model, layer, units, targets, options)
-    optimizer = torch.optim.Adam(
-        parameters.parameters, lr=options.learning_rate, betas=(options.beta1, options.beta2), eps=1e-8
+    views_per_image = num_views(options)
+    objective = chosen.objective(
+        model, layer, _repeat(units, views_per_image), _repeat(targets, views_per_image), options
     )
-    weights = _regularizer_weights(model, layer, options)
+    optimizer = _make_optimizer(parameters.parameters, options)
+    weights = _regularizer_weights(model, layer, options, chosen)
     transparency = torch.zeros(len(neurons), image_size_px, image_size_px, device=model.device)
-    offsets = [(0, 0)] * len(neurons)
+    gray = preprocessing.normalize(torch.full((preprocessing.num_channels, 1, 1), 0.5, device=model.device))
+    view_px = min(image_size_px, model.input_size_px)
+    keep_views_for = options.relevance_every if chosen.needs_targets else 1
     losses = torch.zeros(len(neurons))
 
     for step in range(options.steps):
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, options)
         images = parameters.images()
-        if step % options.relevance_every == 0:
-            # The jitter is kept while relevance is: a relevance map belongs to the image as it was rolled.
-            offsets = draw_jitter(generators, options.jitter_px)
-            objective.update_relevance(roll(images, offsets))
-        losses = objective(roll(images, offsets)) + _regularization(images, weights)
+        if step % keep_views_for == 0:
+            # The views are kept while relevance is: a relevance map belongs to the image as it was shown.
+            show = draw_views(options, generators, size_px=image_size_px, view_px=view_px, gray=gray)
+            objective.update_relevance(show(images))
+        losses = objective(show(images)).reshape(len(neurons), views_per_image).mean(dim=1)
+        losses = losses + _regularization(images, weights)
         (gradient,) = torch.autograd.grad(losses.sum(), images)
         transparency += gradient.abs().mean(dim=1)
         optimizer.zero_grad()
@@ -135,10 +149,10 @@ def synthesize(
     _check_finite(losses, neurons, options.steps)
 
     with torch.no_grad():
-        final = parameters.images()
-        pictures = _to_pictures(model.preprocessing.denormalize(final), clip=options.parameterization == "pixel")
-        shown = torch.stack([model.preprocessing.to_tensor(picture) for picture in pictures]).to(model.device)
-        activation = unit_activation(features_of(model.module, shown, [layer])[layer], units)
+        final = preprocessing.denormalize(parameters.images())
+        pictures = _to_pictures(preprocessing, final, clip=options.parameterization == "pixel")
+        shown = torch.stack([preprocessing.to_tensor(picture) for picture in pictures]).to(model.device)
+        activation = model.activation(features_of(model.module, shown, [layer])[layer], layer, units)
     seconds = (time.perf_counter() - started_s) / len(neurons)
     return [
         Visualization(
@@ -156,29 +170,50 @@ def synthesize(
     ]
 
 
+def _check_batch(
+    neurons: Sequence[tuple[str, int]], targets: Sequence[NeuronTarget], seeds: Sequence[int], method: Method
+) -> None:
+    layers = {layer for layer, _ in neurons}
+    if len(layers) != 1 or len(targets) not in (len(neurons), 0) or len(seeds) != len(neurons):
+        raise ValueError(
+            f"a batch holds neurons of one layer with a target and a seed each; got layers {sorted(layers)}, "
+            f"{len(neurons)} neurons, {len(targets)} targets, {len(seeds)} seeds"
+        )
+    if method.needs_targets and not targets:
+        raise ValueError(f'method "{method.name}" needs a target for each neuron: see `reference_target`')
+
+
+def _repeat(items: Sequence[_Item], times: int) -> list[_Item]:
+    """Each item as often as its image has views."""
+    return [item for item in items for _ in range(times)]
+
+
+def _make_optimizer(parameters: list[Tensor], options: SynthesisOptions) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}[options.optimizer]
+    return kind(parameters, lr=options.learning_rate, betas=(options.beta1, options.beta2), eps=1e-8)
+
+
 def _initial_colors(model: Model, targets: Sequence[NeuronTarget], grid: int) -> Tensor | None:
-    """The mean color of the references in each cell of the grid, [B, 3, grid, grid] in [0, 1], if it is known."""
+    """The mean color of the references in each cell of the grid, [B, C, grid, grid] in [0, 1], if it is known."""
     if any(INPUT_PIXELS not in target.layers for target in targets):
         return None
     cells = torch.stack([target.layers[INPUT_PIXELS].quantile.mean(dim=1) for target in targets])
-    return model.preprocessing.denormalize(cells.reshape(len(targets), 3, grid, grid)).clamp(0, 1)
+    return model.preprocessing.denormalize(cells.reshape(len(targets), -1, grid, grid)).clamp(0, 1)
 
 
-def _regularizer_weights(model: Model, layer: str, options: SynthesisOptions) -> tuple[float, float]:
-    """Weights of total variation and image norm for neurons of a layer."""
-    if layer == model.classifier_layer:
+def _regularizer_weights(model: Model, layer: str, options: SynthesisOptions, method: Method) -> _Weights:
+    """Weights of the image priors for neurons of a layer."""
+    if method.name == "vital" and layer == model.classifier_layer:
         weight = _CLASS_REGULARIZER.get(model.name, 0.0) if options.parameterization == "pixel" else 0.0
-        return weight, weight
-    return options.total_variation, options.image_norm
+        return weight, options.total_variation_l1, weight
+    return options.total_variation, options.total_variation_l1, options.image_norm
 
 
-def _regularization(images: Tensor, weights: tuple[float, float]) -> Tensor:
-    total, norm = weights
+def _regularization(images: Tensor, weights: _Weights) -> Tensor:
     value = images.new_zeros(len(images))
-    if total:
-        value = value + total * total_variation(images)
-    if norm:
-        value = value + norm * image_norm(images)
+    for weight, prior in zip(weights, (total_variation, total_variation_l1, image_norm), strict=True):
+        if weight:
+            value = value + weight * prior(images)
     return value
 
 
@@ -192,13 +227,13 @@ def _check_finite(losses: Tensor, neurons: Sequence[tuple[str, int]], steps: int
         )
 
 
-def _to_pictures(rgb: Tensor, *, clip: bool) -> list[np.ndarray]:
-    """[B, 3, H, W] in [0, 1] → uint8 [H, W, 3] each, optionally clipped at each image's outer percentiles."""
+def _to_pictures(preprocessing: Preprocessing, pixels: Tensor, *, clip: bool) -> list[np.ndarray]:
+    """[B, C, H, W] in [0, 1] → pictures to publish, optionally clipped at each image's outer percentiles."""
     pictures = []
-    for image in rgb.float().cpu().numpy():
+    for image in pixels.float().cpu().numpy():
         if clip:
             image = np.clip(image, *np.percentile(image, _PIXEL_PERCENTILES))
-        pictures.append((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
+        pictures.append(preprocessing.to_picture(torch.from_numpy(image)))
     return pictures
 
 

@@ -1,53 +1,84 @@
-"""Settings of one visualization: the published ones, our quicker ones, and what a recipe may change."""
+"""Settings of one visualization: what a recipe may change, and the two presets of VITAL.
+
+The presets of the other methods, and the choice among all of them, are in `pipeline.synthesis.methods`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
-
-from pipeline.neurons import nearest
-
-Preset = Literal["published", "fast"]
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions:
     """How an image is synthesized; every field may be given in a recipe's [visualize] section.
 
+    The default of a field is VITAL's published value, or leaves the thing out.
+
     Attributes:
         steps: optimizer steps per image.
-        parameterization: `pixel` (values in the model's input space) or `fourier` (1/f-scaled spectrum, see
-            `pipeline.synthesis.parameterization`).
+        parameterization: `pixel` (values in the model's input space), `fourier` (1/f-scaled spectrum) or `phase`
+            (phases under the mean magnitude spectrum of real images), see `pipeline.synthesis.parameterization`.
+        initial_std: `pixel`: standard deviation of the noise that the image begins as, in the model's input space.
         spectrum_decay: `fourier`: the spectrum is scaled by frequency to the power of minus this.
-        learning_rate, beta1, beta2: of Adam.
-        warmup_steps: linear warm-up before the cosine decay to zero.
-        jitter_px: the image is rolled by up to this many pixels along each axis before each step.
-        alignment: how distributions are compared; `sort` is sort matching.
-        grid: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
-        normalize_layers: divide each layer's loss by the variance of its target, so that layer weights mean the
-            same in every layer and model.
-        pixel_weight: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
-        layer_weight: inner neurons: weight of all channels of the target layer itself, not weighted by relevance,
-            as one more feature layer; 0 leaves it out.
-        unit_weight: weight of the target unit's own activations as one more feature layer; 0 leaves it out.
-        activation_weight: weight of the shortfall of the unit's activation below `activation_goal` times its top
-            exemplar's, as a fraction; the term vanishes once the goal is reached. A class is also to be ahead
+        spectrum_gain: `fourier`, `phase`: contrast of the planes before they are squashed into the pixels' range.
+        phase_spread: `phase`: standard deviation of the phases, in radians.
+        optimizer: `adam` or `nadam` (Adam with Nesterov momentum).
+        learning_rate, beta1, beta2: of the optimizer.
+        schedule: of the learning rate after the warm-up: `cosine` (to zero) or `constant`.
+        warmup_steps: linear warm-up.
+        jitter_px: the image is rolled by up to this many pixels along each axis before each step; where it is also
+            rotated or scaled it is shifted instead, and gray comes in at its borders.
+        flip: before each step the image is mirrored with probability one half.
+        rotation_degrees: before each step the image is rotated by up to this angle either way.
+        scaling: before each step the image is enlarged by a factor between one minus and one plus this.
+        num_crops: squares cut from the image at each step and enlarged, whose losses are averaged; 0 shows the
+            whole image.
+        crop_min, crop_max: side of a square as a fraction of the image's, uniform between the two.
+        noise: strength of the noise added to what the model sees, in its input space; see
+            `pipeline.synthesis.transforms`.
+        alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
+            and standard deviation.
+        grid: VITAL: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
+        normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
+            the same in every layer and model; `kl` has no unit and is left as it is.
+        pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
+        layer_weight: VITAL, inner neurons: weight of all channels of the target layer itself, not weighted by
+            relevance, as one more feature layer; 0 leaves it out.
+        unit_weight: VITAL: weight of the target unit's own activations as one more feature layer; 0 leaves it out.
+        activation_weight: VITAL: weight of the shortfall of the unit's activation below `activation_goal` times its
+            top exemplar's, as a fraction; the term vanishes once the goal is reached. A class is also to be ahead
             of the other classes.
         activation_goal: see `activation_weight`.
-        relevance_every: inner neurons: steps between two computations of the synthetic image's relevance.
-        total_variation, image_norm: weights of the two regularizers for inner neurons (METHOD 4); for class
+        relevance_every: VITAL, inner neurons: steps between two computations of the synthetic image's relevance.
+        batch_norm_weight: DeepInversion: weight of the distance to the statistics that BatchNorm layers keep.
+        first_batch_norm: DeepInversion: by how much the first of these layers counts more.
+        total_variation, image_norm: weights of the two regularizers. VITAL: for inner neurons (METHOD 4); for class
             neurons they depend on the model, see `pipeline.synthesis.optimize`.
+        total_variation_l1: weight of the mean absolute difference between neighboring pixels.
     """
 
     steps: int = 2000
-    parameterization: Literal["pixel", "fourier"] = "pixel"
+    parameterization: Literal["pixel", "fourier", "phase"] = "pixel"
+    initial_std: float = 1.0
     spectrum_decay: float = 1.0
+    spectrum_gain: float = 1.0
+    phase_spread: float = 1.0
+    optimizer: Literal["adam", "nadam"] = "adam"
     learning_rate: float = 1.0
     beta1: float = 0.5
     beta2: float = 0.9
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 100
     jitter_px: int = 30
-    alignment: Literal["sort"] = "sort"
+    flip: bool = False
+    rotation_degrees: float = 0.0
+    scaling: float = 0.0
+    num_crops: int = 0
+    crop_min: float = 1.0
+    crop_max: float = 1.0
+    noise: float = 0.0
+    alignment: Literal["sort", "kl", "moments"] = "sort"
     grid: int = 1
     normalize_layers: bool = False
     pixel_weight: float = 0.0
@@ -56,7 +87,10 @@ class SynthesisOptions:
     activation_weight: float = 0.0
     activation_goal: float = 1.0
     relevance_every: int = 1
+    batch_norm_weight: float = 0.0
+    first_batch_norm: float = 1.0
     total_variation: float = 3e-7
+    total_variation_l1: float = 0.0
     image_norm: float = 3e-7
 
     def __post_init__(self) -> None:
@@ -77,6 +111,18 @@ class SynthesisOptions:
                 raise ValueError(f"visualize.{name} = {getattr(self, name)}: expected at least 1")
         if not (self.beta1 < 1 and self.beta2 < 1):
             raise ValueError(f"visualize.beta1, beta2 = {self.beta1}, {self.beta2}: expected values below 1")
+        if not 0 < self.crop_min <= self.crop_max <= 1:
+            raise ValueError(
+                f"visualize.crop_min, crop_max = {self.crop_min}, {self.crop_max}: expected fractions of the image's "
+                "side, above 0, the first not above the second, at most 1"
+            )
+        if self.scaling >= 1:
+            raise ValueError(f"visualize.scaling = {self.scaling}: expected less than 1")
+
+    @property
+    def needs_spectrum(self) -> bool:
+        """Whether the mean magnitude spectrum of real images is needed."""
+        return self.parameterization == "phase"
 
 
 # VITAL as published: Adam 1.0 with betas (0.5, 0.9) on clamped pixels, 2,000 steps, 100 of warm-up, jitter ±30 px.
@@ -104,22 +150,3 @@ FAST = SynthesisOptions(
     total_variation=0.0,
     image_norm=0.0,
 )
-
-_PRESETS: dict[str, SynthesisOptions] = {"published": PUBLISHED, "fast": FAST}
-
-
-def preset(name: str, **overrides: Any) -> SynthesisOptions:
-    """A preset's settings, with some of them replaced.
-
-    Raises:
-        ValueError: an unknown preset, an unknown setting, or a value out of its range.
-    """
-    if name not in _PRESETS:
-        raise ValueError(
-            f'visualize.preset = "{name}": expected one of {", ".join(_PRESETS)}{nearest(name, list(_PRESETS))}'
-        )
-    known = [field.name for field in fields(SynthesisOptions)]
-    for key in overrides:
-        if key not in known:
-            raise ValueError(f"visualize.{key}: there is no such setting{nearest(key, known)}")
-    return replace(_PRESETS[name], **overrides)

@@ -3,7 +3,7 @@
 Pure numerics; which images are the references, and where they are read from, is `pipeline.targets`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,13 @@ from pipeline.alignment import (
     partition,
     sorted_target,
 )
-from pipeline.models import FeatureLayer, Model, features_of, unit_activation
+from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INNER_WEIGHTS
 from pipeline.relevance import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
 from pipeline.synthesis.objectives import aligned_features
 from pipeline.synthesis.presets import SynthesisOptions
 
+CORRELATION = "correlation"
 _BATCH_SIZE = 16  # reference images in one forward pass: bounds memory, changes nothing
 
 
@@ -34,9 +35,11 @@ class AlignmentPlan:
     Attributes:
         layer: the neurons' layer.
         weights: aligned layer (feature layers and the special keys of `NeuronTarget`) → weight of its loss.
-        rule: relevance rule, or `none`.
+        rule: relevance rule; `correlation`, which weights channels by their correlation with the unit over a data set
+            and needs no relevance maps; or `none`.
         grid: cells per side.
         image_size_px: of references and synthetic images.
+        facets: clusters that a neuron's references are divided into, each with a target of its own.
     """
 
     layer: str
@@ -44,6 +47,7 @@ class AlignmentPlan:
     rule: str
     grid: int
     image_size_px: int
+    facets: int = 1
 
     @property
     def feature_layers(self) -> list[str]:
@@ -80,8 +84,8 @@ def plan_alignment(
     is_class = layer == model.classifier_layer
     if rule == "auto":
         rule = "none" if is_class else "lrp"
-    if rule not in ("none", *RULES):
-        raise ValueError(f'relevance = "{rule}": expected auto, none or one of {", ".join(RULES)}')
+    if rule not in ("none", CORRELATION, *RULES):
+        raise ValueError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
     chosen = list(feature_layers) or model.default_feature_layers()
     if not feature_layers and not is_class and len(chosen) == len(INNER_WEIGHTS):
         chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INNER_WEIGHTS, strict=True)]
@@ -90,7 +94,7 @@ def plan_alignment(
         example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
         upstream = upstream_layers(model.module, example, layer, list(weights))
         if options.layer_weight:  # then the layer itself is aligned on its own terms
-            upstream = [name for name in upstream if name != layer]
+            upstream = [name for name in upstream if name not in (layer, model.feature_space(layer))]
         weights = {name: weights[name] for name in upstream}
     if options.pixel_weight:
         weights[INPUT_PIXELS] = options.pixel_weight
@@ -107,7 +111,14 @@ def plan_alignment(
 
 
 @torch.no_grad()
-def reference_target(model: Model, plan: AlignmentPlan, unit: int, references: Tensor) -> NeuronTarget:
+def reference_target(
+    model: Model,
+    plan: AlignmentPlan,
+    unit: int,
+    references: Tensor,
+    *,
+    importance: Mapping[str, Tensor] | None = None,
+) -> NeuronTarget:
     """The target of one neuron: mean sorted features of its references, and the importance of channels.
 
     Args:
@@ -115,31 +126,45 @@ def reference_target(model: Model, plan: AlignmentPlan, unit: int, references: T
         plan: see `plan_alignment`.
         unit: of the plan's layer.
         references: [R, 3, H, W] in the model's input space, R ≥ 1.
+        importance: under the rule `correlation`, feature layer → weight of each channel, [C] in [0, 1]; under others
+            it follows from the references.
 
     Returns:
         The target; tensors are float32 on the CPU.
+
+    Raises:
+        ValueError: the rule is `correlation` and a feature layer has no importance.
     """
+    if plan.rule == CORRELATION and not set(plan.feature_layers) <= (importance or {}).keys():
+        raise ValueError(
+            'relevance = "correlation" weights channels by statistics of a data set, and there are none here: run a '
+            'recipe with targets.relevance = "correlation", or choose auto, none, ' + ", ".join(RULES)
+        )
     sums: dict[str, Tensor] = {}
     importance_sums: dict[str, Tensor] = {}
     activations: list[Tensor] = []
+    space = model.feature_space(plan.layer)
     for images in references.to(model.device).split(_BATCH_SIZE):
         units = [unit] * len(images)
-        features = features_of(model.module, images, {plan.layer, *plan.feature_layers})
-        activations.append(unit_activation(features[plan.layer], units))
+        features = features_of(model.module, images, {plan.layer, space, *plan.feature_layers})
+        activations.append(model.activation(features[plan.layer], plan.layer, units))
         raw = _raw_relevance(model, plan, units, images)
         maps = {name: normalize_relevance(value) for name, value in raw.items()}
         for name, value in raw.items():
             add = channel_importance(value) * len(images)
             importance_sums[name] = importance_sums.get(name, torch.zeros_like(add)) + add
         for name in plan.weights:
-            aligned = aligned_features(name, images, features, maps, layer=plan.layer, units=units, grid=plan.grid)
+            aligned = aligned_features(
+                name, images, features, maps, layer=plan.layer, space=space, units=units, grid=plan.grid
+            )
             add = sorted_target(aligned.float()) * len(images)
             sums[name] = sums.get(name, torch.zeros_like(add)) + add
     count = len(references)
+    weights = importance or {name: total / count for name, total in importance_sums.items()}
     layers = {
         name: LayerTarget(
             quantile=(sums[name] / count).cpu(),
-            importance=(importance_sums[name] / count).float().cpu() if name in importance_sums else None,
+            importance=weights[name].float().cpu() if name in weights else None,
             weight=weight,
         )
         for name, weight in plan.weights.items()
@@ -148,7 +173,7 @@ def reference_target(model: Model, plan: AlignmentPlan, unit: int, references: T
 
 
 def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], images: Tensor) -> dict[str, Tensor]:
-    if plan.rule == "none" or not plan.feature_layers:
+    if plan.rule not in RULES or not plan.feature_layers:
         return {}
     return relevance(
         model.module,
@@ -157,6 +182,7 @@ def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], imag
         units=units,
         feature_layers=plan.feature_layers,
         rule=plan.rule,
+        num_prefix=model.num_prefix(plan.layer),
     )
 
 
@@ -171,7 +197,7 @@ def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int
         elif name == TARGET_UNIT:
             shape = (1, *shapes[plan.layer][1:])
         else:
-            shape = shapes[plan.layer if name == TARGET_LAYER else name]
+            shape = shapes[model.feature_space(plan.layer) if name == TARGET_LAYER else name]
         grid = 1 if name == TARGET_UNIT else plan.grid
         rows = partition(torch.empty(1, *shape), grid).shape
         result[name] = (rows[1], rows[2])

@@ -10,20 +10,30 @@ def total_variation(images: Tensor) -> Tensor:
     """Sum of the l2 norms of the differences to the right, lower, lower-right and lower-left neighbor.
 
     Args:
-        images: [B, 3, H, W].
+        images: [B, C, H, W].
 
     Returns:
         [B].
     """
-    differences = (
+    norms = (difference.flatten(1).norm(dim=1) for difference in _differences(images))
+    return sum(norms, start=images.new_zeros(len(images)))
+
+
+def total_variation_l1(images: Tensor) -> Tensor:
+    """Sum over the same four neighbors of the mean absolute difference: [B, C, H, W] → [B]."""
+    means = (difference.flatten(1).abs().mean(dim=1) for difference in _differences(images))
+    return sum(means, start=images.new_zeros(len(images)))
+
+
+def _differences(images: Tensor) -> tuple[Tensor, ...]:
+    return (
         images[:, :, :, :-1] - images[:, :, :, 1:],
         images[:, :, :-1, :] - images[:, :, 1:, :],
         images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
         images[:, :, :-1, :-1] - images[:, :, 1:, 1:],
     )
-    return sum((difference.flatten(1).norm(dim=1) for difference in differences), start=images.new_zeros(len(images)))
 
 
 def image_norm(images: Tensor) -> Tensor:
-    """The l2 norm of each image: [B, 3, H, W] → [B]."""
+    """The l2 norm of each image: [B, C, H, W] → [B]."""
     return images.flatten(1).norm(dim=1)

@@ -1,0 +1,95 @@
+"""[visualize]: settings of all methods, tables of one method, and what they reach."""
+
+import tomllib
+
+import pytest
+
+from pipeline.recipe import METHODS, Recipe, RecipeError
+from pipeline.synthesis.methods import preset
+from pipeline.targets.build import options_for
+
+TEXT = """
+name = "tiny"
+[model]
+name = "timm:resnet18"
+[data]
+shards = "a.tar"
+[output]
+root = "out"
+[[neurons]]
+layer = "classifier"
+[visualize]
+methods = ["vital", "maco", "pixel"]
+preset = "fast"
+noise = 0.3
+[visualize.maco]
+num_crops = 4
+noise = 0.1
+steps = 7
+[visualize.vital]
+grid = 2
+"""
+
+
+def recipe(*overrides: str) -> Recipe:
+    return Recipe.from_toml(TEXT, overrides)
+
+
+def test_a_table_goes_before_the_section_and_the_section_before_the_preset() -> None:
+    maco, pixel, vital = (options_for(recipe(), method) for method in ("maco", "pixel", "vital"))
+    assert maco == preset("fast", "maco", num_crops=4, noise=0.1, steps=7)
+    assert pixel == preset("fast", "pixel", noise=0.3)
+    assert vital == options_for(recipe()) == preset("fast", noise=0.3, grid=2)
+    for_all = recipe("visualize.steps=9")
+    assert [options_for(for_all, method).steps for method in ("maco", "pixel")] == [7, 9]
+    assert options_for(recipe("targets.grid=4")).grid == 4
+
+
+def test_every_method_has_both_presets() -> None:
+    for method in METHODS:
+        for name in ("published", "fast"):
+            assert options_for(recipe(f"visualize.preset={name}"), method).noise in (0.3, 0.1)
+
+
+def test_toml_round_trips() -> None:
+    text = recipe().to_toml()
+    assert Recipe.from_toml(text) == recipe()
+    assert Recipe.from_toml(text).to_toml() == text
+    table = tomllib.loads(text)["visualize"]
+    assert table["maco"] == {"noise": 0.1, "num_crops": 4, "steps": 7}
+    assert not {"options", "method_options"} & set(table)
+    assert recipe("visualize.fourier={}") == recipe()  # an empty table says nothing
+
+
+def test_a_table_may_be_set_key_by_key() -> None:
+    assert options_for(recipe("visualize.maco.num_crops=3"), "maco").num_crops == 3
+    assert options_for(recipe("visualize.fourier.scaling=0.2"), "fourier").scaling == 0.2
+
+
+def test_tables_reach_the_fingerprints() -> None:
+    before, after = recipe(), recipe("visualize.maco.num_crops=3")
+    assert before.fingerprint("targets") == after.fingerprint("targets")
+    assert before.fingerprint("visualize") != after.fingerprint("visualize")
+    assert after.stage_keys("visualize")["visualize.maco.num_crops"] == 3
+    assert before.stage_keys("targets")["visualize.vital.grid"] == 2
+    cells = recipe("visualize.vital.grid=3")
+    assert cells.fingerprint("targets") != before.fingerprint("targets")
+    assert recipe("visualize.maco.grid=3").fingerprint("targets") == before.fingerprint("targets")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("visualize.maco.num_crop=3", r'visualize\.maco\.num_crop = 3.*did you mean "num_crops"'),
+        ("visualize.maco.seeds=3", r"visualize\.maco\.seeds = 3: there is no such key"),
+        ("visualize.mako.num_crops=3", r'visualize\.mako = .*did you mean "maco"'),
+        ("visualize.maco=3", r"visualize\.method_options|visualize\.maco"),
+        ("visualize.maco.noise=-1", r"\[visualize\.maco\]: visualize\.noise = -1: expected a number"),
+        ("visualize.maco.crop_max=0.1", r"\[visualize\.maco\]: visualize\.crop_min, crop_max = 0.5, 0.1"),
+        ("visualize.maco.crop_max.x=0.1", "crop_max"),
+        ("visualize.noise.x.y=1", "expected section.key=value"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(override)
