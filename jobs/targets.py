@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.resolved import recipe_errors
 from jobs.runfolder import read_log
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
@@ -15,6 +16,7 @@ from pipeline.storage import Root
 
 if TYPE_CHECKING:
     from pipeline.models import Model
+    from pipeline.targets.chosen import Chosen
 
 STAGE: Final = "targets"
 # Units of one task: enough that opening the statistics is nothing, few enough that a lost task costs a minute.
@@ -67,7 +69,8 @@ def run(session: Session) -> StageReport:
         return StageReport(stage=STAGE, noun="neurons", done=0, already=already)
     require_statistics(resolved.root)
     plans = _prepare(session, [layer for layer, _ in todo])
-    task = partial(make_targets, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
+    chosen = _chosen_references(session)
+    task = partial(make_targets, session.shared_model, session.resources.device, resolved.root, resolved.recipe, chosen)
     works = [_work(plans[layer], layer, units) for layer, units in todo]
     outcomes = isolate(
         lambda some, resources: session.engine.run_tasks(task, some, resources),
@@ -101,16 +104,18 @@ def make_targets(
     device: str,
     root: Root,
     recipe: Recipe,
+    chosen: "Chosen",
     *,
     plan: Any,
     layer: str,
     units: Sequence[int],
 ) -> dict[str, int]:
-    """The task: write the targets of some units of one layer. Returns how many have one."""
+    """The task: write the targets of some units of one layer. Returns how many facets of theirs have one."""
     from pipeline.statistics.store import StatisticsStore
     from pipeline.targets.build import build_targets
 
-    rows = build_targets(root, recipe, model_on(shared_model, device), StatisticsStore.open(root), plan, units)
+    model = model_on(shared_model, device)
+    rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, units, chosen)
     return {"ok": sum(row["status"] == "ok" for row in rows), "skipped": sum(row["status"] != "ok" for row in rows)}
 
 
@@ -144,3 +149,13 @@ def _prepare(session: Session, layers: Sequence[str]) -> dict[str, Any]:
         plans[layer] = plan_targets(resolved.recipe, resolved.model, layer)
         prepare_targets(resolved.root, resolved.model, plans[layer])
     return plans
+
+
+def _chosen_references(session: Session) -> "Chosen":
+    """The references that the recipe names itself, found before any work starts: a mistake there is the user's."""
+    from pipeline.statistics.store import StatisticsStore
+    from pipeline.targets.chosen import find_chosen
+
+    resolved = session.resolved
+    with recipe_errors():
+        return find_chosen(resolved.recipe, resolved.model, StatisticsStore.open(resolved.root))

@@ -16,6 +16,7 @@ from pipeline.arrays import (
     open_group,
     read_array,
     read_rows,
+    read_single_rows,
     write_array,
     write_rows,
 )
@@ -101,6 +102,8 @@ def test_owners_write_their_rows_independently(root: Root) -> None:
     group = open_group(root, "t.zarr")
     np.testing.assert_array_equal(read_array(group, "q"), array)
     np.testing.assert_array_equal(read_rows(group, "q", 3, 5), array[3:5])
+    np.testing.assert_array_equal(read_single_rows(group, "q", [5, 0, 6]), array[[5, 0, 6]])
+    assert read_single_rows(group, "q", []) == []
 
 
 def test_rows_of_zeros_count_as_written(root: Root) -> None:
@@ -110,6 +113,8 @@ def test_rows_of_zeros_count_as_written(root: Root) -> None:
     np.testing.assert_array_equal(read_rows(group, "q", 0, 1), np.zeros((1, 3)))
     with pytest.raises(CorruptArrayError, match="never written"):
         read_rows(group, "q", 1, 2)
+    with pytest.raises(CorruptArrayError, match="never written"):
+        read_single_rows(group, "q", [0, 1])
 
 
 @pytest.mark.parametrize(("start", "count"), [(1, 2), (0, 3), (2, 1)])
@@ -132,6 +137,8 @@ def test_rows_of_another_shape_or_beyond_the_end_are_refused(tmp_path: Path) -> 
             write_rows(group, "q", start, np.ones(shape, np.float32))
     with pytest.raises(IndexError, match="rows 3:5"):
         read_rows(group, "q", 3, 5)
+    with pytest.raises(IndexError, match="row 4"):
+        read_single_rows(group, "q", [0, 4])
 
 
 def test_creating_again_keeps_what_is_there_unless_it_differs(tmp_path: Path) -> None:

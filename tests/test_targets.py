@@ -8,27 +8,38 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data_errors import ErrorBudget
 from pipeline.models import Model
-from pipeline.recipe import Recipe
-from pipeline.shard_writing import write_shards
-from pipeline.shards import iterate_samples
-from pipeline.statistics.store import StatisticsStore, merge_partials, write_partial, write_statistics
-from pipeline.statistics.survey import survey
+from pipeline.recipe import TargetsSection
+from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.reference_target import reference_target
 from pipeline.targets.build import build_targets, options_for, plan_targets, prepare_targets
 from pipeline.targets.references import (
-    ReferenceReader,
+    References,
     choose_class_references,
     choose_unit_references,
     gather_references,
 )
 from pipeline.targets.store import committed_targets, read_references, read_targets
 from tests.tiny_networks import tiny_model
+from tests.tiny_targets import any_pictures, random_pictures, targets_recipe, tiny_reader, write_tiny_store
 
-SETTINGS = {"num_references": 4, "min_references": 3, "reference_mode": "image", "patch_size_px": 16}
 PER_CLASS = {"a": 5, "b": 4, "c": 1}  # class 2 has too few samples; classes 3 and 4 have none
+recipe = targets_recipe
+
+
+def settings(**targets: object) -> TargetsSection:
+    return recipe(patch_size_px=16, **targets).targets
+
+
+def class_references(statistics: StatisticsStore, unit: int) -> References:
+    return choose_class_references(statistics, "fc", unit, num_references=4, min_references=3, distinct=any_pictures())
+
+
+def unit_references(statistics: StatisticsStore, unit: int, count: int = 4) -> References:
+    return choose_unit_references(
+        statistics, "stage2", unit, (4, 4), num_references=count, box_side=0.5, distinct=any_pictures()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +50,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Root:
     """An atlas folder with statistics of ten pictures in two tar shards."""
-    folder = tmp_path_factory.mktemp("targets")
-    rng = np.random.default_rng(0)
-    for name, count in PER_CLASS.items():
-        for index in range(count):
-            path = folder / "images" / name / f"{name}{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
-            coarse.resize((48, 40), Image.Resampling.BILINEAR).save(path)
-    write_shards(str(folder / "images"), str(folder / "shards"), name="tiny", max_samples=5)
-    urls = sorted(str(path) for path in (folder / "shards").glob("*.tar"))
-    root = Root.open(str(folder / "atlas"))
-    for index, url in enumerate(urls):
-        budget = ErrorBudget(0.0)
-        samples = iterate_samples(url, num_classes=5, on_skip=budget.add_skip)
-        partial = survey(model, samples, shard_index=index, layers=["stage2", "stage3"], top_k=8, budget=budget)
-        write_partial(root, index, partial, recipe_fingerprint="f", shard_url=url)
-    merged = merge_partials(root, urls, recipe_fingerprint="f")
-    write_statistics(root, merged, {"model": model.name, "recipe_fingerprint": "f"})
-    return root
+    return write_tiny_store(tmp_path_factory.mktemp("targets"), model, random_pictures(PER_CLASS))
 
 
 @pytest.fixture
@@ -65,33 +58,8 @@ def statistics(root: Root) -> StatisticsStore:
     return StatisticsStore.open(root)
 
 
-def recipe(**targets: object) -> Recipe:
-    lines = [f"{key} = {value!r}".replace("'", '"') for key, value in {"num_references": 4, **targets}.items()]
-    return Recipe.from_toml(
-        "\n".join(
-            [
-                'schema = "recipe/1"',
-                'name = "tiny"',
-                "[model]",
-                'name = "python:tests.tiny_networks:TinyResidualNet"',
-                "[data]",
-                'shards = ["x.tar"]',
-                "[output]",
-                'root = "out"',
-                "[[neurons]]",
-                'layer = "stage2"',
-                "[targets]",
-                *lines,
-                "[visualize]",
-                'preset = "fast"',
-                "grid = 2",
-            ]
-        )
-    )
-
-
 def test_a_class_takes_its_labeled_samples_best_first(statistics: StatisticsStore) -> None:
-    chosen = choose_class_references(statistics, "fc", 0, num_references=4, min_references=3)
+    chosen = class_references(statistics, 0)
     assert chosen.source == "label"
     assert {exemplar.label for exemplar in chosen.exemplars} == {0}
     logits = [exemplar.activation for exemplar in chosen.exemplars]
@@ -103,7 +71,7 @@ def test_a_class_takes_its_labeled_samples_best_first(statistics: StatisticsStor
 def test_a_class_with_too_few_samples_is_filled_by_its_logit(
     statistics: StatisticsStore, unit: int, source: str, labeled: int, count: int
 ) -> None:
-    chosen = choose_class_references(statistics, "fc", unit, num_references=4, min_references=3)
+    chosen = class_references(statistics, unit)
     assert chosen.source == source
     assert [e.label == unit for e in chosen.exemplars] == [True] * labeled + [False] * (count - labeled)
     assert len({e.sample for e in chosen.exemplars}) == count
@@ -112,11 +80,17 @@ def test_a_class_with_too_few_samples_is_filled_by_its_logit(
     assert filled == best[: len(filled)]
 
 
+def test_no_sample_fills_up_its_own_class(statistics: StatisticsStore) -> None:
+    chosen = choose_class_references(statistics, "fc", 0, num_references=8, min_references=8, distinct=any_pictures())
+    assert [e.label == 0 for e in chosen.exemplars] == [True] * 5 + [False] * 3
+    assert sum(e.label == 0 for e in statistics.exemplars("fc", 0)[:5]) > 0  # some would come first
+
+
 def test_a_unit_takes_the_images_that_excite_it_most(model: Model, statistics: StatisticsStore) -> None:
-    chosen = choose_unit_references(statistics, "stage2", 3, (4, 4), num_references=4, box_side=0.5)
-    reader = ReferenceReader(model, image_size_px=32, max_pixels=10**6)
+    chosen = unit_references(statistics, 3)
+    reader = tiny_reader(model)
     with model.capture(["stage2"]) as features, torch.no_grad():
-        model.module(reader.images(chosen))
+        model.module(reader.images(chosen.exemplars))
     found = features["stage2"][:, 3].amax(dim=(1, 2))
     np.testing.assert_allclose(found, [e.activation for e in chosen.exemplars], rtol=1e-4)
     assert found.tolist() == sorted(found.tolist(), reverse=True)
@@ -124,7 +98,7 @@ def test_a_unit_takes_the_images_that_excite_it_most(model: Model, statistics: S
 
 def test_boxes_lie_around_the_peak_and_inside_the_image(statistics: StatisticsStore) -> None:
     for unit in range(12):
-        chosen = choose_unit_references(statistics, "stage2", unit, (4, 4), num_references=4, box_side=0.5)
+        chosen = unit_references(statistics, unit)
         for exemplar, (x0, y0, x1, y1) in zip(chosen.exemplars, chosen.boxes, strict=True):
             assert 0 <= x0 < x1 <= 1
             assert 0 <= y0 < y1 <= 1
@@ -135,16 +109,16 @@ def test_boxes_lie_around_the_peak_and_inside_the_image(statistics: StatisticsSt
 
 
 def test_patches_are_the_marked_squares_of_the_highest_means(model: Model, statistics: StatisticsStore) -> None:
-    reader = ReferenceReader(model, image_size_px=32, max_pixels=10**6)
-    chosen, patches = gather_references(model, statistics, reader, "stage2", 3, {**SETTINGS, "reference_mode": "patch"})
+    reader = tiny_reader(model)
+    chosen, patches = gather_references(model, statistics, reader, "stage2", 3, settings(reference_mode="patch"))
     assert patches.shape == (4, 3, 32, 32)
     assert len({e.sample for e in chosen.exemplars}) == 4
     with model.capture(["stage2"]) as features, torch.no_grad():
         model.module(patches)
     means = features["stage2"][:, 3].mean(dim=(1, 2)).tolist()
-    others = choose_unit_references(statistics, "stage2", 3, (4, 4), num_references=8, box_side=0.5)
+    others = unit_references(statistics, 3, 8)
     with model.capture(["stage2"]) as features, torch.no_grad():
-        model.module(reader.patches(others))
+        model.module(reader.patches(others.exemplars, others.boxes))
     all_means = features["stage2"][:, 3].mean(dim=(1, 2)).tolist()
     assert sorted(means) == pytest.approx(sorted(all_means)[-4:], rel=1e-4)
     activations = [e.activation for e in chosen.exemplars]
@@ -165,9 +139,9 @@ def test_a_batch_of_units_is_stored_and_read_back_exactly(
     assert committed_targets(root, "stage2") == set()
     rows = build_targets(root, wanted, model, statistics, plan, [1, 4])
     assert committed_targets(root, "stage2") == {1, 4}
-    reader = ReferenceReader(model, image_size_px=32, max_pixels=10**6)
+    reader = tiny_reader(model)
     for unit, row in zip([1, 4], rows, strict=True):
-        _, images = gather_references(model, statistics, reader, "stage2", unit, SETTINGS)
+        _, images = gather_references(model, statistics, reader, "stage2", unit, settings())
         expected = reference_target(model, plan, unit, images)
         target, references = read_targets(root, plan, [unit])[unit]
         assert target is not None
@@ -216,5 +190,5 @@ def test_references_are_read_by_byte_range(model: Model, statistics: StatisticsS
     exemplar = statistics.exemplars("stage2", 0, 1)[0]
     data = Path(exemplar.tar_shard).read_bytes()[exemplar.offset : exemplar.offset + exemplar.size]
     expected = model.preprocessing.square_crop(Image.open(io.BytesIO(data)), 32)
-    reader = ReferenceReader(model, image_size_px=32, max_pixels=10**6)
+    reader = tiny_reader(model)
     assert np.array_equal(np.asarray(reader.crop(exemplar)), np.asarray(expected))

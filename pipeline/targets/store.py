@@ -1,17 +1,21 @@
 """The target store: quantile functions and importance of each neuron in Zarr, its references in Parquet.
 
-run/targets.zarr/<layer>/<aligned layer>/quantile    (unit, channel, level) float32, one chunk per unit
-run/targets.zarr/<layer>/<aligned layer>/importance  (unit, channel) float32, one chunk per unit
+run/targets.zarr/<layer>/<aligned layer>/quantile    (row, channel, level) float32, one chunk per row
+run/targets.zarr/<layer>/<aligned layer>/importance  (row, channel) float32, one chunk per row
 run/targets/<layer>/<batch>.parquet                  references of a batch of units; its presence is the commit
+
+A neuron has F facets (`AlignmentPlan.facets`), each a cluster of its references with a target of its own: facet f
+of unit u is row u · F + f.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.alignment import LayerTarget, NeuronTarget
-from pipeline.arrays import Group, create_array, create_group, open_group, read_rows, write_rows
+from pipeline.arrays import create_array, create_group, open_group, read_single_rows, write_rows
 from pipeline.neurons import check_layer_name
 from pipeline.storage import Root
 from pipeline.synthesis.reference_target import AlignmentPlan
@@ -20,11 +24,15 @@ from pipeline.tables import write_table
 
 REFERENCE_SCHEMA = {
     "unit": "int32",
-    "status": "string",
+    "facet": "int32",
+    "num_facets": "int32",
+    "status": "string",  # ok, dead (nothing excites the unit) or skipped (a facet without references)
     "status_reason": "string",
     "goal_activation": "float32",
     "num_references": "int32",
+    "num_duplicates": "int32",  # near-duplicates of better references that were left out, of all facets together
     "reference_source": "string",
+    "reference_folder": "string",  # where they lie if they are no samples of the data set, else ""
     "reference_keys": "list<string>",
     "reference_samples": "list<int64>",
     "reference_activations": "list<float32>",
@@ -35,6 +43,10 @@ REFERENCE_SCHEMA = {
 
 def _store_path(layer: str) -> str:
     return f"run/targets.zarr/{check_layer_name(layer)}"
+
+
+def _row_of(plan: AlignmentPlan, unit: int, facet: int) -> int:
+    return unit * plan.facets + facet
 
 
 def prepare_store(
@@ -65,82 +77,124 @@ def prepare_store(
         "weights": dict(plan.weights),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
     }
+    if plan.facets > 1:
+        attributes["facets"] = plan.facets
     marker = f"run/targets/{check_layer_name(plan.layer)}.json"
     if root.exists(marker):
         present = root.read_json(marker)
-        different = [key for key, value in attributes.items() if present.get(key) != value]
+        different = [key for key in attributes | present if present.get(key) != attributes.get(key)]
         if different:
             raise ValueError(
                 f'{root.url}: the targets of layer "{plan.layer}" were made with another '
                 f"{', '.join(different)}: {[present.get(k) for k in different]} there, "
-                f"{[attributes[k] for k in different]} wanted; choose another output.root"
+                f"{[attributes.get(k) for k in different]} wanted; choose another output.root"
             )
         return
     group = create_group(root, path, attributes)
+    rows = num_units * plan.facets
     for name, (channels, levels) in shapes.items():
-        create_array(group, f"{name}/quantile", (num_units, channels, levels), "float32", (1, channels, levels))
+        create_array(group, f"{name}/quantile", (rows, channels, levels), "float32", (1, channels, levels))
         if plan.rule != "none" and name in plan.feature_layers:
             num_channels = model_channels[name]
-            create_array(group, f"{name}/importance", (num_units, num_channels), "float32", (1, num_channels))
+            create_array(group, f"{name}/importance", (rows, num_channels), "float32", (1, num_channels))
     root.write_json(marker, attributes)
 
 
-def write_target(root: Root, plan: AlignmentPlan, unit: int, target: NeuronTarget) -> None:
-    """Write one neuron's target; the caller is the only writer of that unit."""
-    group = open_group(root, _store_path(plan.layer), "r+")
-    for name, layer_target in target.layers.items():
-        write_rows(group, f"{name}/quantile", unit, layer_target.quantile[None].numpy())
-        if layer_target.importance is not None:
-            write_rows(group, f"{name}/importance", unit, layer_target.importance[None].numpy())
+class TargetWriter:
+    """Writes targets of one layer, whose store it opens once; the only writer of the units it is given."""
+
+    def __init__(self, root: Root, plan: AlignmentPlan) -> None:
+        self._plan = plan
+        self._group = open_group(root, _store_path(plan.layer), "r+")
+
+    def write(self, unit: int, facet: int, target: NeuronTarget) -> None:
+        """Write the target of one facet of a unit."""
+        row = _row_of(self._plan, unit, facet)
+        for name, layer_target in target.layers.items():
+            write_rows(self._group, f"{name}/quantile", row, layer_target.quantile[None].numpy())
+            if layer_target.importance is not None:
+                write_rows(self._group, f"{name}/importance", row, layer_target.importance[None].numpy())
 
 
 def read_targets(
-    root: Root, plan: AlignmentPlan, units: Sequence[int]
+    root: Root, plan: AlignmentPlan, units: Sequence[int], facet: int = 0
 ) -> dict[int, tuple[NeuronTarget | None, dict[str, Any]]]:
-    """Unit → (target, references as committed) of some units of a layer; the target of a dead unit is None.
+    """Unit → (target, references as committed) of one facet of some units of a layer.
+
+    The target is None for a unit that is dead and for a facet that has no references.
 
     Raises:
         KeyError: a unit has no committed target.
     """
-    references = read_references(root, plan.layer)
+    references = _read_some(root, plan.layer, units, facet)
+    ready = [unit for unit in units if references[unit]["status"] == "ok"]
+    layers = _read_layers(root, plan, [_row_of(plan, unit, facet) for unit in ready])
+    targets = {
+        unit: NeuronTarget(
+            layers=layers[place], relevance=plan.rule, goal_activation=references[unit]["goal_activation"]
+        )
+        for place, unit in enumerate(ready)
+    }
+    return {unit: (targets.get(unit), references[unit]) for unit in units}
+
+
+def _read_layers(root: Root, plan: AlignmentPlan, rows: Sequence[int]) -> list[dict[str, LayerTarget]]:
+    """The aligned layers of each row; array by array, because on an object store opening one costs a round trip."""
     group = open_group(root, _store_path(plan.layer))
-    found: dict[int, tuple[NeuronTarget | None, dict[str, Any]]] = {}
-    for unit in units:
-        row = references[unit]
-        found[unit] = (_read_target(group, plan, row) if row["status"] == "ok" else None, row)
+    found: list[dict[str, LayerTarget]] = [{} for _ in rows]
+    for name, weight in plan.weights.items():
+        quantiles = read_single_rows(group, f"{name}/quantile", rows)
+        importances: list[np.ndarray | None] = [None] * len(rows)
+        if plan.rule != "none" and name in plan.feature_layers:
+            importances = [*read_single_rows(group, f"{name}/importance", rows)]
+        for layers, quantile, importance in zip(found, quantiles, importances, strict=True):
+            layers[name] = LayerTarget(
+                quantile=torch.from_numpy(quantile),
+                importance=None if importance is None else torch.from_numpy(importance),
+                weight=weight,
+            )
     return found
 
 
-def _read_target(group: Group, plan: AlignmentPlan, row: Mapping[str, Any]) -> NeuronTarget:
-    unit = row["unit"]
-    layers = {}
-    for name, weight in plan.weights.items():
-        quantile = torch.from_numpy(read_rows(group, f"{name}/quantile", unit, unit + 1)[0])
-        importance = None
-        if plan.rule != "none" and name in plan.feature_layers:
-            importance = torch.from_numpy(read_rows(group, f"{name}/importance", unit, unit + 1)[0])
-        layers[name] = LayerTarget(quantile=quantile, importance=importance, weight=weight)
-    return NeuronTarget(layers=layers, relevance=plan.rule, goal_activation=row["goal_activation"])
-
-
 def write_references(root: Root, layer: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Commit a batch of units: their references, written last."""
-    units = [row["unit"] for row in rows]
-    name = f"{min(units):05d}-{len(units)}"
+    """Commit a batch of units: the references of all their facets, written last."""
+    units = {row["unit"] for row in rows}
     columns = {column: [row[column] for row in rows] for column in REFERENCE_SCHEMA}
-    write_table(root, f"run/targets/{check_layer_name(layer)}/{name}.parquet", columns, REFERENCE_SCHEMA)
+    write_table(root, f"{_folder(layer)}/{min(units):05d}-{len(units)}.parquet", columns, REFERENCE_SCHEMA)
 
 
-def read_references(root: Root, layer: str) -> dict[int, dict[str, Any]]:
-    """Unit → its row of references, of every committed unit of a layer."""
-    folder = f"run/targets/{check_layer_name(layer)}"
-    rows: dict[int, dict[str, Any]] = {}
-    for name in root.list(folder):
-        if name.endswith(".parquet"):
-            rows |= {row["unit"]: row for row in read_table_rows(root, f"{folder}/{name}")}
-    return rows
+def read_references(root: Root, layer: str, facet: int = 0) -> dict[int, dict[str, Any]]:
+    """Unit → its row of references for one facet, of every committed unit of a layer."""
+    rows = (row for _, name in _batches(root, layer) for row in _read_batch(root, layer, name))
+    return {row["unit"]: row for row in rows if row["facet"] == facet}
 
 
 def committed_targets(root: Root, layer: str) -> set[int]:
     """Units of a layer whose targets are complete."""
     return set(read_references(root, layer))
+
+
+def _read_some(root: Root, layer: str, units: Sequence[int], facet: int) -> dict[int, dict[str, Any]]:
+    """As `read_references`, of some units only, in as few files as hold them: a layer of 1,000 units has dozens."""
+    missing = set(units)
+    found: dict[int, dict[str, Any]] = {}
+    for first, name in _batches(root, layer):
+        if missing and first <= max(missing):
+            rows = {row["unit"]: row for row in _read_batch(root, layer, name) if row["facet"] == facet}
+            found |= {unit: rows[unit] for unit in missing & rows.keys()}
+            missing -= rows.keys()
+    return found
+
+
+def _folder(layer: str) -> str:
+    return f"run/targets/{check_layer_name(layer)}"
+
+
+def _batches(root: Root, layer: str) -> list[tuple[int, str]]:
+    """(first unit, file name) of each committed batch, those that begin at high units first."""
+    names = [name for name in root.list(_folder(layer)) if name.endswith(".parquet")]
+    return sorted(((int(name.partition("-")[0]), name) for name in names), reverse=True)
+
+
+def _read_batch(root: Root, layer: str, name: str) -> list[dict[str, Any]]:
+    return read_table_rows(root, f"{_folder(layer)}/{name}")

@@ -1,0 +1,108 @@
+"""Facets: the references of a neuron in clusters of like images, each of which gets a picture of its own.
+
+A neuron may answer to several unlike things. The mean quantile function of all its references then describes none of
+them; one target per cluster shows each.
+
+Shapes: R references, D channels.
+References: Nguyen, Yosinski, Clune, Multifaceted Feature Visualization, 2016, arXiv 1602.03616 (clusters of the images
+that excite a unit); Olah et al., Feature Visualization, Distill 2017, section Diversity; Dhillon, Modha, Machine
+Learning 42, 2001 (spherical k-means); Nemhauser, Wolsey, Fisher, Mathematical Programming 14, 1978 (seeds by greedy
+coverage).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models import Model, features_of
+from pipeline.models.capture import channels_first
+
+_BATCH_SIZE = 16  # images in one forward pass: bounds memory, changes nothing
+_MAX_ITERATIONS = 100  # a bound for the case of cycling ties; dozens of references settle within ten
+# Vectors of a higher cosine are one direction: single-precision features of equal images agree to about 1e-7.
+_SAME_DIRECTION = 1 - 1e-6
+
+
+def cluster(vectors: Tensor, activations: Sequence[float], num_clusters: int) -> list[list[int]]:
+    """Spherical k-means without chance: clusters of like direction, the one with the highest activation first.
+
+    Each seed is the vector by which the similarity of all vectors to their nearest seed grows most. (The vector
+    farthest from the seeds before, the usual choice without chance, is an outlier: for two of five units of
+    EfficientNet-Lite0 it left one of 12 photographs alone.) There are fewer clusters than asked for if there are
+    fewer directions.
+
+    Args:
+        vectors: [R, D], R ≥ 1; only their directions matter.
+        activations: one per vector, for the order of the clusters.
+        num_clusters: at most so many, ≥ 1.
+
+    Returns:
+        The members of each cluster, ascending; every vector is in one of them, and none is empty.
+    """
+    directions = F.normalize(vectors.double(), dim=1)
+    centers = directions[_seeds(directions, num_clusters)]
+    labels = torch.full((len(vectors),), -1)
+    for _ in range(_MAX_ITERATIONS):
+        found = (directions @ centers.T).argmax(dim=1)
+        if torch.equal(found, labels):
+            break
+        labels = found
+        membership = F.one_hot(labels, len(centers)).double()
+        centers = F.normalize(membership.T @ directions, dim=1)
+    clusters = [(labels == index).nonzero().flatten().tolist() for index in range(len(centers))]
+    clusters = [members for members in clusters if members]  # one may lose all its members to others, though none did
+    return sorted(clusters, key=lambda members: (-max(activations[i] for i in members), members[0]))
+
+
+def _seeds(directions: Tensor, count: int) -> list[int]:
+    similarity = directions @ directions.T
+    seeds = [int(similarity.sum(dim=1).argmax())]
+    nearest = similarity[seeds[0]]
+    while len(seeds) < count and nearest.min() < _SAME_DIRECTION:
+        gain = (similarity - nearest).clamp(min=0).sum(dim=1)
+        seeds.append(int(gain.masked_fill(nearest >= _SAME_DIRECTION, -1).argmax()))
+        nearest = torch.maximum(nearest, similarity[seeds[-1]])
+    return seeds
+
+
+@torch.no_grad()
+def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
+    """What references are clustered by: the mean over positions of every channel at their neuron's layer.
+
+    For a class this is what the classifier is computed from, the penultimate features: logits tell classes apart,
+    these what kinds of image a class has. For a concept or a circuit it is the layer that these lie in.
+
+    Args:
+        model: whose neuron it is.
+        layer: the neuron's layer.
+        images: [R, 3, H, W] in the model's input space.
+
+    Returns:
+        [R, D] on the CPU. Class and register tokens do not count.
+    """
+    is_class = layer == model.classifier_layer
+    space = model.feature_space(layer)
+    vectors = []
+    for batch in images.to(model.device).split(_BATCH_SIZE):
+        if is_class:
+            features, num_prefix = _input_of(model.module, layer, batch), 0
+        else:
+            features, num_prefix = features_of(model.module, batch, [space])[space], model.num_prefix(space)
+        positions = features.flatten(2) if features.ndim > 2 else features[..., None]
+        vectors.append(positions[..., num_prefix:].mean(dim=2).cpu())
+    return torch.cat(vectors)
+
+
+def _input_of(module: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """The features that a layer of a network is given, channels first."""
+    found: list[Tensor] = []
+    hook = module.get_submodule(layer).register_forward_pre_hook(
+        lambda _module, inputs: found.append(channels_first(inputs[0], layer))
+    )
+    try:
+        module(images)
+    finally:
+        hook.remove()
+    return found[0]
