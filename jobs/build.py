@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +39,7 @@ def run(session: Session) -> StageReport:
     sources = source_digest(root, recipe)
     built = committed_build(root, sources)
     if built is not None:
-        return StageReport(stage=STAGE, noun="neurons", done=0, already=built["done"], failed=built["failed"])
+        return StageReport(stage=STAGE, noun="pictures", done=0, already=built["done"], failed=built["failed"])
     rows = _wanted_rows(session)
     if recipe.atlas.publish_examples == "thumbnails":
         _draw_strips(session, rows)
@@ -52,7 +53,7 @@ def run(session: Session) -> StageReport:
     root.write_json(MARKER, {"sources": sources, "done": done, "failed": failed})
     return StageReport(
         stage=STAGE,
-        noun="neurons",
+        noun="pictures",
         done=done,
         already=0,
         failed=failed,
@@ -90,7 +91,7 @@ def _wanted_rows(session: Session) -> list[dict[str, Any]]:
     missing = len(wanted) - len(rows)
     if missing:
         raise RunStoppedError(
-            f"{root.url}: {missing} of {len(wanted)} neurons are not visualized yet: "
+            f"{root.url}: {missing} of {len(wanted)} pictures are not made yet: "
             "run `neuron-atlas visualize RECIPE` first"
         )
     statistics = StatisticsStore.open(root)
@@ -110,11 +111,16 @@ def _draw_strips(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     resolved = session.resolved
     present = {path for layer in resolved.units for path in _strips_present(resolved.root, layer)}
     works = []
-    for layer in resolved.units:
-        units = sorted({row["unit"] for row in rows if row["layer"] == layer and row["num_references"]})
-        left = [unit for unit in units if examples_path(layer, unit) not in present]
+    for layer, facet in product(resolved.units, range(resolved.recipe.targets.facets)):
+        units = {
+            row["unit"] for row in rows if row["layer"] == layer and row["facet"] == facet and row["num_references"]
+        }
+        left = [unit for unit in sorted(units) if examples_path(layer, unit, facet) not in present]
         works += [
-            Work(name=f"{layer}-examples-{members[0]:05d}-{len(members)}", arguments={"layer": layer, "units": members})
+            Work(
+                name=f"{layer}-examples-f{facet}-{members[0]:05d}-{len(members)}",
+                arguments={"layer": layer, "facet": facet, "units": members},
+            )
             for members in chunk(left, STRIPS_PER_TASK)
         ]
     if not works:
@@ -134,7 +140,14 @@ def _strips_present(root: Root, layer: str) -> list[str]:
 
 
 def draw_strips(
-    shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, layer: str, units: Sequence[int]
+    shared_model: "Shared[Model]",
+    device: str,
+    root: Root,
+    recipe: Recipe,
+    *,
+    layer: str,
+    facet: int,
+    units: Sequence[int],
 ) -> int:
     """The task: draw the photographs of some units, as the model sees them. Returns how many strips were written."""
     import numpy as np
@@ -143,18 +156,18 @@ def draw_strips(
     from pipeline.atlas.sheets import draw_examples
     from pipeline.images import encode_webp
     from pipeline.statistics.store import StatisticsStore
-    from pipeline.targets.references import ReferenceReader
+    from pipeline.targets.reading import ReferenceReader, exemplars_of_row
     from pipeline.targets.store import read_references
 
     model, statistics = model_on(shared_model, device), StatisticsStore.open(root)
     reader = ReferenceReader(
         model, image_size_px=max(EXAMPLE_TILE_PX, model.input_size_px), max_pixels=recipe.data.max_pixels
     )
-    references = read_references(root, layer)
+    references = read_references(root, layer, facet)
     for unit in units:
-        exemplars = statistics.exemplars_of(references[unit]["reference_samples"][:NUM_EXAMPLES])
-        strip = draw_examples([np.asarray(reader.crop(exemplar)) for exemplar in exemplars])
-        root.write_bytes(examples_path(layer, unit), encode_webp(strip, quality=EXAMPLES_QUALITY))
+        exemplars = exemplars_of_row(statistics, references[unit], NUM_EXAMPLES)
+        strip = draw_examples([np.asarray(reader.crop(exemplar).convert("RGB")) for exemplar in exemplars])
+        root.write_bytes(examples_path(layer, unit, facet), encode_webp(strip, quality=EXAMPLES_QUALITY))
     return len(units)
 
 
@@ -164,7 +177,7 @@ def _examples_columns(root: Root, row: dict[str, Any]) -> dict[str, Any]:
     if not row["num_references"]:
         return {"examples_path": "", "num_examples": 0}
     return {
-        "examples_path": examples_path(row["layer"], row["unit"]),
+        "examples_path": examples_path(row["layer"], row["unit"], row["facet"]),
         "num_examples": min(NUM_EXAMPLES, row["num_references"]),
     }
 

@@ -29,6 +29,7 @@ Make browsable atlases of every neuron of a vision model.
 
   neuron-atlas demo                       the whole pipeline on photographs and weights that ship with it
   neuron-atlas shards IMAGES OUT          an image folder as tar shards
+  neuron-atlas layers MODEL               what a recipe can name: layers, units, shapes
   neuron-atlas plan RECIPE                what a run would do, and how long it would take
   neuron-atlas run RECIPE                 do it; run it again to go on where it stopped
   neuron-atlas serve OUT                  look at the result
@@ -67,6 +68,12 @@ def make_parser() -> argparse.ArgumentParser:
     shards.add_argument("--name", help="shards are called NAME-000000.tar … (default: the folder's name)")
     shards.add_argument("--max-samples", type=_positive, metavar="N", help="images per shard")
     shards.add_argument("--max-bytes", type=_positive, metavar="BYTES", help="size of a shard")
+
+    layers = add("layers", "list a model's layers with kind, units and shape", _layers)
+    layers.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, python:…, or a recipe's file")
+    layers.add_argument("--filter", action="append", default=[], metavar="GLOB", help="only these, e.g. 'blocks.*'")
+    layers.add_argument("--weights", default="random", help="default: random, so nothing is downloaded")
+    layers.add_argument("--input-size-px", type=_positive, metavar="N", help="default: the model's own")
 
     plan = add("plan", "no work: counts, bytes, what is done, expected time and GPU-hours", _plan)
     _add_recipe(plan)
@@ -177,6 +184,14 @@ def _shards(arguments: argparse.Namespace) -> int:
     name = arguments.name or os.path.basename(os.path.abspath(arguments.images))
     report = write_shards(arguments.images, arguments.out, name=name, **limits)
     print(report)
+    return DONE
+
+
+def _layers(arguments: argparse.Namespace) -> int:
+    from jobs.layers import describe_layers, list_layers, open_model
+
+    model = open_model(arguments.model, weights=arguments.weights, input_size_px=arguments.input_size_px)
+    print(describe_layers(model, list_layers(model, arguments.filter)))
     return DONE
 
 

@@ -1,14 +1,14 @@
 """Stage 4: tasks score the published pictures and decide which neurons are weak or dead."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.visualize import num_neurons
-from jobs.wanted import Batch, Key, plan_batches
+from jobs.wanted import Batch, Key, Pictures, num_seeds, plan_batches, wanted_keys
 from jobs.worker import Shared, model_on
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -21,28 +21,19 @@ PICTURES_PER_TASK: Final = 32  # one forward pass; 224 px pictures of this numbe
 
 
 def plan_scores(
-    wanted: Mapping[str, Sequence[int]],
+    wanted: Pictures,
     *,
-    methods: Sequence[str],
     num_seeds: int,
     statuses: Mapping[Key, str],
     scored: set[Key],
 ) -> list[Batch]:
     """The pictures that are left to score, in batches of one layer, method and seed. Pure."""
     no_picture = {key for key, status in statuses.items() if status != "ok"}
-    absent = {
-        (layer, unit, method, seed)
-        for layer, units in wanted.items()
-        for unit in units
-        for method in methods
-        for seed in range(num_seeds)
-        if (layer, unit, method, seed) not in statuses
-    }
+    absent = set(wanted_keys(wanted, num_seeds=num_seeds)) - statuses.keys()
     return plan_batches(
         wanted,
-        methods=methods,
         num_seeds=num_seeds,
-        batch_size=PICTURES_PER_TASK,
+        batch_sizes={method: PICTURES_PER_TASK for _, method in wanted},
         done=scored | no_picture | absent,
     )
 
@@ -61,9 +52,8 @@ def run(session: Session) -> StageReport:
     if not statuses:
         raise RunStoppedError(f"{root.url} has no pictures yet: run `neuron-atlas visualize RECIPE` first")
     batches = plan_scores(
-        resolved.units,
-        methods=recipe.visualize.methods,
-        num_seeds=recipe.visualize.seeds,
+        resolved.pictures,
+        num_seeds=num_seeds(recipe),
         statuses=statuses,
         scored=scored,
     )

@@ -4,6 +4,7 @@ Times come from the run's own log where it has any; before that from a stated ru
 order of magnitude.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: guesses, nothing was run on one.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.002}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.005}
-SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image in the batch
+SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image that the model sees
 SECONDS_PER_PICTURE: Final = {"cpu": 0.43, "cuda": 0.005}  # evaluate
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
@@ -65,7 +66,7 @@ def make_plan(recipe: "Recipe") -> RunPlan:
 
     import torch
 
-    from pipeline.targets.build import options_for, plan_targets
+    from pipeline.targets.build import plan_targets
 
     resolved = resolve(recipe)
     status = status_of(resolved)
@@ -73,13 +74,13 @@ def make_plan(recipe: "Recipe") -> RunPlan:
     workers = (
         torch.cuda.device_count() if device == "cuda" else max(1, (os.cpu_count() or 1) // recipe.compute.cpus_per_task)
     )
-    options = options_for(recipe)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
     shard_bytes = first_shard_bytes(resolved.shard_urls)
     rules = {
         "collect": SECONDS_PER_IMAGE[device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
         "targets": SECONDS_PER_REFERENCE[device] * recipe.targets.num_references,
-        "visualize": SECONDS_PER_STEP[device] * options.steps,
+        "visualize": SECONDS_PER_STEP[device]
+        * mean_views(recipe, Counter(method for _, _, method, _ in resolved.keys)),
         "evaluate": SECONDS_PER_PICTURE[device],
         "build": 1.0,
     }
@@ -101,7 +102,8 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         num_pictures=len(resolved.keys),
         data_bytes=shard_bytes * len(resolved.shard_urls),
         target_bytes=sum(
-            target_bytes(resolved.model, plans[layer]) * len(units) for layer, units in resolved.units.items()
+            target_bytes(resolved.model, plans[layer]) * len(units) * recipe.targets.facets
+            for layer, units in resolved.units.items()
         ),
         atlas_bytes=BYTES_PER_NEURON * len(resolved.keys),
         device=device,
@@ -120,6 +122,16 @@ def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
     from pipeline.synthesis.reference_target import target_shapes
 
     return sum(4 * rows * levels for rows, levels in target_shapes(model, plan).values())
+
+
+def mean_views(recipe: "Recipe", num_pictures: Mapping[str, int]) -> float:
+    """How many images the model sees for one picture, steps × views: the mean over pictures, counted by method."""
+    from pipeline.synthesis.transforms import num_views
+    from pipeline.targets.build import options_for
+
+    options = {method: options_for(recipe, method) for method in num_pictures}
+    total = sum(options[method].steps * num_views(options[method]) * count for method, count in num_pictures.items())
+    return total / sum(num_pictures.values())
 
 
 def logged_rates(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from jobs.added_layers import add_layers, pin_concepts
 from jobs.errors import is_worded_for_users
 from jobs.runfolder import check_recipe
-from jobs.wanted import Key, surveyed_layers, wanted_keys, wanted_units
+from jobs.wanted import Key, num_seeds, surveyed_layers, wanted_keys, wanted_pictures, wanted_units
 from pipeline.recipe import Recipe, RecipeError
 from pipeline.storage import Root, expand_urls
 
@@ -41,10 +42,14 @@ class ResolvedRecipe:
         return wanted_units(self.recipe, self.model)
 
     @cached_property
+    def pictures(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """(layer, method) → units to visualize, in the order of the recipe."""
+        return wanted_pictures(self.recipe, self.model)
+
+    @cached_property
     def keys(self) -> list[Key]:
         """Every (layer, unit, method, seed) to visualize."""
-        visualize = self.recipe.visualize
-        return wanted_keys(self.units, methods=visualize.methods, num_seeds=visualize.seeds)
+        return wanted_keys(self.pictures, num_seeds=num_seeds(self.recipe))
 
     @property
     def collect_fingerprint(self) -> str:
@@ -56,16 +61,25 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     """Load the model and find every mistake of the recipe that can be found before work starts.
 
     Raises:
-        RecipeError: an unknown model, layer or unit, a method that is not there, missing tar shards, or an output
-            folder that holds results of another recipe.
+        RecipeError: an unknown model, layer or unit, concepts that do not fit their layer, a method that is not there,
+            missing tar shards, or an output folder that holds results of another recipe.
         StorageError: the output folder or the weights cannot be read.
     """
+    from pipeline.synthesis.methods import check_method
+    from pipeline.targets.build import check_targets
+
     with recipe_errors():
         _check_supported(recipe)
         root = Root.open(recipe.output.root)
+        recipe, concept_arrays = pin_concepts(recipe)
         check_recipe(root, recipe)
-        resolved = ResolvedRecipe(recipe=recipe, root=root, model=_load_model(recipe))
+        model = _load_model(recipe)
+        add_layers(model, recipe, concept_arrays)
+        resolved = ResolvedRecipe(recipe=recipe, root=root, model=model)
         _ = resolved.shard_urls, resolved.units  # both are checked by being made
+        check_targets(recipe, model)
+        for method in recipe.visualize.methods:
+            check_method(model, method)
     return resolved
 
 
@@ -84,16 +98,6 @@ def recipe_errors() -> Iterator[None]:
 
 def _check_supported(recipe: Recipe) -> None:
     """Refuse what the recipe's form allows and this version does not do, rather than do something else."""
-    from pipeline.relevance import RULES
-    from pipeline.synthesis.visualize import METHODS
-
-    for method in recipe.visualize.methods:
-        if method not in METHODS:
-            raise RecipeError(f'visualize.methods names "{method}": this version has {", ".join(METHODS)}')
-    if recipe.targets.relevance not in ("auto", "none", *RULES):
-        raise RecipeError(
-            f'targets.relevance = "{recipe.targets.relevance}": this version has auto, none, {", ".join(RULES)}'
-        )
     if recipe.visualize.precision == "bfloat16":
         raise RecipeError('visualize.precision = "bfloat16": this version computes in float32; set it to "auto"')
 
@@ -102,4 +106,11 @@ def _load_model(recipe: Recipe) -> "Model":
     from pipeline.models import load_model
 
     section = recipe.model
-    return load_model(section.name, section.weights, seed=recipe.seed, labels=section.labels)
+    return load_model(
+        section.name,
+        section.weights,
+        seed=recipe.seed,
+        labels=section.labels,
+        input_size_px=section.input_size_px,
+        options=section.options,
+    )

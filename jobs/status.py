@@ -72,7 +72,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
         stages=(
             stage("collect", "tar shards", collect.done, len(resolved.shard_urls)),
             stage("targets", "neurons", num_targets, num_units),
-            stage("visualize", "neurons", num_visualized, len(wanted), len(failed)),
+            stage("visualize", "pictures", num_visualized, len(wanted), len(failed)),
             stage("evaluate", "pictures", num_scored, len(pictures) + len(wanted) - len(present)),
             stage("build", "atlas", int(built), 1),
         ),

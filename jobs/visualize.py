@@ -7,7 +7,7 @@ neuron at a time; what fails alone gets a row of status "failed" with the reason
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.targets import read_committed, read_failures, require_statistics
-from jobs.wanted import Batch, batch_size, plan_batches
+from jobs.wanted import Batch, batch_sizes, facet_of, num_seeds, plan_batches
 from jobs.worker import Shared, model_on
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
@@ -42,13 +42,12 @@ def run(session: Session) -> StageReport:
     statuses = read_statuses(root)
     done_before = {key for key in resolved.keys if statuses.get(key, "failed") != "failed"}
     if len(done_before) == len(resolved.keys):
-        return StageReport(stage=STAGE, noun="neurons", done=0, already=len(done_before))
+        return StageReport(stage=STAGE, noun="pictures", done=0, already=len(done_before))
     require_statistics(root)
     batches = plan_batches(
-        resolved.units,
-        methods=recipe.visualize.methods,
-        num_seeds=recipe.visualize.seeds,
-        batch_size=batch_size(recipe, session.resources.device),
+        resolved.pictures,
+        num_seeds=num_seeds(recipe),
+        batch_sizes=batch_sizes(recipe, session.resources.device),
         done=done_before,
     )
     batches, without_target = _split_off_missing_targets(root, batches)
@@ -70,7 +69,7 @@ def run(session: Session) -> StageReport:
     )
     done, failures = 0, sum(len(batch.units) for batch in without_target)
     total = sum(num_neurons(work) for work in works)
-    for outcome in session.follow(STAGE, outcomes, total=total, noun="neurons", size=num_neurons):
+    for outcome in session.follow(STAGE, outcomes, total=total, noun="pictures", size=num_neurons):
         if outcome.ok:
             done += num_neurons(outcome.work)
             continue
@@ -78,7 +77,7 @@ def run(session: Session) -> StageReport:
         commit_failure(session, outcome.work.arguments["batch"], _reason(outcome.attempt.error))
     return StageReport(
         stage=STAGE,
-        noun="neurons",
+        noun="pictures",
         done=done,
         already=len(done_before),
         failed=failures,
@@ -97,7 +96,7 @@ def commit_failure(session: Session, batch: Batch, reason: str) -> None:
     from pipeline.targets.store import read_references
 
     resolved = session.resolved
-    references = read_references(resolved.root, batch.layer)
+    references = read_references(resolved.root, batch.layer, facet_of(resolved.recipe, batch.seed))
     for single in batch.split():
         (unit,) = single.units
         row = base_row(resolved.model, resolved.recipe, single, unit) | reference_columns(references.get(unit, {}))
@@ -107,18 +106,21 @@ def commit_failure(session: Session, batch: Batch, reason: str) -> None:
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
     """The columns of a row that are known before anything is optimized."""
+    from pipeline.synthesis.methods import method_named
     from pipeline.targets.build import options_for
 
-    options = options_for(recipe)
+    options = options_for(recipe, batch.method)
     return {
         "neuron_id": Neuron(model.name, batch.layer, unit).id,
         "layer": batch.layer,
         "unit": unit,
-        "label": model.class_names[unit] if batch.layer == model.classifier_layer else "",
+        "label": model.unit_label(batch.layer, unit),
         "method": batch.method,
         "seed": batch.seed,
+        "facet": facet_of(recipe, batch.seed),
+        "num_facets": recipe.targets.facets,
         "status_reason": "",
-        "alignment": options.alignment,
+        "alignment": options.alignment if method_named(batch.method).needs_targets else "none",
         "preset": recipe.visualize.preset,
         "parameterization": options.parameterization,
         "recipe_fingerprint": recipe.fingerprint(STAGE),
@@ -134,7 +136,7 @@ def reference_columns(references: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Visualizer:
-    """The actor: keeps the model, the statistics and the plan of each layer between batches."""
+    """The actor: keeps the model, the plan of each layer and the data's spectrum between batches."""
 
     def __init__(
         self,
@@ -153,31 +155,42 @@ class Visualizer:
         """Make and commit the pictures of one batch. Returns how many rows have which status."""
         from pipeline.atlas.fragments import write_fragment
         from pipeline.synthesis import synthesize
+        from pipeline.synthesis.methods import method_named
         from pipeline.targets.build import options_for
         from pipeline.targets.store import read_targets
 
         plan = self._plans[batch.layer]
         rows, targets = {}, {}
-        for unit, (target, references) in read_targets(self._root, plan, batch.units).items():
+        facet = facet_of(self._recipe, batch.seed)
+        for unit, (target, references) in read_targets(self._root, plan, batch.units, facet).items():
             rows[unit] = base_row(self._model, self._recipe, batch, unit) | reference_columns(references)
-            rows[unit]["relevance"] = plan.rule
+            rows[unit]["relevance"] = plan.rule if method_named(batch.method).needs_targets else "none"
             if target is not None:
                 targets[unit] = target
         if targets:
+            options = options_for(self._recipe, batch.method)
             seeds = [int(rows[unit]["seed_value"]) for unit in targets]
             visualizations = synthesize(
                 self._model,
                 [(batch.layer, unit) for unit in targets],
                 list(targets.values()),
                 method=batch.method,
-                options=options_for(self._recipe),
+                options=options,
                 image_size_px=plan.image_size_px,
                 seeds=seeds,
+                spectrum=self._spectrum if options.needs_spectrum else None,
             )
             for unit, visualization in zip(targets, visualizations, strict=True):
                 rows[unit] |= write_pictures(self._root, batch, unit, visualization)
         write_fragment(self._root, batch.name, list(rows.values()))
         return {"ok": len(targets), "skipped": len(rows) - len(targets)}
+
+    @cached_property
+    def _spectrum(self) -> np.ndarray:
+        """Mean magnitude spectrum of the data set, [C, S, S // 2 + 1]."""
+        from pipeline.statistics.store import StatisticsStore
+
+        return StatisticsStore.open(self._root).spectrum().magnitude
 
 
 def write_pictures(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 Key = tuple[str, int, str, int]  # layer, unit, method, seed
+Pictures = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
 CLASSIFIER: Final = "classifier"  # in a recipe: the layer of the class logits, whatever the model calls it
 
-# Neurons optimized together. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
+# Images that the model sees at once. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
 # gain nothing; a GPU is kept busy by 32 images of 224 px and holds their features in about 10 GB.
 AUTO_BATCH_SIZE: Final = {"cpu": 8, "cuda": 32}
 
@@ -57,44 +58,53 @@ def chunk(units: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def plan_batches(
-    wanted: Mapping[str, Sequence[int]],
-    *,
-    methods: Sequence[str],
-    num_seeds: int,
-    batch_size: int,
-    done: Container[Key],
+    wanted: Pictures, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
 ) -> list[Batch]:
-    """The batches that are left to do, in the order of layers, methods, seeds, units."""
+    """The batches that are left to do, in the order of layers, methods, seeds, units; sizes by method."""
     batches = []
-    for layer, units in wanted.items():
-        for method in methods:
-            for seed in range(num_seeds):
-                for members in chunk(units, batch_size):
-                    left = tuple(unit for unit in members if (layer, unit, method, seed) not in done)
-                    if left:
-                        batches.append(Batch(layer=layer, method=method, seed=seed, units=left))
+    for (layer, method), units in wanted.items():
+        for seed in range(num_seeds):
+            for members in chunk(units, batch_sizes[method]):
+                left = tuple(unit for unit in members if (layer, unit, method, seed) not in done)
+                if left:
+                    batches.append(Batch(layer=layer, method=method, seed=seed, units=left))
     return batches
 
 
-def wanted_keys(wanted: Mapping[str, Sequence[int]], *, methods: Sequence[str], num_seeds: int) -> list[Key]:
+def wanted_keys(wanted: Pictures, *, num_seeds: int) -> list[Key]:
     """Every (layer, unit, method, seed) a recipe asks for."""
     return [
         (layer, unit, method, seed)
-        for layer, units in wanted.items()
-        for method in methods
+        for (layer, method), units in wanted.items()
         for seed in range(num_seeds)
         for unit in units
     ]
 
 
-def batch_size(recipe: "Recipe", device: str) -> int:
-    """Neurons optimized together, "auto" decided by the kind of device."""
+def num_seeds(recipe: "Recipe") -> int:
+    """Pictures of one neuron by one method: `seeds` of every facet, seed s of facet f has the index s · facets + f."""
+    return recipe.visualize.seeds * recipe.targets.facets
+
+
+def facet_of(recipe: "Recipe", seed: int) -> int:
+    """The facet that the picture of a seed index shows."""
+    return seed % recipe.targets.facets
+
+
+def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
+    """Method → neurons optimized together; "auto" is decided by the kind of device and the views of each picture."""
+    from pipeline.synthesis.transforms import num_views
+    from pipeline.targets.build import options_for
+
     size = recipe.visualize.batch_size
-    return AUTO_BATCH_SIZE[device] if isinstance(size, str) else size
+    if not isinstance(size, str):
+        return dict.fromkeys(recipe.visualize.methods, size)
+    views = {method: num_views(options_for(recipe, method)) for method in recipe.visualize.methods}
+    return {method: max(1, AUTO_BATCH_SIZE[device] // count) for method, count in views.items()}
 
 
 def surveyed_layers(recipe: "Recipe", model: "Model") -> list[str]:
-    """Layers that get statistics: those of `statistics.layers` and the class logits, in model order.
+    """Layers with statistics: those of `statistics.layers`, concepts, circuits and the class logits, in model order.
 
     The layers of `[[neurons]]` have no say, so that adding neurons never makes the statistics stale.
 
@@ -103,7 +113,7 @@ def surveyed_layers(recipe: "Recipe", model: "Model") -> list[str]:
     """
     available = model.layers()
     patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
-    chosen = {*match_layers(patterns, available), model.classifier_layer}
+    chosen = {*match_layers(patterns, available), *model.added_layers(), model.classifier_layer}
     return [check_layer_name(layer) for layer in available if layer in chosen]
 
 
@@ -113,8 +123,20 @@ def wanted_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]
     Raises:
         ValueError: a layer or unit is not in the model, or a layer gets no statistics.
     """
-    surveyed = surveyed_layers(recipe, model)
     wanted: dict[str, set[int]] = {}
+    for (layer, _), units in wanted_pictures(recipe, model).items():
+        wanted.setdefault(layer, set()).update(units)
+    return {layer: tuple(sorted(units)) for layer, units in wanted.items()}
+
+
+def wanted_pictures(recipe: "Recipe", model: "Model") -> dict[tuple[str, str], tuple[int, ...]]:
+    """(layer, method) → units that get a picture by that method, as `wanted_units`; methods in the recipe's order.
+
+    Raises:
+        ValueError: a layer or unit is not in the model, or a layer gets no statistics.
+    """
+    surveyed = surveyed_layers(recipe, model)
+    wanted: dict[str, dict[str, set[int]]] = {}
     for block in recipe.neurons:
         pattern = _without_alias(block.layer, model)
         for layer in match_layers([pattern], model.layers()):
@@ -124,8 +146,15 @@ def wanted_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]
                     f"add it to statistics.layers, which is {list(recipe.statistics.layers)}"
                 )
             units = parse_units(block.units, model.units(layer), layer)
-            wanted.setdefault(layer, set()).update(units)
-    return {layer: tuple(sorted(units)) for layer, units in wanted.items()}
+            by_method = wanted.setdefault(layer, {method: set() for method in recipe.visualize.methods})
+            for method in block.methods or recipe.visualize.methods:
+                by_method[method].update(units)
+    return {
+        (layer, method): tuple(sorted(units))
+        for layer, by_method in wanted.items()
+        for method, units in by_method.items()
+        if units
+    }
 
 
 def _without_alias(layer: str, model: "Model") -> str:

@@ -18,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.alignment import sort_matching, sorted_target
     from pipeline.models import Model, load_model
+    from pipeline.models.circuits import add_circuit
+    from pipeline.models.concepts import add_concepts
     from pipeline.relevance import relevance
     from pipeline.synthesis import Visualization, visualize
 
 __all__ = [
     "Model",
     "Visualization",
+    "add_circuit",
+    "add_concepts",
     "load_model",
     "relevance",
     "sort_matching",
@@ -34,6 +38,8 @@ __all__ = [
 _HOME_OF = {
     "Model": "pipeline.models",
     "load_model": "pipeline.models",
+    "add_circuit": "pipeline.models.circuits",
+    "add_concepts": "pipeline.models.concepts",
     "sort_matching": "pipeline.alignment",
     "sorted_target": "pipeline.alignment",
     "Visualization": "pipeline.synthesis",

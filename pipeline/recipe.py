@@ -11,20 +11,23 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from pipeline import recipe_checks as checks
 from pipeline.neurons import check_layer_name, check_units
+from pipeline.recipe_added import CircuitsBlock, ConceptsBlock, added_keys, require_distinct_names
 from pipeline.recipe_checks import Check, RecipeError, Section, Unexpected, key
+from pipeline.recipe_toml import apply_override, key_lines, plain, toml_value
+from pipeline.recipe_visualize import METHODS, VisualizeSection
 from pipeline.storage import StorageError, read_range
 
 SCHEMA = "recipe/1"
 CLASSIFIER = "classifier"  # as a layer in [[neurons]]: the model's class logits, whatever their layer is called
 MAX_PIXELS = 80_000_000
-METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
+MAX_FACETS = 64
 RELEVANCE_RULES = (
-    "auto", "none", "lrp", "lrp_restricted", "guided_backprop", "gradient", "correlation",
+    "auto", "none", "lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient", "correlation",
 )  # fmt: skip
 
 Stage = Literal["collect", "targets", "visualize", "evaluate", "build"]
@@ -57,15 +60,12 @@ def _units(value: Any) -> str | tuple[int, ...]:
         raise Unexpected(str(error).partition("expected ")[2]) from None
 
 
-def _options(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise Unexpected("a table of synthesis options")
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelSection(Section):
-    """[model]: the network, where its weights come from, and the names of its classes."""
+    """[model]: the network, where its weights come from, and the names of its classes.
+
+    `input_size_px` None is the network's own; `options` are further keyword arguments of its constructor.
+    """
 
     section: ClassVar[str] = "model"
     name: str = key(
@@ -73,6 +73,8 @@ class ModelSection(Section):
     )
     weights: str = key(checks.text(), "pretrained")
     labels: str = key(checks.text(), "imagenet1k")
+    input_size_px: int | None = key(checks.either(None, checks.whole(minimum=8, maximum=4096)), None)
+    options: Mapping[str, Any] = key(checks.keywords(), factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +116,28 @@ class StatisticsSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronsBlock(Section):
-    """[[neurons]]: units of one layer (or of the layers of a glob) that get a visualization."""
+    """[[neurons]]: units of one layer (or of the layers of a glob) that get a visualization.
+
+    `methods`: those of visualize.methods that these units get; empty means all. `references` (a folder of images) or
+    `reference_keys` (samples of the data set) take the place of the reference images that would be chosen.
+    """
 
     section: ClassVar[str] = "neurons"
     layer: str = key(
         checks.text(pattern=_LAYER_GLOB, expected=f'a layer name, a glob, or "{CLASSIFIER}" for the classes')
     )
     units: str | tuple[int, ...] = key(_units, "all")
+    methods: tuple[str, ...] = key(checks.many(checks.choice(*METHODS), what="methods", unique=True), ())
+    references: str = key(checks.text(may_be_empty=True), "")
+    reference_keys: tuple[str, ...] = key(checks.many(checks.text(), what="sample keys", unique=True), ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.references and self.reference_keys:
+            raise RecipeError(
+                f'neurons.references = "{self.references}" (layer "{self.layer}"): expected either references or '
+                "reference_keys, not both"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +154,9 @@ class TargetsSection(Section):
     """[targets]: which real images a neuron's picture is aligned with, and in which layers.
 
     `feature_layers` empty takes the model's default; a class with at least `min_references` labeled samples
-    uses these alone; `grid` sorts within grid × grid cells, 0 leaves it to the preset.
+    uses these alone; `grid` sorts within grid × grid cells, 0 leaves it to the preset; `facets` clusters the
+    references of a neuron, each cluster a target of its own; references closer than `duplicate_distance` (bits of
+    a perceptual hash, −1: none) are one photograph; `reference_ranking` chooses among the exciting images.
     """
 
     section: ClassVar[str] = "targets"
@@ -150,50 +169,9 @@ class TargetsSection(Section):
     min_references: int = key(checks.whole(minimum=1), 3)
     grid: int = key(checks.whole(minimum=0), 0)
     patch_size_px: int = key(checks.whole(minimum=1), 64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisualizeSection(Section):
-    """[visualize]: how the pictures are made; None leaves a value to the preset or the model.
-
-    `options` are the further keys of the section: any field of `pipeline.synthesis.presets.SynthesisOptions`.
-    """
-
-    section: ClassVar[str] = "visualize"
-    methods: tuple[str, ...] = key(
-        checks.many(checks.choice(*METHODS), what="methods", minimum=1, unique=True), ("vital",)
-    )
-    preset: str = key(checks.choice("published", "fast"), "published")
-    steps: int | None = key(checks.either(None, checks.whole(minimum=1)), None)
-    image_size_px: int | None = key(checks.either(None, checks.whole(minimum=16, maximum=4096)), None)
-    seeds: int = key(checks.whole(minimum=1, maximum=1000), 1)
-    batch_size: int | str = key(checks.either("auto", checks.whole(minimum=1)), "auto")
-    precision: str = key(checks.choice("auto", "float32", "bfloat16"), "auto")
-    options: Mapping[str, Any] = key(_options, factory=dict)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Make the section from its TOML table: what is no key of the section is a synthesis option."""
-        own = [name for name in checks.known_keys(cls) if name != "options"]
-        options = {name: value for name, value in table.items() if name not in own}
-        return cls(**{name: table[name] for name in own if name in table}, options=options)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.options:
-            return
-        # Imported here: the options belong to the synthesis, and most uses of a recipe have none.
-        from pipeline.synthesis.presets import SynthesisOptions, preset
-
-        own = [name for name in checks.known_keys(type(self)) if name != "options"]
-        further = [item.name for item in fields(SynthesisOptions) if item.name not in own]
-        unknown = [name for name in self.options if name not in further]
-        if unknown:
-            checks.reject_unknown({name: self.options[name] for name in unknown}, own + further, self.section)
-        try:
-            preset(self.preset, **self.options)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
+    facets: int = key(checks.whole(minimum=1, maximum=MAX_FACETS), 1)
+    duplicate_distance: int = key(checks.whole(minimum=-1, maximum=64), 8)
+    reference_ranking: Literal["activation", "relevance"] = key(checks.choice("activation", "relevance"), "activation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +247,8 @@ class Recipe(Section):
     model: ModelSection = key(_part(ModelSection))
     data: DataSection = key(_part(DataSection))
     output: OutputSection = key(_part(OutputSection))
+    concepts: tuple[ConceptsBlock, ...] = key(checks.many(_part(ConceptsBlock), what="tables [[concepts]]"), ())
+    circuits: tuple[CircuitsBlock, ...] = key(checks.many(_part(CircuitsBlock), what="tables [[circuits]]"), ())
     statistics: StatisticsSection = key(_part(StatisticsSection), factory=StatisticsSection)
     neurons: tuple[NeuronsBlock, ...] = key(_blocks)
     targets: TargetsSection = key(_part(TargetsSection), factory=TargetsSection)
@@ -279,10 +259,23 @@ class Recipe(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_distinct_names([*self.concepts, *self.circuits])
         if self.targets.num_references > self.statistics.top_k:
             raise RecipeError(
                 f"targets.num_references = {self.targets.num_references}: expected at most "
                 f"statistics.top_k = {self.statistics.top_k}, the number of samples kept to choose from"
+            )
+        for block in self.neurons:
+            foreign = [method for method in block.methods if method not in self.visualize.methods]
+            if foreign:
+                raise RecipeError(
+                    f'neurons.methods = "{foreign[0]}" (layer "{block.layer}"): expected some of '
+                    f"visualize.methods = {list(self.visualize.methods)}; add it there"
+                )
+        if self.targets.facets > self.targets.num_references:
+            raise RecipeError(
+                f"targets.facets = {self.targets.facets}: expected at most targets.num_references = "
+                f"{self.targets.num_references}, the images that are divided among them"
             )
         if self.targets.min_references > self.targets.num_references:
             raise RecipeError(
@@ -307,7 +300,7 @@ class Recipe(Section):
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{source} is not valid TOML: {error}") from error
         for override in overrides:
-            _override(table, override)
+            apply_override(table, override)
         try:
             return Recipe.from_table(table)
         except RecipeError as error:
@@ -319,12 +312,12 @@ class Recipe(Section):
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Section):
-                lines += ["", f"[{item.name}]", *_key_lines(value)]
-            elif item.name == "neurons":
+                lines += ["", f"[{item.name}]", *key_lines(value)]
+            elif item.name in ("neurons", "concepts", "circuits"):
                 for block in value:
-                    lines += ["", "[[neurons]]", *_key_lines(block)]
+                    lines += ["", f"[[{item.name}]]", *key_lines(block)]
             else:
-                lines.append(f"{item.name} = {_toml(value)}")
+                lines.append(f"{item.name} = {toml_value(value)}")
         return "\n".join(lines) + "\n"
 
     def stage_keys(self, stage: Stage) -> dict[str, Any]:
@@ -347,11 +340,17 @@ class Recipe(Section):
             names.append("seed")
         if self.targets.relevance == "correlation":
             names += ["targets.relevance", "targets.feature_layers"]  # the pass keeps co-moments for these
-        keys = {name: _plain(self._value(name)) for name in names}
-        for option, value in self.visualize.options.items():
+        keys = {name: plain(self._value(name)) for name in names}
+        keys = {name: value for name, value in keys.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
+        makes_rows = STAGES.index(stage) >= STAGES.index("visualize")
+        keys |= added_keys([*self.concepts, *self.circuits], with_labels=makes_rows)
+        chosen = [plain(block) for block in self.neurons if block.references or block.reference_keys]
+        if chosen and stage != "collect":
+            keys["neurons"] = [{k: v for k, v in block.items() if k != "methods"} for block in chosen]
+        for option, value in self.visualize.further_keys().items():
             in_targets = stage == "targets" and option in _TARGET_OPTIONS
-            if in_targets or STAGES.index(stage) >= STAGES.index("visualize"):
-                keys[f"visualize.{option}"] = _plain(value)
+            if in_targets or makes_rows:
+                keys[f"visualize.{option}"] = plain(value)
         return dict(sorted(keys.items()))
 
     def fingerprint(self, stage: Stage) -> str:
@@ -371,6 +370,8 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     "collect": (
         "model.name",
         "model.weights",
+        "model.input_size_px",
+        "model.options",
         "data.shards",
         "data.image_key",
         "data.label_key",
@@ -389,8 +390,18 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     "evaluate": ("evaluate.held_out_models", "evaluate.weak_percentile"),
     "build": ("visualize.methods", "visualize.seeds", "atlas.publish_examples"),
 }
-# Synthesis options that change what a target holds: its cells, and the extra distributions in it.
-_TARGET_OPTIONS = ("grid", "layer_weight", "pixel_weight", "unit_weight")
+# Values with which a key changes nothing: they are left out, so that results from before the key was there stay valid.
+_NEUTRAL: Mapping[str, Any] = {
+    "model.input_size_px": None,
+    "model.options": {},
+    "targets.facets": 1,
+    "targets.duplicate_distance": -1,
+    "targets.reference_ranking": "activation",
+}
+# Synthesis options that change what a target holds, and only VITAL has targets: its cells, extra distributions in it.
+_TARGET_OPTIONS = tuple(
+    f"{table}{name}" for table in ("", "vital.") for name in ("grid", "layer_weight", "pixel_weight", "unit_weight")
+)
 
 
 def load_recipe(path_or_url: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -406,65 +417,3 @@ def load_recipe(path_or_url: str, overrides: Sequence[str] = ()) -> Recipe:
     except (StorageError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path_or_url}: the recipe cannot be read: {error}") from error
     return Recipe.from_toml(text, overrides, source=path_or_url)
-
-
-def _override(table: dict[str, Any], override: str) -> None:
-    """Set one key of the TOML table in place."""
-    name, equals, value_text = override.partition("=")
-    parts = [part.strip() for part in name.split(".")]
-    if not equals or not all(parts) or len(parts) > 2:
-        raise RecipeError(f"override {override!r}: expected section.key=value, e.g. visualize.steps=500")
-    target = table
-    if len(parts) == 2:
-        target = table.setdefault(parts[0], {})
-        if not isinstance(target, dict):
-            raise RecipeError(f"override {override!r}: {parts[0]} is not a section with keys; set it as a whole")
-    target[parts[-1]] = _override_value(value_text.strip())
-
-
-def _override_value(text: str) -> Any:
-    """Read a value as TOML; what is none (a path, a bare word, a date) is taken as a string."""
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    is_plain = set(table) == {"value"} and isinstance(table["value"], bool | int | float | str | list | dict)
-    return table["value"] if is_plain else text
-
-
-def _key_lines(section: Section) -> list[str]:
-    lines = []
-    for item in fields(section):
-        value = getattr(section, item.name)
-        if item.name == "options":
-            lines += [f"{name} = {_toml(value[name])}" for name in sorted(value)]
-        elif value is not None:
-            lines.append(f"{item.name} = {_toml(value)}")
-    return lines
-
-
-def _toml(value: Any) -> str:
-    """Return a value in TOML's syntax."""
-    value = _plain(value)
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case str():
-            # JSON's escapes are TOML's, but for DEL, which TOML wants escaped too.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case list():
-            return "[" + ", ".join(_toml(item) for item in value) + "]"
-        case dict():
-            return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + " }"
-    raise TypeError(f"no TOML for {type(value).__name__}")
-
-
-def _plain(value: Any) -> Any:
-    """Return a value in terms of TOML's and JSON's own types."""
-    if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

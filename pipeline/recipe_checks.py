@@ -160,6 +160,20 @@ def many(check_item: Check, *, what: str, minimum: int = 0, unique: bool = False
     return check
 
 
+def keywords() -> Check:
+    """Return a check for a table of keyword arguments, whose values TOML and JSON know alike."""
+
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(str(name).isidentifier() for name in value):
+            raise Unexpected("a table of keyword arguments, such as { num_classes = 0 }")
+        for name, item in value.items():
+            if not isinstance(item, bool | int | float | str | list | tuple | Mapping):
+                raise Unexpected(f"a table of keyword arguments; {name} = {item!r} is no number, text, list or table")
+        return dict(value)
+
+    return check
+
+
 def is_whole(value: Any) -> bool:
     """Whether a value is an integer; TOML's true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)

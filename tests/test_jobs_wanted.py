@@ -4,12 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.wanted import Batch, batch_size, plan_batches, surveyed_layers, wanted_keys, wanted_units
+from jobs.wanted import (
+    Batch,
+    batch_sizes,
+    facet_of,
+    num_seeds,
+    plan_batches,
+    surveyed_layers,
+    wanted_keys,
+    wanted_pictures,
+    wanted_units,
+)
 from pipeline.models import load_model
 from tests.tiny_run import tiny_recipe
 
+METHODS = ("vital", "pixel")
 WANTED = st.dictionaries(
-    st.sampled_from(["fc", "blocks.1", "blocks.2"]),
+    st.tuples(st.sampled_from(["fc", "blocks.1", "blocks.2"]), st.sampled_from(METHODS)),
     st.sets(st.integers(0, 40), min_size=1).map(lambda units: tuple(sorted(units))),
     min_size=1,
 )
@@ -26,17 +37,16 @@ def keys_of(batches):
 
 @given(WANTED, st.integers(1, 9), st.integers(1, 3), st.data())
 def test_todo_is_wanted_without_done(wanted, size, num_seeds, data):
-    methods = ("vital", "pixel")
-    everything = wanted_keys(wanted, methods=methods, num_seeds=num_seeds)
+    everything = wanted_keys(wanted, num_seeds=num_seeds)
     done = set(data.draw(st.lists(st.sampled_from(everything))))
-    todo = plan_batches(wanted, methods=methods, num_seeds=num_seeds, batch_size=size, done=done)
+    todo = plan_batches(wanted, num_seeds=num_seeds, batch_sizes=dict.fromkeys(METHODS, size), done=done)
     assert sorted(keys_of(todo)) == sorted(set(everything) - done)
     assert all(1 <= len(batch.units) <= size for batch in todo)
 
 
 @given(WANTED, st.integers(1, 9), st.data())
 def test_a_resumed_run_does_the_batches_that_are_left_and_no_others(wanted, size, data):
-    plan = {"methods": ("vital",), "num_seeds": 1, "batch_size": size}
+    plan = {"num_seeds": 1, "batch_sizes": dict.fromkeys(METHODS, size)}
     batches = plan_batches(wanted, **plan, done=set())
     committed = data.draw(st.sets(st.sampled_from(range(len(batches)))))
     done = set(keys_of(batches[i] for i in committed))
@@ -64,6 +74,27 @@ def test_blocks_of_one_layer_add_up(model, tmp_path):
     assert wanted_units(recipe, model) == {"stage2": (0, 1, 5), "stage1": (0, 1), "stage3": (0, 1)}
 
 
+def test_a_block_may_ask_for_some_of_the_methods(model, tmp_path):
+    blocks = 'neurons=[{layer="stage2", units=[5, 1]}, {layer="stage?", units="0:2", methods=["pixel"]}]'
+    recipe = tiny_recipe("unused.tar", tmp_path, 'visualize.methods=["vital", "pixel"]', blocks)
+    assert wanted_pictures(recipe, model) == {
+        ("stage2", "vital"): (1, 5),
+        ("stage2", "pixel"): (0, 1, 5),
+        ("stage1", "pixel"): (0, 1),
+        ("stage3", "pixel"): (0, 1),
+    }
+    assert wanted_units(recipe, model) == {"stage2": (0, 1, 5), "stage1": (0, 1), "stage3": (0, 1)}
+
+
+def test_every_seed_shows_every_facet_and_a_seed_more_moves_none(tmp_path):
+    two, three = (
+        tiny_recipe("unused.tar", tmp_path, "targets.facets=3", f"visualize.seeds={seeds}") for seeds in (2, 3)
+    )
+    facets = [facet_of(two, seed) for seed in range(num_seeds(two))]
+    assert facets == [0, 1, 2, 0, 1, 2]
+    assert [facet_of(three, seed) for seed in range(num_seeds(three))][:6] == facets
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -79,6 +110,14 @@ def test_mistakes_are_named(model, tmp_path, override, message):
 
 
 def test_batch_size_is_the_recipes_or_that_of_the_device(tmp_path):
-    assert batch_size(tiny_recipe("unused.tar", tmp_path), "cpu") == 2
+    assert batch_sizes(tiny_recipe("unused.tar", tmp_path), "cpu") == {"vital": 2}
     automatic = tiny_recipe("unused.tar", tmp_path, "visualize.batch_size=auto")
-    assert batch_size(automatic, "cuda") > batch_size(automatic, "cpu") > 1
+    assert batch_sizes(automatic, "cuda")["vital"] > batch_sizes(automatic, "cpu")["vital"] > 1
+
+
+def test_pictures_of_several_views_make_smaller_batches(tmp_path):
+    several = ('visualize.methods=["vital", "maco"]', "visualize.batch_size=auto", "visualize.maco.num_crops=4")
+    sizes = batch_sizes(tiny_recipe("unused.tar", tmp_path, *several), "cuda")
+    assert sizes["maco"] == sizes["vital"] // 4
+    most = batch_sizes(tiny_recipe("unused.tar", tmp_path, *several[:2], "visualize.maco.num_crops=100"), "cuda")
+    assert most["maco"] == 1

@@ -8,7 +8,10 @@ import pytest
 
 import pipeline
 
-NAMES = ["Model", "Visualization", "load_model", "relevance", "sort_matching", "sorted_target", "visualize"]
+NAMES = [
+    "Model", "Visualization", "add_circuit", "add_concepts", "load_model", "relevance", "sort_matching",
+    "sorted_target", "visualize",
+]  # fmt: skip
 
 
 def run(code: str) -> str:
@@ -59,8 +62,10 @@ def test_calling_relevance_calls_the_function(monkeypatch):
 
 
 def test_the_signature_is_that_of_the_contract():
-    names = list(inspect.signature(pipeline.relevance).parameters)
-    assert names == ["module", "images", "layer", "units", "feature_layers", "rule"]
+    parameters = list(inspect.signature(pipeline.relevance).parameters.values())
+    contract = ["module", "images", "layer", "units", "feature_layers", "rule"]
+    assert [parameter.name for parameter in parameters[: len(contract)]] == contract
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in parameters[len(contract) - 1 :])
 
 
 def test_an_unknown_name_is_an_attribute_error():

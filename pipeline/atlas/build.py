@@ -177,10 +177,10 @@ def _paint(root: Root, sheet: Sheet) -> tuple[list[dict[str, Any]], np.ndarray]:
             picture = decode_webp(pictures[path])
         except BadImage as error:
             raise ValueError(f"{describe(row)}: {path} cannot be decoded: {error}") from error
-        if picture.shape != (row["height_px"], row["width_px"], 3):
+        if picture.shape[:2] != (row["height_px"], row["width_px"]):
             raise ValueError(
                 f"{describe(row)}: {path} has pixels {list(picture.shape)}, "
-                f"its row says {row['width_px']} × {row['height_px']} RGB"
+                f"its row says {row['width_px']} × {row['height_px']}"
             )
         tiles.append(picture_tile(picture))
     return entries, draw_sheet(tiles)

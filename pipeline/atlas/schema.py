@@ -39,9 +39,11 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "neuron_id": "string",  # MODEL/LAYER/UNIT
     "layer": "string",
     "unit": "int32",
-    "label": "string",  # class name, "" for inner neurons
+    "label": "string",  # of a class, a concept or a circuit; "" for other inner neurons
     "method": "string",
-    "seed": "int32",  # index of the seed, 0, 1, …
+    "seed": "int32",  # index of the seed, 0, 1, …; its facet is seed mod num_facets
+    "facet": "int32",  # which cluster of the neuron's references the picture shows, 0 is the most exciting
+    "num_facets": "int32",
     "status": "string",  # one of STATUSES
     "status_reason": "string",  # "" only for ok
     "image_path": "string",  # relative to the atlas folder, "" without a picture
@@ -67,10 +69,11 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "reference_activations": "list<float32>",
     "reference_labels": "list<string>",  # class name or "" per reference
     "reference_positions": "list<float32>",  # x0, y0, x1, y1 each, in 0–1 of the square crop; [] for classes
-    "reference_source": "string",  # label | label+top_logit | top_logit | top_activation
+    "reference_source": "string",  # label, label+top_logit, top_logit, top_activation, top_relevance, folder or keys
     "examples_path": "string",  # strip of EXAMPLE_TILE_PX tiles in reference order, "" if not published
     "num_examples": "int32",
     "num_references": "int32",
+    "num_duplicates": "int32",  # near-duplicates of the references that were left out
     "relevance": "string",
     "alignment": "string",
     "preset": "string",
@@ -213,6 +216,7 @@ def sheet_path(layer: str, number: int) -> str:
     return f"sheets/{check_layer_name(layer)}/{number:04d}.webp"
 
 
-def examples_path(layer: str, unit: int) -> str:
-    """Where the strip of a neuron's exciting images lies, if it is published."""
-    return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}.webp"
+def examples_path(layer: str, unit: int, facet: int = 0) -> str:
+    """Where the strip of the exciting images of a neuron's facet lies, if it is published."""
+    suffix = f"-f{facet}" if facet else ""
+    return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}{suffix}.webp"
