@@ -123,11 +123,18 @@ export async function compareView({ atlas, route, go }) {
   }
 }
 
-/** @param {Atlas} atlas @param {Route} route @returns {Promise<Entry[]>} */
+/**
+ * The neurons of a result list that have several methods to compare; all of it where none has, or where the atlas is
+ * older than the column that tells.
+ * @param {Atlas} atlas
+ * @param {Route} route
+ * @returns {Promise<Entry[]>}
+ */
 async function listEntries(atlas, route) {
   const { table, rows } = await resultList(atlas, route.list)
-  const { layer, unit } = table.columns
-  return rows.map((row) => ({ name: `${layer[row]}:${unit[row]}`, layer: layer[row], unit: unit[row] }))
+  const { layer, unit, num_methods: counts } = table.columns
+  const several = rows.filter((row) => (counts?.[row] ?? 2) > 1)
+  return (several.length ? several : rows).map((row) => ({ name: `${layer[row]}:${unit[row]}`, layer: layer[row], unit: unit[row] }))
 }
 
 /**

@@ -28,6 +28,7 @@ const NOT_SCORES = new Set([
   'status',
   'label',
   'method',
+  'num_methods',
   'facet',
   'num_facets',
   'image_path',

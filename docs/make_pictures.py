@@ -1,7 +1,8 @@
-"""The README's two pictures, made from a demo atlas: `python docs/make_pictures.py demo-atlas`.
+"""The README's pictures, made from a demo atlas: `python docs/make_pictures.py demo-atlas`.
 
-docs/demo-wall.png: the viewer's wall in headless Chromium. docs/demo-sheet.webp: every visualization over the
-photograph that excites its neuron most.
+docs/demo-wall.png: the viewer's wall in headless Chromium. docs/demo-sheet.webp: every visualization by the first
+method over the photograph that excites its neuron most. docs/demo-methods.webp: the neurons that every method was asked
+for, a row per method.
 """
 
 import shutil
@@ -26,6 +27,7 @@ def main() -> None:
     folder = sys.argv[1]
     screenshot_wall(folder, DOCS / "demo-wall.png")
     contact_sheet(Root.open(folder)).save(DOCS / "demo-sheet.webp", quality=80)
+    methods_sheet(Root.open(folder)).save(DOCS / "demo-methods.webp", quality=80)
 
 
 def screenshot_wall(folder: str, out: Path) -> None:
@@ -51,6 +53,7 @@ def contact_sheet(root: Root) -> Image.Image:
     manifest = root.read_json("atlas.json")
     layers = sorted(manifest["layers"], key=lambda layer: not layer["is_classes"])
     rows = [row for layer in layers for row in read_rows(root, layer["file"])]
+    rows = [row for row in rows if row["method"] == manifest["methods"][0]]
     height = 2 * TILE_PX + TEXT_PX
     sheet = Image.new("RGB", (COLUMNS * TILE_PX, -(-len(rows) // COLUMNS) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
@@ -64,6 +67,28 @@ def contact_sheet(root: Root) -> Image.Image:
         name = row["label"] or f"{row['layer']}:{row['unit']}"
         text = f"{name}  {row['activation_percentile']:.1f} %"
         draw.text((x + 3, y + 2 * TILE_PX + 2), text, fill="black", font=font)
+    return sheet
+
+
+def methods_sheet(root: Root) -> Image.Image:
+    """A column per neuron that has a picture by every method, a row per method."""
+    manifest = root.read_json("atlas.json")
+    methods = manifest["methods"]
+    pictures: dict[tuple[str, int, str], dict[str, str]] = {}
+    for layer in manifest["layers"]:
+        for row in read_rows(root, layer["file"]):
+            pictures.setdefault((row["layer"], row["unit"], row["label"]), {})[row["method"]] = row["image_path"]
+    full = {neuron: paths for neuron, paths in pictures.items() if paths.keys() == set(methods)}
+    sheet = Image.new("RGB", (len(full) * TILE_PX, TEXT_PX + len(methods) * (TILE_PX + TEXT_PX)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for column, ((layer, unit, label), paths) in enumerate(full.items()):
+        draw.text((column * TILE_PX + 3, 2), label or f"{layer}:{unit}", fill="black", font=font)
+        for line, method in enumerate(methods):
+            y = TEXT_PX + line * (TILE_PX + TEXT_PX)
+            picture = Image.open(root.local_path / paths[method])
+            sheet.paste(picture.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (column * TILE_PX, y))
+            if column == 0:
+                draw.text((3, y + TILE_PX + 2), method, fill="black", font=font)
     return sheet
 
 

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,14 @@ class LayerRows:
             primary.setdefault(row["unit"], row)
         sheets = tuple(plan_sheets(name, list(primary.values())))
         return LayerRows(name=name, num_units=num_units, is_classes=is_classes, rows=tuple(rows), sheets=sheets)
+
+    @cached_property
+    def methods_of(self) -> dict[int, set[str]]:
+        """Unit → the methods that it has rows of."""
+        methods: dict[int, set[str]] = {}
+        for row in self.rows:
+            methods.setdefault(row["unit"], set()).add(row["method"])
+        return methods
 
     @property
     def primary_rows(self) -> list[Row]:
@@ -134,7 +143,12 @@ def index_rows(layers: Sequence[LayerRows]) -> list[Row]:
     """Rows of index.parquet: the primary row of every neuron with its place on a sheet."""
     return [
         {name: row[name] for name in INDEX_SCHEMA if name in row}
-        | {"sheet_path": sheet.path, "tile": tile, "top_labels": top_labels(row["reference_labels"])}
+        | {
+            "num_methods": len(layer.methods_of[row["unit"]]),
+            "sheet_path": sheet.path,
+            "tile": tile,
+            "top_labels": top_labels(row["reference_labels"]),
+        }
         for layer in layers
         for sheet in layer.sheets
         for tile, row in enumerate(sheet.rows)

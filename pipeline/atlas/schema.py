@@ -102,6 +102,7 @@ INDEX_SCHEMA: Final[dict[str, str]] = {
     "status": "string",
     "label": "string",
     "method": "string",
+    "num_methods": "int32",  # by how many there are rows
     "activation_percentile": "float32",
     "activation_ratio": "float32",
     "accuracy_top1": "float32",
