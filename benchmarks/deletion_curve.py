@@ -33,7 +33,7 @@ from distill_vit import is_held_out, photographs
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.models import Model, load_model
+from pipeline.models import Model, features_of, load_model
 from pipeline.relevance import relevance
 
 RULES = (
@@ -65,7 +65,7 @@ def main() -> None:
     stem = arguments.stem or model.default_feature_layers()[0].layer
     layers = arguments.layers or [entry.layer for entry in model.default_feature_layers()[1:]]
     paths = photographs(arguments.photographs)
-    if arguments.model.endswith(":student"):
+    if arguments.model.endswith("distill_vit:student"):
         paths = [path for path in paths if is_held_out(path)]
     chosen = torch.randperm(len(paths), generator=torch.Generator().manual_seed(arguments.seed))[: arguments.images]
     images = torch.stack([read(model, paths[i]) for i in sorted(chosen.tolist())])
@@ -103,9 +103,8 @@ def most_excited(model: Model, images: Tensor, layer: str) -> list[int]:
 
 def own_activations(model: Model, images: Tensor, layer: str) -> Tensor:
     """All units' activations, [B, U]: logits, or means over the positions that lie on the image."""
-    with model.capture([layer]) as features:
-        model.module(images)
-    values = features[layer].flatten(2) if features[layer].ndim > 2 else features[layer][:, :, None]
+    features = features_of(model.module, images, [layer])[layer]
+    values = features.flatten(2) if features.ndim > 2 else features[:, :, None]
     return values[..., model.num_prefix(layer) :].mean(dim=2)
 
 

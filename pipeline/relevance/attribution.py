@@ -102,7 +102,8 @@ def relevance(
     _require_upstream(trace, feature_layers, rule)
     _require_given(trace)
     edges = [trace.outputs[name][0].edge for name in feature_layers]
-    flows = torch.autograd.grad(features, edges, seed(features.detach(), units, rule, signed=signed, num_prefix=num_prefix))
+    start = seed(features.detach(), units, rule, signed=signed, num_prefix=num_prefix)
+    flows = torch.autograd.grad(features, edges, start)
     maps = {}
     for name, flow in zip(feature_layers, flows, strict=True):
         value = trace.outputs[name][0].value
@@ -112,9 +113,7 @@ def relevance(
     return maps
 
 
-def seed(
-    features: Tensor, units: Sequence[int], rule: str, *, signed: bool = False, num_prefix: int = 0
-) -> Tensor:
+def seed(features: Tensor, units: Sequence[int], rule: str, *, signed: bool = False, num_prefix: int = 0) -> Tensor:
     """What flows back from the target layer: zero but for image i's channel units[i] (see `relevance`).
 
     Args:

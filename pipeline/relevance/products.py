@@ -3,8 +3,8 @@
 Of two factors that both depend on the image, one may be a gate, that is, a weighting of the other: attention
 probabilities, squeeze-and-excitation, a normalization's divisor. A gate counts as a constant. For attention this is
 CP-LRP (Ali et al., "XAI for transformers", ICML 2022), which the authors of AttnLRP use for vision transformers too
-(their examples/vit_torch.py); `benchmarks/deletion_curve.py` compares. Where neither factor is a gate, each gets half:
-the uniform rule (AttnLRP, arXiv 2402.05602, section 3.3).
+(examples/vit_torch.py of their code). Where neither factor is a gate, each gets half: the uniform rule (AttnLRP, arXiv
+2402.05602, section 3.3).
 """
 
 import types
