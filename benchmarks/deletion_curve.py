@@ -21,7 +21,6 @@ photographs only held-out ones are taken then.
 """
 
 import argparse
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -72,7 +71,7 @@ def main() -> None:
 
     lines = [
         f"{arguments.model}, {model.input_size_px} px, patches of {arguments.patch} px deleted ({arguments.fill}), "
-        f"{len(images)} photographs, seed {arguments.seed}",
+        f"{len(images)} photographs, seed {arguments.seed}, weights {model.weights_sha256[:12]}",
         f"relevance at {stem} and at the pixels; torch {torch.__version__}, {arguments.threads} threads, "
         f"{time.strftime('%Y-%m-%d')}",
     ]
@@ -83,7 +82,7 @@ def main() -> None:
         lines += (new := table(layer, areas))
         print("\n".join(new), flush=True)
     if arguments.out:
-        arguments.out.write_text("\n".join([f"$ python {' '.join(sys.argv)}", *lines, ""]), encoding="utf-8")
+        arguments.out.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def read(model: Model, path: Path) -> Tensor:
