@@ -1,0 +1,73 @@
+"""Agreement: whether raters tell the same of the same picture, and how sure a share of right answers is."""
+
+from statistics import NormalDist
+
+import numpy as np
+
+
+def krippendorff_alpha(ratings: np.ndarray) -> float:
+    """Krippendorff's α for ordinal ratings: 1 is perfect agreement, 0 what chance would give, below 0 worse than that.
+
+    With n_c the number of paired ratings of value c, two values c < k are apart by
+
+        δ²(c, k) = (Σ_{g=c…k} n_g − (n_c + n_k) / 2)²,
+
+    and α = 1 − D_o / D_e, where D_o is the mean δ² between the ratings of one picture (each picture's pairs weighed by
+    1 / (number of its ratings − 1)) and D_e that between any two of all paired ratings. Pictures with one rating say
+    nothing of agreement and are left out.
+
+    Args:
+        ratings: float [raters, pictures]; NaN where a rater did not rate a picture. Only the order of values counts.
+
+    Returns:
+        NaN if no picture has two ratings, or if all paired ratings are equal: nothing is then known of agreement.
+
+    Reference: Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011; "Content Analysis", 2004, chapter 11.
+    """
+    given = ~np.isnan(ratings)
+    paired = ratings[:, given.sum(axis=0) >= 2]
+    values = np.unique(paired[~np.isnan(paired)])
+    if len(values) < 2:
+        return float("nan")
+    counts = (paired[:, :, None] == values).sum(axis=0)  # [pictures, values]
+    weight = 1 / (counts.sum(axis=1) - 1)
+    # Pairs of values within a picture; a rating makes no pair with itself.
+    coincidences = np.einsum("uc,uk,u->ck", counts, counts, weight) - np.diag(weight @ counts)
+    totals = coincidences.sum(axis=1)
+    up_to = np.cumsum(totals)
+    rank = np.arange(len(values))
+    low, high = np.minimum.outer(rank, rank), np.maximum.outer(rank, rank)
+    between = up_to[high] - up_to[low] + totals[low]  # Σ n_g from the lower to the higher value, both included
+    distance = np.square(between - (totals[low] + totals[high]) / 2)
+    observed = (coincidences * distance).sum()
+    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
+    return float(1 - observed / expected)
+
+
+def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """A share of successes with Wilson's score interval, all in [0, 1]; it keeps its confidence near 0 and 1.
+
+    With p̂ = successes / trials and z the normal quantile of the confidence,
+
+        (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n).
+
+    Trials count as independent. Answers of one rater, or about one neuron, are not quite: the true interval is wider.
+
+    Args:
+        successes: of the trials.
+        trials: how many.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        (share, low, high); three NaN without a trial.
+
+    Reference: Wilson, "Probable inference", JASA 22, 1927; method 3 of Newcombe, Statistics in Medicine 17, 1998.
+    """
+    if not trials:
+        return float("nan"), float("nan"), float("nan")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    center = share + z**2 / (2 * trials)
+    reach = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return share, float(max(0.0, (center - reach) / scale)), float(min(1.0, (center + reach) / scale))

@@ -1,0 +1,137 @@
+"""Distances between sets of pictures in a judge's feature space: FID, KID, and the Inception Score of its logits.
+
+The features are a *named* judge's (`pipeline.metrics.judges`); values of two feature spaces cannot be compared, nor
+with values in the literature, which are in Inception-v3's. FID is also biased upward by few pictures: between two sets
+of one distribution it is above 0, the more so the fewer the pictures and the more the dimensions (Bińkowski et al.,
+ICLR 2018). So compare only values of sets of one size, and beside `frechet_floor`, what as many photographs get.
+KID is unbiased, and can be negative.
+"""
+
+import numpy as np
+
+_KERNEL_ROWS = 1024  # rows of the kernel matrix that are held at once
+
+
+def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
+    """Fréchet distance (FID) between Gaussians fitted to two sets of features; 0 for equal sets, ≥ 0, no upper bound.
+
+    |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₁ S₂)^½), with means m and covariances S (of N − 1), in float64 by torchmetrics.
+    Where there are fewer pictures than dimensions the features are first written in an orthonormal basis of their
+    span, which changes no distance and keeps the matrices small.
+
+    Args:
+        real: [N, D] features of photographs, N ≥ 2.
+        made: [M, D] features of pictures, M ≥ 2.
+
+    Raises:
+        ValueError: fewer than two features in a set, or D differs.
+
+    Reference: Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017, equation 6.
+    """
+    real, made = _checked(real, made)
+    from pipeline.models import torchvision_operators
+
+    torchvision_operators.declare()  # torchmetrics imports torchvision
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # Near the origin: torchmetrics takes covariances from sums of squares, and far means would cancel digits.
+    shifted = np.concatenate([real, made]) - real.mean(axis=0)
+    if len(shifted) < shifted.shape[1]:
+        _, triangle = np.linalg.qr(shifted.T)  # shifted.T = basis @ triangle: column i are the coordinates of row i
+        shifted = triangle.T
+    features = torch.nn.Identity()
+    features.num_features = shifted.shape[1]
+    metric = FrechetInceptionDistance(feature=features)
+    metric.update(torch.from_numpy(shifted[: len(real)].copy()), real=True)
+    metric.update(torch.from_numpy(shifted[len(real) :].copy()), real=False)
+    return max(float(metric.compute()), 0.0)  # rounding can put equal sets a hair below 0
+
+
+def frechet_floor(real: np.ndarray, num_made: int, *, draws: int = 5, seed: int = 0) -> float:
+    """What `frechet_distance` says of so many photographs: the value that no set of pictures can be expected to beat.
+
+    The mean over some draws of `num_made` of the photographs, without replacement, of their distance to the rest.
+
+    Args:
+        real: [N, D] features of photographs.
+        num_made: size of the sets of pictures that are compared, ≥ 2.
+        draws: how many are averaged.
+        seed: of the draws.
+
+    Returns:
+        NaN if fewer than two photographs, or fewer than two others, are left.
+    """
+    if min(num_made, len(real) - num_made) < 2:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(real)) for _ in range(draws)]
+    return float(np.mean([frechet_distance(real[order[num_made:]], real[order[:num_made]]) for order in orders]))
+
+
+def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
+    """Kernel distance (KID): the unbiased estimate of the squared maximum mean discrepancy of two sets of features.
+
+    With the cubic kernel k(x, y) = (x·y / D + 1)³: mean of k over pairs of different photographs, plus the same of the
+    pictures, minus twice the mean over all pairs of a photograph and a picture. 0 on average for sets of one
+    distribution, so it can be a little negative; no upper bound. All pairs count, where torchmetrics draws random
+    subsets of one size; for sets of one size the two agree.
+
+    Args:
+        real: [N, D] features of photographs, N ≥ 2.
+        made: [M, D] features of pictures, M ≥ 2.
+
+    Raises:
+        ValueError: fewer than two features in a set, or D differs.
+
+    Reference: Bińkowski et al., "Demystifying MMD GANs", ICLR 2018, sections 3.1 and 4.
+    """
+    real, made = _checked(real, made)
+    across = _kernel_sum(real, made) / (len(real) * len(made))
+    return _mean_of_others(real) + _mean_of_others(made) - 2 * across
+
+
+def inception_score(logits: np.ndarray) -> float:
+    """Inception Score under a named classifier: exp of the mean divergence of p(class | picture) from its average.
+
+    Higher if each picture is named with certainty and all together show many classes; in [1, K]. One split over all
+    pictures: it grows with their number, so compare only sets of one size and of the same neurons.
+
+    Args:
+        logits: [N, K], N ≥ 1.
+
+    Raises:
+        ValueError: there is no picture.
+
+    Reference: Salimans et al., "Improved techniques for training GANs", NeurIPS 2016, section 4.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"the Inception Score needs logits [N, K] of at least one picture, got shape {logits.shape}")
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    log_average = np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
+    return float(np.exp((np.exp(log_p) * (log_p - log_average)).sum(axis=1).mean()))
+
+
+def _checked(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    real, made = np.asarray(real, dtype=np.float64), np.asarray(made, dtype=np.float64)
+    if real.ndim != 2 or made.ndim != 2 or real.shape[1] != made.shape[1] or min(len(real), len(made)) < 2:
+        raise ValueError(
+            f"a distance needs two sets [N, D] of at least 2 features of one space, got shapes {real.shape} and "
+            f"{made.shape}"
+        )
+    return real, made
+
+
+def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
+    """The sum of the cubic kernel over all pairs."""
+    dimensions = a.shape[1]
+    return float(
+        sum(((a[i : i + _KERNEL_ROWS] @ b.T / dimensions + 1) ** 3).sum() for i in range(0, len(a), _KERNEL_ROWS))
+    )
+
+
+def _mean_of_others(a: np.ndarray) -> float:
+    """The mean of the kernel over ordered pairs of different rows."""
+    itself = ((np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
+    return (_kernel_sum(a, a) - float(itself)) / (len(a) * (len(a) - 1))
