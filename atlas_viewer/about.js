@@ -86,6 +86,7 @@ export function aboutView(atlas, section) {
       ),
     ),
     atlas && scoresPart(atlas),
+    atlas && studyPart(atlas),
     h('h2', {}, 'Search'),
     searchTable(),
     h('h2', {}, 'Keyboard'),
@@ -154,6 +155,23 @@ function scoresPart(atlas) {
           h('dd', {}, meaning, unit && unit !== 'activation' ? ` (${unit})` : ''),
         ),
       ),
+    ),
+  )
+}
+
+/** @param {Atlas} atlas @returns {HTMLElement} */
+function studyPart(atlas) {
+  return h(
+    'section',
+    {},
+    h('h2', {}, 'Judge the pictures yourself'),
+    h(
+      'p',
+      {},
+      'Scores are machines’ opinions of pictures for people. ',
+      link(formatRoute(makeRoute({ view: 'study', atlas: atlas.slug })), {}, 'A study'),
+      ' asks people instead: they rate the pictures, say what they see, and choose photographs that go with them, ' +
+        'without knowing the method.',
     ),
   )
 }

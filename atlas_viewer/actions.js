@@ -159,7 +159,7 @@ export function copyButton(title, text) {
  * @param {Blob} blob
  * @param {string} name
  */
-function download(blob, name) {
+export function download(blob, name) {
   const address = URL.createObjectURL(blob)
   h('a', { href: address, download: name }).click()
   // The click has started the download by the next turn; the memory can go a little later.

@@ -14,7 +14,7 @@ import { h, link } from './dom.js'
 import { formatCount, joinWords, plural } from './format.js'
 import { emptyWall } from './notfound.js'
 import { resultList } from './results.js'
-import { formatRoute } from './router.js'
+import { formatRoute, studyOf } from './router.js'
 import { findNeuron } from './search.js'
 import { neuronRows } from './variants.js'
 import { methodTitle } from './words.js'
@@ -89,6 +89,7 @@ export async function compareView({ atlas, route, go }) {
         { class: 'action-list', role: 'group', 'aria-label': 'Comparison' },
         hasMasks && transparencyButton(route, toggle),
         copyButton('Copy link', () => location.href),
+        page.count > 0 && link(formatRoute(studyOf(route)), { class: 'button' }, 'Judge them blind'),
         chosen && link(formatRoute({ ...route, neurons: [], from: 1 }), { class: 'button' }, listButtonWords(route)),
       ),
       pager(page, 'above'),

@@ -133,7 +133,7 @@ export function photographStrips(atlas, row, name) {
 }
 
 /** @param {Box} box @returns {Record<string, string>} */
-function percentages(box) {
+export function percentages(box) {
   return Object.fromEntries(Object.entries(box).map(([side, part]) => [side, `${(part * 100).toFixed(2)}%`]))
 }
 

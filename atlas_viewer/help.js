@@ -11,6 +11,7 @@ export const KEYS = [
   [['Esc'], 'Back to the wall; clear the search'],
   [['t'], 'Transparency of the pictures'],
   [['c'], 'Compare the methods: of this neuron, or of the wall’s results'],
+  [['1', '…', '5'], 'Answer, in a study'],
   [['?'], 'This help'],
 ]
 

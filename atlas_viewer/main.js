@@ -13,6 +13,7 @@ import { homeView } from './home.js'
 import { neuronView } from './neuron.js'
 import { emptySiteView, unknownView } from './notfound.js'
 import { formatRoute, parseRoute } from './router.js'
+import { studyView } from './study.js'
 import { wallView } from './wall.js'
 
 /**
@@ -129,6 +130,7 @@ async function makeView(route, atlas, sites) {
   if (route.view === 'about') return aboutView(atlas, route.section)
   if (route.view === 'wall' && atlas) return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1 })
   if (route.view === 'compare' && atlas) return compareView({ atlas, route, go })
+  if (route.view === 'study' && atlas) return studyView({ atlas, route, go })
   if (route.view === 'neuron' && atlas) {
     const neuron = await neuronView({ atlas, route, go })
     if (neuron) {

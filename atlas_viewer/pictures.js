@@ -54,16 +54,17 @@ function showMissing(frame, problem, path) {
  * @param {number} options.row
  * @param {number} options.columns
  * @param {number} options.rows
+ * @param {boolean} [options.lazy] load when it comes near the window
  * @returns {HTMLElement}
  */
-export function croppedPicture(atlas, path, { alternative, column, row, columns, rows }) {
+export function croppedPicture(atlas, path, { alternative, column, row, columns, rows, lazy = true }) {
   const style = {
     width: `${columns * 100}%`,
     height: `${rows * 100}%`,
     left: `${-column * 100}%`,
     top: `${-row * 100}%`,
   }
-  const frame = picture(atlas, path, { alternative, attributes: { style } })
+  const frame = picture(atlas, path, { alternative, attributes: { style }, lazy })
   frame.classList.add('picture-cropped')
   return frame
 }

@@ -7,6 +7,8 @@
  *   #/atlas/SLUG/LAYER/UNIT?q=…&…       one neuron, and the result list it belongs to
  *   #/compare/SLUG?q=…&layer=…&from=…   the methods side by side, for the neurons of a result list
  *   #/compare/SLUG?n=LAYER:UNIT,…       the same for the neurons named
+ *   #/study/SLUG?q=…&n=…&tasks=…&…      a study of the pictures of a result list, or of the neurons named, to be started
+ *   #/study/SLUG/SESSION                the answers of one rater; it says nothing of methods, because raters see it
  */
 
 /**
@@ -21,8 +23,16 @@
  *
  * @typedef {'small' | 'medium' | 'large'} TileSize
  *
+ * What a study asks; what is left empty is up to the atlas.
+ * @typedef {object} StudyState
+ * @property {string[]} tasks empty for all that the atlas allows
+ * @property {string[]} methods empty for all
+ * @property {number} items questions per task, 0 for the usual number
+ * @property {number} seed of the rater, -1 for one drawn at the start
+ * @property {string} rater name or pseudonym
+ *
  * @typedef {object} Route
- * @property {'home' | 'about' | 'wall' | 'neuron' | 'compare' | 'unknown'} view
+ * @property {'home' | 'about' | 'wall' | 'neuron' | 'compare' | 'study' | 'unknown'} view
  * @property {string} atlas slug, '' when none
  * @property {string} layer of the neuron
  * @property {number} unit of the neuron
@@ -31,9 +41,11 @@
  * @property {string} variant METHOD:SEED shown large on the neuron page, '' for the first
  * @property {boolean} transparency whether the neuron's picture is masked
  * @property {string} zoom '' (fitted) or 'native'
- * @property {string[]} neurons LAYER:UNIT each, compared instead of the result list when there are any
+ * @property {string[]} neurons LAYER:UNIT each, compared or studied instead of the result list when there are any
  * @property {number} from place in the list of the first neuron compared, from 1 on
  * @property {string} section of the about page to begin at, '' for its beginning
+ * @property {StudyState} study
+ * @property {string} session whose questions are answered, '' before a study is started
  * @property {string} address as it was given
  */
 
@@ -43,6 +55,11 @@ export const TILE_SIZES = ['small', 'medium', 'large']
 /** @returns {ListState} */
 export function emptyList() {
   return { query: '', layer: '', statuses: [], method: '', sort: '', descending: false }
+}
+
+/** @returns {StudyState} */
+export function emptyStudy() {
+  return { tasks: [], methods: [], items: 0, seed: -1, rater: '' }
 }
 
 /**
@@ -63,6 +80,8 @@ export function makeRoute(parts = {}) {
     neurons: [],
     from: 1,
     section: '',
+    study: emptyStudy(),
+    session: '',
     address: '',
     ...parts,
   }
@@ -87,6 +106,13 @@ export function parseRoute(hash) {
   }
   if (segments[0] === 'compare' && segments.length === 2) {
     return { ...route, ...readComparison(parameters), view: 'compare', atlas: segments[1] }
+  }
+  if (segments[0] === 'study' && segments.length === 3) {
+    return makeRoute({ address, view: 'study', atlas: segments[1], session: segments[2] })
+  }
+  if (segments[0] === 'study' && segments.length === 2) {
+    const { neurons } = readComparison(parameters)
+    return { ...route, neurons, study: readStudy(parameters), view: 'study', atlas: segments[1] }
   }
   if (segments[0] !== 'atlas' || segments.length < 2 || segments.length > 4) return { ...route, view: 'unknown' }
 
@@ -119,15 +145,26 @@ export function compareNeuron(route) {
 }
 
 /**
+ * The study of what a view shows: of its result list, or of the neurons it names.
+ * @param {Route} route
+ * @returns {Route}
+ */
+export function studyOf(route) {
+  return { ...route, view: 'study', study: emptyStudy(), session: '' }
+}
+
+/**
  * Writes an address; parameters at their default are left out.
  * @param {Route} route
  * @returns {string} beginning with '#/'
  */
 export function formatRoute(route) {
-  const parameters = writeParameters(route)
   if (route.view === 'home' || route.view === 'unknown') return '#/'
   if (route.view === 'about') return formatAbout(route)
-  const segments = [route.view === 'compare' ? 'compare' : 'atlas', route.atlas]
+  if (route.view === 'study' && route.session)
+    return `#/study/${[route.atlas, route.session].map(encodeURIComponent).join('/')}`
+  const parameters = writeParameters(route)
+  const segments = [route.view === 'compare' || route.view === 'study' ? route.view : 'atlas', route.atlas]
   if (route.view === 'neuron') segments.push(route.layer, String(route.unit))
   const search = String(parameters)
   return `#/${segments.map(encodeURIComponent).join('/')}${search ? `?${search}` : ''}`
@@ -150,6 +187,23 @@ function readComparison(parameters) {
   return {
     neurons: (parameters.get('n') ?? '').split(',').filter(Boolean),
     from: /^[1-9]\d{0,8}$/.test(from) ? Number(from) : 1,
+  }
+}
+
+/**
+ * @param {URLSearchParams} parameters
+ * @returns {StudyState}
+ */
+function readStudy(parameters) {
+  const names = (/** @type {string} */ key) => (parameters.get(key) ?? '').split(',').filter(Boolean)
+  const items = parameters.get('items') ?? ''
+  const seed = parameters.get('seed') ?? ''
+  return {
+    tasks: names('tasks'),
+    methods: names('methods'),
+    items: /^[1-9]\d{0,3}$/.test(items) ? Number(items) : 0,
+    seed: /^\d{1,10}$/.test(seed) && Number(seed) < 2 ** 32 ? Number(seed) : -1,
+    rater: parameters.get('rater') ?? '',
   }
 }
 
@@ -193,10 +247,18 @@ function writeParameters(route) {
     if (route.variant) parameters.set('show', route.variant)
     if (route.zoom) parameters.set('zoom', route.zoom)
   }
-  if (route.view === 'compare') {
-    if (route.neurons.length) parameters.set('n', route.neurons.join(','))
-    if (route.from > 1) parameters.set('from', String(route.from))
+  if ((route.view === 'compare' || route.view === 'study') && route.neurons.length) {
+    parameters.set('n', route.neurons.join(','))
   }
+  if (route.view === 'study') {
+    const { tasks, methods, items, seed, rater } = route.study
+    if (tasks.length) parameters.set('tasks', tasks.join(','))
+    if (methods.length) parameters.set('methods', methods.join(','))
+    if (items) parameters.set('items', String(items))
+    if (seed >= 0) parameters.set('seed', String(seed))
+    if (rater) parameters.set('rater', rater)
+  }
+  if (route.view === 'compare' && route.from > 1) parameters.set('from', String(route.from))
   if ((route.view === 'neuron' || route.view === 'compare') && route.transparency) parameters.set('transparency', '1')
   return parameters
 }

@@ -8,6 +8,7 @@ import {
   formatRoute,
   makeRoute,
   parseRoute,
+  studyOf,
 } from '../../atlas_viewer/router.js'
 
 test('the bare address is home', () => {
@@ -70,6 +71,15 @@ test('format and parse are inverse for every view and every parameter', () => {
     makeRoute({ view: 'compare', atlas: 'lite0' }),
     makeRoute({ view: 'compare', atlas: 'a b/ü', list, size: 'large', from: 25, transparency: true }),
     makeRoute({ view: 'compare', atlas: 'lite0', neurons: ['blocks.5:54', 'a&b:1', 'no neuron'], from: 2 }),
+    makeRoute({ view: 'study', atlas: 'a b/ü' }),
+    makeRoute({
+      view: 'study',
+      atlas: 'lite0',
+      list,
+      study: { tasks: ['words', 'class'], methods: ['vital', 'maco'], items: 30, seed: 0, rater: 'Ada & Ü <b>' },
+    }),
+    makeRoute({ view: 'study', atlas: 'lite0', neurons: ['blocks.5:54'] }),
+    makeRoute({ view: 'study', atlas: 'lite0', session: '0123456789abcdef' }),
   ]
   for (const route of routes) {
     const hash = formatRoute(route)
@@ -105,6 +115,28 @@ test('a first place that is none is the first', () => {
   assert.equal(parseRoute('#/compare/a?from=12').from, 12)
 })
 
+test('a study is of what a view shows; the address of a rater says nothing of methods', () => {
+  const wall = parseRoute('#/atlas/lite0?q=castle&method=maco')
+  assert.equal(formatRoute(studyOf(wall)), '#/study/lite0?q=castle&method=maco')
+  const begun = { ...parseRoute('#/study/lite0?methods=vital,maco&seed=7'), session: 'ab12' }
+  assert.equal(formatRoute(begun), '#/study/lite0/ab12')
+  assert.equal(formatRoute({ ...begun, view: 'wall' }), '#/atlas/lite0')
+})
+
+test('seeds and counts that are none are left to the page', () => {
+  for (const [seed, items] of [
+    ['-1', '0'],
+    ['4294967296', '-3'],
+    ['x', '1.5'],
+    ['', '12345'],
+  ]) {
+    const { study } = parseRoute(`#/study/a?seed=${seed}&items=${items}`)
+    assert.equal(study.seed, -1, seed)
+    assert.equal(study.items, 0, items)
+  }
+  assert.equal(parseRoute('#/study/a?seed=4294967295').study.seed, 4294967295)
+})
+
 test('addresses that fit no view are unknown, and keep what was asked for', () => {
   for (const hash of [
     '#/nonsense',
@@ -115,6 +147,8 @@ test('addresses that fit no view are unknown, and keep what was asked for', () =
     '#/about/x',
     '#/compare',
     '#/compare/a/b',
+    '#/study',
+    '#/study/a/b/c',
     '#content',
   ]) {
     assert.equal(parseRoute(hash).view, 'unknown', hash)
