@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.evaluate_plan import summary_is_current
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport
 from jobs.wanted import chunk
@@ -70,24 +71,32 @@ def committed_build(root: Root, sources: str) -> dict[str, Any] | None:
 
 
 def source_digest(root: Root, recipe: Recipe) -> str:
-    """What the atlas is made of: the recipe but for [compute], and every fragment and score by name and size."""
+    """What the atlas is made of: the recipe but for [compute], every fragment and score by name and size, and what the
+    scores of its methods were made of.
+    """
+    from pipeline.evaluation.summary import SUMMARY_MARKER
+
     digest = hashlib.sha256()
     text = recipe.to_toml()
     digest.update(text.partition("[compute]")[0].encode())
     for folder in ("run/fragments", "run/scores"):
         for name in root.list(folder):
             digest.update(f"{folder}/{name}:{root.size_bytes(f'{folder}/{name}')}\n".encode())
+    if root.exists(SUMMARY_MARKER):
+        digest.update(root.read_bytes(SUMMARY_MARKER))
     return digest.hexdigest()
 
 
 def _wanted_rows(session: Session) -> list[dict[str, Any]]:
-    """Fragments joined with scores, of the neurons that the recipe wants."""
+    """Fragments joined with all scores, of the neurons that the recipe wants."""
     from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
-    from pipeline.evaluation import data_columns
+    from pipeline.evaluation.derived import read_derived
+    from pipeline.evaluation.pictures import data_columns
     from pipeline.statistics.store import StatisticsStore
 
     root, wanted = session.resolved.root, set(session.resolved.keys)
-    rows = [row for row in join_rows(read_fragments(root), read_scores(root)) if row_key(row) in wanted]
+    joined = join_rows(join_rows(read_fragments(root), read_scores(root)), read_derived(root))
+    rows = [row for row in joined if row_key(row) in wanted]
     missing = len(wanted) - len(rows)
     if missing:
         raise RunStoppedError(
@@ -188,6 +197,7 @@ def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
 
     resolved = session.resolved
     model, statistics = resolved.model, StatisticsStore.open(resolved.root)
+    scores, judges = _scores_of_methods(session)
     build_atlas(
         resolved.root,
         recipe=resolved.recipe,
@@ -208,9 +218,23 @@ def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
             "num_skipped": statistics.attrs["num_skipped"],
             "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
             "git_commit": git_commit(),
+            "judges": judges,
         },
         layers={layer: model.units(layer) for layer in resolved.layers},
+        scores=scores,
     )
+
+
+def _scores_of_methods(session: Session) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """The files that say what the methods are worth, and the judges; none if they are of other pictures than these."""
+    from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT
+    from pipeline.evaluation.summary import SUMMARY_MARKER, SUMMARY_TABLE, SUMMARY_TEXT
+
+    root = session.resolved.root
+    if not summary_is_current(session.resolved):
+        return {}, []
+    files = {SCORES_TABLE: root.read_bytes(SUMMARY_TABLE), SCORES_TEXT: root.read_bytes(SUMMARY_TEXT)}
+    return files, root.read_json(SUMMARY_MARKER)["judges"]
 
 
 def git_commit() -> str:

@@ -98,6 +98,11 @@ def make_parser() -> argparse.ArgumentParser:
     validate = add("validate", "check an atlas or a site: schema, counts, hashes, images, tiles", _validate)
     validate.add_argument("path", metavar="PATH", help="atlas folder or site")
 
+    human = add("human-scores", "answers of a human study: medians, intervals and agreement by method", _human_scores)
+    human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was judged")
+    human.add_argument("answers", nargs="+", metavar="ANSWERS", help="JSON files that the viewer's study page saved")
+    human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: beside the first file)")
+
     serve = add("serve", "preview an atlas or a site on 127.0.0.1", _serve)
     serve.add_argument("path", metavar="PATH", help="atlas folder or site")
     serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: 8000)")
@@ -242,6 +247,13 @@ def _validate(arguments: argparse.Namespace) -> int:
         print(f"{arguments.path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", file=sys.stderr)
         return FAILED
     print(f"{arguments.path}: no faults")
+    return DONE
+
+
+def _human_scores(arguments: argparse.Namespace) -> int:
+    from jobs.human_scores import score_files
+
+    print(score_files(arguments.atlas, arguments.answers, arguments.out))
     return DONE
 
 

@@ -57,7 +57,7 @@ def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -
     inner = [row for row in index if row["layer"] not in class_layers]
     accuracy = sum(row["accuracy_top1"] or 0 for row in classes) / max(1, len(classes))
     layers = sorted({row["layer"] for row in inner})
-    above = sum(row["status"] == "ok" for row in inner)
+    above = sum((row["activation_percentile"] or 0) >= 99 for row in inner)
     lines = [
         "",
         f"{atlas['title']}: {len(index)} neurons in {out}",

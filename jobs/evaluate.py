@@ -1,128 +1,198 @@
-"""Stage 4: tasks score the published pictures and decide which neurons are weak or dead."""
+"""Stage 4: tasks score the published pictures, judges look at them and at photographs, and scores follow from that.
+
+Three steps, each resumable: the model scores pictures (ok, weak or dead); every judge looks at the photographs and at
+the pictures (`pipeline.evaluation.looks`); scores of pictures and of methods are derived from all looks together.
+"""
 
 import time
-from collections.abc import Mapping
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.schedule import RunStoppedError, Work
+from jobs.evaluate_plan import EvaluationState, summary_is_current, summary_sources
+from jobs.evaluate_tasks import derive_layer, look_at_photographs, look_at_pictures, score_batch, sum_up
+from jobs.judges import require_judges
+from jobs.schedule import Outcome, Resources, RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.visualize import num_neurons
-from jobs.wanted import Batch, Key, Pictures, num_seeds, plan_batches, wanted_keys
-from jobs.worker import Shared, model_on
-from pipeline.recipe import Recipe
-from pipeline.storage import Root
 
 if TYPE_CHECKING:
-    from pipeline.models import Model
+    from pipeline.evaluation.looks import JudgeRecord
 
 STAGE: Final = "evaluate"
-PICTURES_PER_TASK: Final = 32  # one forward pass; 224 px pictures of this number take about 1 GB of features
-
-
-def plan_scores(
-    wanted: Pictures,
-    *,
-    num_seeds: int,
-    statuses: Mapping[Key, str],
-    scored: set[Key],
-) -> list[Batch]:
-    """The pictures that are left to score, in batches of one layer, method and seed. Pure."""
-    no_picture = {key for key, status in statuses.items() if status != "ok"}
-    absent = set(wanted_keys(wanted, num_seeds=num_seeds)) - statuses.keys()
-    return plan_batches(
-        wanted,
-        num_seeds=num_seeds,
-        batch_sizes={method: PICTURES_PER_TASK for _, method in wanted},
-        done=scored | no_picture | absent,
-    )
 
 
 def run(session: Session) -> StageReport:
-    """Score the pictures that have no scores yet.
+    """Score the pictures that have no scores yet, and let the judges see what they have not seen.
 
     Raises:
-        RunStoppedError: there are no pictures yet.
+        RecipeError: a judge cannot be loaded.
+        RunStoppedError: there are no pictures yet, or scores could not be derived from what was seen.
     """
-    from pipeline.atlas.fragments import committed_scores, read_statuses
-
     resolved, started = session.resolved, time.perf_counter()
-    recipe, root = resolved.recipe, resolved.root
-    statuses, scored = read_statuses(root), committed_scores(root)
-    if not statuses:
-        raise RunStoppedError(f"{root.url} has no pictures yet: run `neuron-atlas visualize RECIPE` first")
-    batches = plan_scores(
-        resolved.pictures,
-        num_seeds=num_seeds(recipe),
-        statuses=statuses,
-        scored=scored,
+    state = EvaluationState(resolved=resolved)
+    if not state.statuses:
+        raise RunStoppedError(f"{resolved.root.url} has no pictures yet: run `neuron-atlas visualize RECIPE` first")
+    already = state.finished
+    chunks = state.photograph_chunks()
+    if already == state.pictured and not chunks and summary_is_current(resolved):
+        return StageReport(stage=STAGE, noun="pictures", done=0, already=len(already))
+    judges = require_judges(resolved)
+
+    scores = [Work(name=batch.name, arguments={"batch": batch}) for batch in state.score_batches()]
+    _do(session, score_batch, scores, "pictures", size=num_neurons, split=_split_batch, already=len(already))
+    photographs = [Work(name=f"{c.judge}/{c.kind}/{c.name}", arguments={"photographs": c}) for c in chunks]
+    num_unseen = _do(
+        session,
+        look_at_photographs,
+        photographs,
+        "photographs",
+        size=lambda work: len(work.arguments["photographs"].samples),
+        split=lambda work: [
+            Work(name=f"{c.judge}/{c.kind}/{c.name}", arguments={"photographs": c})
+            for c in work.arguments["photographs"].split()
+        ],
+        already=len(already),
     )
-    already = len(scored.intersection(resolved.keys))
-    if not batches:
-        return StageReport(stage=STAGE, noun="pictures", done=0, already=already)
-    task = partial(score_batch, session.shared_model, session.resources.device, root, recipe)
-    works = [Work(name=batch.name, arguments={"batch": batch}) for batch in batches]
-    outcomes = isolate(
-        lambda some, resources: session.engine.run_tasks(task, some, resources),
-        works,
-        session.resources,
-        split=lambda work: [Work(name=b.name, arguments={"batch": b}) for b in work.arguments["batch"].split()],
-        on_split=lambda outcome: session.note(STAGE, outcome, count=0),
-        patience=session.patience(already),
-    )
-    done = failed = 0
-    total = sum(len(batch.units) for batch in batches)
-    for outcome in session.follow(STAGE, outcomes, total=total, noun="pictures", size=num_neurons):
-        done += num_neurons(outcome.work) if outcome.ok else 0
-        failed += 0 if outcome.ok else num_neurons(outcome.work)
+    plans = _Plans(session)
+    pictures = [
+        Work(name=f"{judge}/{batch.name}", arguments={"judge": judge, "batch": batch, "plan": plans[batch.layer]})
+        for judge, batch in state.look_batches()
+    ]
+    _do(session, look_at_pictures, pictures, "pictures", size=num_neurons, split=_split_batch, already=len(already))
+
+    state = EvaluationState(resolved=resolved)
+    left_out = _derive(session, state, judges, plans)
+    for reason in left_out:
+        session.log.append(stage=STAGE, work="scores", status="left out", reason=reason)
+    finished = state.finished
     return StageReport(
         stage=STAGE,
         noun="pictures",
-        done=done,
-        already=already,
-        failed=failed,
+        done=len(finished - already),
+        already=len(already),
+        failed=len(state.pictured - finished) + num_unseen,
         seconds=time.perf_counter() - started,
+        remark=_remark(state, judges, num_unseen),
     )
 
 
-def score_batch(
-    shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, batch: Batch
-) -> dict[str, int]:
-    """The task: score the pictures of one batch and commit the scores. Returns how many got which status."""
-    from pipeline.atlas.fragments import write_scores
-    from pipeline.atlas.schema import image_path
-    from pipeline.evaluation import judge_classes, score_pictures
-    from pipeline.images import decode_webp
+def _do(
+    session: Session,
+    task: Callable[..., Any],
+    works: Sequence[Work],
+    noun: str,
+    *,
+    size: Callable[[Work], int],
+    split: Callable[[Work], Sequence[Work]],
+    already: int,
+) -> int:
+    """Do works of one kind; one that keeps failing is done again in its parts. Returns how many things failed."""
+    if not works:
+        return 0
+    resolved = session.resolved
+    bound = partial(task, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
+
+    def start(some: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+        return session.engine.run_tasks(bound, some, resources)
+
+    outcomes = isolate(
+        start,
+        works,
+        session.resources,
+        split=split,
+        on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+        patience=session.patience(already),
+    )
+    total = sum(size(work) for work in works)
+    followed = session.follow(STAGE, outcomes, total=total, noun=noun, size=size)
+    return sum(0 if outcome.ok else size(outcome.work) for outcome in followed)
+
+
+def _split_batch(work: Work) -> list[Work]:
+    prefix = f"{work.arguments['judge']}/" if "judge" in work.arguments else ""
+    return [
+        Work(name=f"{prefix}{batch.name}", arguments={**work.arguments, "batch": batch})
+        for batch in work.arguments["batch"].split()
+    ]
+
+
+class _Plans:
+    """Layer → where its pictures are aligned; each found when it is first asked for, with a pass of the model."""
+
+    def __init__(self, session: Session) -> None:
+        self._resolved = session.resolved
+        self._plans: dict[str, Any] = {}
+
+    def __getitem__(self, layer: str) -> Any:
+        from pipeline.targets.build import plan_targets
+
+        if layer not in self._plans:
+            self._plans[layer] = plan_targets(self._resolved.recipe, self._resolved.model, layer)
+        return self._plans[layer]
+
+
+def _derive(session: Session, state: EvaluationState, judges: "Sequence[JudgeRecord]", plans: _Plans) -> list[str]:
+    """Make the scores that follow from looks. Returns what could not be measured, in words.
+
+    Raises:
+        RunStoppedError: a task failed; there is nothing in it that another attempt on another day could change.
+    """
+    from pipeline.evaluation.derived import LayerLooks
+    from pipeline.evaluation.summary import SUMMARY_MARKER
     from pipeline.statistics.store import StatisticsStore
 
-    pictures = [
-        decode_webp(root.read_bytes(image_path(batch.layer, unit, batch.method, batch.seed))) for unit in batch.units
-    ]
-    model = model_on(shared_model, device)
-    scores = score_pictures(
-        model,
-        StatisticsStore.open(root),
-        batch.layer,
-        batch.units,
-        pictures,
-        reduction=recipe.statistics.activation,
-        weak_percentile=recipe.evaluate.weak_percentile,
+    resolved, statistics = session.resolved, StatisticsStore.open(session.resolved.root)
+    class_layer = resolved.model.classifier_layer
+    resolved.root.remove(SUMMARY_MARKER)
+    for layer in resolved.units:
+        keys = sorted(key for key in state.pictured if key[0] == layer)
+        if not keys:
+            continue
+        looks = LayerLooks(
+            root=resolved.root,
+            recipe=resolved.recipe,
+            statistics=statistics,
+            photographs=state.photographs.of_layer(layer),
+            judges=judges,
+            layer=layer,
+            is_classes=layer == class_layer,
+            path_layers=plans[layer].feature_layers,
+        )
+        _do_one(session, partial(derive_layer, looks), Work(name=f"scores of {layer}", arguments={"keys": keys}))
+    work = Work(
+        name="scores",
+        arguments={
+            "photographs": state.photographs,
+            "judges": judges,
+            "keys": resolved.keys,
+            "class_layer": class_layer,
+            "sources": summary_sources(resolved),
+        },
     )
-    if batch.layer == model.classifier_layer:
-        for name in recipe.evaluate.held_out_models:
-            judged = judge_classes(_held_out(name, device), batch.units, pictures)
-            scores = [score | more for score, more in zip(scores, judged, strict=True)]
-    rows: list[dict[str, Any]] = [
-        {"layer": layer, "unit": unit, "method": method, "seed": seed} | score
-        for (layer, unit, method, seed), score in zip(batch.keys, scores, strict=True)
-    ]
-    write_scores(root, batch.name, rows)
-    return {status: sum(row["status"] == status for row in rows) for status in {row["status"] for row in rows}}
+    left_out: list[str] = _do_one(session, partial(sum_up, resolved.root, resolved.recipe), work)
+    return left_out
 
 
-@lru_cache(maxsize=2)
-def _held_out(name: str, device: str) -> "Model":
-    """A judge, loaded once per process: it is asked by few tasks, so the object store would gain nothing."""
-    from pipeline.models import load_model
+def _do_one(session: Session, task: Callable[..., Any], work: Work) -> Any:
+    """Do one work that needs no GPU; its result."""
+    resources = Resources(cpus=session.resources.cpus, max_retries=session.resources.max_retries)
+    (outcome,) = session.engine.run_tasks(task, [work], resources)
+    session.note(STAGE, outcome, count=0)
+    if not outcome.ok:
+        raise RunStoppedError(f"{work.name} could not be made: {outcome.attempt.error}\n{outcome.attempt.traceback}")
+    return outcome.attempt.result
 
-    return load_model(name, device=device)
+
+def _remark(state: EvaluationState, judges: "Sequence[JudgeRecord]", num_unseen: int) -> str:
+    """Who judged by how many photographs, and what could not be seen."""
+    from pipeline.evaluation.looks import MODEL, LookFolder
+
+    root = state.resolved.root
+    by = "the model itself" if len(judges) == 1 else f"the model and {', '.join(j.name for j in judges[1:])}"
+    num_photographs = len(state.photographs.panel) + len(state.photographs.further)
+    text = f"{num_photographs} photographs; judged by {by}"
+    problems = {**LookFolder(root, MODEL, "panel").problems(), **LookFolder(root, MODEL, "exemplars").problems()}
+    if problems:
+        text += f"; {len(problems)} photographs are no images any more, the first is {next(iter(problems.values()))}"
+    return f"{text}; {num_unseen} times a judge failed on a photograph" if num_unseen else text

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.evaluate_plan import count_looks
 from jobs.progress import format_bytes, format_duration
 from jobs.resolved import resolve
 from jobs.runfolder import read_log
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.002}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.005}
 SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image that the model sees
-SECONDS_PER_PICTURE: Final = {"cpu": 0.43, "cuda": 0.005}  # evaluate
+SECONDS_PER_LOOK: Final = {"cpu": 0.2, "cuda": 0.005}  # evaluate: one network at one picture or photograph
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
@@ -81,16 +82,18 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         "targets": SECONDS_PER_REFERENCE[device] * recipe.targets.num_references,
         "visualize": SECONDS_PER_STEP[device]
         * mean_views(recipe, Counter(method for _, _, method, _ in resolved.keys)),
-        "evaluate": SECONDS_PER_PICTURE[device],
+        "evaluate": SECONDS_PER_LOOK[device],
         "build": 1.0,
     }
     rates = logged_rates(read_log(resolved.root))
+    # A picture is scored, and every judge looks at it and at the photographs that it is compared with.
+    num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_looks(resolved)}
     estimates = tuple(
         StageEstimate(
             stage=stage.stage,
             todo=stage.todo,
             noun=stage.noun,
-            worker_seconds=stage.todo * rates.get(stage.stage, rules[stage.stage]),
+            worker_seconds=num_things[stage.stage] * rates.get(stage.stage, rules[stage.stage]),
             measured=stage.stage in rates,
         )
         for stage in status.stages

@@ -26,6 +26,8 @@ RESULTS: Final[Mapping["Stage", str]] = {
     "visualize": "run/fragments",
     "evaluate": "run/scores",
 }
+# Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
+UNBOUND_KEYS: Final = ("evaluate.held_out_models",)
 REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: the whole log is sent again, so not after every line
 
 
@@ -44,7 +46,10 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         entry = recorded.get(stage)
         if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
-        differing = differing_keys(entry["keys"], _plain(recipe.stage_keys(stage)))
+        there = {name: value for name, value in entry["keys"].items() if name not in UNBOUND_KEYS}
+        differing = differing_keys(there, _plain(recipe.stage_keys(stage)))
+        if not differing:
+            continue
         raise OtherRecipeError(
             f"{root.url} holds results of another recipe (stage {stage}):\n{differing}\n"
             "give another output.root (--set output.root=FOLDER), or set these keys back"

@@ -8,6 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from jobs.judges import require_judges
 from jobs.progress import Progress, format_duration
 from jobs.ray_engine import RayEngine
 from jobs.resolved import ResolvedRecipe, resolve
@@ -157,6 +158,8 @@ def run_stages(
             stack.callback(started.close)
             return started
 
+        if "evaluate" in stages:
+            require_judges(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
         resolved.root.sweep()  # temporaries of writers that were killed
         return [_run_one(session, stage, say) for stage in stages]

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.evaluate_plan import EvaluationState
 from jobs.resolved import ResolvedRecipe, resolve
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     from jobs.build import committed_build, source_digest
     from jobs.collect import read_plan
     from jobs.targets import read_committed
-    from pipeline.atlas.fragments import committed_scores, join_rows, read_fragments, read_scores, row_key
+    from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
 
     root, wanted = resolved.root, resolved.keys
     collect = read_plan(root, resolved.shard_urls, resolved.collect_fingerprint)
@@ -58,9 +59,8 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     rows = {row_key(row): row for row in join_rows(read_fragments(root), read_scores(root))}
     present = [rows[key] for key in wanted if key in rows]
     failed = [row for row in present if row["status"] == "failed"]
-    scored = committed_scores(root)
     pictures = [row for row in present if row["image_path"]]
-    num_scored = sum(row_key(row) in scored for row in pictures)
+    num_judged = len(EvaluationState(resolved=resolved).finished)
     built = committed_build(root, source_digest(root, resolved.recipe)) is not None
     num_visualized = len(present) - len(failed)
 
@@ -73,7 +73,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
             stage("collect", "tar shards", collect.done, len(resolved.shard_urls)),
             stage("targets", "neurons", num_targets, num_units),
             stage("visualize", "pictures", num_visualized, len(wanted), len(failed)),
-            stage("evaluate", "pictures", num_scored, len(pictures) + len(wanted) - len(present)),
+            stage("evaluate", "pictures", num_judged, len(pictures) + len(wanted) - len(present)),
             stage("build", "atlas", int(built), 1),
         ),
         verdicts=dict(Counter(row["status"] for row in present)),

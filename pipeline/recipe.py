@@ -18,6 +18,7 @@ from pipeline import recipe_checks as checks
 from pipeline.neurons import check_layer_name, check_units
 from pipeline.recipe_added import CircuitsBlock, ConceptsBlock, added_keys, require_distinct_names
 from pipeline.recipe_checks import Check, RecipeError, Section, Unexpected, key
+from pipeline.recipe_evaluate import EvaluateSection
 from pipeline.recipe_toml import apply_override, key_lines, plain, toml_value
 from pipeline.recipe_visualize import METHODS, VisualizeSection
 from pipeline.storage import StorageError, read_range
@@ -33,7 +34,6 @@ RELEVANCE_RULES = (
 Stage = Literal["collect", "targets", "visualize", "evaluate", "build"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
-_MODEL_NAME = r"(timm:\S+|torchvision:\S+|python:[\w.]+:\w+)"
 _LAYER_GLOB = r"[A-Za-z0-9_.*?\[\]!-]+"
 
 
@@ -69,7 +69,7 @@ class ModelSection(Section):
 
     section: ClassVar[str] = "model"
     name: str = key(
-        checks.text(pattern=_MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:package.module:factory")
+        checks.text(pattern=checks.MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:package.module:factory")
     )
     weights: str = key(checks.text(), "pretrained")
     labels: str = key(checks.text(), "imagenet1k")
@@ -172,25 +172,6 @@ class TargetsSection(Section):
     facets: int = key(checks.whole(minimum=1, maximum=MAX_FACETS), 1)
     duplicate_distance: int = key(checks.whole(minimum=-1, maximum=64), 8)
     reference_ranking: Literal["activation", "relevance"] = key(checks.choice("activation", "relevance"), "activation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSection(Section):
-    """[evaluate]: the networks that judge beside the model itself, and below what a neuron counts as weak.
-
-    `weak_percentile`: a picture that excites its neuron less than this percentile of the data set is weak.
-    """
-
-    section: ClassVar[str] = "evaluate"
-    held_out_models: tuple[str, ...] = key(
-        checks.many(
-            checks.text(pattern=_MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:…"),
-            what="model names",
-            unique=True,
-        ),
-        (),
-    )
-    weak_percentile: float = key(checks.number(minimum=0, maximum=100), 99.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +368,17 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "visualize.preset",
     ),
     "visualize": ("seed", "visualize.steps", "visualize.precision"),
-    "evaluate": ("evaluate.held_out_models", "evaluate.weak_percentile"),
-    "build": ("visualize.methods", "visualize.seeds", "atlas.publish_examples"),
+    "evaluate": ("evaluate.weak_percentile",),
+    # What a judge finds lies in a folder of its own, named after these, so they bind nothing that is there already.
+    "build": (
+        "evaluate.held_out_models",
+        "evaluate.clip",
+        "evaluate.num_photographs",
+        "evaluate.num_exemplars",
+        "visualize.methods",
+        "visualize.seeds",
+        "atlas.publish_examples",
+    ),
 }
 # Values with which a key changes nothing: they are left out, so that results from before the key was there stay valid.
 _NEUTRAL: Mapping[str, Any] = {

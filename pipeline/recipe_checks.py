@@ -14,6 +14,8 @@ from pipeline.neurons import nearest
 
 Check = Callable[[Any], Any]
 
+MODEL_NAME = r"(timm:\S+|torchvision:\S+|python:[\w.]+:\w+)"  # what `load_model` takes
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be run; the message names the key, the value and what was expected."""

@@ -8,6 +8,7 @@ from pipeline import recipe_checks as checks
 from pipeline.recipe_checks import RecipeError, Section, Unexpected, key
 
 METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
+PRESETS = ("published", "fast", "best")
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class VisualizeSection(Section):
     methods: tuple[str, ...] = key(
         checks.many(checks.choice(*METHODS), what="methods", minimum=1, unique=True), ("vital",)
     )
-    preset: str = key(checks.choice("published", "fast"), "published")
+    preset: str = key(checks.choice(*PRESETS), "published")
     steps: int | None = key(checks.either(None, checks.whole(minimum=1)), None)
     image_size_px: int | None = key(checks.either(None, checks.whole(minimum=16, maximum=4096)), None)
     seeds: int = key(checks.whole(minimum=1, maximum=1000), 1)

@@ -30,6 +30,7 @@ FLOORS = {
     "pipeline.recipe": 2,
     "pipeline.recipe_added": 2,
     "pipeline.recipe_checks": 2,
+    "pipeline.recipe_evaluate": 2,
     "pipeline.recipe_toml": 2,
     "pipeline.recipe_visualize": 2,
     "pipeline.shards": 2,
@@ -48,6 +49,8 @@ ONLY_HERE = {
     "webdataset": ("pipeline.shards",),
     "fsspec": ("pipeline.storage",),
     "rich": ("jobs.progress",),
+    "torchmetrics": ("pipeline.metrics.distances",),
+    "open_clip": ("pipeline.metrics.clip",),
 }
 # What a GPU machine without the data libraries needs: no data library may be reached from here.
 NUMERICAL = (

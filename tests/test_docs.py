@@ -18,7 +18,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe_checks import Section
 from pipeline.recipe_toml import toml_value
 from pipeline.synthesis.methods import METHODS, preset
-from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
+from pipeline.synthesis.presets import BEST, FAST, PUBLISHED, SynthesisOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +76,7 @@ def test_every_recipe_key_is_documented_with_its_default(heading: str) -> None:
     said = {
         "[model]": {"input_size_px": "model's"},
         "[visualize]": {"steps": "preset's", "image_size_px": "model's"},
+        "[evaluate]": {"clip": "none"},
     }.get(heading, {})
     # Keys that stand for further ones, which have a table of their own.
     further = {"options", "method_options"} if heading == "[visualize]" else set()
@@ -91,9 +92,9 @@ def test_the_keys_at_the_top_and_all_sections_are_documented() -> None:
 
 
 def test_every_synthesis_option_is_documented_with_its_presets() -> None:
-    documented = {key: tuple(cells[1:3]) for key, cells in tables_below("[visualize]")[1].items()}
+    documented = {key: tuple(cells[1:4]) for key, cells in tables_below("[visualize]")[1].items()}
     expected = {
-        item.name: (as_toml(getattr(PUBLISHED, item.name)), as_toml(getattr(FAST, item.name)))
+        item.name: tuple(as_toml(getattr(preset, item.name)) for preset in (PUBLISHED, FAST, BEST))
         for item in fields(SynthesisOptions)
     }
     assert documented == expected
@@ -115,7 +116,7 @@ def test_the_presets_of_the_other_methods_are_documented() -> None:
 def test_every_command_is_mentioned() -> None:
     (commands,) = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
-    mentioned = set(re.findall(r"neuron-atlas\s+([a-z]+)", text))
+    mentioned = set(re.findall(r"neuron-atlas\s+([a-z]+(?:-[a-z]+)*)", text))
     assert set(commands.choices) <= mentioned
     assert not [name for name in mentioned if name not in commands.choices], "the documents name an unknown command"
 

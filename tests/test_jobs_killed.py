@@ -39,10 +39,9 @@ def whole(shards, tmp_path_factory):
 
 
 def published(out: Path) -> dict[str, bytes]:
-    """The index and all pictures; the tables of layers hold wall times."""
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes() for path in (out / "index.parquet", *out.rglob("*.webp"))
-    }
+    """The index, the scores and all pictures; the tables of layers hold wall times."""
+    tables = [out / name for name in ("index.parquet", "scores.parquet", "scores.md")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in (*tables, *out.rglob("*.webp"))}
 
 
 def works_done(out: Path) -> list[tuple[str, str]]:
@@ -55,7 +54,9 @@ def works_done(out: Path) -> list[tuple[str, str]]:
         ("run/partials/000001.json", 1, 1),  # collect: one tar shard is done
         ("run/samples.parquet", 1, 3),  # collect: all three, and the merge is nearly
         ("run/fragments/", 3, 8),  # visualize: all targets and two batches, and pictures of a third
-        ("/index.parquet", 1, 15),  # build: all but the atlas
+        ("run/evaluation/model/pictures/", 1, 14),  # evaluate: pictures are scored, photographs were looked at
+        ("run/evaluation/scores.md", 1, 18),  # evaluate: all but the marker of the summary
+        ("/index.parquet", 1, 21),  # build: all but the atlas
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes_and_redoes_nothing(shards, whole, tmp_path, write, number, num_done):
@@ -72,8 +73,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_redoes_nothing(shards, whole
     assert published(out) == whole
     assert validate(str(out)) == []
     assert not [path for path in out.rglob("*") if is_temporary(path.name)]
-    works = works_done(out)
-    assert len(works) == len(set(works)) == 15
+    # Scores that follow from looks are arithmetic, and made anew until all are there.
+    works = [(stage, work) for stage, work in works_done(out) if not work.startswith("scores")]
+    assert len(works) == len(set(works)) == 18
 
 
 def die_once(_module: nn.Module, inputs: tuple[torch.Tensor], *, driver: int, markers: Path) -> None:
@@ -103,7 +105,8 @@ def test_works_whose_worker_is_killed_are_done_by_another(shards, whole, tmp_pat
     assert [stage for stage, _ in groupby(entry["stage"] for entry in repeated)] == ["collect", "targets"]
     assert {(entry["status"], entry["attempts"]) for entry in repeated} == {("done", 2)}
     run_stages(recipe, STAGES, address="inline")
-    assert published(tmp_path / "out") == whole
+    # The text of the scores names the network, which is this one.
+    assert published(tmp_path / "out") | {"scores.md": b""} == whole | {"scores.md": b""}
 
 
 def test_a_poisoned_target_costs_its_neuron_only_and_is_repaired_when_it_is_good_again(

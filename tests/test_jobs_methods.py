@@ -49,7 +49,7 @@ def test_every_method_makes_the_pictures_its_blocks_ask_for(shards, tmp_path):
         | {("fc", 2, method, 0) for method in METHODS}
         | {("stage2", 1, method, 0) for method in METHODS}
     )
-    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert {row["status"] for row in rows.values()} <= {"ok", "weak"}
     index = {(row["layer"], row["unit"]): row["num_methods"] for row in read_rows(Root.open(tmp_path), "index.parquet")}
     assert index == {("fc", unit): 5 if unit == 2 else 1 for unit in range(NUM_CLASSES)} | {("stage2", 1): 5}
     assert validate(str(tmp_path)) == []

@@ -54,7 +54,7 @@ def published(out: Path) -> dict[str, bytes]:
         for folder in ("images", "sheets", "examples")
         for path in sorted((out / folder).rglob("*.webp"))
     }
-    return files | {"index.parquet": (out / "index.parquet").read_bytes()}
+    return files | {name: (out / name).read_bytes() for name in ("index.parquet", "scores.parquet", "scores.md")}
 
 
 def rows_of(out: Path, layer: str) -> dict[int, dict]:
@@ -90,7 +90,8 @@ def test_a_run_makes_a_valid_atlas(whole):
 def test_the_log_has_one_line_per_work(whole):
     done = [entry for entry in read_log(Root.open(whole)) if entry["status"] == "done" and entry["count"]]
     counts = {stage: sum(entry["count"] for entry in done if entry["stage"] == stage) for stage in STAGES}
-    assert counts == {"collect": 3, "targets": 8, "visualize": 8, "evaluate": 8, "build": 8}
+    # evaluate: 8 pictures scored, and the model as the only judge looks at 24 photographs and 8 pictures
+    assert counts == {"collect": 3, "targets": 8, "visualize": 8, "evaluate": 40, "build": 8}
     assert all(entry["seconds"] >= 0 and entry["worker"].endswith(f"/{os.getpid()}") for entry in done)
 
 

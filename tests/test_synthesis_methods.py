@@ -71,6 +71,13 @@ def test_a_method_says_where_it_is_from(name: str) -> None:
     assert budget <= preset("fast", "vital").steps  # images shown to the model
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_best_of_each_method_has_one_budget(name: str) -> None:
+    best, vital = preset("best", name), preset("best")
+    assert preset("fast", name).steps < best.steps
+    assert best.steps * max(1, best.num_crops) <= vital.steps <= preset("published").steps // 8
+
+
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
 @pytest.mark.parametrize("method", OTHERS)
 def test_an_image_is_the_same_alone_and_in_a_batch(model: Model, method: str, layer: str) -> None:

@@ -34,6 +34,23 @@ def random_images(count: int = 2, channels: int = 3, size: int = SIZE) -> torch.
 # Parameterizations
 
 
+def test_chroma_decay_scales_the_color_planes_down_and_leaves_lightness() -> None:
+    plain = FourierParameterization(SIZE, generators(1), RGB, CPU, decay=1.2)
+    ours = FourierParameterization(SIZE, generators(1), RGB, CPU, decay=1.2, chroma_decay=0.5)
+
+    def planes(parameterization: FourierParameterization) -> np.ndarray:
+        pixels = RGB.denormalize(parameterization.images().detach())[0].numpy().astype(np.float64)
+        mixed = np.arctanh(2 * pixels - 1)
+        return np.fft.rfft2(np.einsum("dc,chw->dhw", np.linalg.inv(color_matrix(3).numpy()), mixed))
+
+    frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None]) * SIZE
+    ratio = planes(ours) / planes(plain)
+    chosen = (slice(1, SIZE // 2), slice(1, SIZE // 2))  # neither constant nor its own mirror image
+    np.testing.assert_allclose(ratio[0][chosen], 1, rtol=1e-3)
+    for plane in ratio[1:]:
+        np.testing.assert_allclose(plane[chosen], frequency[chosen] ** -0.5, rtol=2e-3)
+
+
 def test_a_gain_of_an_eighth_gives_lucid_s_images() -> None:
     ours = FourierParameterization(SIZE, generators(1), RGB, CPU, decay=1.0, gain=0.125)
     parameters = ours.parameters[0].detach().numpy()[0] * 300  # far beyond the initial gray

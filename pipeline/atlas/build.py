@@ -30,8 +30,10 @@ from pipeline.atlas.schema import (
     LAYER_SCHEMA,
     SHEET_QUALITY,
     extra_score_columns,
+    indexed_scores,
     layer_path,
 )
+from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.atlas.sheets import Sheet, draw_sheet, picture_tile, status_tile
 from pipeline.images import BadImage, decode_webp, encode_webp
 from pipeline.neurons import nearest
@@ -51,6 +53,7 @@ def build_atlas(
     model: Mapping[str, Any],
     provenance: Mapping[str, Any],
     layers: Mapping[str, int] | Sequence[tuple[str, int]],
+    scores: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write the atlas of `rows` into `root`, where their pictures already lie; return what atlas.json says.
 
@@ -60,8 +63,9 @@ def build_atlas(
             examples go out.
         rows: fragments joined with scores (`fragments.join_rows`), in any order.
         model: MODEL_KEYS.
-        provenance: PROVENANCE_KEYS; `created` and the method's citation are added here.
+        provenance: PROVENANCE_KEYS, and `judges` of an evaluation; `created` and the method's citation are added here.
         layers: layer name → number of units in the model, in model order; a layer without rows is left out.
+        scores: SCORES_TABLE and SCORES_TEXT with their bytes, of an evaluation of these rows.
 
     Raises:
         ValueError: rows that contradict each other, the layers or the pictures; the message names the neuron.
@@ -87,7 +91,10 @@ def build_atlas(
             publish(sheet.path, encode_webp(picture, quality=SHEET_QUALITY))
         files.extend(_other_entries(root, plan))
         publish(layer_path(plan.name), table_bytes(plan.rows, LAYER_SCHEMA | extra))
-    publish("index.parquet", table_bytes(index_rows(plans), INDEX_SCHEMA))
+    indexed = indexed_scores(extra)
+    publish("index.parquet", table_bytes(index_rows(plans, indexed), INDEX_SCHEMA | indexed))
+    for name, data in (scores or {}).items():
+        publish(name, data)
     publish("recipe.toml", recipe.to_toml().encode())
     _remove_stale(root, {entry["path"] for entry in files})
 
@@ -209,3 +216,5 @@ def _remove_stale(root: Root, listed: set[str]) -> None:
         for name in root.walk(folder):
             if f"{folder}/{name}" not in listed:
                 root.remove(f"{folder}/{name}")
+    for name in {SCORES_TABLE, SCORES_TEXT} - listed:
+        root.remove(name)

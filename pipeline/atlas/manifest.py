@@ -17,6 +17,7 @@ from pipeline.atlas.schema import (
     column_notes,
     layer_path,
 )
+from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.recipe import Recipe
 
 Manifest = dict[str, Any]
@@ -71,7 +72,7 @@ def make_manifest(
         recipe: gives name, title, license, homepage and the order of the methods.
         layers: in model order.
         model: MODEL_KEYS.
-        provenance: PROVENANCE_KEYS.
+        provenance: PROVENANCE_KEYS, and `judges` of an evaluation.
         created: UTC ISO date of the build.
         extra: score columns beyond LAYER_SCHEMA.
         files: `file_entry` of every published file.
@@ -98,7 +99,7 @@ def make_manifest(
             for layer in layers
         ],
         "counts": count_statuses(row for layer in layers for row in layer.primary_rows),
-        "columns": column_notes(extra),
+        "columns": column_notes(extra, provenance.get("judges", ())),
         "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
         "files": sorted(files, key=lambda entry: entry["path"]),
         "build_id": build_id(files),
@@ -159,7 +160,7 @@ def manifest_problems(value: Any) -> list[str]:
     if problems:
         return problems
     problems += [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
-    tables = {"index.parquet", "recipe.toml"}
+    tables, optional = {"index.parquet", "recipe.toml"}, {SCORES_TABLE, SCORES_TEXT}
     for layer in value["layers"]:
         try:
             tables.add(layer_path(layer["name"]))
@@ -178,7 +179,7 @@ def manifest_problems(value: Any) -> list[str]:
             continue
         if path in listed:
             problems.append(f"files: {path} is listed twice")
-        if path not in tables and not (path.endswith(".webp") and path.split("/")[0] in PICTURE_FOLDERS):
+        if path not in tables | optional and not (path.endswith(".webp") and path.split("/")[0] in PICTURE_FOLDERS):
             problems.append(f"files: {path} is no part of an atlas")
         listed.add(path)
     problems += [f"files: {path} is not listed" for path in sorted(tables - listed)]

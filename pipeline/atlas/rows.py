@@ -139,10 +139,16 @@ def _list_problems(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"histogram_counts has {len(row['histogram_counts'])} bins, at most {MAX_HISTOGRAM_BINS}"
 
 
-def index_rows(layers: Sequence[LayerRows]) -> list[Row]:
-    """Rows of index.parquet: the primary row of every neuron with its place on a sheet."""
+def index_rows(layers: Sequence[LayerRows], extra: Iterable[str] = ()) -> list[Row]:
+    """Rows of index.parquet: the primary row of every neuron with its place on a sheet.
+
+    Args:
+        layers: in model order.
+        extra: further score columns of the index, `indexed_scores`.
+    """
+    names = [*INDEX_SCHEMA, *extra]
     return [
-        {name: row[name] for name in INDEX_SCHEMA if name in row}
+        {name: row[name] for name in names if name in row}
         | {
             "num_methods": len(layer.methods_of[row["unit"]]),
             "sheet_path": sheet.path,

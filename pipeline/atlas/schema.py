@@ -9,9 +9,9 @@ method and the lowest seed: it stands for the neuron in the index and on the con
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from pipeline.neurons import check_layer_name, layer_unit_name
 
@@ -115,9 +115,18 @@ INDEX_SCHEMA: Final[dict[str, str]] = {
 }
 
 
+# Further score columns (float32, by `evaluate`, where they can be measured) that the wall filters and sorts by.
+_INDEXED_SCORE: Final = re.compile(r"mis|path_similarity|accuracy_top[15]_[a-z0-9_]+")
+
+
+def indexed_scores(extra: Iterable[str]) -> dict[str, str]:
+    """Schema of those of the further score columns that are in the index too, sorted."""
+    return {name: "float32" for name in sorted(extra) if _INDEXED_SCORE.fullmatch(name)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColumnNote:
-    """What a reader of the atlas is told about one score: its unit and its meaning."""
+    """What a reader of the atlas is told about one score: its unit, its meaning and its range."""
 
     unit: str
     meaning: str
@@ -138,6 +147,16 @@ SCORE_NOTES: Final[dict[str, ColumnNote]] = {
     ),
     "accuracy_top5": ColumnNote(
         unit="0/1", meaning="1 if the class is among the model's first five answers; classes only."
+    ),
+    "path_similarity": ColumnNote(
+        unit="",
+        meaning="How much the picture runs through the network as photographs that excite the neuron do: 1 as "
+        "photographs of one neuron of the layer resemble each other, 0 as they resemble others; may leave 0–1.",
+    ),
+    "alignment_distance": ColumnNote(
+        unit="",
+        meaning="Sort-matching distance of the picture's features to the neuron's target, over their variance: 0 is "
+        "the target itself, lower is better.",
     ),
     "max_activation": ColumnNote(unit="activation", meaning="Highest activation of the unit over the data set."),
     "mean_activation": ColumnNote(unit="activation", meaning="Mean activation of the unit over the data set."),
@@ -163,15 +182,41 @@ def extra_score_columns(names: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(extra, "float32")
 
 
-def column_notes(extra: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """`columns` of atlas.json: unit and meaning of every score, the run's own further scores included."""
-    notes = {name: {"unit": note.unit, "meaning": note.meaning} for name, note in SCORE_NOTES.items()}
+# Scores that a judge gives, by the column's name without the judge's: "{judge}" is its real name.
+_JUDGED: Final[dict[str, ColumnNote]] = {
+    "accuracy_top1": ColumnNote(
+        unit="0/1", meaning="1 if the first answer of {judge}, held out, to the picture is the class; classes only."
+    ),
+    "accuracy_top5": ColumnNote(
+        unit="0/1",
+        meaning="1 if the class is among the first five answers of {judge}, held out, to the picture; classes only.",
+    ),
+    "mis": ColumnNote(
+        unit="",
+        meaning="Machine Interpretability Score by {judge}: of two photographs, how often the one more like the "
+        "picture is the one that excites the neuron; 0–1, chance is 0.5.",
+    ),
+}
+
+
+def column_notes(extra: Iterable[str], judges: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, str]]:
+    """`columns` of atlas.json: unit and meaning of every score that is there.
+
+    Args:
+        extra: names of the run's score columns beyond LAYER_SCHEMA.
+        judges: `provenance.judges`: their `slug`, `role` and `name`, the model's first.
+    """
+    held_out = [judge for judge in judges if judge["role"] != "model"]
+    known = {name: note for name, note in SCORE_NOTES.items() if name in LAYER_SCHEMA or name in extra}
+    for place, judge in enumerate(held_out or judges):
+        for score, note in _JUDGED.items():
+            column = score if score == "mis" and place == 0 else f"{score}_{judge['slug']}"
+            if column in extra:
+                known[column] = ColumnNote(unit=note.unit, meaning=note.meaning.replace("{judge}", judge["name"]))
     for name in extra:
-        notes[name] = {
-            "unit": "",
-            "meaning": f"{name.replace('_', ' ')} (a further score of this run's evaluation)",
-        }
-    return notes
+        words = f"{name.replace('_', ' ')} (a further score of this run's evaluation)"
+        known.setdefault(name, ColumnNote(unit="", meaning=words))
+    return {name: {"unit": note.unit, "meaning": note.meaning} for name, note in known.items()}
 
 
 def check_atlas_path(path: object, *, folder: str = "") -> str:

@@ -26,7 +26,9 @@ from pipeline.atlas.schema import (
     LAYER_SCHEMA,
     SITE_SCHEMA_VERSION,
     STATUSES,
+    indexed_scores,
 )
+from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
 from pipeline.atlas.site import check_site_entry, site_entry
 from pipeline.images import BadImage
 from pipeline.storage import Root
@@ -132,6 +134,7 @@ class _AtlasCheck:
         if len(layers) == len(manifest["layers"]):
             self._check_counts(layers)
             self._check_index(layers, tables)
+        self._check_scores(tables)
         self._check_pictures(layers)
         return self.faults
 
@@ -258,14 +261,31 @@ class _AtlasCheck:
         rows = self._read_table(path, tables[path], INDEX_SCHEMA) if path in tables else None
         if rows is None:
             return
-        expected = index_rows(layers)
+        types = column_types(tables[path], source=path)
+        extra = [name for name in indexed_scores(self.manifest["columns"]) if name in types]
+        expected = index_rows(layers, extra)
         if len(rows) != len(expected):
             self._add(path, f"has {len(rows)} rows, the layers have {len(expected)} neurons")
         for number, (row, wanted) in enumerate(zip(rows, expected, strict=False)):
-            differing = [name for name in INDEX_SCHEMA if row[name] != wanted[name]]
+            differing = [name for name in (*INDEX_SCHEMA, *extra) if row[name] != wanted.get(name)]
             if differing:
                 where = f"{wanted['layer'][:200]}:{wanted['unit']}"
                 self._add(path, f"row {number} ({where}): {differing} differ from the layer's table")
+
+    def _check_scores(self, tables: Mapping[str, bytes]) -> None:
+        """scores.parquet, where there is one, must be sound, and scores.md hold its numbers."""
+        if SCORES_TABLE not in tables:
+            return
+        rows = self._read_table(SCORES_TABLE, tables[SCORES_TABLE], SUMMARY_SCHEMA)
+        if rows is None:
+            return
+        methods, layers = self.manifest["methods"], [layer["name"] for layer in self.manifest["layers"]]
+        problems = list(summary_problems(rows, methods=methods, layers=layers))
+        for problem in problems:
+            self._add(SCORES_TABLE, problem)
+        text = tables.get(SCORES_TEXT, b"").decode(errors="replace")
+        if not problems and scores_tables(rows, methods) not in text:
+            self._add(SCORES_TEXT, f"does not hold the tables that {SCORES_TABLE} gives")
 
     # ---- pictures ----
 

@@ -15,6 +15,8 @@ from pipeline.models import Preprocessing
 # Square root of the covariance of the colors of natural images, up to scale: rows are R, G, B.
 # Reference: Lucid's constant.
 _COLOR_CORRELATION = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+# Of its columns the first is lightness, the others are differences of colors.
+_CHROMA_PLANES = slice(1, 3)
 # Standard deviation of the initial spectrum: faint clouds on gray (Lucid uses 0.01).
 _INITIAL_STD = 0.01
 # Where tanh is flat a pixel no longer moves: initial colors stay this far inside black and white.
@@ -45,6 +47,7 @@ class FourierParameterization:
         device: torch.device,
         *,
         decay: float = 1.0,
+        chroma_decay: float = 0.0,
         gain: float = 1.0,
         initial_rgb: Tensor | None = None,
     ) -> None:
@@ -55,7 +58,10 @@ class FourierParameterization:
         frequency = torch.sqrt(rows[:, None] ** 2 + columns[None, :] ** 2)
         # f^-decay, 1 at the lowest frequency; times the number of pixels, which the inverse transform divides by.
         relative = torch.clamp(frequency * size_px, min=1.0)
-        self._scale = (gain * size_px**2 * relative**-decay).to(device)[..., None]
+        exponents = torch.full((num_channels, 1, 1), decay)
+        if num_channels >= 3:
+            exponents[_CHROMA_PLANES] += chroma_decay
+        self._scale = (gain * size_px**2 * relative**-exponents).to(device)[..., None]
         self._color = color_matrix(num_channels).to(device)
         shape = (num_channels, size_px, size_px // 2 + 1, 2)
         spectrum = torch.stack([torch.randn(shape, generator=g) for g in generators]).mul_(_INITIAL_STD).to(device)

@@ -16,7 +16,7 @@ from pipeline.neurons import nearest
 from pipeline.synthesis.activation import ActivationObjective
 from pipeline.synthesis.inversion import InversionObjective, batch_norm_layers
 from pipeline.synthesis.objectives import AlignmentObjective
-from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
+from pipeline.synthesis.presets import BEST, FAST, PUBLISHED, SynthesisOptions
 
 
 class Objective(Protocol):
@@ -45,6 +45,7 @@ class Method:
         objective: makes what is minimized for neurons of one layer.
         published: the reference's settings; `SynthesisOptions.needs_spectrum` says whether they need a spectrum.
         fast: settings for a CPU, with the budget of VITAL's `fast` in images shown to the model.
+        best: the same with the budget of VITAL's `best`; None takes `fast` with as many times its steps.
         needs_targets: whether targets of the neurons are needed (`reference_target`); where they are not, a target
             may still tell the goal activation.
         needs_batch_norm: whether the model must have BatchNorm layers with running statistics.
@@ -56,8 +57,15 @@ class Method:
     objective: MakeObjective
     published: SynthesisOptions
     fast: SynthesisOptions
+    best: SynthesisOptions | None = None
     needs_targets: bool = False
     needs_batch_norm: bool = False
+
+    def preset(self, name: str) -> SynthesisOptions:
+        """The settings of one of `PRESETS`."""
+        if name == "best":
+            return self.best or replace(self.fast, steps=self.fast.steps * BEST.steps // FAST.steps)
+        return self.published if name == "published" else self.fast
 
 
 _VITAL = Method(
@@ -67,6 +75,7 @@ _VITAL = Method(
     objective=AlignmentObjective,
     published=PUBLISHED,
     fast=FAST,
+    best=BEST,
     needs_targets=True,
 )
 
@@ -184,7 +193,7 @@ _PIXEL = Method(
 
 _METHODS = {method.name: method for method in (_VITAL, _MACO, _FOURIER, _DEEPINVERSION, _PIXEL)}
 METHODS: tuple[str, ...] = tuple(_METHODS)
-PRESETS = ("published", "fast")
+PRESETS: tuple[str, ...] = ("published", "fast", "best")
 
 
 def method_named(name: str) -> Method:
@@ -211,7 +220,7 @@ def preset(name: str, method: str = "vital", **overrides: Any) -> SynthesisOptio
     for key in overrides:
         if key not in known:
             raise ValueError(f"visualize.{key}: there is no such setting{nearest(key, known)}")
-    return replace(chosen.published if name == "published" else chosen.fast, **overrides)
+    return replace(chosen.preset(name), **overrides)
 
 
 def check_method(model: Model, method: str) -> None:

@@ -95,6 +95,7 @@ def parameterize(
             preprocessing,
             device,
             decay=options.spectrum_decay,
+            chroma_decay=options.chroma_decay,
             gain=options.spectrum_gain,
             initial_rgb=initial_rgb,
         )

@@ -1,0 +1,66 @@
+"""The judges of a recipe, loaded before any work starts, so that one that cannot be had does not end a long run."""
+
+from typing import TYPE_CHECKING
+
+from jobs.errors import is_worded_for_users
+from jobs.resolved import ResolvedRecipe
+from pipeline.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.looks import JudgeRecord
+
+
+def own_record(resolved: ResolvedRecipe) -> "JudgeRecord":
+    """The atlas's own model as a judge."""
+    from pipeline.evaluation.looks import MODEL, JudgeRecord
+
+    model = resolved.model
+    return JudgeRecord(
+        key=MODEL,
+        slug=MODEL,
+        role="model",
+        name=model.name,
+        weights=resolved.recipe.model.weights,
+        weights_sha256=model.weights_sha256,
+        num_classes=model.num_classes,
+    )
+
+
+def require_judges(resolved: ResolvedRecipe) -> "list[JudgeRecord]":
+    """The records of all judges, the model's first. Those that never were are loaded once, to see that they can be.
+
+    Raises:
+        RecipeError: a judge cannot be loaded.
+    """
+    from pipeline.evaluation.looks import JudgeRecord, judge_key, read_judge, role_of, write_judge
+    from pipeline.metrics.judges import load_judge
+
+    records, loaded = [own_record(resolved)], []
+    for choice in resolved.recipe.evaluate.judges:
+        key = judge_key(choice)
+        record = read_judge(resolved.root, key)
+        if record is None:
+            try:
+                judge = load_judge(choice.name, choice.weights, class_names=resolved.model.class_names or None)
+            except Exception as error:  # whatever a library raises: of weights, of a download, of one's own factory
+                is_worded = isinstance(error, ValueError) and is_worded_for_users(error)
+                reason = str(error) if is_worded else f"{type(error).__name__}: {error}"
+                place = "evaluate.clip" if role_of(choice) == "clip" else "evaluate.held_out_models"
+                raise RecipeError(
+                    f'{place} = "{choice.name}" with weights = "{choice.weights}" cannot be loaded: {reason}; '
+                    "give weights that are there, or leave this judge out"
+                ) from error
+            record = JudgeRecord(
+                key=key,
+                slug=judge.slug,
+                role=role_of(choice),
+                name=choice.name,
+                weights=choice.weights,
+                weights_sha256=judge.weights_sha256,
+                num_classes=judge.num_classes or 0,
+            )
+            loaded.append(record)
+        records.append(record)
+    for record in loaded:  # all or none: a recipe with a mistake leaves nothing behind
+        write_judge(resolved.root, record)
+    return records

@@ -1,0 +1,174 @@
+"""scores.parquet and scores.md of an atlas: what its methods are worth, one number per line, and the same to read.
+
+The table is tidy: each row is one metric of one method, over the pictures of one kind of neurons, by one judge. A
+value of a method over itself has no interval where none can be had cheaply (FID, KID, Inception Score) or has no
+meaning (counts).
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+SCORES_TABLE: Final = "scores.parquet"
+SCORES_TEXT: Final = "scores.md"
+SUMMARY_SCHEMA: Final[dict[str, str]] = {
+    "method": "string",  # or PHOTOGRAPHS: the same measured on photographs instead of pictures
+    "layer": "string",  # "": all layers of the kind together
+    "kind": "string",  # one of KINDS
+    "metric": "string",
+    "judge": "string",  # slug of the judge, "model" for the atlas's own model, "" where nobody judges
+    "value": "float64",
+    "low": "float64",  # 95 % interval over neurons, null without one
+    "high": "float64",
+    "num_pictures": "int32",  # that the value is of
+}
+KINDS: Final = ("class", "inner", "all")
+PHOTOGRAPHS: Final = "photographs"
+
+# Metric → (unit and range, better is "higher", "lower" or "", meaning); in the order of the text.
+METRICS: Final[dict[str, tuple[str, str, str]]] = {
+    "num_ok": ("pictures", "", "those that excite their neuron at least as its most exciting photographs do"),
+    "num_weak": ("pictures", "", "those that excite it less"),
+    "num_dead": ("pictures", "", "neurons that no photograph excites"),
+    "num_failed": ("pictures", "", "neurons whose picture could not be made"),
+    "num_skipped": ("pictures", "", "neurons that no picture was made of"),
+    "accuracy_top1": ("0–1", "higher", "share of the pictures whose class is the judge's first answer"),
+    "accuracy_top5": ("0–1", "higher", "share of the pictures whose class is among the judge's first five answers"),
+    "activation_percentile": (
+        "0–100 %",
+        "higher",
+        "share of the photographs that excite the neuron no more than its picture",
+    ),
+    "activation_ratio": ("×", "", "activation of the picture over that of the most exciting photograph"),
+    "beats_best_photograph": (
+        "0–1",
+        "higher",
+        "share of the pictures that excite their neuron more than any photograph does",
+    ),
+    "mis": (
+        "0–1, chance 0.5",
+        "higher",
+        "Machine Interpretability Score: how often the photograph more like the picture, to the judge, is the one of "
+        "two that excites the neuron",
+    ),
+    "path_similarity": (
+        "0 other, 1 same",
+        "higher",
+        "how much the picture runs through the network as the neuron's photographs do",
+    ),
+    "alignment_distance": ("≥ 0", "lower", "sort-matching distance of the picture's features to the neuron's target"),
+    "fid": ("≥ 0", "lower", "Fréchet distance of the pictures to photographs in the judge's feature space"),
+    "kid": ("about ≥ 0", "lower", "kernel distance of the pictures to photographs in the judge's feature space"),
+    "inception_score": ("1 to number of classes", "higher", "Inception Score by the judge"),
+    "diversity": ("0–2", "", "mean cosine distance between pictures of one neuron from different seeds, to the judge"),
+}
+_TITLES: Final = {"class": "Class neurons", "inner": "Inner neurons", "all": "All neurons"}
+_UNLIKE_SCORES: Final = ("num_ok", "num_weak", "num_dead", "num_failed", "num_skipped")
+
+Row = Mapping[str, Any]
+
+
+def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[str], left_out: Sequence[str]) -> str:
+    """The Markdown of a summary.
+
+    Args:
+        rows: of SUMMARY_SCHEMA.
+        methods: in the order of the recipe.
+        facts: what the numbers are of, a sentence each: photographs, judges.
+        left_out: what could not be measured and why, a sentence each.
+    """
+    used = {row["metric"] for row in rows}
+    lines = ["# Scores", ""]
+    lines += [f"- {fact}" for fact in facts]
+    lines += ["", scores_tables(rows, methods)]
+    lines += ["## What the numbers mean", ""]
+    for metric, (unit, better, meaning) in METRICS.items():
+        if metric in used:
+            lines.append(f"- `{metric}` ({unit}{f', {better} is better' if better else ''}): {meaning}.")
+    lines += [
+        "",
+        "In brackets: the 95 % bootstrap interval over neurons. The column `photographs` is the same measured on "
+        "photographs: of FID and KID, between disjoint sets of them, one as large as a method's pictures. FID and "
+        "Inception Score depend on the number of pictures: compare equal numbers.",
+        "",
+        "## Not measured",
+        "",
+        *([f"- {reason}" for reason in left_out] or ["Nothing was left out."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def scores_tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """The tables of the text: one per kind of neurons, metrics down, methods across."""
+    parts = []
+    for kind in KINDS:
+        of_kind = [row for row in rows if row["kind"] == kind and not row["layer"]]
+        if kind == "all" and {row["kind"] for row in rows} != set(KINDS):
+            continue  # the same as the only kind
+        if of_kind:
+            parts += [f"## {_TITLES[kind]}", "", *_table(of_kind, methods), ""]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
+    present = [name for name in (*methods, PHOTOGRAPHS) if any(row["method"] == name for row in rows)]
+    cells = {(row["metric"], row["judge"], row["method"]): row for row in rows}
+    order = list(METRICS)
+    lines = sorted({(row["metric"], row["judge"]) for row in rows}, key=lambda line: (order.index(line[0]), line[1]))
+    yield f"| metric | judge | {' | '.join(present)} |"
+    yield f"|---|---|{'---|' * len(present)}"
+    for metric, judge in lines:
+        values = [_cell(cells.get((metric, judge, name)), metric) for name in present]
+        yield f"| `{metric}` | {f'`{judge}`' if judge else ''} | {' | '.join(values)} |"
+
+
+def _cell(row: Row | None, metric: str) -> str:
+    if row is None:
+        return "–"
+    if metric in _UNLIKE_SCORES:
+        return f"{row['value']:.0f}"
+    text = number(row["value"])
+    return text if row["low"] is None else f"{text} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where that can be read."""
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2e}" if value < 1 else f"{value:.0f}"
+
+
+def code(text: str) -> str:
+    """A name as a code span that ends where it ends."""
+    return f"`{' '.join(text.split()).replace('`', chr(39)).replace('|', '/')}`"
+
+
+def summary_problems(rows: Iterable[Row], *, methods: Iterable[str], layers: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the rows of a scores.parquet, in words; nothing if they are sound."""
+    methods, layers = {*methods, PHOTOGRAPHS}, {"", *layers}
+    seen = set()
+    for number_, row in enumerate(rows):
+        where = f"row {number_} ({str(row['metric'])[:80]})"
+        if row["method"] not in methods:
+            yield f"{where}: method {str(row['method'])[:80]!r} is none of {sorted(methods)}"
+        if row["layer"] not in layers:
+            yield f"{where}: layer {str(row['layer'])[:80]!r} is not in the atlas"
+        if row["kind"] not in KINDS:
+            yield f"{where}: kind {str(row['kind'])[:80]!r} is none of {KINDS}"
+        if row["metric"] not in METRICS:
+            yield f"{where}: there is no such metric"
+        if row["value"] is None or not math.isfinite(row["value"]):
+            yield f"{where}: value {row['value']} is not a number; what is unknown has no row"
+        elif not _is_inside(row["value"], row["low"], row["high"]):
+            yield f"{where}: {row['value']} is outside its interval {row['low']} to {row['high']}"
+        if row["num_pictures"] is None or row["num_pictures"] < 0:
+            yield f"{where}: num_pictures is {row['num_pictures']}"
+        key = tuple(row[name] for name in ("method", "layer", "kind", "metric", "judge"))
+        if key in seen:
+            yield f"{where}: occurs twice"
+        seen.add(key)
+
+
+def _is_inside(value: float, low: float | None, high: float | None) -> bool:
+    """Whether a value lies in its interval; one without an interval does, half an interval is none."""
+    if low is None or high is None:
+        return low is high
+    return low <= value <= high

@@ -1,0 +1,330 @@
+"""Scores of the methods of an atlas: means over neurons, and distances between sets of pictures and photographs.
+
+Written as `run/evaluation/scores.parquet` and `scores.md`, which `build` publishes. What a run cannot measure is left
+out and said so.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.atlas.schema import PICTURED_STATUSES, STATUSES
+from pipeline.atlas.scores import KINDS, PHOTOGRAPHS, SUMMARY_SCHEMA, code, scores_text
+from pipeline.evaluation.derived import held_out_classifiers, interpreters, labels_of
+from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder
+from pipeline.evaluation.photographs import Photographs
+from pipeline.metrics.accuracy import class_rank
+from pipeline.metrics.bootstrap import mean_interval
+from pipeline.metrics.distances import frechet_distance, inception_score, kernel_distance
+from pipeline.metrics.diversity import diversity
+from pipeline.recipe import Recipe
+from pipeline.statistics.store import StatisticsStore
+from pipeline.storage import Root
+from pipeline.tables import write_table
+
+SUMMARY_TABLE: Final = f"{FOLDER}/scores.parquet"
+SUMMARY_TEXT: Final = f"{FOLDER}/scores.md"
+SUMMARY_MARKER: Final = f"{FOLDER}/summary.json"
+# Fewer pictures or photographs have no distribution worth the name.
+MIN_PICTURES: Final = 10
+RESAMPLES: Final = 2_000  # of the bootstrap: its own error is then a twentieth of the interval's width
+
+Row = dict[str, Any]
+Key = tuple[str, int, str, int]  # layer, unit, method, seed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summarizer:
+    """Makes the rows of a summary, and notes what cannot be made.
+
+    Attributes:
+        root: the atlas folder.
+        recipe: of the run.
+        statistics: of the run.
+        photographs: of the run.
+        judges: the model's record first.
+        rows: of the pictures that the recipe wants, with all their scores; failed ones too.
+        class_layer: the layer whose neurons are classes, None if there is none.
+        left_out: what could not be measured, filled in by `summarize`.
+    """
+
+    root: Root
+    recipe: Recipe
+    statistics: StatisticsStore
+    photographs: Photographs
+    judges: Sequence[JudgeRecord]
+    rows: Sequence[Row]
+    class_layer: str | None
+    left_out: list[str] = field(default_factory=list)
+
+    def summarize(self) -> list[dict[str, Any]]:
+        """The rows of SUMMARY_SCHEMA."""
+        summary: list[dict[str, Any]] = []
+        for kind in KINDS:
+            of_kind = [row for row in self.rows if kind in (self._kind(row), "all")]
+            for method in self._methods(of_kind):
+                rows = [row for row in of_kind if row["method"] == method]
+                place = {"method": method, "layer": "", "kind": kind}
+                found = [*_counts(rows), *self._means(rows)]
+                if kind == "all":  # accuracy is of the classes alone
+                    found = [one for one in found if not one["metric"].startswith("accuracy")]
+                summary += [place | one for one in found]
+                if kind == "inner":
+                    for layer in dict.fromkeys(row["layer"] for row in rows):
+                        of_layer = self._means([row for row in rows if row["layer"] == layer])
+                        summary += [place | {"layer": layer} | one for one in of_layer]
+            for judge in self.judges:
+                summary += [{"layer": "", "kind": kind} | found for found in self._of_judge(judge, kind, of_kind)]
+        self._note_what_is_missing(summary)
+        return [
+            {name: row.get(name) for name in SUMMARY_SCHEMA}
+            for row in summary
+            if row["value"] is not None and np.isfinite(row["value"])
+        ]
+
+    # ---- means over neurons of the scores of pictures ----
+
+    def _means(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        rows = [row | {"beats_best_photograph": _beats_best(row)} for row in rows if row["status"] in PICTURED_STATUSES]
+        for metric, judge, column in self._columns():
+            by_neuron: dict[tuple[str, int], list[float]] = {}
+            for row in rows:
+                if row.get(column) is not None:
+                    by_neuron.setdefault((row["layer"], row["unit"]), []).append(row[column])
+            if by_neuron:
+                means = [float(np.mean(values)) for _, values in sorted(by_neuron.items())]
+                yield _interval(metric, judge, means, sum(map(len, by_neuron.values())))
+
+    def _columns(self) -> list[tuple[str, str, str]]:
+        """(metric, judge, column of the pictures' rows) of what is averaged over neurons."""
+        found = [
+            ("activation_percentile", "", "activation_percentile"),
+            ("activation_ratio", "", "activation_ratio"),
+            ("beats_best_photograph", "", "beats_best_photograph"),
+            ("path_similarity", MODEL, "path_similarity"),
+            ("alignment_distance", MODEL, "alignment_distance"),
+        ]
+        for place, judge in enumerate(interpreters(self.judges)):
+            found.append(("mis", judge.slug, "mis" if place == 0 else f"mis_{judge.slug}"))
+        for k in (1, 5):
+            found.append((f"accuracy_top{k}", MODEL, f"accuracy_top{k}"))
+            found += [
+                (f"accuracy_top{k}", judge.slug, f"accuracy_top{k}_{judge.slug}")
+                for judge in held_out_classifiers(self.judges)
+            ]
+        return found
+
+    # ---- sets of pictures against sets of photographs, in the space of one judge ----
+
+    def _of_judge(self, judge: JudgeRecord, kind: str, of_kind: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        pictured = [row for row in of_kind if row["status"] in PICTURED_STATUSES]
+        keys = [(row["layer"], row["unit"], row["method"], row["seed"]) for row in pictured]
+        columns = ["embedding", *(["logits"] if judge.num_classes else [])]
+        looks = LookFolder(self.root, judge.key, "pictures").read(columns, keys)
+        photographs = self._photographs_of(judge, columns)
+        real = self._real(kind, photographs)
+        sizes = []
+        for method in self._methods(pictured):
+            own = [key for key in keys if key[2] == method and key in looks]
+            if not own:
+                continue
+            made = np.stack([looks[key]["embedding"] for key in own])
+            place = {"method": method, "judge": judge.slug, "num_pictures": len(own)}
+            yield from _diversity(place, own, looks)
+            if len(own) < MIN_PICTURES or len(real) < MIN_PICTURES:
+                continue
+            sizes.append(len(own))
+            yield from _distances(place, real, made)
+            if judge.num_classes:
+                logits = np.stack([looks[key]["logits"] for key in own])
+                yield place | {"metric": "inception_score", "value": inception_score(logits)}
+        place = {"method": PHOTOGRAPHS, "judge": judge.slug}
+        # Two disjoint sets of photographs, one of them as large as the pictures of a method: the least to be reached.
+        size = min(max(sizes, default=0), len(real) // 2)
+        if size >= MIN_PICTURES:
+            order = np.random.default_rng(self.recipe.seed).permutation(len(real))
+            yield from _distances(place | {"num_pictures": size}, real[order[size:]], real[order[:size]])
+        if kind == "class" and judge.num_classes and judge in (self.judges[0], *held_out_classifiers(self.judges)):
+            yield from self._naming_of_photographs(place, photographs)
+
+    def _naming_of_photographs(self, place: Row, photographs: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+        """How often the judge names the labeled photographs of the panel, whatever their class."""
+        panel = np.array([sample for sample in self.photographs.panel if sample in photographs], np.int64)
+        ranks = [
+            class_rank(photographs[sample]["logits"], int(label))
+            for sample, label in zip(panel.tolist(), labels_of(self.statistics, panel), strict=True)
+            if label >= 0
+        ]
+        for k in (1, 5):
+            if ranks:
+                named = [float(rank < k) for rank in ranks]
+                yield place | _interval(f"accuracy_top{k}", place["judge"], named, len(ranks))
+
+    def _photographs_of(self, judge: JudgeRecord, columns: Sequence[str]) -> dict[int, Mapping[str, np.ndarray]]:
+        """Sample → what a judge saw of it: the panel, and the exemplars of the classes."""
+        wanted = set(self.photographs.panel)
+        if self.class_layer in self.photographs.exemplars:
+            classes = self.photographs.exemplars[self.class_layer]  # type: ignore[index]
+            wanted |= {sample for samples in classes.values() for sample in samples}
+        found: dict[int, Mapping[str, np.ndarray]] = {}
+        for folder in ("exemplars", "panel"):
+            found |= LookFolder(self.root, judge.key, folder).read(columns, wanted)
+        return dict(sorted(found.items()))
+
+    def _real(self, kind: str, photographs: Mapping[int, Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Embeddings [N, D] of the photographs that pictures of a kind are held against.
+
+        Of classes those labeled with one of them, as many as were looked at, if there are enough; else the panel.
+        """
+        chosen = [sample for sample in self.photographs.panel if sample in photographs]
+        if kind == "class" and self._real_are_labeled:
+            labels = labels_of(self.statistics, np.array(list(photographs), np.int64))
+            chosen = [s for s, label in zip(photographs, labels, strict=True) if label in self._classes]
+        return np.stack([photographs[s]["embedding"] for s in chosen]) if chosen else np.empty((0, 0))
+
+    @cached_property
+    def _classes(self) -> set[int]:
+        return {row["unit"] for row in self.rows if row["layer"] == self.class_layer}
+
+    @cached_property
+    def _real_are_labeled(self) -> bool:
+        """Whether enough photographs are labeled with one of the classes that there are pictures of."""
+        exemplars = self.photographs.exemplars.get(self.class_layer or "", {})
+        samples = {*self.photographs.panel, *(sample for members in exemplars.values() for sample in members)}
+        labels = labels_of(self.statistics, np.array(sorted(samples), np.int64))
+        return int(np.isin(labels, sorted(self._classes)).sum()) >= MIN_PICTURES
+
+    # ---- words ----
+
+    def facts(self) -> list[str]:
+        """What the numbers are of, a sentence each."""
+        (own, *others) = self.judges
+        count = self.recipe.evaluate.num_exemplars
+        labeled = "those labeled with one of the classes" if self._real_are_labeled else "the panel"
+        lines = [
+            f"Pictures are compared with a panel of {len(self.photographs.panel)} photographs, drawn at random from "
+            f"{self.statistics.num_samples}, and with up to {count} per neuron that excite it most and that its "
+            "pictures were not made from.",
+            f"FID and KID of classes are distances to {labeled}, all others to the panel.",
+            f"`{MODEL}` is the network of the atlas itself, {code(own.name)} (weights {own.weights_sha256[:12]}).",
+        ]
+        lines += [
+            f"`{judge.slug}` is {code(judge.name)} (weights {judge.weights_sha256[:12]}), held out: it had no part in "
+            "making the pictures."
+            for judge in others
+        ]
+        return lines
+
+    def _note_what_is_missing(self, summary: Sequence[Row]) -> None:
+        notes, found = self.left_out, {row["metric"] for row in summary}
+        if len(self.judges) == 1:
+            notes.append(
+                "Recognition by others: no held-out network is named in `evaluate.held_out_models`, so the model is "
+                "the only judge of its own pictures."
+            )
+        if self.recipe.evaluate.clip is None:
+            notes.append("CLIP zero-shot accuracy: `evaluate.clip` names no network.")
+        named = held_out_classifiers(self.judges)
+        for judge in self.judges[1:]:
+            if judge not in named:
+                notes.append(
+                    f"Accuracy by `{judge.slug}`: it has {judge.num_classes or 'no'} classes, the model "
+                    f"{self.judges[0].num_classes}."
+                )
+        has_classes = any(self._kind(row) == "class" for row in self.rows)
+        if has_classes and not any(r["method"] == PHOTOGRAPHS and r["metric"] == "accuracy_top1" for r in summary):
+            notes.append("Accuracy on photographs: none of the panel is labeled with a class of the model.")
+        if has_classes and not self._real_are_labeled:
+            notes.append(
+                f"FID and KID of classes to photographs of those classes: fewer than {MIN_PICTURES} that were looked "
+                "at are labeled with one."
+            )
+        if "diversity" not in found:
+            notes.append("Diversity: one picture per neuron; `visualize.seeds` makes more.")
+        for kind in KINDS[:-1]:
+            of_kind = [row for row in self.rows if self._kind(row) == kind]
+            for method in self._methods(of_kind):
+                rows = [row for row in of_kind if row["method"] == method]
+                place = f"of {kind} neurons by `{method}`"
+                count = sum(row["status"] in PICTURED_STATUSES for row in rows)
+                if count < MIN_PICTURES or len(self.photographs.panel) < MIN_PICTURES:
+                    notes.append(
+                        f"FID, KID and Inception Score {place}: {count} pictures, {len(self.photographs.panel)} "
+                        f"photographs; at least {MIN_PICTURES} of each are needed."
+                    )
+                for column, what in (("mis", "MIS"), ("path_similarity", "Path similarity")):
+                    without = sum(row["status"] in PICTURED_STATUSES and row.get(column) is None for row in rows)
+                    if without:
+                        notes.append(
+                            f"{what} {place}: {without} of {count} pictures have none: too few photographs that excite "
+                            "their neuron are left beside its references (raise `statistics.top_k`), or the network "
+                            "does not tell them from others."
+                        )
+
+    def _kind(self, row: Row) -> str:
+        return "class" if row["layer"] == self.class_layer else "inner"
+
+    def _methods(self, rows: Sequence[Row]) -> list[str]:
+        used = {row["method"] for row in rows}
+        return [method for method in self.recipe.visualize.methods if method in used]
+
+
+def write_summary(summarizer: Summarizer, *, sources: str) -> dict[str, Any]:
+    """Make and commit the summary; the marker, written last, says what it was made of. Returns the marker."""
+    rows = summarizer.summarize()
+    root = summarizer.root
+    text = scores_text(
+        rows,
+        methods=summarizer.recipe.visualize.methods,
+        facts=summarizer.facts(),
+        left_out=summarizer.left_out,
+    )
+    marker = {
+        "sources": sources,
+        "judges": [judge.published() for judge in summarizer.judges],
+        "left_out": summarizer.left_out,
+    }
+    write_table(root, SUMMARY_TABLE, rows, SUMMARY_SCHEMA)
+    root.write_text(SUMMARY_TEXT, text)
+    root.write_json(SUMMARY_MARKER, marker)
+    return marker
+
+
+def _counts(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for status in STATUSES:
+        count = sum(row["status"] == status for row in rows)
+        yield {"metric": f"num_{status}", "judge": "", "value": float(count), "num_pictures": len(rows)}
+
+
+def _interval(metric: str, judge: str, values: Sequence[float], num_pictures: int) -> dict[str, Any]:
+    mean, low, high = mean_interval(values, resamples=RESAMPLES)
+    # A mean of equal values may lie a rounding error outside of the interval of its own resamples.
+    low, high = min(low, mean), max(high, mean)
+    return {"metric": metric, "judge": judge, "value": mean, "low": low, "high": high, "num_pictures": num_pictures}
+
+
+def _distances(place: Row, real: np.ndarray, made: np.ndarray) -> Iterator[dict[str, Any]]:
+    distances: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"fid": frechet_distance, "kid": kernel_distance}
+    for metric, distance in distances.items():
+        yield {**place, "metric": metric, "value": distance(real, made)}
+
+
+def _diversity(place: Row, keys: Sequence[Key], looks: Mapping[Key, Any]) -> Iterator[dict[str, Any]]:
+    """Mean over neurons of the diversity of each one's pictures, if there are several."""
+    by_neuron: dict[tuple[str, int], list[Key]] = {}
+    for key in keys:
+        by_neuron.setdefault(key[:2], []).append(key)
+    several = {neuron: own for neuron, own in sorted(by_neuron.items()) if len(own) > 1}
+    if several:
+        values = [diversity(np.stack([looks[key]["embedding"] for key in own])) for own in several.values()]
+        yield {**place, **_interval("diversity", place["judge"], values, sum(map(len, several.values())))}
+
+
+def _beats_best(row: Row) -> float | None:
+    """1 if the picture excites its neuron more than any photograph does, 0 if not."""
+    if row.get("activation") is None or row.get("max_activation") is None:
+        return None
+    return float(row["activation"] > row["max_activation"])
