@@ -48,19 +48,20 @@ STATISTICS = ("partials", "samples.parquet", "statistics.zarr", "statistics.json
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A preset with its methods; `steps` by kind of neuron where it is not the preset's."""
+    """A preset with its methods; `steps` by kind of neuron where they are not the preset's."""
 
     preset: str
     methods: tuple[str, ...] = ("vital",)
     steps: Mapping[str, int] = field(default_factory=dict)
     relevance: str = "auto"
     kinds: tuple[str, ...] = KINDS
+    units_per_layer: int = UNITS_PER_LAYER
 
 
-# The published 2,000 steps take five hours of one core for these neurons; `published` here is cut short, which
-# `published-2000` puts a number on for a few classes.
+# The published 2,000 steps would take two hours of one core for the classes and five for the units: `published` is cut
+# to a quarter of the steps here, and to fewer units, with which the others are compared where it has them.
 VARIANTS = {
-    "published": Variant(preset="published", steps={"class": 500, "inner": 150}),
+    "published": Variant(preset="published", steps={"class": 500, "inner": 500}, units_per_layer=5),
     "fast": Variant(preset="fast"),
     "best": Variant(preset="best"),
     "baselines": Variant(preset="fast", methods=BASELINES),
@@ -105,7 +106,9 @@ def recipe_of(
     steps = f"steps = {variant.steps[kind]}" if kind in variant.steps else ""
     named = ", ".join(f'{{name = "{name}", weights = "{weights}"}}' for name, weights in map(split_judge, judges))
     blocks = (
-        [("classifier", list(classes))] if kind == "class" else [(layer, units_of(layer)) for layer in INNER_LAYERS]
+        [("classifier", list(classes))]
+        if kind == "class"
+        else [(layer, units_of(layer, variant.units_per_layer)) for layer in INNER_LAYERS]
     )
     neurons = "\n".join(f'[[neurons]]\nlayer = "{layer}"\nunits = {units}' for layer, units in blocks)
     return Recipe.from_toml(
@@ -137,6 +140,7 @@ image_size_px = 224
 batch_size = 8
 [evaluate]
 held_out_models = [{named}]
+num_photographs = 400
 """.replace("'", '"')
     )
 
@@ -147,11 +151,11 @@ def split_judge(text: str) -> tuple[str, str]:
     return name, weights or "pretrained"
 
 
-def units_of(layer: str) -> list[int]:
-    """Units drawn at random, the same in every run."""
+def units_of(layer: str, count: int) -> list[int]:
+    """Units drawn at random, the same in every run: a smaller count takes the first of them."""
     num_units = {"blocks.3": 80, "blocks.4": 112, "blocks.5": 192}[layer]
     seed = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:4])
-    return sorted(np.random.default_rng(seed).permutation(num_units)[:UNITS_PER_LAYER].tolist())
+    return sorted(np.random.default_rng(seed).permutation(num_units)[:count].tolist())
 
 
 def main() -> None:
@@ -201,6 +205,7 @@ class VariantRun:
                 source, copy = others[0].parent / name, self.folder / "run" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+        self._share_looks()
         recipe = recipe_of(
             VARIANTS[self.variant],
             self.kind,
@@ -210,6 +215,13 @@ class VariantRun:
             judges=judges,
         )
         run_stages(recipe, stages, address="inline")
+
+    def _share_looks(self) -> None:
+        """What judges saw of photographs is the same in every run: take over what another one has."""
+        for other in self.work.glob("*/run/evaluation/*/*"):
+            copy = self.folder / other.relative_to(other.parents[3])
+            if other.name in ("panel", "exemplars") and other.is_dir() and not copy.exists():
+                shutil.copytree(other, copy)
 
     def rows(self) -> pd.DataFrame:
         """One row per neuron and method, by layer and unit."""

@@ -366,6 +366,7 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *(f"targets.{name}" for name in checks.known_keys(TargetsSection)),
         "visualize.image_size_px",
         "visualize.preset",
+        "visualize.preset_version",
     ),
     "visualize": ("seed", "visualize.steps", "visualize.precision"),
     "evaluate": ("evaluate.weak_percentile",),
@@ -387,6 +388,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "targets.facets": 1,
     "targets.duplicate_distance": -1,
     "targets.reference_ranking": "activation",
+    "visualize.preset_version": 1,
 }
 # Synthesis options that change what a target holds, and only VITAL has targets: its cells, extra distributions in it.
 _TARGET_OPTIONS = tuple(

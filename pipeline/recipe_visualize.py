@@ -8,7 +8,9 @@ from pipeline import recipe_checks as checks
 from pipeline.recipe_checks import RecipeError, Section, Unexpected, key
 
 METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
-PRESETS = ("published", "fast", "best")
+# Preset → version of its settings, raised whenever they change: pictures by other settings must not mix in one folder.
+PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 2, "best": 1}
+PRESETS = tuple(PRESET_VERSIONS)
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -85,6 +87,11 @@ class VisualizeSection(Section):
         """What replaces the preset's settings of one method: the keys of the section, then those of its table."""
         steps = {} if self.steps is None else {"steps": self.steps}
         return {**self.options, **steps, **self.method_options.get(method, {})}
+
+    @property
+    def preset_version(self) -> int:
+        """Of the preset's settings, see `PRESET_VERSIONS`."""
+        return PRESET_VERSIONS[self.preset]
 
     def further_keys(self) -> dict[str, Any]:
         """Every synthesis option that is set, by its name within the section: `learning_rate`, `maco.num_crops`."""

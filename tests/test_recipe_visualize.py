@@ -1,11 +1,17 @@
 """[visualize]: settings of all methods, tables of one method, and what they reach."""
 
+import hashlib
+import json
 import tomllib
+from dataclasses import asdict
 
 import pytest
 
 from pipeline.recipe import METHODS, Recipe, RecipeError
+from pipeline.recipe_visualize import PRESET_VERSIONS, PRESETS
+from pipeline.synthesis.methods import PRESETS as SYNTHESIS_PRESETS
 from pipeline.synthesis.methods import preset
+from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.targets.build import options_for
 
 TEXT = """
@@ -45,10 +51,35 @@ def test_a_table_goes_before_the_section_and_the_section_before_the_preset() -> 
     assert options_for(recipe("targets.grid=4")).grid == 4
 
 
-def test_every_method_has_both_presets() -> None:
+def test_every_method_has_every_preset() -> None:
+    assert PRESETS == SYNTHESIS_PRESETS
     for method in METHODS:
-        for name in ("published", "fast"):
+        for name in PRESETS:
             assert options_for(recipe(f"visualize.preset={name}"), method).noise in (0.3, 0.1)
+
+
+# Preset → (version, hash of its settings). If this fails, raise the version in PRESET_VERSIONS and write down both: a
+# folder with pictures by the old settings then refuses to go on, instead of mixing them with others.
+SETTINGS = {
+    "published": (1, "add9455a6e8d77d7"),
+    "fast": (2, "7a5aa62669583429"),
+    "best": (1, "9a960151d37a19a3"),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_that_changes_raises_its_version(name: str) -> None:
+    # Values that leave a setting out are not hashed, so that a new one changes nothing.
+    plain = asdict(SynthesisOptions())
+    settings = {m: {k: v for k, v in asdict(preset(name, m)).items() if v != plain[k]} for m in METHODS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    assert (PRESET_VERSIONS[name], digest) == SETTINGS[name]
+
+
+def test_the_version_of_a_preset_is_part_of_what_a_folder_is_made_with() -> None:
+    assert recipe().stage_keys("targets")["visualize.preset_version"] == 2
+    first = recipe("visualize.preset=published")
+    assert "visualize.preset_version" not in first.stage_keys("build")  # folders from before versions stay valid
 
 
 def test_toml_round_trips() -> None:

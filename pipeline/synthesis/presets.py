@@ -154,8 +154,8 @@ FAST = SynthesisOptions(
     image_norm=0.0,
 )
 
-# Ours at a tenth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls off
-# less steeply than colors do. Coarser cells and wider jitter let shapes find their place.
+# Ours at a tenth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls
+# off less steeply than colors do. Coarser cells and wider jitter let shapes find their place.
 BEST = replace(
     FAST, steps=200, warmup_steps=20, spectrum_decay=1.2, chroma_decay=0.5, jitter_px=16, grid=2, activation_goal=1.3
 )
