@@ -15,7 +15,7 @@ from pipeline.models import Model, features_of
 from pipeline.synthesis.presets import SynthesisOptions
 
 # A goal of (nearly) nothing, e.g. of a unit that is silent on all photographs, must not blow up the loss.
-_MIN_GOAL = 1e-6
+MIN_GOAL = 1e-6
 
 
 class ActivationObjective:
@@ -52,4 +52,4 @@ def activation_scale(targets: Sequence[NeuronTarget], count: int) -> Tensor:
     if not targets:
         return torch.ones(count)
     goals = [1.0 if target.goal_activation is None else abs(target.goal_activation) for target in targets]
-    return torch.tensor(goals).clamp(min=_MIN_GOAL)
+    return torch.tensor(goals).clamp(min=MIN_GOAL)

@@ -20,10 +20,9 @@ from pipeline.alignment import (
 )
 from pipeline.models import Model, features_of, unit_activation
 from pipeline.relevance import RULES, normalize_relevance, relevance
+from pipeline.synthesis.activation import MIN_GOAL
 from pipeline.synthesis.presets import SynthesisOptions
 
-# A goal of (nearly) zero must not blow up the shortfall, which is a fraction of it.
-_MIN_GOAL = 1e-6
 # By how much of its goal a class's logit is to exceed the next class's: enough to survive 8 bits and WebP.
 _CLASS_MARGIN = 0.1
 
@@ -93,6 +92,7 @@ class AlignmentObjective:
         self._layer, self._space = layer, model.feature_space(layer)
         self._is_class = layer == model.classifier_layer
         self._units = list(units)
+        self._unit_B1 = torch.tensor(self._units, device=model.device)[:, None]
         self._num_prefix = model.num_prefix(layer)
         self._options = options
         self._distance = ALIGNMENTS[options.alignment]
@@ -152,12 +152,10 @@ class AlignmentObjective:
         A class is also to be ahead of every other class by `_CLASS_MARGIN` of its goal.
         """
         activation = unit_activation(features, self._units, num_prefix=self._num_prefix)
-        size = self._goal.abs().clamp(min=_MIN_GOAL)
+        size = self._goal.abs().clamp(min=MIN_GOAL)
         goal = self._goal
         if self._is_class:
-            others = features.flatten(1).scatter(
-                1, torch.tensor(self._units, device=features.device)[:, None], -torch.inf
-            )
+            others = features.flatten(1).scatter(1, self._unit_B1, -torch.inf)
             goal = torch.maximum(goal, others.amax(dim=1) + _CLASS_MARGIN * size)
         return torch.nan_to_num(torch.relu(goal - activation) / size)
 
