@@ -301,7 +301,8 @@ def differences_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
     accuracies = [name for name in rows[BASE] if name.startswith("accuracy_top")]
     names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[BASE] if n.startswith("mis"))]
     lines = [table_line([f"vital, minus {BASE}", *others]), "|---|" + "---:|" * len(others)]
-    for name in [*names, "path_similarity", "alignment_distance"]:
+    # Not `alignment_distance`: the targets of presets with other cells are other ones.
+    for name in [*names, "path_similarity"]:
         cells = []
         for other in others:
             both = rows[other].merge(rows[BASE], on=["layer", "unit"], suffixes=("", "_base"))
