@@ -30,6 +30,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from jobs.session import run_stages
+from pipeline.atlas.scores import PHOTOGRAPHS
 from pipeline.metrics.bootstrap import paired_difference
 from pipeline.recipe import STAGES, Recipe, Stage
 from pipeline.shards import NewSample, unique_slugs, write_tar_shards
@@ -234,22 +235,10 @@ class VariantRun:
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.variant)
 
 
-# Columns of the report: (heading, metric, judge or "*" for each of them, decimals).
-COLUMNS = {
-    "class": (
-        ("Acc@1", "accuracy_top1", "*", 2),
-        ("Acc@5", "accuracy_top5", "*", 2),
-        ("FID", "fid", "*", 1),
-        ("KID", "kid", "*", 3),
-        ("path", "path_similarity", "model", 2),
-    ),
-    "inner": (
-        ("beats best photo", "beats_best_photograph", "", 2),
-        ("ratio", "activation_ratio", "", 2),
-        ("MIS", "mis", "*", 3),
-        ("path", "path_similarity", "model", 2),
-        ("KID", "kid", "*", 3),
-    ),
+# Lines of the tables, from `scores.parquet`: metric → decimals.
+METRICS = {
+    "class": {"accuracy_top1": 2, "accuracy_top5": 2, "fid": 1, "kid": 3, "path_similarity": 2},
+    "inner": {"beats_best_photograph": 2, "activation_ratio": 2, "mis": 3, "path_similarity": 2, "kid": 3},
 }
 
 
@@ -264,22 +253,29 @@ def report(runs: Sequence[VariantRun]) -> str:
 
 
 def scores_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
-    """One line per variant and method: the mean over neurons with its 95 % interval where there is one."""
+    """One column per variant and method: means over neurons, with 95 % intervals where there are some."""
     scores = pd.concat([run.scores() for run in runs])
-    seconds = pd.concat([run.rows() for run in runs]).groupby(["variant", "method"])[["seconds", "steps"]].mean()
-    columns = [
-        (f"{heading} {'' if judge == 'model' and place != '*' else judge}".strip(), metric, judge, decimals)
-        for heading, metric, place, decimals in COLUMNS[kind]
-        for judge in (sorted(scores[scores["metric"] == metric]["judge"].unique()) if place == "*" else [place])
+    # What is measured on photographs is the same in all runs of the same pictures; the first stands for all.
+    photographs = scores[(scores["method"] == PHOTOGRAPHS) & (scores["variant"] == runs[0].variant)]
+    made = scores[scores["method"] != PHOTOGRAPHS]
+    columns = {
+        f"{variant} {method}": some for (variant, method), some in made.groupby(["variant", "method"], sort=False)
+    }
+    columns["photographs"] = photographs
+    means = pd.concat([run.rows() for run in runs]).groupby(["variant", "method"])[["steps", "seconds"]].mean()
+    facts = [tuple(name.split(" ")) for name in columns]
+    lines = [
+        table_line(["metric", "judge", *columns]),
+        "|---|---|" + "---:|" * len(columns),
+        table_line(["pictures", "", *(f"{some['num_pictures'].max():.0f}" for some in columns.values())]),
     ]
-    lines = [table_line(["variant, method", "pictures", "steps", "s", *(heading for heading, *_ in columns)])]
-    lines.append("|---|" + "---:|" * (len(columns) + 3))
-    for (variant, method), some in scores.groupby(["variant", "method"], sort=False):
-        values = some.set_index(["metric", "judge"])
-        cells = [format_score(values, metric, judge, decimals) for _, metric, judge, decimals in columns]
-        made = seconds.loc[(variant, method)] if (variant, method) in seconds.index else None
-        facts = ["", ""] if made is None else [f"{made.steps:.0f}", f"{made.seconds:.0f}"]
-        lines.append(table_line([f"{variant} {method}", str(some["num_pictures"].max()), *facts, *cells]))
+    for fact in ("steps", "seconds"):
+        cells = [f"{means.loc[place][fact]:.0f}" if place in means.index else "" for place in facts]
+        lines.append(table_line([f"{fact} per picture", "", *cells]))
+    for metric, decimals in METRICS[kind].items():
+        for judge in sorted(made[made["metric"] == metric]["judge"].unique()):
+            values = [some.set_index(["metric", "judge"]) for some in columns.values()]
+            lines.append(table_line([metric, judge, *(format_score(v, metric, judge, decimals) for v in values)]))
     return lines
 
 
