@@ -8,7 +8,7 @@ inner layers drawn at random. Each variant (a preset and its methods) is a run o
 own below WORK, classes and inner units apart, which resumes; the numbers are those of its `evaluate` stage. Printed:
 
     the scores of each variant and method, with 95 % intervals over neurons,
-    the paired difference of each variant of `vital` from `published` on the same neurons,
+    the paired differences of the variants of `vital` from `published` on the same neurons (inner: from `fast` too),
     and, into WORK, a contact sheet of the first neurons.
 
 `--judge` names the held-out networks; the weights of lite1 and lite2 are in packages, and
@@ -41,7 +41,7 @@ INNER_LAYERS = ("blocks.3", "blocks.4", "blocks.5")
 UNITS_PER_LAYER = 20
 BASELINES = ("maco", "fourier", "deepinversion", "pixel")
 KINDS = ("class", "inner")
-BASE = "published"  # what the other variants of VITAL are compared with
+BASES = {"class": ("published",), "inner": ("published", "fast")}  # what the other variants of VITAL are compared with
 SHEET_COLUMNS, TILE_PX, CAPTION_PX = 10, 112, 12
 # What a run keeps of its pass over the photographs; the last is the marker.
 STATISTICS = ("partials", "samples.parquet", "statistics.zarr", "statistics.json")
@@ -248,7 +248,9 @@ def report(runs: Sequence[VariantRun]) -> str:
     for kind in KINDS:
         own = [run for run in runs if run.kind == kind]
         if own:
-            lines += [f"## {kind} neurons", "", *scores_table(own, kind), "", *differences_table(own, kind), ""]
+            lines += [f"## {kind} neurons", "", *scores_table(own, kind), ""]
+            for base in BASES[kind]:
+                lines += [*differences_table(own, kind, base), ""]
     return "\n".join(lines)
 
 
@@ -288,20 +290,20 @@ def format_score(values: pd.DataFrame, metric: str, judge: str, decimals: int) -
     return f"{found.value:.{decimals}f}{interval}"
 
 
-def differences_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
-    """Each variant of `vital` minus `published` on the same neurons, with a paired bootstrap interval."""
+def differences_table(runs: Sequence[VariantRun], kind: str, base: str) -> list[str]:
+    """Each variant of `vital` minus another one on the neurons of both, with a paired bootstrap interval."""
     rows = {run.variant: run.rows().query("method == 'vital'") for run in runs}
-    others = [name for name, found in rows.items() if name != BASE and len(found)]
-    if BASE not in rows or not others:
+    others = [name for name, found in rows.items() if name != base and len(found)]
+    if base not in rows or not others:
         return []
-    accuracies = [name for name in rows[BASE] if name.startswith("accuracy_top")]
-    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[BASE] if n.startswith("mis"))]
-    lines = [table_line([f"vital, minus {BASE}", *others]), "|---|" + "---:|" * len(others)]
+    accuracies = [name for name in rows[base] if name.startswith("accuracy_top")]
+    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[base] if n.startswith("mis"))]
+    lines = [table_line([f"vital, minus {base}", *others]), "|---|" + "---:|" * len(others)]
     # Not `alignment_distance`: the targets of presets with other cells are other ones.
     for name in [*names, "path_similarity"]:
         cells = []
         for other in others:
-            both = rows[other].merge(rows[BASE], on=["layer", "unit"], suffixes=("", "_base"))
+            both = rows[other].merge(rows[base], on=["layer", "unit"], suffixes=("", "_base"))
             difference, low, high = paired_difference(both[name], both[f"{name}_base"])
             cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(table_line([name, *cells]))
