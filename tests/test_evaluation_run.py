@@ -381,6 +381,17 @@ def test_a_judge_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_judge_whose_weights_have_changed_is_refused(copied, shards):
+    (path,) = [p for p in copied.glob("run/evaluation/*/judge.json") if p.parent.name != "model"]
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"weights_sha256": "0" * 64}))
+    with pytest.raises(
+        RecipeError, match=r"are not those that it judged with .*then 000000000000.*a path of their own"
+    ):
+        run(tiny_recipe(shards, copied, judged_by(JUDGE), *ENOUGH, "visualize.seeds=3"))
+    assert json.loads(path.read_text())["weights_sha256"] == "0" * 64
+
+
 def test_a_judge_that_fails_on_some_images_is_counted_and_asked_again(shards, tmp_path, capsys, monkeypatch):
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
     path.write_text(recipe_toml(shards, out, evaluate=f'held_out_models = ["{PICKY}"]'))

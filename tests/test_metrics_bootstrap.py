@@ -1,12 +1,11 @@
 """Intervals over neurons: against closed forms, by their coverage, and what is left out."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from pipeline.metrics.bootstrap import mean_interval, paired_difference, set_interval
+from pipeline.metrics.bootstrap import mean_interval, paired_difference
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:
@@ -72,41 +71,3 @@ def test_a_pair_with_a_gap_is_left_out() -> None:
     assert paired_difference([1, 2, nan, 4], [0, nan, 1, 1])[0] == pytest.approx(2)
     with pytest.raises(ValueError, match="same neurons"):
         paired_difference([1, 2], [1])
-
-
-def test_the_jackknife_of_a_mean_is_the_standard_error() -> None:
-    """With one neuron per group the formula is exactly s / √n (Efron and Tibshirani, equation 11.5)."""
-    values = np.random.default_rng(0).normal(size=20)
-    value, low, high = set_interval(lambda chosen: float(values[chosen].mean()), 20, groups=20, confidence=0.9)
-    reach = NormalDist().inv_cdf(0.95) * values.std(ddof=1) / math.sqrt(20)
-    assert (value, low, high) == pytest.approx((values.mean(), values.mean() - reach, values.mean() + reach))
-
-
-def test_the_jackknife_over_groups_covers_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    draws = rng.normal(size=(200, 120))
-    covered = [
-        low <= 1 <= high
-        for low, high in (
-            set_interval(lambda chosen, row=row: float(np.square(row[chosen]).mean()), len(row))[1:] for row in draws
-        )
-    ]
-    assert 0.88 < np.mean(covered) < 0.99
-
-
-def test_every_group_is_left_out_once() -> None:
-    seen: list[np.ndarray] = []
-    set_interval(lambda chosen: seen.append(chosen) or 0.0, 10, groups=4)
-    assert len(seen) == 5
-    left_out = np.concatenate([np.setdiff1d(np.arange(10), chosen) for chosen in seen[1:]])
-    assert sorted(left_out.tolist()) == list(range(10))
-
-
-def test_few_neurons_are_groups_of_their_own_and_one_has_no_interval() -> None:
-    counts: list[int] = []
-    set_interval(lambda chosen: counts.append(len(chosen)) or 0.0, 3)
-    assert counts == [3, 2, 2, 2]
-    value, low, high = set_interval(lambda chosen: 7.0, 1)
-    assert value == 7
-    assert math.isnan(low)
-    assert math.isnan(high)

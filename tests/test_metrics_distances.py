@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics.distances import frechet_distance, frechet_floor, inception_score, kernel_distance
+from pipeline.metrics.distances import frechet_distance, inception_score, kernel_distance
 from pipeline.models import torchvision_operators
 
 
@@ -72,31 +72,6 @@ def test_few_pictures_lie_apart_though_they_are_of_one_distribution() -> None:
     assert np.mean([distance for distance, _ in few]) > 5 * np.mean(many)
     assert abs(np.mean(kernel)) < 2 * np.std(kernel) / math.sqrt(len(kernel))
     assert min(kernel) < 0
-
-
-def test_the_floor_is_what_pictures_like_the_photographs_get() -> None:
-    draw = np.random.default_rng(0)
-    real = draw.normal(size=(300, 16))
-    floor = frechet_floor(real, 20)
-    as_good = np.mean([frechet_distance(real, draw.normal(size=(20, 16))) for _ in range(20)])
-    assert floor == pytest.approx(as_good, rel=0.15)
-    assert frechet_floor(real, 20) == floor
-    assert frechet_floor(real, 20, seed=1) != floor
-    assert frechet_distance(real, draw.normal(1, size=(20, 16))) > 2 * floor
-
-
-def test_the_floor_draws_photographs_and_compares_them_with_the_rest() -> None:
-    """Of three and two photographs on a line every draw is one of ten splits."""
-    real = np.array([[0.0], [1.0], [3.0], [7.0], [15.0]])
-    splits = [frechet_distance(np.delete(real, [i, j], axis=0), real[[i, j]]) for i in range(5) for j in range(i)]
-    one_draw = frechet_floor(real, 2, draws=1, seed=3)
-    assert min(abs(one_draw - distance) for distance in splits) < 1e-9
-    assert frechet_floor(real, 2, draws=400) == pytest.approx(np.mean(splits), rel=0.1)
-
-
-@pytest.mark.parametrize("num_made", [1, 4, 9])
-def test_no_floor_of_too_few_photographs(num_made: int) -> None:
-    assert math.isnan(frechet_floor(np.ones((5, 3)), num_made))
 
 
 def kernel_distance_by_loops(real: np.ndarray, made: np.ndarray) -> float:

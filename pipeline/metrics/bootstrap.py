@@ -1,7 +1,6 @@
-"""Confidence intervals over neurons: of a mean, of the difference of two methods, of a statistic of a whole set."""
+"""Confidence intervals over neurons: of a mean, and of the difference of two methods."""
 
-from collections.abc import Callable, Sequence
-from statistics import NormalDist
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -69,35 +68,3 @@ def paired_difference(
     if first.shape != second.shape:
         raise ValueError(f"paired scores must be of the same neurons, got {first.shape} and {second.shape} of them")
     return mean_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
-
-
-def set_interval(
-    statistic: Callable[[np.ndarray], float], n: int, *, confidence: float = 0.95, groups: int = 20, seed: int = 0
-) -> tuple[float, float, float]:
-    """A statistic of a set of neurons, such as FID, with an interval by the jackknife over groups.
-
-    Neurons drawn twice would shrink the set and bias FID upward, so none is: the neurons are dealt into g groups, the
-    statistic is taken without each of them, and its standard error is √((g − 1)/g · Σ(θᵢ − θ̄)²). The interval is
-    normal around the value of the whole set. For the difference of two methods let the statistic be the difference.
-
-    Args:
-        statistic: of the neurons with the given indices, int64 [m].
-        n: the number of neurons.
-        confidence: of the interval, in (0, 1).
-        groups: g ≥ 2; the statistic is computed g + 1 times. At most n.
-        seed: of the dealing.
-
-    Returns:
-        (value, low, high); low and high are NaN for fewer than two neurons.
-
-    Reference: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 11.
-    """
-    value = float(statistic(np.arange(n)))
-    groups = min(groups, n)
-    if groups < 2:
-        return value, float("nan"), float("nan")
-    dealt = np.random.default_rng(seed).permutation(n) % groups
-    without = np.array([statistic(np.flatnonzero(dealt != group)) for group in range(groups)])
-    error = np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum())
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * float(error)
-    return value, value - reach, value + reach

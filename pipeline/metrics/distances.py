@@ -3,7 +3,7 @@
 The features are a *named* judge's (`pipeline.metrics.judges`); values of two feature spaces cannot be compared, nor
 with values in the literature, which are in Inception-v3's. FID is also biased upward by few pictures: between two sets
 of one distribution it is above 0, the more so the fewer the pictures and the more the dimensions (Bińkowski et al.,
-ICLR 2018). So compare only values of sets of one size, and beside `frechet_floor`, what as many photographs get.
+ICLR 2018). So compare only values of sets of one size, beside what as many photographs get.
 KID is unbiased, and can be negative.
 """
 
@@ -46,27 +46,6 @@ def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
     metric.update(torch.from_numpy(shifted[: len(real)].copy()), real=True)
     metric.update(torch.from_numpy(shifted[len(real) :].copy()), real=False)
     return max(float(metric.compute()), 0.0)  # rounding can put equal sets a hair below 0
-
-
-def frechet_floor(real: np.ndarray, num_made: int, *, draws: int = 5, seed: int = 0) -> float:
-    """What `frechet_distance` says of so many photographs: the value that no set of pictures can be expected to beat.
-
-    The mean over some draws of `num_made` of the photographs, without replacement, of their distance to the rest.
-
-    Args:
-        real: [N, D] features of photographs.
-        num_made: size of the sets of pictures that are compared, ≥ 2.
-        draws: how many are averaged.
-        seed: of the draws.
-
-    Returns:
-        NaN if fewer than two photographs, or fewer than two others, are left.
-    """
-    if min(num_made, len(real) - num_made) < 2:
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(real)) for _ in range(draws)]
-    return float(np.mean([frechet_distance(real[order[num_made:]], real[order[:num_made]]) for order in orders]))
 
 
 def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
