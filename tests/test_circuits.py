@@ -146,6 +146,9 @@ class RunsOneLayerTwice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.once, self.twice, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+        for convolution in (self.once, self.twice):  # each passes the colors on, so that both units fire
+            nn.init.dirac_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.twice(self.twice(self.once(x)))
