@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.collect_plan import SET_ASIDE
 from jobs.evaluate_plan import summary_is_current
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport
@@ -134,8 +135,8 @@ def _draw_strips(session: Session, rows: Sequence[dict[str, Any]]) -> None:
         ]
     if not works:
         return
-    task = partial(draw_strips, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
-    outcomes = session.engine.run_tasks(task, works, session.resources)
+    task = partial(draw_strips, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe)
+    outcomes = session.engine.run_tasks(task, works, session.task_resources)
     total = sum(len(work.arguments["units"]) for work in works)
     for outcome in session.follow(
         STAGE, outcomes, total=total, noun="example strips", size=lambda work: len(work.arguments["units"])
@@ -216,6 +217,7 @@ def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
             "data_fingerprint": statistics.attrs["data_fingerprint"],
             "num_samples": statistics.num_samples,
             "num_skipped": statistics.attrs["num_skipped"],
+            "num_shards_set_aside": len(statistics.attrs.get(SET_ASIDE, ())),
             "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
             "git_commit": git_commit(),
             "judges": judges,

@@ -77,6 +77,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     plan = add("plan", "no work: counts, bytes, what is done, expected time and GPU-hours", _plan)
     _add_recipe(plan)
+    plan.add_argument(
+        "--workers", type=_positive, metavar="N", help="reckon with N workers (default: those of this machine)"
+    )
 
     run = add("run", "all stages; finished work is not done again", _run)
     _add_recipe(run)
@@ -203,7 +206,7 @@ def _layers(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from jobs.plan import describe_plan, make_plan
 
-    print(describe_plan(make_plan(_load(arguments))))
+    print(describe_plan(make_plan(_load(arguments), num_workers=arguments.workers)))
     return DONE
 
 

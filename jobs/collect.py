@@ -2,13 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.runfolder import read_log
-from jobs.schedule import Resources, RunStoppedError, Work
+from jobs.collect_plan import (
+    SET_ASIDE,
+    CollectPlan,
+    check_failures,
+    read_plan,
+    shards_digest,
+    shards_set_aside,
+)
+from jobs.runfolder import LOG_PATH, read_log
+from jobs.schedule import Attempt, Resources, RunStoppedError, Work
 from jobs.session import Session, StageReport, stop_if_all_fail
 from jobs.worker import Shared, model_on
 from pipeline.recipe import Recipe
@@ -21,80 +28,46 @@ STAGE: Final = "collect"
 NUM_EXAMPLES_SHOWN: Final = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectPlan:
-    """Which tar shards are left to survey."""
-
-    todo: tuple[int, ...]
-    done: int
-    merged: bool  # the statistics of all tar shards are there
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left."""
-        return not self.todo and self.merged
-
-
-def plan_collect(num_shards: int, committed: Collection[int], statistics: dict[str, Any] | None) -> CollectPlan:
-    """`todo = wanted − committed`. Pure. Merged statistics make the partials dispensable."""
-    if statistics is not None:
-        return CollectPlan(todo=(), done=num_shards, merged=True)
-    todo = tuple(index for index in range(num_shards) if index not in committed)
-    return CollectPlan(todo=todo, done=num_shards - len(todo), merged=False)
-
-
-def read_plan(root: Root, shard_urls: Sequence[str], fingerprint: str) -> CollectPlan:
-    """The plan of what is in storage now; statistics of another recipe or data count as none."""
-    from pipeline.statistics.store import committed_shards, committed_statistics
-
-    statistics = committed_statistics(root)
-    if statistics is not None and statistics.get("recipe_fingerprint") != fingerprint:
-        statistics = None
-    committed = committed_shards(root, recipe_fingerprint=fingerprint, shard_urls=shard_urls)
-    return plan_collect(len(shard_urls), committed, statistics)
-
-
 def run(session: Session) -> StageReport:
     """Survey the tar shards that are left, then merge all.
 
+    A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
+
     Raises:
         RunStoppedError: a tar shard could not be surveyed (statistics of the others alone would be wrong), too many
-            samples are bad, or there is none.
+            are set aside, too many samples are bad, or there is none.
     """
     resolved, started = session.resolved, time.perf_counter()
-    recipe, root, fingerprint = resolved.recipe, resolved.root, resolved.collect_fingerprint
-    plan = read_plan(root, resolved.shard_urls, fingerprint)
+    recipe, root = resolved.recipe, resolved.root
+    plan = read_plan(resolved)
     if plan.finished:
-        return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done)
+        num_aside = len(shards_set_aside(root))
+        return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done - num_aside, failed=num_aside)
     correlated = _correlated_layers(session)
-    task = partial(
-        survey_shard, session.shared_model, session.resources.device, root, recipe, resolved.layers, correlated
-    )
+    task = partial(survey_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
     works = [
         Work(name=f"shard {index:06d}", arguments={"index": index, "url": resolved.shard_urls[index]})
         for index in plan.todo
     ]
-    outcomes = stop_if_all_fail(session.engine.run_tasks(task, works, session.resources), session.patience(plan.done))
-    failed: dict[str, str] = {}
+    outcomes = stop_if_all_fail(
+        session.engine.run_tasks(task, works, session.task_resources), session.patience(plan.done)
+    )
+    failed: dict[int, Attempt] = {}
     for outcome in session.follow(STAGE, outcomes, total=len(works), noun="tar shards", size=lambda _: 1):
         if outcome.ok:
             session.log.append(stage=STAGE, work=outcome.work.name, status="counted", **outcome.attempt.result)
         else:
-            failed[outcome.work.arguments["url"]] = outcome.attempt.error
-    if failed:
-        url, error = next(iter(failed.items()))
-        raise RunStoppedError(
-            f"{len(failed)} of {len(resolved.shard_urls)} tar shards could not be surveyed, "
-            f"the first is {url}: {error}\n"
-            "The others are kept; run the command again to retry these, or take them out of data.shards. "
-            f"Tracebacks are in {root.url}/run/log.jsonl"
-        )
-    _merge(session)
+            failed[outcome.work.arguments["index"]] = outcome.attempt
+    # Layers are added to statistics of certain shards: of all of these, or not at all.
+    bound = 0.0 if plan.adds else recipe.data.max_error_fraction
+    set_aside = check_failures(failed, resolved.shard_urls, bound, log=f"{root.url}/{LOG_PATH}")
+    _merge(session, plan, set_aside)
     return StageReport(
         stage=STAGE,
         noun="tar shards",
-        done=len(works),
+        done=len(works) - len(set_aside),
         already=plan.done,
+        failed=len(set_aside),
         seconds=time.perf_counter() - started,
         remark=describe_samples(root),
     )
@@ -105,7 +78,7 @@ def survey_shard(
     device: str,
     root: Root,
     recipe: Recipe,
-    layers: Sequence[str],
+    plan: CollectPlan,
     correlated_layers: Sequence[str],
     *,
     index: int,
@@ -129,7 +102,7 @@ def survey_shard(
         model,
         samples,
         shard_index=index,
-        layers=layers,
+        layers=plan.layers,
         feature_layers=correlated_layers,
         top_k=recipe.statistics.top_k,
         batch_size=recipe.statistics.batch_size,
@@ -137,7 +110,9 @@ def survey_shard(
         budget=budget,
         max_pixels=recipe.data.max_pixels,
     )
-    write_partial(root, index, surveyed, recipe_fingerprint=recipe.fingerprint(STAGE), shard_url=url)
+    write_partial(
+        root, index, surveyed, recipe_fingerprint=recipe.fingerprint(STAGE), shard_url=url, folder=plan.folder
+    )
     return {
         "num_samples": surveyed.num_samples,
         "num_skipped": surveyed.num_skipped,
@@ -149,17 +124,35 @@ def survey_shard(
     }
 
 
-def merge_shards(root: Root, recipe: Recipe, shard_urls: Sequence[str], attrs: dict[str, Any]) -> None:
-    """The last task: merge all partials and commit the statistics.
+def merge_shards(
+    root: Root,
+    recipe: Recipe,
+    shard_urls: Sequence[str],
+    plan: CollectPlan,
+    set_aside: Mapping[int, str],
+    order: Sequence[str],
+    attrs: Mapping[str, Any],
+) -> None:
+    """The last task: merge all partials but those of shards that are set aside, and commit the statistics.
 
     Raises:
         TooManyBadSamples: more than `data.max_error_fraction` of all samples, or no sample is left.
     """
-    from pipeline.statistics.store import merge_partials, write_statistics
+    from pipeline.statistics.store import add_layers, merge_partials, write_statistics
 
-    merged = merge_partials(root, shard_urls, recipe_fingerprint=recipe.fingerprint(STAGE))
+    aside = shards_set_aside(root) if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
+    merged = merge_partials(
+        root,
+        shard_urls,
+        recipe_fingerprint=recipe.fingerprint(STAGE),
+        without=[index for index, url in enumerate(shard_urls) if url in aside],
+        folder=plan.folder,
+    )
     check_error_fraction(root, recipe, num_samples=merged.num_samples, num_skipped=merged.num_skipped)
-    write_statistics(root, merged, attrs)
+    if plan.adds:
+        add_layers(root, merged, plan.layers, order)
+    else:
+        write_statistics(root, merged, {**attrs, SET_ASIDE: aside} if aside else attrs)
 
 
 def describe_samples(root: Root) -> str:
@@ -202,17 +195,27 @@ def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_sk
     )
 
 
-def _merge(session: Session) -> None:
+def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) -> None:
     resolved = session.resolved
     attrs = {
         "model": resolved.model.name,
         "weights_sha256": resolved.model.weights_sha256,
         "preprocessing": str(resolved.model.preprocessing),
         "recipe_fingerprint": resolved.collect_fingerprint,
+        "shards_digest": shards_digest(resolved.shard_urls),
     }
-    task = partial(merge_shards, resolved.root, resolved.recipe, resolved.shard_urls, attrs)
+    task = partial(
+        merge_shards,
+        resolved.root,
+        resolved.recipe,
+        resolved.shard_urls,
+        plan,
+        set_aside,
+        resolved.model.layers(),
+        attrs,
+    )
     session.log.flush()  # the task quotes it
-    on_cpu = Resources(cpus=session.resources.cpus, max_retries=session.resources.max_retries)
+    on_cpu = Resources(cpus=session.task_resources.cpus, max_retries=session.task_resources.max_retries)
     for outcome in session.engine.run_tasks(task, [Work(name="merge")], on_cpu):
         session.note(STAGE, outcome, count=0)
         if not outcome.ok:

@@ -91,7 +91,7 @@ def _do(
     if not works:
         return 0
     resolved = session.resolved
-    bound = partial(task, session.shared_model, session.resources.device, resolved.root, resolved.recipe)
+    bound = partial(task, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe)
 
     def start(some: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
         return session.engine.run_tasks(bound, some, resources)
@@ -99,7 +99,7 @@ def _do(
     outcomes = isolate(
         start,
         works,
-        session.resources,
+        session.task_resources,
         split=split,
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
         patience=session.patience(already),
@@ -176,7 +176,7 @@ def _derive(session: Session, state: EvaluationState, judges: "Sequence[JudgeRec
 
 def _do_one(session: Session, task: Callable[..., Any], work: Work) -> Any:
     """Do one work that needs no GPU; its result."""
-    resources = Resources(cpus=session.resources.cpus, max_retries=session.resources.max_retries)
+    resources = Resources(cpus=session.task_resources.cpus, max_retries=session.task_resources.max_retries)
     (outcome,) = session.engine.run_tasks(task, [work], resources)
     session.note(STAGE, outcome, count=0)
     if not outcome.ok:

@@ -110,10 +110,12 @@ class EvaluationState:
     @cached_property
     def looked(self) -> dict[tuple[str, str], set[Any]]:
         """(judge, kind) → what it looked at."""
-        from pipeline.evaluation.looks import LookFolder
+        from pipeline.evaluation.looks import MODEL, LookFolder, activation_column
 
+        # Layers that were added after the panel was looked at are to be seen, too.
+        layers = {(MODEL, "panel"): [activation_column(layer) for layer in self.resolved.layers]}
         return {
-            (judge, kind): LookFolder(self.resolved.root, judge, kind).committed()
+            (judge, kind): LookFolder(self.resolved.root, judge, kind).committed(layers.get((judge, kind), ()))
             for judge in self.judges
             for kind in ("panel", "exemplars", "pictures")
         }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def score_batch(
     shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, batch: Batch
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Score the pictures of one batch and commit the scores. Returns how many got which status."""
     from pipeline.atlas.fragments import write_scores
     from pipeline.evaluation.pictures import score_pictures
@@ -42,13 +42,14 @@ def score_batch(
         {"layer": layer, "unit": unit, "method": method, "seed": seed} | score
         for (layer, unit, method, seed), score in zip(batch.keys, scores, strict=True)
     ]
-    write_scores(root, batch.name, rows)
-    return {status: sum(row["status"] == status for row in rows) for status in {row["status"] for row in rows}}
+    committed = write_scores(root, batch.name, rows)
+    counts = {status: sum(row["status"] == status for row in rows) for status in {row["status"] for row in rows}}
+    return {**counts, "committed": committed}
 
 
 def look_at_photographs(
     shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, photographs: PhotographChunk
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Let a judge look at some photographs. Returns how many it saw, and how many are no images (any more)."""
     from pipeline.evaluation import looking
     from pipeline.evaluation.looks import MODEL
@@ -70,7 +71,7 @@ def look_at_photographs(
 
 def look_at_pictures(
     shared_model: "Shared[Model]", device: str, root: Root, recipe: Recipe, *, judge: str, batch: Batch, plan: Any
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Let a judge look at the pictures of one batch; `plan` says where they are aligned. Returns how many it saw."""
     from pipeline.evaluation import looking
     from pipeline.evaluation.looks import MODEL
@@ -82,10 +83,10 @@ def look_at_pictures(
         found = read_targets(root, plan, batch.units, facet_of(recipe, batch.seed))
         targets = [found[unit][0] for unit in batch.units]
         own = {"model": model, "recipe": recipe, "plan": plan, "units": batch.units, "targets": targets}
-    looking.look_at_pictures(
+    committed = looking.look_at_pictures(
         root, network, judge, name=batch.name, keys=batch.keys, pictures=_read_pictures(root, batch), **own
     )
-    return {"ok": len(batch.units)}
+    return {"ok": len(batch.units), "committed": committed}
 
 
 def derive_layer(looks: "LayerLooks", *, keys: Sequence[Key]) -> int:

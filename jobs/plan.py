@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pipeline.synthesis.reference_target import AlignmentPlan
 
 # Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
-# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: guesses, nothing was run on one.
-SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.002}  # collect: decode and forward
+# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: guesses, nothing was run on one; but of an
+# image, decoding and resizing take 3 ms of the worker's one core (JPEGs of 500 × 375 px, 2026-11-24).
+SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.005}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.005}
 SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image that the model sees
 SECONDS_PER_LOOK: Final = {"cpu": 0.2, "cuda": 0.005}  # evaluate: one network at one picture or photograph
@@ -54,11 +55,18 @@ class RunPlan:
     target_bytes: int
     atlas_bytes: int
     device: str
+    gpus_per_worker: float
     num_workers: int
+    is_here: bool  # the workers are those of this machine
 
 
-def make_plan(recipe: "Recipe") -> RunPlan:
-    """The plan of a recipe on this machine.
+def make_plan(recipe: "Recipe", *, num_workers: int | None = None) -> RunPlan:
+    """The plan of a recipe.
+
+    Args:
+        recipe: what would be run. Its `compute.gpus_per_actor` says whether workers have GPUs; "auto" looks at this
+            machine.
+        num_workers: workers to reckon with; None is as many as this machine has room for.
 
     Raises:
         RecipeError: the recipe does not fit its model, its data or its output folder.
@@ -71,10 +79,13 @@ def make_plan(recipe: "Recipe") -> RunPlan:
 
     resolved = resolve(recipe)
     status = status_of(resolved)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = (
-        torch.cuda.device_count() if device == "cuda" else max(1, (os.cpu_count() or 1) // recipe.compute.cpus_per_task)
-    )
+    gpus = recipe.compute.gpus_per_actor
+    gpus_per_worker = float(torch.cuda.is_available()) if isinstance(gpus, str) else float(gpus)
+    device = "cuda" if gpus_per_worker else "cpu"
+    if gpus_per_worker:
+        here = max(1, int(torch.cuda.device_count() / gpus_per_worker))
+    else:
+        here = max(1, (os.cpu_count() or 1) // recipe.compute.cpus_per_task)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
     shard_bytes = first_shard_bytes(resolved.shard_urls)
     rules = {
@@ -85,7 +96,7 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         "evaluate": SECONDS_PER_LOOK[device],
         "build": 1.0,
     }
-    rates = logged_rates(read_log(resolved.root))
+    rates = logged_rates(read_log(resolved.root), device)
     # A picture is scored, and every judge looks at it and at the photographs that it is compared with.
     num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_looks(resolved)}
     estimates = tuple(
@@ -110,7 +121,9 @@ def make_plan(recipe: "Recipe") -> RunPlan:
         ),
         atlas_bytes=BYTES_PER_NEURON * len(resolved.keys),
         device=device,
-        num_workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        num_workers=num_workers or here,
+        is_here=num_workers is None,
     )
 
 
@@ -137,12 +150,13 @@ def mean_views(recipe: "Recipe", num_pictures: Mapping[str, int]) -> float:
     return total / sum(num_pictures.values())
 
 
-def logged_rates(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Stage → worker seconds per thing done, over all works that the log has of it."""
+def logged_rates(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, float]:
+    """Stage → worker seconds per thing done, over all works that the log has of it on this kind of device."""
     seconds: dict[str, float] = {}
     counts: dict[str, int] = {}
     for entry in entries:
-        if entry.get("status") == "done" and entry.get("count", 0) >= MIN_LOGGED:
+        is_counted = entry.get("status") == "done" and entry.get("count", 0) >= MIN_LOGGED
+        if is_counted and entry.get("device") == device:
             seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
             counts[entry["stage"]] = counts.get(entry["stage"], 0) + entry["count"]
     return {stage: seconds[stage] / counts[stage] for stage in counts}
@@ -151,6 +165,8 @@ def logged_rates(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def describe_plan(plan: RunPlan) -> str:
     """The plan as text for a terminal."""
     total_s = sum(estimate.worker_seconds for estimate in plan.estimates)
+    # Stages follow each other, and no more workers can help than there are things to do.
+    elapsed_s = sum(e.worker_seconds / max(1, min(plan.num_workers, e.todo)) for e in plan.estimates)
     lines = [
         describe_status(plan.status),
         "",
@@ -165,12 +181,9 @@ def describe_plan(plan: RunPlan) -> str:
                 f"  {estimate.stage:<11}{estimate.todo:>7} {estimate.noun:<11}"
                 f"{format_duration(estimate.worker_seconds):>10} of one worker ({source})"
             )
-    unit = "GPU-hours" if plan.device == "cuda" else "CPU-worker hours"
-    hours = f"about {total_s / 3600:.2f}" if total_s >= 36 else "less than 0.01"
-    lines.append(
-        f"{hours} {unit}; here, with {plan.num_workers} "
-        f"{'GPU' if plan.device == 'cuda' else 'CPU'} workers, {format_duration(total_s / plan.num_workers)}"
-        if total_s
-        else "nothing to do"
-    )
+    kind, unit = ("GPU", "GPU-hours") if plan.device == "cuda" else ("CPU", "CPU-worker hours")
+    num_hours = total_s / 3600 * (plan.gpus_per_worker or 1)
+    hours = f"about {num_hours:.2f}" if num_hours >= 0.01 else "less than 0.01"
+    where = f"{'here, ' if plan.is_here else ''}with {plan.num_workers} {kind} workers"
+    lines.append(f"{hours} {unit}; {where}, {format_duration(elapsed_s)}" if total_s else "nothing to do")
     return "\n".join(lines)

@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 PLAIN_LINE_EVERY_S: Final = 10.0
+RECENT_S: Final = 3600.0  # holds many works of every stage, also batches of pictures on a CPU
 
 
 def format_duration(seconds: float) -> str:
@@ -24,6 +26,13 @@ def format_duration(seconds: float) -> str:
     raise AssertionError(seconds)  # 60 seconds or more always match
 
 
+def format_rate(per_second: float) -> str:
+    """A rate in the unit that gives it digits: "12.50/s", "3.2/min", "4.0/h"."""
+    if per_second >= 1:
+        return f"{per_second:.2f}/s"
+    return f"{per_second * 60:.1f}/min" if per_second * 60 >= 1 else f"{per_second * 3600:.1f}/h"
+
+
 def format_bytes(size_bytes: float) -> str:
     """A size in decimal units: "812 B", "3.4 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -31,6 +40,35 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+class RecentRate:
+    """Things per second of late: over the later half of the time, and not over more than `RECENT_S`.
+
+    A mean since the start would be wrong for long after nodes joined or left; a short window would hold no work at all
+    where a work takes longer, or all of those that began together and end together.
+
+    Args:
+        started_s: when the counting began.
+    """
+
+    def __init__(self, started_s: float) -> None:
+        self._started_s = started_s
+        self._past = deque([(started_s, 0)])  # (time, things done by then); the first is where the rate counts from
+        self._done = 0
+
+    def add(self, now_s: float, count: int) -> None:
+        """Count `count` more things, at least one, as done at a time that is not before the last."""
+        self._done += count
+        self._past.append((now_s, self._done))
+        window_s = min(RECENT_S, (now_s - self._started_s) / 2)
+        while len(self._past) > 2 and self._past[1][0] <= now_s - window_s:
+            self._past.popleft()
+
+    def per_second(self, now_s: float) -> float:
+        """The rate at `now_s`; 0 as long as nothing is done."""
+        since_s, before = self._past[0]
+        return (self._done - before) / max(now_s - since_s, 1e-9)
 
 
 class Progress:
@@ -58,6 +96,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._started = self._last_line = clock()
+        self._rate = RecentRate(self._started)
         self._bar: Any = None
         self._task: Any = None
 
@@ -79,14 +118,14 @@ class Progress:
 
     def advance(self, count: int = 1, *, failed: int = 0) -> None:
         """Count `count` more things as finished, `failed` of them without success."""
+        now = self._clock()
         self.done += count
         self.failed += failed
+        self._rate.add(now, count)
         if self._bar is not None:
-            note = f", {self.failed} failed" if self.failed else ""
-            rate = self.done / max(self._clock() - self._started, 1e-9)
-            self._bar.update(self._task, completed=self.done, rate=f"{rate:.2f} {self.noun}/s{note}")
-        elif self._clock() - self._last_line >= PLAIN_LINE_EVERY_S and self.done < self.total:
-            self._last_line = self._clock()
+            self._bar.update(self._task, completed=self.done, pace=self._pace())
+        elif now - self._last_line >= PLAIN_LINE_EVERY_S and self.done < self.total:
+            self._last_line = now
             self._write(self._line())
 
     def _make_bar(self) -> tuple[Any, Any]:
@@ -96,24 +135,30 @@ class Progress:
             progress.TextColumn("{task.description:<9}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeRemainingColumn(elapsed_when_finished=True),
+            progress.TextColumn(self.noun),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[pace]}"),
             console=console.Console(file=self._stream),
             transient=True,  # the stage's report takes the place of its bar
         )
-        return bar, bar.add_task(self.stage, total=self.total, rate="")
+        return bar, bar.add_task(self.stage, total=self.total, pace="")
 
     def _line(self) -> str:
-        elapsed = self._clock() - self._started
-        text = f"{self.stage}: {self.done}/{self.total} {self.noun}"
-        if self.done and elapsed > 0:
-            rate = self.done / elapsed
-            text += f", {rate:.2f}/s"
-            if self.done < self.total:
-                text += f", {format_duration((self.total - self.done) / rate)} left"
-            else:
-                text += f", {format_duration(elapsed)}"
-        return text + (f", {self.failed} failed" if self.failed else "")
+        pace = self._pace()
+        return f"{self.stage}: {self.done}/{self.total} {self.noun}" + (f", {pace}" if pace else "")
+
+    def _pace(self) -> str:
+        """Rate of late and time left, at the end mean rate and time taken; and what failed, with its share."""
+        now = self._clock()
+        elapsed, parts = now - self._started, []
+        if self.done >= self.total > 0 and elapsed > 0:
+            parts += [f"{format_rate(self.done / elapsed)}", format_duration(elapsed)]
+        elif self.done:
+            rate = self._rate.per_second(now)
+            parts += [format_rate(rate), f"{format_duration((self.total - self.done) / rate)} left"]
+        if self.failed:
+            parts.append(f"{self.failed} failed ({self.failed / self.done:.1%})")
+        return ", ".join(parts)
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""Work on Ray: tasks and actors, bounded in flight, retried by our own loop. The one module that imports ray."""
+"""Work on Ray: tasks and actors, bounded in flight, retried by our own loop. Only this and `ray_pools` import ray."""
 
 import os
 import secrets
@@ -9,19 +9,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Generic
 
-from jobs.schedule import Attempt, Kept, Outcome, Resources, RunStoppedError, T, Work, attempt, conclude
+from jobs.ray_pools import ActorPool, Pool, TaskPool, attempt_lost_with, name_of
+from jobs.schedule import Attempt, Outcome, Resources, RunStoppedError, T, Tries, Work, conclude
 from jobs.worker import Shared
 
-# A task more per slot waits at its worker, so that no slot idles while the driver books results.
-IN_FLIGHT_PER_SLOT: Final = 2
-# Waiting tasks are what makes an autoscaler add nodes: never fewer than this, however small the cluster is now.
-MIN_IN_FLIGHT: Final = 16
 POLL_S: Final = 1.0  # how long one look for finished work blocks
-CANCEL_ATTEMPTS: Final = 10  # of a task that is to stop; between two of them POLL_S at most
 CAPACITY_REFRESH_S: Final = 10.0  # how often the cluster is asked for its size
 # Waiting threads that spin would take the CPU from the other workers.
 WORKER_ENVIRONMENT: Final = {"OMP_WAIT_POLICY": "passive"}
@@ -53,15 +50,6 @@ def guard_with_token() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-class _Pool(Protocol):
-    """Where the Ray loop may put the next work."""
-
-    def has_room(self, num_in_flight: int) -> bool: ...
-    def submit(self, arguments: Mapping[str, Any]) -> Any: ...
-    def finished(self, reference: Any, *, died: bool) -> None: ...
-    def close(self, in_flight: Iterable[Any]) -> None: ...
 
 
 class RayEngine:
@@ -130,14 +118,30 @@ class RayEngine:
         return max(1, int(min(fits)))
 
     def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
-        """See `Engine.run_tasks`."""
-        return self._run(_TaskPool(self, function, resources), works, resources)
+        """See `Engine.run_tasks`.
+
+        Ray gives every task that holds a GPU a process of its own, which would import, start CUDA and load the model
+        each time: there the tasks are done by actors, which end with the stage and free their memory.
+        """
+        place = self._place(resources)
+        if resources.gpus:
+            many = replace(resources, num_actors=None)  # a bound for actors of `visualize`
+            pool = ActorPool(partial(_itself, function), many, name=name_of(function), **place)
+            return self._run(pool, works, resources)
+        return self._run(TaskPool(function, resources, name=name_of(function), **place), works, resources)
 
     def run_actors(
         self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
     ) -> Iterator[Outcome]:
         """See `Engine.run_actors`."""
-        return self._run(_ActorPool(self, factory, resources), works, resources)
+        pool = ActorPool(factory, resources, name=name_of(factory), **self._place(resources))
+        return self._run(pool, works, resources)
+
+    def metrics_api(self) -> Any:
+        """See `Engine.metrics_api`."""
+        import ray.util.metrics
+
+        return ray.util.metrics
 
     def close(self) -> None:
         """Stop the Ray that this engine started; leave one that was there before."""
@@ -151,104 +155,63 @@ class RayEngine:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _run(self, pool: _Pool, works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+    def _place(self, resources: Resources) -> dict[str, Any]:
+        """What a pool has to know of the cluster."""
+        return {"slots": partial(self.slots, resources), "is_cluster": self.name == "cluster"}
+
+    def _run(self, pool: Pool, works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
         import ray
 
-        queue = deque((work, 1) for work in works)
-        in_flight: dict[Any, tuple[Work, int, float]] = {}
+        queue = deque((work, Tries()) for work in works)
+        in_flight: dict[Any, tuple[Work, Tries, float]] = {}
         try:
             while queue or in_flight:
+                pool.make_room(len(queue))
                 while queue and pool.has_room(len(in_flight)):
-                    work, number = queue.popleft()
-                    in_flight[pool.submit(work.arguments)] = (work, number, time.perf_counter())
-                ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=POLL_S)
+                    work, tries = queue.popleft()
+                    reference = pool.submit(work, alone=tries.crashes > 0)
+                    in_flight[reference] = (work, tries, time.perf_counter())
+                ready, _ = ray.wait([*in_flight, *pool.starting()], num_returns=1, timeout=POLL_S)
                 for reference in ready:
-                    work, number, started = in_flight.pop(reference)
-                    try:
-                        tried = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:  # outside of the work: its arguments could not be read
-                        tried = Attempt(error=f"{type(error.cause).__name__}: {error.cause}", traceback=str(error))
-                        pool.finished(reference, died=False)
-                    except ray.exceptions.RayError as error:  # the worker or its node is gone
-                        tried = Attempt(error=f"worker lost: {error}", seconds=time.perf_counter() - started)
-                        pool.finished(reference, died=True)
-                    else:
-                        pool.finished(reference, died=False)
-                    outcome = conclude(work, tried, number, resources.max_retries)
+                    if reference not in in_flight:
+                        pool.finished(reference, died=_died(reference))
+                        continue
+                    work, tries, started = in_flight.pop(reference)
+                    tried = _result(reference, time.perf_counter() - started)
+                    pool.finished(reference, died=bool(tried.lost))
+                    tries = tries.after(tried)
+                    outcome = conclude(work, tried, tries, resources.max_retries)
                     if outcome is None:
-                        queue.append((work, number + 1))
+                        queue.append((work, tries))
                     else:
                         yield outcome
         finally:  # done, stopped by an error, or the caller has had enough
             pool.close(in_flight)
 
 
-class _TaskPool:
-    def __init__(self, engine: RayEngine, function: Callable[..., Any], resources: Resources) -> None:
-        import ray
-
-        self._engine, self._function, self._resources = engine, function, resources
-        # Retries are the loop's business, so that both engines count them alike.
-        self._remote = ray.remote(attempt).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
-
-    def has_room(self, num_in_flight: int) -> bool:
-        return num_in_flight < max(MIN_IN_FLIGHT, IN_FLIGHT_PER_SLOT * self._engine.slots(self._resources))
-
-    def submit(self, arguments: Mapping[str, Any]) -> Any:
-        return self._remote.remote(self._function, arguments, self._resources)
-
-    def finished(self, reference: Any, *, died: bool) -> None:
-        """A task leaves nothing behind."""
-
-    def close(self, in_flight: Iterable[Any]) -> None:
-        import ray
-
-        # By force: a polite interrupt can be lost in a library's code. Writes are atomic, so nothing is torn. And
-        # again while any is left: Ray loses a cancel that meets a task on its way to a worker.
-        left = list(in_flight)
-        for _ in range(CANCEL_ATTEMPTS):
-            if not left:
-                return
-            for reference in left:
-                ray.cancel(reference, force=True)
-            _, left = ray.wait(left, num_returns=len(left), timeout=POLL_S)
+def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
-class _Actor:
-    def __init__(self, factory: Callable[[], Callable[..., Any]], resources: Resources) -> None:
-        self._kept = Kept(factory)
-        self._resources = resources
+def _result(reference: Any, seconds: float) -> Attempt:
+    """What a finished work gave."""
+    import ray
 
-    def call(self, arguments: Mapping[str, Any]) -> Attempt:
-        return attempt(self._kept, arguments, self._resources)
+    try:
+        tried: Attempt = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # outside of the work: its arguments could not be read
+        return Attempt(error=f"{type(error.cause).__name__}: {error.cause}", traceback=str(error))
+    except ray.exceptions.RayError as error:  # the worker or its node is gone
+        return attempt_lost_with(error, seconds)
+    return tried
 
 
-class _ActorPool:
-    def __init__(self, engine: RayEngine, factory: Callable[[], Callable[..., Any]], resources: Resources) -> None:
-        import ray
+def _died(reference: Any) -> bool:
+    """Whether an actor died at its start."""
+    import ray
 
-        self._engine, self._factory, self._resources = engine, factory, resources
-        self._class = ray.remote(_Actor).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_restarts=0)
-        self._idle: list[Any] = []
-        self._busy: dict[Any, Any] = {}  # reference → actor
-
-    def has_room(self, num_in_flight: int) -> bool:
-        limit = self._resources.num_actors or self._engine.slots(self._resources)
-        return bool(self._idle) or len(self._busy) < limit
-
-    def submit(self, arguments: Mapping[str, Any]) -> Any:
-        actor = self._idle.pop() if self._idle else self._class.remote(self._factory, self._resources)
-        reference = actor.call.remote(arguments)
-        self._busy[reference] = actor
-        return reference
-
-    def finished(self, reference: Any, *, died: bool) -> None:
-        actor = self._busy.pop(reference)
-        if not died:
-            self._idle.append(actor)  # a dead one is replaced when there is work for it
-
-    def close(self, in_flight: Iterable[Any]) -> None:
-        import ray
-
-        for actor in (*self._idle, *self._busy.values()):
-            ray.kill(actor)
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError:
+        return True
+    return False

@@ -28,8 +28,8 @@ class ResolvedRecipe:
 
     @cached_property
     def shard_urls(self) -> list[str]:
-        """The tar shards, in order."""
-        return expand_urls(self.recipe.data.shards)
+        """The tar shards, sorted: in which order the recipe names them changes nothing."""
+        return sorted(expand_urls(self.recipe.data.shards))
 
     @cached_property
     def layers(self) -> list[str]:
@@ -57,8 +57,12 @@ class ResolvedRecipe:
         return self.recipe.fingerprint("collect")
 
 
-def resolve(recipe: Recipe) -> ResolvedRecipe:
+def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
     """Load the model and find every mistake of the recipe that can be found before work starts.
+
+    Args:
+        recipe: what to resolve.
+        with_weights: False leaves the weights where they are; layers and units are the same without them.
 
     Raises:
         RecipeError: an unknown model, layer or unit, concepts that do not fit their layer, a method that is not there,
@@ -73,7 +77,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
         root = Root.open(recipe.output.root)
         recipe, concept_arrays = pin_concepts(recipe)
         check_recipe(root, recipe)
-        model = _load_model(recipe)
+        model = _load_model(recipe, recipe.model.weights if with_weights else "random")
         add_layers(model, recipe, concept_arrays)
         resolved = ResolvedRecipe(recipe=recipe, root=root, model=model)
         _ = resolved.shard_urls, resolved.units  # both are checked by being made
@@ -102,13 +106,13 @@ def _check_supported(recipe: Recipe) -> None:
         raise RecipeError('visualize.precision = "bfloat16": this version computes in float32; set it to "auto"')
 
 
-def _load_model(recipe: Recipe) -> "Model":
+def _load_model(recipe: Recipe, weights: str) -> "Model":
     from pipeline.models import load_model
 
     section = recipe.model
     return load_model(
         section.name,
-        section.weights,
+        weights,
         seed=recipe.seed,
         labels=section.labels,
         input_size_px=section.input_size_px,

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -27,7 +28,12 @@ RESULTS: Final[Mapping["Stage", str]] = {
     "evaluate": "run/scores",
 }
 # Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
-UNBOUND_KEYS: Final = ("evaluate.held_out_models",)
+UNBOUND_KEYS: Final = ("evaluate.held_out_models", "statistics.layers")
+# Tar shards change what neurons are aligned to, but not what was found in other tar shards.
+_SHARDS_REMEDY: Final = (
+    "To survey only the tar shards that are new, copy the folder run/partials into the new output.root first: what it "
+    "says of tar shards that keep their place in the sorted list is taken over"
+)
 REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: the whole log is sent again, so not after every line
 
 
@@ -46,14 +52,22 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         entry = recorded.get(stage)
         if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
-        there = {name: value for name, value in entry["keys"].items() if name not in UNBOUND_KEYS}
-        differing = differing_keys(there, _plain(recipe.stage_keys(stage)))
+        here = _plain(recipe.stage_keys(stage))
+        there = {
+            name: value
+            for name, value in entry["keys"].items()
+            if name not in UNBOUND_KEYS and (name != "data.shards" or name in here)
+        }
+        differing = differing_keys(there, here)
         if not differing:
             continue
-        raise OtherRecipeError(
+        message = (
             f"{root.url} holds results of another recipe (stage {stage}):\n{differing}\n"
             "give another output.root (--set output.root=FOLDER), or set these keys back"
         )
+        if there.get("data.shards") != here.get("data.shards"):
+            message += f".\n{_SHARDS_REMEDY}"
+        raise OtherRecipeError(message)
 
 
 def claim(root: "Root", recipe: "Recipe", stage: "Stage") -> None:
@@ -98,9 +112,11 @@ class RunLog:
     """`run/log.jsonl`: one line per unit of work, written by the driver as outcomes arrive.
 
     On a local root a line is on disk when `append` returns; on an object store every `REMOTE_FLUSH_S` and at the end.
+    Every line names its `run`, one driver from start to end: when it began, and some letters against ties.
     """
 
     def __init__(self, root: "Root") -> None:
+        self.run = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._root = root
         self._text = ""
         self._flushed_at = time.monotonic()
@@ -116,12 +132,17 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
+        if error is None:
+            self.flush()
+            return
+        # The error on its way says what happened; storage that is gone refuses the log, too.
+        with contextlib.suppress(OSError):
+            self.flush()
 
     def append(self, **entry: Any) -> None:
-        """Add one line; `time` (UTC) is filled in."""
+        """Add one line; `time` (UTC) and `run` are filled in."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, **entry}, ensure_ascii=False) + "\n"
+        line = json.dumps({"time": now, "run": self.run, **entry}, ensure_ascii=False) + "\n"
         if self._root.is_local:
             self._root.append_text(LOG_PATH, line)
             return

@@ -10,12 +10,18 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from jobs.worker import Shared, deterministic, is_fatal
+from pipeline.recipe import ComputeSection
 
 T = TypeVar("T")
+
+# A work whose worker process dies twice has most likely killed it: more tries would only take more workers along.
+MAX_CRASHES: Final = 2
+# A node that goes is hardly ever the work's fault (spot instances), so it costs no retry; this bounds the rest.
+MAX_NODE_LOSSES: Final = 10
 
 
 class RunStoppedError(RuntimeError):
@@ -32,7 +38,10 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one try of one work gave: a result, or an error as text (exceptions do not always survive pickling)."""
+    """What one try of one work gave: a result, or an error as text (exceptions do not always survive pickling).
+
+    `lost`: what died while the work was being done, if that is why there is no result.
+    """
 
     result: Any = None
     error: str = ""
@@ -40,15 +49,47 @@ class Attempt:
     fatal: bool = False
     seconds: float = 0.0
     worker: str = ""
+    lost: Literal["", "worker", "node"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tries:
+    """How often a work was tried, by how it ended."""
+
+    errors: int = 0
+    crashes: int = 0
+    node_losses: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.errors + self.crashes + self.node_losses
+
+    def after(self, tried: Attempt) -> "Tries":
+        """With one more."""
+        if tried.lost == "worker":
+            return replace(self, crashes=self.crashes + 1)
+        if tried.lost == "node":
+            return replace(self, node_losses=self.node_losses + 1)
+        return replace(self, errors=self.errors + 1)
+
+    def may_go_on(self, max_retries: int) -> bool:
+        """Whether the work is worth another try."""
+        return (
+            self.errors <= max_retries
+            and self.crashes < min(MAX_CRASHES, max_retries + 1)
+            and self.node_losses < MAX_NODE_LOSSES
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The last attempt of a work, and how many there were."""
+    """The last attempt of a work, how many there were, and how many of them ended with their worker or its node."""
 
     work: Work
     attempt: Attempt
     num_attempts: int
+    num_lost: int = 0
 
     @property
     def ok(self) -> bool:
@@ -98,39 +139,43 @@ class Engine(Protocol):
         """As `run_tasks`, with `factory()(**work.arguments)`: each actor calls `factory` once and keeps the result."""
         ...
 
+    def metrics_api(self) -> Any:
+        """What `jobs.metrics` makes its metrics with, a `MetricsApi`; None where nothing exports them."""
+        ...
+
     def close(self) -> None:
         """Give back what the engine holds."""
         ...
 
 
-def resolve_resources(
-    engine: Engine,
-    *,
-    cpus_per_task: int,
-    gpus_per_actor: float | str,
-    max_retries: int,
-    num_actors: int | str,
-) -> Resources:
+def resolve_resources(engine: Engine, compute: ComputeSection, *, of: Literal["actor", "task"] = "actor") -> Resources:
     """`[compute]` with its "auto" decided: one GPU per worker where there are GPUs, as many actors as fit.
+
+    Args:
+        engine: where the work will run.
+        compute: of the recipe.
+        of: an actor of `visualize`, or a task of another stage, which has the GPUs of an actor unless it is told.
 
     Raises:
         ValueError: one worker needs more than a fixed machine has, so it would wait for ever.
     """
-    capacity = engine.capacity()
+    capacity, cpus_per_task = engine.capacity(), compute.cpus_per_task
     num_gpus = capacity.get("GPU", 0.0)
-    gpus = (1.0 if num_gpus else 0.0) if gpus_per_actor == "auto" else float(gpus_per_actor)
+    key = "gpus_per_actor" if of == "actor" or compute.gpus_per_task == "auto" else "gpus_per_task"
+    wanted = getattr(compute, key)
+    gpus = (1.0 if num_gpus else 0.0) if wanted == "auto" else float(wanted)
     if engine.name in ("inline", "local"):
         if engine.name == "local" and cpus_per_task > capacity["CPU"]:
             raise ValueError(
                 f"compute.cpus_per_task = {cpus_per_task}: this machine has {capacity['CPU']:.0f} CPUs; set it lower"
             )
         if gpus > num_gpus:
-            raise ValueError(f"compute.gpus_per_actor = {gpus:g}: this machine has {num_gpus:.0f} GPUs; set it to 0")
+            raise ValueError(f"compute.{key} = {gpus:g}: this machine has {num_gpus:.0f} GPUs; set it to 0")
     return Resources(
         cpus=cpus_per_task,
         gpus=gpus,
-        max_retries=max_retries,
-        num_actors=None if num_actors == "auto" else int(num_actors),
+        max_retries=compute.max_retries,
+        num_actors=None if compute.num_actors == "auto" else int(compute.num_actors),
     )
 
 
@@ -152,17 +197,18 @@ def attempt(function: Callable[..., Any], arguments: Mapping[str, Any], resource
     return Attempt(result=result, seconds=time.perf_counter() - started, worker=worker)
 
 
-def conclude(work: Work, tried: Attempt, num_attempts: int, max_retries: int) -> Outcome | None:
-    """The outcome of an attempt, or None if the work is to be tried again.
+def conclude(work: Work, tried: Attempt, tries: Tries, max_retries: int) -> Outcome | None:
+    """The outcome of an attempt (the last one of `tries`), or None if the work is to be tried again.
 
     Raises:
         RunStoppedError: the error ends the run.
     """
-    if tried.error and num_attempts <= max_retries and not tried.fatal:
-        return None
     if tried.fatal:
         raise RunStoppedError(f"{work.name}: {tried.error.partition(': ')[2] or tried.error}")
-    return Outcome(work=work, attempt=tried, num_attempts=num_attempts)
+    if tried.error and tries.may_go_on(max_retries):
+        return None
+    num_lost = tries.crashes + tries.node_losses
+    return Outcome(work=work, attempt=tried, num_attempts=tries.total, num_lost=num_lost)
 
 
 @dataclass(frozen=True)
@@ -195,11 +241,11 @@ class InlineEngine:
     def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
         """See `Engine.run_tasks`; outcomes come in the order of the works."""
         for work in works:
-            outcome, number = None, 0
+            outcome, tries = None, Tries()
             while outcome is None:
-                number += 1
                 tried = attempt(function, work.arguments, resources)
-                outcome = conclude(work, tried, number, resources.max_retries)
+                tries = tries.after(tried)
+                outcome = conclude(work, tried, tries, resources.max_retries)
             yield outcome
 
     def run_actors(
@@ -207,6 +253,9 @@ class InlineEngine:
     ) -> Iterator[Outcome]:
         """See `Engine.run_actors`; this process is the one actor."""
         return self.run_tasks(Kept(factory), works, resources)
+
+    def metrics_api(self) -> None:
+        """None: no one exports metrics of this process."""
 
     def close(self) -> None:
         """Nothing is held."""

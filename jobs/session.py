@@ -1,7 +1,8 @@
 """One run of one recipe: what the stages share while they run, and the loop over them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from jobs.judges import require_judges
+from jobs.metrics import RunMetrics
 from jobs.progress import Progress, format_duration
 from jobs.ray_engine import RayEngine
 from jobs.resolved import ResolvedRecipe, resolve
@@ -72,21 +74,25 @@ class Session:
 
     @cached_property
     def resources(self) -> Resources:
-        """What one worker gets."""
-        compute = self.resolved.recipe.compute
-        return resolve_resources(
-            self.engine,
-            cpus_per_task=compute.cpus_per_task,
-            gpus_per_actor=compute.gpus_per_actor,
-            max_retries=compute.max_retries,
-            num_actors=compute.num_actors,
-        )
+        """What an actor of `visualize` gets."""
+        return resolve_resources(self.engine, self.resolved.recipe.compute)
+
+    @cached_property
+    def task_resources(self) -> Resources:
+        """What a task of the other stages gets."""
+        return resolve_resources(self.engine, self.resolved.recipe.compute, of="task")
 
     @cached_property
     def shared_model(self) -> "Shared[Model]":
         """The model as workers read it: sent once."""
         _ = self.resolved.model.weights_sha256  # hashed here, not once per worker
         return self.engine.share(self.resolved.model)
+
+    @cached_property
+    def metrics(self) -> RunMetrics | None:
+        """What the run tells Prometheus, where the engine exports it."""
+        api = self.engine.metrics_api()
+        return RunMetrics(api, run=self.resolved.recipe.name) if api is not None else None
 
     def patience(self, already: int) -> int | None:
         """How many works may fail from the start; None (any number) if earlier runs had success.
@@ -100,14 +106,31 @@ class Session:
     ) -> Iterator[Outcome]:
         """Pass outcomes on while showing progress and logging each; `size` is how many things a work counts for."""
         with Progress(stage, total=total, noun=noun, stream=self.stream) as progress, closing(outcomes):  # type: ignore[type-var]
+            self._tell_left(stage, total)
+            committed = []
             for outcome in outcomes:
+                if isinstance(outcome.attempt.result, Mapping) and "committed" in outcome.attempt.result:
+                    committed.append(outcome.attempt.result["committed"])
                 count = size(outcome.work)
                 self.note(stage, outcome, count=count)
                 yield outcome
                 progress.advance(count, failed=0 if outcome.ok else count)
+                self._tell_left(stage, total - progress.done)
+            self.confirm(committed)
+
+    def confirm(self, paths: Sequence[str]) -> None:
+        """Wait until the storage lists files that were committed: what comes next trusts its listings."""
+        names = defaultdict(list)
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            names[folder].append(name)
+        for folder, some in names.items():
+            self.resolved.root.wait_until_listed(folder, some)
 
     def note(self, stage: str, outcome: Outcome, *, count: int) -> None:
-        """Write the log line of one finished work."""
+        """Write the log line of one finished work, and count it."""
+        if self.metrics is not None:
+            self.metrics.finished(stage, outcome)
         tried = outcome.attempt
         entry: dict[str, Any] = {
             "stage": stage,
@@ -117,11 +140,17 @@ class Session:
             "seconds": round(tried.seconds, 3),
             "attempts": outcome.num_attempts,
             "worker": tried.worker,
-            "device": self.resources.device,
+            "device": (self.resources if stage == "visualize" else self.task_resources).device,
         }
+        if isinstance(tried.result, Mapping) and "at_once" in tried.result:
+            entry["at_once"] = tried.result["at_once"]
         if tried.error:
-            entry |= {"error": tried.error, "traceback": tried.traceback}
+            entry |= {"error": tried.error, "traceback": tried.traceback, "lost": tried.lost}
         self.log.append(**entry)
+
+    def _tell_left(self, stage: str, count: int) -> None:
+        if self.metrics is not None:
+            self.metrics.left(stage, count)
 
 
 def run_stages(

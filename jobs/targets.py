@@ -70,12 +70,14 @@ def run(session: Session) -> StageReport:
     require_statistics(resolved.root)
     plans = _prepare(session, [layer for layer, _ in todo])
     chosen = _chosen_references(session)
-    task = partial(make_targets, session.shared_model, session.resources.device, resolved.root, resolved.recipe, chosen)
+    task = partial(
+        make_targets, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe, chosen
+    )
     works = [_work(plans[layer], layer, units) for layer, units in todo]
     outcomes = isolate(
         lambda some, resources: session.engine.run_tasks(task, some, resources),
         works,
-        session.resources,
+        session.task_resources,
         split=lambda work: [
             _work(work.arguments["plan"], work.arguments["layer"], [unit]) for unit in work.arguments["units"]
         ],
@@ -109,14 +111,16 @@ def make_targets(
     plan: Any,
     layer: str,
     units: Sequence[int],
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """The task: write the targets of some units of one layer. Returns how many facets of theirs have one."""
     from pipeline.statistics.store import StatisticsStore
     from pipeline.targets.build import build_targets
+    from pipeline.targets.store import references_path
 
     model = model_on(shared_model, device)
     rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, units, chosen)
-    return {"ok": sum(row["status"] == "ok" for row in rows), "skipped": sum(row["status"] != "ok" for row in rows)}
+    num_ok = sum(row["status"] == "ok" for row in rows)
+    return {"ok": num_ok, "skipped": len(rows) - num_ok, "committed": references_path(layer, units)}
 
 
 def _work(plan: Any, layer: str, units: Sequence[int]) -> Work:

@@ -7,12 +7,14 @@ neuron at a time; what fails alone gets a row of status "failed" with the reason
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from jobs.schedule import RunStoppedError, Work
+from jobs.portions import CudaMemory, Portions
+from jobs.schedule import Resources, RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.targets import read_committed, read_failures, require_statistics
 from jobs.wanted import Batch, batch_sizes, facet_of, num_seeds, plan_batches
@@ -56,9 +58,7 @@ def run(session: Session) -> StageReport:
     _commit_without_target(session, without_target)
 
     works = [Work(name=batch.name, arguments={"batch": batch}) for batch in batches]
-    factory = partial(
-        Visualizer, session.shared_model, session.resources.device, root, recipe, _plans(session, batches)
-    )
+    factory = partial(Visualizer, session.shared_model, session.resources, root, recipe, _plans(session, batches))
     outcomes = isolate(
         lambda some, resources: session.engine.run_actors(factory, some, resources),
         works,
@@ -101,7 +101,7 @@ def commit_failure(session: Session, batch: Batch, reason: str) -> None:
         (unit,) = single.units
         row = base_row(resolved.model, resolved.recipe, single, unit) | reference_columns(references.get(unit, {}))
         row |= {"status": "failed", "status_reason": reason}
-        write_fragment(resolved.root, f"{single.name}-failed", [row])
+        session.confirm([write_fragment(resolved.root, f"{single.name}-failed", [row])])
 
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
@@ -141,22 +141,24 @@ class Visualizer:
     def __init__(
         self,
         shared_model: "Shared[Model]",
-        device: str,
+        resources: Resources,
         root: Root,
         recipe: Recipe,
         plans: Mapping[str, Any],
     ) -> None:
-        self._model = model_on(shared_model, device)
+        self._model = model_on(shared_model, resources.device)
         self._root = root
         self._recipe = recipe
         self._plans = plans
+        self._portions = Portions(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
 
-    def __call__(self, *, batch: Batch) -> dict[str, int]:
-        """Make and commit the pictures of one batch. Returns how many rows have which status."""
+    def __call__(self, *, batch: Batch) -> dict[str, Any]:
+        """Make and commit the pictures of one batch.
+
+        Returns how many rows have which status, and `at_once`, how many pictures were optimized together.
+        """
         from pipeline.atlas.fragments import write_fragment
-        from pipeline.synthesis import synthesize
         from pipeline.synthesis.methods import method_named
-        from pipeline.targets.build import options_for
         from pipeline.targets.store import read_targets
 
         plan = self._plans[batch.layer]
@@ -168,22 +170,36 @@ class Visualizer:
             if target is not None:
                 targets[unit] = target
         if targets:
-            options = options_for(self._recipe, batch.method)
-            seeds = [int(rows[unit]["seed_value"]) for unit in targets]
-            visualizations = synthesize(
+            for unit, visualization in self._synthesize(batch, targets, rows).items():
+                rows[unit] |= write_pictures(self._root, batch, unit, visualization)
+        committed = write_fragment(self._root, batch.name, list(rows.values()))
+        at_once = min(len(targets), self._portions.size(_kind(batch)) or len(targets))
+        num_skipped = len(rows) - len(targets)
+        return {"ok": len(targets), "skipped": num_skipped, "at_once": at_once, "committed": committed}
+
+    def _synthesize(
+        self, batch: Batch, targets: Mapping[int, Any], rows: Mapping[int, Mapping[str, Any]]
+    ) -> dict[int, Any]:
+        """Unit → its visualization, as many at once as memory holds."""
+        from pipeline.synthesis import synthesize
+        from pipeline.targets.build import options_for
+
+        options = options_for(self._recipe, batch.method)
+
+        def make(units: Sequence[int], steps: int = options.steps) -> list[Any]:
+            return synthesize(
                 self._model,
-                [(batch.layer, unit) for unit in targets],
-                list(targets.values()),
+                [(batch.layer, unit) for unit in units],
+                [targets[unit] for unit in units],
                 method=batch.method,
-                options=options,
-                image_size_px=plan.image_size_px,
-                seeds=seeds,
+                options=replace(options, steps=steps),
+                image_size_px=self._plans[batch.layer].image_size_px,
+                seeds=[int(rows[unit]["seed_value"]) for unit in units],
                 spectrum=self._spectrum if options.needs_spectrum else None,
             )
-            for unit, visualization in zip(targets, visualizations, strict=True):
-                rows[unit] |= write_pictures(self._root, batch, unit, visualization)
-        write_fragment(self._root, batch.name, list(rows.values()))
-        return {"ok": len(targets), "skipped": len(rows) - len(targets)}
+
+        made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
+        return dict(zip(targets, made, strict=True))
 
     @cached_property
     def _spectrum(self) -> np.ndarray:
@@ -191,6 +207,11 @@ class Visualizer:
         from pipeline.statistics.store import StatisticsStore
 
         return StatisticsStore.open(self._root).spectrum().magnitude
+
+
+def _kind(batch: Batch) -> tuple[str, str]:
+    """Pictures of one layer by one method need equal memory."""
+    return batch.layer, batch.method
 
 
 def write_pictures(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.models.circuits import add_circuit
     from pipeline.models.concepts import add_concepts
     from pipeline.relevance import relevance
-    from pipeline.synthesis import Visualization, visualize
+    from pipeline.synthesis.visualize import Visualization, visualize
 
 __all__ = [
     "Model",

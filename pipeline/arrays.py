@@ -9,21 +9,24 @@ Every unit is stored, even one full of the fill value, so that a missing file is
 zeros.
 """
 
-import errno
+import asyncio
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
 from zarr.storage import FsspecStore, LocalStore
 
-from pipeline.storage import Root, StorageError
+from pipeline import remote
+from pipeline.storage import Root
+from pipeline.urls import explaining
 
 Group = zarr.Group
 
@@ -41,8 +44,12 @@ class CorruptArrayError(OSError):
 def create_group(root: Root, path: str, attrs: Mapping[str, Any]) -> Group:
     """A new, empty group at `path` of `root` with JSON attributes; whatever lay there is removed."""
     place = root.join(path)
-    with _explained(place.url):
-        return zarr.create_group(_store(place, read_only=False), attributes=dict(attrs), overwrite=True)
+    with explaining(place.url, "write"):
+        store = _store(place, read_only=False)
+        group = zarr.create_group(store, attributes=dict(attrs), overwrite=True, zarr_format=3)
+    if isinstance(store, _RemoteStore):
+        store.is_own = True
+    return group
 
 
 def open_group(root: Root, path: str, mode: Literal["r", "r+"] = "r") -> Group:
@@ -53,7 +60,9 @@ def open_group(root: Root, path: str, mode: Literal["r", "r+"] = "r") -> Group:
     """
     place = root.join(path)
     try:
-        return zarr.open_group(_store(place, read_only=mode == "r"), mode=mode)
+        # Of version 3 and unconsolidated, as we write them: Zarr need not ask for the files of other kinds.
+        store = _store(place, read_only=mode == "r")
+        return zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
     except (FileNotFoundError, NodeNotFoundError) as error:
         raise FileNotFoundError(f"{place.url}: no array group there; run the stage that writes it first") from error
 
@@ -83,7 +92,7 @@ def write_array(
         group, path, array.shape, array.dtype, chunks or default_chunks(array.shape, array.dtype), 0,
         shards=shards, attrs=attrs, dimensions=dimensions, overwrite=True,
     )  # fmt: skip
-    with _explained(f"{group.store_path}/{path}"):
+    with explaining(_place(group, path), "write"):
         made[...] = array
 
 
@@ -160,7 +169,7 @@ def write_rows(group: Group, path: str, start: int, rows: np.ndarray) -> None:
             f"array {path!r}: rows {start}:{stop} are not whole write units of {unit}; a unit has one owner, "
             "which writes all of it at once"
         )
-    with _explained(f"{group.store_path}/{path}"):
+    with explaining(_place(group, path), "write"):
         array.with_config({"write_empty_chunks": True})[start:stop] = rows
 
 
@@ -172,7 +181,7 @@ def read_array(group: Group, path: str) -> np.ndarray:
         CorruptArrayError: a checksum does not match or a chunk is missing.
     """
     array = _array(group, path)
-    return _read(array, f"{group.store_path}/{path}", 0, array.shape[0] if array.shape else 1)
+    return _read(array, _place(group, path), 0, array.shape[0] if array.shape else 1)
 
 
 def read_rows(group: Group, path: str, start: int, stop: int) -> np.ndarray:
@@ -186,7 +195,7 @@ def read_rows(group: Group, path: str, start: int, stop: int) -> np.ndarray:
     array = _array(group, path)
     if not 0 <= start <= stop <= array.shape[0]:
         raise IndexError(f"rows {start}:{stop} of array {path!r} with {array.shape[0]} rows")
-    return _read(array, f"{group.store_path}/{path}", start, stop)
+    return _read(array, _place(group, path), start, stop)
 
 
 def read_single_rows(group: Group, path: str, rows: Sequence[int]) -> list[np.ndarray]:
@@ -195,7 +204,7 @@ def read_single_rows(group: Group, path: str, rows: Sequence[int]) -> list[np.nd
     wrong = [row for row in rows if not 0 <= row < array.shape[0]]
     if wrong:
         raise IndexError(f"row {wrong[0]} of array {path!r} with {array.shape[0]} rows")
-    return [_read(array, f"{group.store_path}/{path}", row, row + 1)[0] for row in rows]
+    return [_read(array, _place(group, path), row, row + 1)[0] for row in rows]
 
 
 def default_chunks(shape: Sequence[int], dtype: Any) -> tuple[int, ...]:
@@ -210,7 +219,71 @@ def default_chunks(shape: Sequence[int], dtype: Any) -> tuple[int, ...]:
 def _store(place: Root, *, read_only: bool) -> LocalStore | FsspecStore:
     if place.is_local:
         return LocalStore(place.local_path, read_only=read_only)
-    return FsspecStore.from_url(place.url, read_only=read_only)
+    fs, path = remote.filesystem(place.url, asynchronous=True)
+    return _RemoteStore(fs, read_only=read_only, path=path)
+
+
+class _RemoteStore(FsspecStore):
+    """Zarr's store on fsspec, where each request is tried again as all of ours are: chunks are written whole.
+
+    It remembers the documents that it wrote itself. For each array Zarr looks at those of all groups above it, and
+    clears its place: on an object store that would be ten requests for one array, of which two write it.
+    """
+
+    is_own = False  # whether the store was made empty by this object, so that what is there is what it wrote
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._written: dict[str, Buffer | None] = {}  # documents, and the names of chunks
+
+    def _url(self, key: str) -> str:
+        return f"{self.fs.unstrip_protocol(self.path)}/{key}"
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if byte_range is None and (document := self._written.get(key)) is not None:
+            return document
+        get = super().get
+        return await remote.request_async(self._url(key), "read", lambda: get(key, prototype, byte_range))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        get, wanted = super().get_partial_values, list(key_ranges)
+        return await remote.request_async(self._url(""), "read", lambda: get(prototype, wanted))
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        put = super().set
+        await remote.request_async(self._url(key), "write", lambda: put(key, value, byte_range))
+        self._written[key] = value if key.endswith("zarr.json") else None
+
+    async def exists(self, key: str) -> bool:
+        if key in self._written:
+            return True
+        exists = super().exists
+        return await remote.request_async(self._url(key), "read", lambda: exists(key))
+
+    async def delete(self, key: str) -> None:
+        self._written.pop(key, None)
+        delete = super().delete
+        await remote.request_async(self._url(key), "remove", lambda: delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        below = [key for key in self._written if not prefix or key.startswith(f"{prefix}/")]
+        if self.is_own and not below:
+            return
+        for key in below:
+            del self._written[key]
+        delete = super().delete_dir
+        await remote.request_async(self._url(prefix), "remove", lambda: delete(prefix))
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        list_dir = super().list_dir
+
+        async def call() -> list[str]:
+            return [name async for name in list_dir(prefix)]
+
+        for name in await remote.request_async(self._url(prefix), "list", call):
+            yield name
 
 
 def _create(
@@ -226,7 +299,7 @@ def _create(
     dimensions: Sequence[str] | None,
     overwrite: bool,
 ) -> zarr.Array:
-    with _explained(f"{group.store_path}/{path}"):
+    with explaining(_place(group, path), "write"):
         return group.create_array(
             path,
             shape=tuple(shape),
@@ -242,25 +315,18 @@ def _create(
         )
 
 
-@contextmanager
-def _explained(place: str) -> Iterator[None]:
-    """Say where a write failed, and what to do."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            error.errno or errno.EIO,
-            f"cannot write {place}: {error.strerror or error}; check the space and permissions there, or choose "
-            "another output.root, then run the command again",
-        ) from error
+def _place(group: Group, path: str = "") -> str:
+    """Where an array lies, as messages name it: a local path or a URL."""
+    store = group.store_path.store
+    assert isinstance(store, LocalStore | FsspecStore)
+    root = str(store.root) if isinstance(store, LocalStore) else store.fs.unstrip_protocol(store.path)
+    return "/".join(part for part in (root.rstrip("/"), group.store_path.path, path) if part)
 
 
 def _array(group: Group, path: str) -> zarr.Array:
     found = group.get(path)
     if not isinstance(found, zarr.Array):
-        raise KeyError(f"no array {path!r} in {group.store_path}")
+        raise KeyError(f"no array {path!r} in {_place(group)}")
     return found
 
 
@@ -282,4 +348,8 @@ def _missing_units(array: zarr.Array, start: int, stop: int) -> list[str]:
     if grid:
         grid[0] = range(start // unit[0], math.ceil(stop / unit[0]))
     keys = ["/".join(("c", *map(str, index))) for index in itertools.product(*grid)]
-    return [key for key in keys if not sync((array.store_path / key).exists())]
+
+    async def are_there() -> list[bool]:
+        return await asyncio.gather(*((array.store_path / key).exists() for key in keys))
+
+    return [key for key, is_there in zip(keys, sync(are_there()), strict=True) if not is_there]

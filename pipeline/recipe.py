@@ -195,6 +195,7 @@ class ComputeSection(Section):
     section: ClassVar[str] = "compute"
     cpus_per_task: int = key(checks.whole(minimum=1), 1)
     gpus_per_actor: float | str = key(checks.either("auto", checks.number(minimum=0)), "auto")
+    gpus_per_task: float | str = key(checks.either("auto", checks.number(minimum=0)), "auto")
     max_retries: int = key(checks.whole(minimum=0), 3)
     num_actors: int | str = key(checks.either("auto", checks.whole(minimum=1)), "auto")
 
@@ -322,6 +323,8 @@ class Recipe(Section):
         if self.targets.relevance == "correlation":
             names += ["targets.relevance", "targets.feature_layers"]  # the pass keeps co-moments for these
         keys = {name: plain(self._value(name)) for name in names}
+        if "data.shards" in keys:
+            keys["data.shards"] = sorted(keys["data.shards"])  # a set, whatever the order
         keys = {name: value for name, value in keys.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
         makes_rows = STAGES.index(stage) >= STAGES.index("visualize")
         keys |= added_keys([*self.concepts, *self.circuits], with_labels=makes_rows)
@@ -353,15 +356,15 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "model.weights",
         "model.input_size_px",
         "model.options",
-        "data.shards",
         "data.image_key",
         "data.label_key",
         "data.max_pixels",
-        "statistics.layers",
         "statistics.top_k",
         "statistics.activation",
     ),
+    # More tar shards or layers leave the partials that are there as they are; the statistics say what they are of.
     "targets": (
+        "data.shards",
         "model.labels",
         *(f"targets.{name}" for name in checks.known_keys(TargetsSection)),
         "visualize.image_size_px",

@@ -120,8 +120,8 @@ def iterate_samples(
     """
     image_suffixes, label_suffixes = _suffixes(image_key), _suffixes(label_key)
     with open_for_reading(url) as file:
-        _check_uncompressed(url, file)
         members = _Members(file, wanted={*image_suffixes, *label_suffixes})
+        _check_uncompressed(url, file)
         group_stage = partial(group_by_keys, handler=members.note_duplicate)
         seen: set[str] = set()
         usual_suffixes: set[str] = set()
@@ -190,12 +190,14 @@ class _Members:
     def __init__(self, file: BinaryIO, wanted: set[str]) -> None:
         self.fault: _Fault | None = None
         self._file = file
+        # Asked for first: a remote file drops what it has read ahead when it looks for the end.
+        self._file_size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         self._wanted = wanted
         self._has_duplicate = False
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield the members as webdataset's grouping expects them, and set `fault` if the tar stops early."""
-        file_size = self._file.seek(0, io.SEEK_END)
         self._file.seek(0)
         key, position = "", -1
         tar: tarfile.TarFile | None = None
@@ -220,8 +222,8 @@ class _Members:
             if key is None or not member.isreg() or member.issparse() or _META.match(member.name):
                 key = ""
                 continue
-            if member.offset_data + member.size > file_size:
-                cut = f"the file ends at byte {file_size}, inside {member.name}"
+            if member.offset_data + member.size > self._file_size:
+                cut = f"the file ends at byte {self._file_size}, inside {member.name}"
                 self.fault = _Fault(reason="truncated-shard", detail=cut, key=key)
                 return
             data = b""

@@ -7,7 +7,6 @@ a full disk or a killed process loses nothing that was written before.
 
 import contextlib
 import errno
-import glob
 import json
 import os
 import posixpath
@@ -15,13 +14,16 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import braceexpand
-import fsspec
+from pipeline import remote
+from pipeline.storage_errors import StorageError
+from pipeline.urls import expand_urls, explaining, is_local, local_path, open_for_reading, read_range
+
+__all__ = ["Root", "StorageError", "check_path", "expand_urls", "is_temporary", "open_for_reading", "read_range"]
 
 # Inside `Root`, `list` is the method.
 Names: TypeAlias = list[str]
@@ -31,19 +33,9 @@ TEMPORARY_PREFIX = ".partial-"
 ZARR_TEMPORARY_SUFFIX = ".partial"
 # A temporary that names no living process of this host is swept at once, any other one only after this time.
 STALE_AFTER_S = 3600.0
-
-_REMEDIES = {
-    errno.ENOSPC: "the disk is full: free space there or choose another output.root, then run it again",
-    errno.EDQUOT: "the disk quota is used up: free space or choose another output.root, then run it again",
-    errno.EROFS: "the file system is mounted read-only: choose another output.root",
-    errno.EACCES: "no permission: check the owner and mode of that folder, or choose another output.root",
-    errno.EPERM: "the operation is not permitted: check the owner and mode of that folder",
-}
-_EXTRA_OF_PROTOCOL = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-
-
-class StorageError(OSError):
-    """A read or write that failed for a reason outside the program; it names the place and the remedy."""
+# How long a store's listing may lag behind its objects, and how often it is asked meanwhile.
+LISTING_TIMEOUT_S = 60.0
+LISTING_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,16 +57,16 @@ class Root:
         text = os.fspath(url)
         if not text or "\0" in text:
             raise ValueError(f"storage root {text!r}: expected a folder or a URL such as s3://bucket/folder")
-        if _is_local(text):
+        if is_local(text):
             # Absolute, because a worker may run in another current folder.
-            return Root(os.path.abspath(_local_path(text)))
-        _filesystem(text)
+            return Root(os.path.abspath(local_path(text)))
+        remote.filesystem(text)  # says now what is wrong with it
         return Root(text.rstrip("/") if not text.endswith("://") else text)
 
     @property
     def is_local(self) -> bool:
         """Whether the root is a folder of this machine."""
-        return _is_local(self.url)
+        return is_local(self.url)
 
     @property
     def local_path(self) -> Path:
@@ -98,21 +90,15 @@ class Root:
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or folder at `path`."""
         full = self._full(path)
-        if self.is_local:
-            return os.path.exists(full)
-        fs, place = _filesystem(full)
-        fs.invalidate_cache()
-        return bool(fs.exists(place))
+        return os.path.exists(full) if self.is_local else remote.exists(full)
 
     def size_bytes(self, path: str) -> int:
         """Return the size of a file in bytes. Raises FileNotFoundError if it is absent."""
         full = self._full(path)
-        with _explained(full, "read"):
-            if self.is_local:
-                return os.path.getsize(full)
-            fs, place = _filesystem(full)
-            fs.invalidate_cache()
-            return int(fs.size(place))
+        if not self.is_local:
+            return remote.size_bytes(full)
+        with explaining(full, "read"):
+            return os.path.getsize(full)
 
     def read_bytes(self, path: str, *, offset: int = 0, size: int | None = None) -> bytes:
         """Return a file, or `size` bytes of it from `offset` on.
@@ -140,17 +126,11 @@ class Root:
         full = self._full(path)
         if not path:
             raise ValueError(f"a file path below {self.url} is needed, got an empty one")
-        with _explained(full, "write"):
-            if self.is_local:
-                _write_local(full, data)
-                return
-            fs, place = _filesystem(full)
-            try:
-                fs.pipe_file(place, data)
-            except FileNotFoundError:
-                # Object stores have no folders; others (sftp, hdfs) need them before the first file.
-                fs.makedirs(posixpath.dirname(place), exist_ok=True)
-                fs.pipe_file(place, data)
+        if not self.is_local:
+            remote.put(full, data)
+            return
+        with explaining(full, "write"):
+            _write_local(full, data)
 
     def write_text(self, path: str, text: str) -> None:
         """Write text as UTF-8, atomically."""
@@ -168,7 +148,7 @@ class Root:
             StorageError: the disk is full, read-only or not ours.
         """
         file = self.local_path / check_path(path)
-        with _explained(str(file), "write"):
+        with explaining(str(file), "write"):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as opened:
                 opened.write(text)
@@ -176,47 +156,58 @@ class Root:
     def list(self, path: str = "") -> Names:
         """Return the sorted names in a folder, without temporaries; none if there is no such folder."""
         full = self._full(path)
-        with _explained(full, "list"):
-            if self.is_local:
+        if self.is_local:
+            with explaining(full, "list"):
                 names = os.listdir(full) if os.path.isdir(full) else []
-            else:
-                fs, place = _filesystem(full)
-                fs.invalidate_cache()
-                found = fs.ls(place, detail=False) if fs.isdir(place) else []
-                names = [posixpath.basename(item.rstrip("/")) for item in found]
+        else:
+            names = remote.names(full)
         return sorted(name for name in names if not is_temporary(name))
+
+    def wait_until_listed(self, folder: str, names: Collection[str], *, timeout_s: float = LISTING_TIMEOUT_S) -> None:
+        """Return once `list(folder)` shows all of `names`, which their writers say are committed.
+
+        S3 shows an object as soon as it is written; some stores that speak its protocol lag. A stage waits at its
+        end, so that the next one, which lists what is committed, sees all of it. On a local root nothing is asked.
+
+        Raises:
+            StorageError: a name is not listed after `timeout_s`; the first missing one is named.
+        """
+        if self.is_local or not names:
+            return
+        deadline = time.monotonic() + timeout_s
+        while missing := set(names).difference(self.list(folder)):
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    errno.EIO,
+                    f"{self.url}/{folder}: {min(missing)} was written but is not listed after {timeout_s:g} s "
+                    f"({len(missing)} of {len(names)} are missing): the store's listings lag; run the command again",
+                )
+            time.sleep(LISTING_POLL_S)
 
     def walk(self, path: str = "") -> Names:
         """Return all files below a folder as sorted paths relative to it, without temporaries."""
         full = self._full(path)
-        with _explained(full, "list"):
-            if self.is_local:
-                paths = [
-                    os.path.relpath(os.path.join(folder, name), full).replace(os.sep, "/")
-                    for folder, _, names in os.walk(full)
-                    for name in names
-                ]
-            else:
-                fs, place = _filesystem(full)
-                fs.invalidate_cache()
-                found = fs.find(place) if fs.isdir(place) else []
-                paths = [posixpath.relpath(item, place) for item in found]
+        if self.is_local:
+            paths = [
+                os.path.relpath(os.path.join(folder, name), full).replace(os.sep, "/")
+                for folder, _, names in os.walk(full)
+                for name in names
+            ]
+        else:
+            paths = remote.files_below(full)
         return sorted(p for p in paths if not is_temporary(posixpath.basename(p)))
 
     def remove(self, path: str) -> None:
         """Remove a file or a whole folder; one that is missing is fine."""
         full = self._full(path)
-        with _explained(full, "remove"):
-            if self.is_local:
-                if os.path.isdir(full) and not os.path.islink(full):
-                    shutil.rmtree(full)
-                else:
-                    Path(full).unlink(missing_ok=True)
-                return
-            fs, place = _filesystem(full)
-            fs.invalidate_cache()
-            if fs.exists(place):
-                fs.rm(place, recursive=True)
+        if not self.is_local:
+            remote.remove(full)
+            return
+        with explaining(full, "remove"):
+            if os.path.isdir(full) and not os.path.islink(full):
+                shutil.rmtree(full)
+            else:
+                Path(full).unlink(missing_ok=True)
 
     def sweep(self, *, stale_after_s: float = STALE_AFTER_S) -> int:
         """Remove the temporaries that killed writers left in a local root; return how many.
@@ -230,7 +221,7 @@ class Root:
             for name in filter(is_temporary, names):
                 file = Path(folder, name)
                 # The writer may finish (rename it) or another sweep remove it at any moment.
-                with contextlib.suppress(FileNotFoundError), _explained(str(file), "remove"):
+                with contextlib.suppress(FileNotFoundError), explaining(str(file), "remove"):
                     if _is_abandoned(name, time.time() - file.stat().st_mtime, stale_after_s):
                         file.unlink()
                         removed += 1
@@ -255,138 +246,6 @@ def check_path(path: str) -> str:
 def is_temporary(name: str) -> bool:
     """Whether a file name is that of a write in progress (ours or Zarr's)."""
     return name.startswith(TEMPORARY_PREFIX) or name.endswith(ZARR_TEMPORARY_SUFFIX)
-
-
-def read_range(url: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Return `size` bytes (None: all that follow) from `offset` of a file at a local path or fsspec URL.
-
-    Raises:
-        ValueError: the range is negative.
-        FileNotFoundError: there is no such file.
-        StorageError: the file ends inside the range, or cannot be read.
-    """
-    if offset < 0 or (size is not None and size < 0):
-        raise ValueError(f"byte range offset={offset}, size={size}: expected numbers of at least 0")
-    with _explained(url, "read"):
-        if _is_local(url):
-            with open(_local_path(url), "rb") as file:
-                file.seek(offset)
-                data = file.read() if size is None else file.read(size)
-        else:
-            fs, place = _filesystem(url)
-            data = b"" if size == 0 else fs.cat_file(place, offset, None if size is None else offset + size)
-    if size is not None and len(data) != size:
-        raise StorageError(
-            errno.EIO,
-            f"{url}: bytes {offset}–{offset + size} are wanted but the file gave only {len(data)}; "
-            "it changed since it was read first: restore it, or collect the statistics again",
-        )
-    return data
-
-
-def open_for_reading(url: str) -> Any:
-    """Open any local path or fsspec URL as a seekable binary file, to be used in a `with` statement.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        StorageError: the file cannot be opened.
-    """
-    with _explained(url, "read"):
-        if _is_local(url):
-            return open(_local_path(url), "rb")
-        fs, place = _filesystem(url)
-        return fs.open(place, "rb")
-
-
-def expand_urls(pattern: str | Sequence[str]) -> list[str]:
-    """Return the files that a pattern names: braces `{0000..1023}`, globs, fsspec URLs, or a list of these.
-
-    Order is that of the list, then of the braces; the matches of one glob are sorted. Local paths come back
-    absolute. A local file that exists under the very name is taken as it is, so brackets in names do no harm.
-
-    Raises:
-        ValueError: a pattern is malformed, a glob matches nothing, a local file is missing, or one file is
-            named twice.
-    """
-    patterns = [pattern] if isinstance(pattern, str) else [*pattern]
-    if not patterns:
-        raise ValueError("no file pattern given: expected at least one path, glob or URL")
-    urls = [url for item in patterns for url in _expand_one(item)]
-    seen: set[str] = set()
-    for url in urls:
-        if url in seen:
-            raise ValueError(f"{url} is named twice by {pattern!r}: its samples would count twice")
-        seen.add(url)
-    return urls
-
-
-def _expand_one(pattern: str) -> list[str]:
-    if not pattern:
-        raise ValueError("an empty file pattern: expected a path, glob or URL")
-    if _is_local(pattern) and os.path.exists(_local_path(pattern)):
-        return [os.path.abspath(_local_path(pattern))]
-    try:
-        names = list(braceexpand.braceexpand(pattern))
-    except ValueError as error:
-        raise ValueError(f"file pattern {pattern!r}: the braces are not balanced") from error
-    urls: list[str] = []
-    for name in names:
-        has_glob = glob.has_magic(name)
-        if _is_local(name):
-            path = os.path.abspath(_local_path(name))
-            matches = sorted(glob.glob(path, recursive=True)) if has_glob else [path]
-            matches = [match for match in matches if os.path.isfile(match)]
-        elif has_glob:
-            fs, place = _filesystem(name)
-            fs.invalidate_cache()
-            matches = sorted(fs.unstrip_protocol(match) for match in fs.glob(place))
-        else:
-            # One request for each of perhaps thousands of remote files: the first read reports a missing one.
-            matches = [name]
-        if not matches:
-            what = "matches no file" if has_glob else "does not exist"
-            within = "" if name == pattern else f" (from {pattern!r})"
-            raise ValueError(f"{name}{within} {what}: check the path, relative to {os.getcwd()}")
-        urls.extend(matches)
-    return urls
-
-
-def _is_local(url: str) -> bool:
-    return "://" not in url or url.startswith(("file://", "local://"))
-
-
-def _local_path(url: str) -> str:
-    path = url.partition("://")[2] if "://" in url else url
-    return os.path.expanduser(path)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL (fsspec keeps one instance per process) and the path in it."""
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        extra = _EXTRA_OF_PROTOCOL.get(url.partition("://")[0])
-        remedy = f"pip install 'neuron-atlas[{extra}]'" if extra else str(error)
-        raise ValueError(f"{url}: the package for this protocol is not installed: {remedy}") from error
-    except ValueError as error:
-        raise ValueError(f"{url}: {error}; expected a local path or a URL that fsspec knows") from error
-
-
-@contextlib.contextmanager
-def _explained(url: str, action: str) -> Iterator[None]:
-    """Turn an operating-system error that the user can mend into a StorageError that says how."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and action != "write":
-            raise
-        # Remote file systems raise PermissionError without a number.
-        number = error.errno or (errno.EACCES if isinstance(error, PermissionError) else None)
-        remedy = _REMEDIES.get(number or 0, "check that the place exists and can be reached")
-        reason = error.strerror or str(error)
-        raise StorageError(number or errno.EIO, f"cannot {action} {url}: {reason}; {remedy}") from error
 
 
 def _write_local(full: str, data: bytes) -> None:

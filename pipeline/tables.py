@@ -1,4 +1,4 @@
-"""Parquet tables: the one module that imports pyarrow.
+"""Parquet tables. With `sorted_table`, which looks rows up in large ones, the only modules that import pyarrow.
 
 What is written here is read by a browser (hyparquet), pandas, DuckDB and Polars, so the files keep to the
 plain core of the format: Snappy, data page version 1, int32/int64/float32/float64/bool/utf8 and lists of
@@ -6,7 +6,8 @@ them, no Arrow-only types. Equal columns give equal bytes.
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.neurons import nearest
-from pipeline.storage import Root
+from pipeline.storage import Root, StorageError
 
 # A reader of whole files pays per group and column; one of 100k rows should still be able to breathe between
 # groups. 8,192 rows hold every layer of the usual networks in one group.
@@ -72,17 +73,54 @@ def table_bytes(
     lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of one table must be of one length, got {lengths}")
-    table = pa.Table.from_arrays(arrays, schema=pa.schema([(n, _arrow_type(k)) for n, k in schema.items()]))
+    table = pa.Table.from_arrays(arrays, schema=_arrow_schema(schema))
+    return _file_bytes([table], table.schema, metadata or {})
+
+
+def join_tables(tables: Iterable[tuple[str, bytes]], schema: Mapping[str, str]) -> bytes:
+    """The Parquet file with the rows of some tables one after the other, which are read as they are asked for.
+
+    The bytes are those that `table_bytes` gives for all rows at once; only a row group is held beside them.
+
+    Args:
+        tables: (name for errors, Parquet file) of each.
+        schema: of all of them, see `table_bytes`.
+
+    Raises:
+        BadTable: a file is damaged or of another schema.
+    """
+    wanted = _arrow_schema(schema)
+
+    def parts() -> Iterator[Any]:
+        for source, data in tables:
+            part = _read(data, source, None)
+            if not part.schema.equals(wanted):
+                raise BadTable(f"{source}: columns {part.schema.names} of {part.schema.types}, expected {dict(schema)}")
+            yield part
+
+    return _file_bytes(parts(), wanted, {})
+
+
+def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str]) -> bytes:
+    """Arrow tables as one file in groups of `ROW_GROUP_ROWS`, however they were cut before."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
-        table.schema,
+        schema,
         compression="snappy",
         data_page_version="1.0",
         store_schema=False,  # no Arrow blob in the footer: the Parquet types say everything
     ) as writer:
-        writer.add_key_value_metadata(dict(sorted((metadata or {}).items())))
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(dict(sorted(metadata.items())))
+        waiting = schema.empty_table()
+        for table in tables:
+            waiting = pa.concat_tables([waiting, table])
+            whole = len(waiting) - len(waiting) % ROW_GROUP_ROWS
+            if whole:
+                writer.write_table(waiting.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+                waiting = waiting.slice(whole)
+        if len(waiting):
+            writer.write_table(waiting, row_group_size=ROW_GROUP_ROWS)
     return buffer.getvalue()
 
 
@@ -129,6 +167,21 @@ def num_rows(root: Root, path: str) -> int:
     return _open(root.read_bytes(path), f"{root.url}/{path}").metadata.num_rows
 
 
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """What pyarrow says of a file that it cannot read, as a `BadTable` that names the file."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError):
+        raise  # not of the file's content
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadTable(f"{source}: not a readable Parquet file, or a damaged one ({error})") from error
+
+
+def _arrow_schema(schema: Mapping[str, str]) -> Any:
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in schema.items()])
+
+
 def _arrow_type(kind: str) -> Any:
     inner = kind.removeprefix("list<").removesuffix(">")
     if inner not in _SCALARS or kind not in (inner, f"list<{inner}>"):
@@ -167,11 +220,9 @@ def _check_values(values: Sequence[Any], kind: Any) -> None:
 
 
 def _open(data: bytes, source: str) -> Any:
-    try:
+    with reading(source):
         file = pq.ParquetFile(io.BytesIO(data))
         unpacked = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadTable(f"{source}: not a readable Parquet file ({error})") from error
     if unpacked > MAX_TABLE_BYTES:
         raise BadTable(f"{source}: unpacks to {unpacked} bytes, more than the {MAX_TABLE_BYTES} allowed")
     return file
@@ -182,7 +233,5 @@ def _read(data: bytes, source: str, columns: Sequence[str] | None) -> Any:
     for name in columns or ():
         if name not in file.schema_arrow.names:
             raise BadTable(f"{source}: has no column {name!r}{nearest(name, file.schema_arrow.names)}")
-    try:
+    with reading(source):
         return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadTable(f"{source}: damaged Parquet file ({error})") from error

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from jobs.ray_engine import RayEngine
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 # No deadline per example: the machine may be busy, and a time-out per test is set in pyproject.toml.
 settings.register_profile("neuron-atlas", deadline=None)
@@ -17,6 +21,39 @@ settings.load_profile("neuron-atlas")
 def ray_engine() -> Iterator[RayEngine]:
     """A real local Ray with two CPUs, started once for all tests that ask for it."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    # Ray spells it so. The least; by default a metric is seen after ten seconds.
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112
     engine = RayEngine("local", num_cpus=2)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server_of_session() -> "Iterator[S3Server]":
+    """The S3 server on loopback, started once; tests ask for `s3_server` or `s3_url`."""
+    from tests.s3_server import S3Server  # half a second of imports that other tests need not pay
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(s3_server_of_session: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[S3Server]":
+    """A real S3 server without faults, in the usual environment, as a user's shell would have it.
+
+    Processes that a test starts inherit it. The workers of `ray_engine` do not: they may have been started before. A
+    test on Ray and S3 starts `neuron-atlas run --address local` as a child process, on a Ray of its own.
+    """
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server_of_session.url)
+    s3_server_of_session.reset()
+    yield s3_server_of_session
+    s3_server_of_session.reset()
+
+
+@pytest.fixture
+def s3_url(s3_server: "S3Server") -> str:
+    """A place of its own on `s3_server`: a prefix in a fresh bucket."""
+    return f"s3://{s3_server.make_bucket()}/place"

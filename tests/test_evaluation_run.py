@@ -155,7 +155,7 @@ def test_mis_is_the_share_of_photographs_told_apart_with_the_picture(judged, sha
         return judge.look([photograph]).embedding[0].astype(np.float64)
 
     model = resolve(recipe).model
-    samples = statistics.samples["sample"].tolist()
+    samples = statistics.samples.ids.tolist()
     activations = {}
     for found in statistics.exemplars_of(samples):
         inputs = model.preprocess(read_photograph(found, max_pixels=10**6, keep_alpha=False))[None]
@@ -198,7 +198,7 @@ def test_methods_are_scored_by_the_mean_over_neurons_of_their_mean_over_seeds(ju
 def photographs_of(out):
     """(labels, photographs) of the whole data set, which the panel is here."""
     statistics = StatisticsStore.open(Root.open(out))
-    found = statistics.exemplars_of(statistics.samples["sample"].tolist())
+    found = statistics.exemplars_of(statistics.samples.ids.tolist())
     return [e.label for e in found], [read_photograph(e, max_pixels=10**6, keep_alpha=False) for e in found]
 
 
@@ -412,7 +412,7 @@ def test_a_photograph_that_is_none_any_more_is_left_out_and_counted(tmp_path):
     recipe = tiny_recipe(shards, tmp_path / "out", atlas='publish_examples = "keys"')
     run(recipe, STAGES[:3])
     statistics = StatisticsStore.open(Root.open(tmp_path / "out"))
-    exemplar = statistics.exemplars_of(statistics.samples["sample"].tolist())[5]
+    exemplar = statistics.exemplars_of(statistics.samples.ids.tolist())[5]
     with Path(exemplar.tar_shard).open("r+b") as file:
         file.seek(exemplar.offset)
         file.write(b"no picture at all")

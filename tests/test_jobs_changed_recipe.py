@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
-from jobs.cli import BAD_USAGE, DONE, main
+from jobs.cli import BAD_USAGE, DONE, FAILED, main
+from pipeline.arrays import open_group, read_array
+from pipeline.atlas.validate import validate
 from pipeline.storage import Root
 from tests.tiny_run import recipe_toml, write_data
 
@@ -85,3 +87,85 @@ def test_what_changes_results_is_refused_and_changes_nothing(finished, override,
     assert line.endswith((f" {value} in the recipe", f" {value}.0 in the recipe"))
     assert "--set output.root=FOLDER" in message
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_one_more_layer_is_surveyed_alone_and_what_was_there_is_not_touched(run_again, tmp_path):
+    root = Root.open(tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/run").rglob("*") if path.is_file()}
+    blocks = 'neurons=[{layer="classifier"}, {layer="stage2", units="0:3"}, {layer="stem", units=[1]}]'
+    assert run_again('statistics.layers=["stage1", "stage2", "stage3", "stem"]', blocks) == [
+        "collect: 3 tar shards done",
+        "targets: 1 neurons done, 8 already done",
+        "visualize: 1 pictures done, 8 already done",
+        "evaluate: 1 pictures done, 8 already done",
+        "build: 9 pictures done",
+    ]
+    statistics = root.read_json("run/statistics.json")
+    assert statistics["layers"] == ["stem", "stage1", "stage2", "stage3", "fc"]  # in model order
+    assert open_group(root, "run/statistics.zarr").attrs["layers"] == statistics["layers"]
+    old = [path for path in before if "statistics.zarr/layers" in path.as_posix() or "/partials/" in path.as_posix()]
+    assert len(old) > 50
+    assert [path for path in old if path.stat().st_mtime_ns != before[path]] == []
+    assert validate(str(tmp_path / "out")) == []
+
+
+def test_a_layer_added_later_has_the_statistics_of_one_that_was_there_from_the_start(finished, run_again, tmp_path):
+    run_again('statistics.layers=["stage1", "stage2", "stage3", "stem"]')
+    command = ["collect", str(finished / "tiny.toml"), "--address", "inline"]
+    for override in (f"output.root={tmp_path}/all", 'statistics.layers=["stem", "stage1", "stage2", "stage3"]'):
+        command += ["--set", override]
+    assert main(command) == DONE
+    added, whole = (open_group(Root.open(tmp_path / name), "run/statistics.zarr") for name in ("out", "all"))
+    names = sorted(path for path, _ in whole["layers/stem"].arrays())
+    assert names == sorted(path for path, _ in added["layers/stem"].arrays())
+    for name in names:
+        assert read_array(added, f"layers/stem/{name}").tobytes() == read_array(whole, f"layers/stem/{name}").tobytes()
+
+
+def test_layers_cannot_be_added_from_other_pictures(finished, tmp_path, capsys):
+    """The tar shards of the same names hold other pictures now."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    shards = write_data(tmp_path / "data", per_shard=7)
+    for shard in (finished / "data").iterdir():
+        shutil.copy(shard, tmp_path / f"kept-{shard.name}")
+    try:
+        for shard in (tmp_path / "data").iterdir():
+            shutil.copy(shard, finished / "data" / shard.name)
+        command = [
+            "collect",
+            str(finished / "tiny.toml"),
+            "--address",
+            "inline",
+            "--set",
+            f"output.root={tmp_path}/out",
+        ]
+        assert main([*command, "--set", 'statistics.layers=["stage2", "stage3", "stem"]']) == FAILED
+    finally:
+        for shard in (tmp_path / "data").iterdir():
+            shutil.copy(tmp_path / f"kept-{shard.name}", finished / "data" / shard.name)
+    assert "the tar shards have changed since their statistics were made" in capsys.readouterr().err
+    assert shards
+
+
+def test_more_shards_are_surveyed_alone_until_targets_are_made_of_them(tmp_path, capsys):
+    shards = write_data(tmp_path / "data", num_shards=4)
+    three = shards.replace("000003}", "000002}")
+    path, out = tmp_path / "tiny.toml", tmp_path / "out"
+    path.write_text(recipe_toml(three, out))
+    command = ["--address", "inline", "--set", f"data.shards={shards}"]
+    assert main(["collect", str(path), "--address", "inline"]) == DONE
+    capsys.readouterr()
+    assert main(["collect", str(path), *command]) == DONE
+    assert "collect: 1 tar shards done, 3 already done" in capsys.readouterr().out
+    assert Root.open(out).read_json("run/statistics.json")["num_samples"] == 32
+
+    assert main(["targets", str(path), *command]) == DONE
+    assert main(["run", str(path), "--address", "inline"]) == BAD_USAGE  # the three alone, now that four were used
+    message = capsys.readouterr().err
+    assert "data.shards" in message
+    assert "copy the folder run/partials" in message
+
+    shutil.copytree(out / "run/partials", tmp_path / "new/run/partials")
+    assert main(["collect", str(path), "--address", "inline", "--set", f"output.root={tmp_path}/new"]) == DONE
+    assert "collect: nothing" not in (said := capsys.readouterr().out)
+    assert "3 already done" in said

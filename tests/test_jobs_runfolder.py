@@ -1,6 +1,7 @@
 """The run folder belongs to one recipe, and its log survives a killed writer."""
 
 import json
+import re
 
 import pytest
 
@@ -66,12 +67,25 @@ def test_what_changes_no_result_is_accepted(root, harmless):
 
 
 def test_a_stage_that_stopped_before_its_first_result_binds_nobody(root):
-    claim(root, tiny_recipe("misspelled.tar", root.url), "collect")
+    other = tiny_recipe("a.tar", root.url, "statistics.top_k=9")
+    claim(root, other, "collect")
     recipe = tiny_recipe("a.tar", root.url)
     check_recipe(root, recipe)
     results_of(root, recipe, "collect")
-    with pytest.raises(ValueError, match=r"data\.shards"):
-        check_recipe(root, tiny_recipe("misspelled.tar", root.url))
+    with pytest.raises(ValueError, match=r"statistics\.top_k: 8 in the folder, 9 in the recipe"):
+        check_recipe(root, other)
+
+
+def test_more_shards_bind_targets_but_not_the_survey_and_layers_bind_nothing(root):
+    recipe = tiny_recipe("a.tar", root.url)
+    more = tiny_recipe("a.tar", root.url, 'data.shards=["a.tar", "b.tar"]', 'statistics.layers=["stage2", "stem"]')
+    results_of(root, recipe, "collect")
+    check_recipe(root, more)
+    results_of(root, recipe, "targets")
+    with pytest.raises(ValueError, match="copy the folder run/partials") as refused:
+        check_recipe(root, more)
+    assert 'data.shards: ["a.tar"] in the folder, ["a.tar", "b.tar"] in the recipe' in str(refused.value)
+    assert "statistics.layers" not in str(refused.value)
 
 
 def test_a_folder_of_another_version_is_refused(root):
@@ -87,6 +101,8 @@ def test_the_log_keeps_lines_of_earlier_runs(root):
     entries = read_log(root)
     assert [entry["work"] for entry in entries] == ["shard 1", "shard 2"]
     assert all(entry["time"].endswith("+00:00") for entry in entries)
+    assert len({entry["run"] for entry in entries}) == 2
+    assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}", entry["run"]) for entry in entries)
 
 
 def test_half_a_line_of_a_killed_run_costs_that_line_only(tmp_path):

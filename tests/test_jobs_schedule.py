@@ -1,17 +1,33 @@
 """Both engines keep one contract: every work once, retries counted, errors as text, fatal ones raised."""
 
 import os
+import re
 import signal
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
 from jobs.ray_engine import RayEngine, guard_with_token
-from jobs.schedule import InlineEngine, Outcome, Resources, RunStoppedError, Work, resolve_resources
+from jobs.ray_pools import ActorPool, TaskPool, attempt_lost_with, name_of
+from jobs.schedule import (
+    MAX_CRASHES,
+    MAX_NODE_LOSSES,
+    Attempt,
+    InlineEngine,
+    Outcome,
+    Resources,
+    RunStoppedError,
+    Tries,
+    Work,
+    conclude,
+    resolve_resources,
+)
 from jobs.session import isolate, open_engine
 from jobs.worker import deterministic
+from pipeline.recipe import ComputeSection
 from pipeline.shards import TooManyBadSamples
 from pipeline.storage import StorageError
 
@@ -178,16 +194,106 @@ def test_a_failed_whole_is_done_again_in_parts(engine):
 
 
 @pytest.mark.parametrize("as_actors", [False, True])
-def test_a_worker_that_dies_costs_its_own_work_only(ray_engine, as_actors):
+def test_a_work_that_kills_its_worker_twice_is_set_aside_and_costs_no_other(ray_engine, as_actors):
+    patient = Resources(max_retries=5)
     if as_actors:
-        outcomes = ray_engine.run_actors(lambda: die_on_two, numbers(1, 2, 3, 4), ONE_RETRY)
+        outcomes = ray_engine.run_actors(lambda: die_on_two, numbers(1, 2, 3, 4), patient)
     else:
-        outcomes = ray_engine.run_tasks(die_on_two, numbers(1, 2, 3, 4), ONE_RETRY)
+        outcomes = ray_engine.run_tasks(die_on_two, numbers(1, 2, 3, 4), patient)
     found = by_name(outcomes)
     dead = found.pop("number 2")
     assert dead.attempt.error.startswith("worker lost:")
-    assert dead.num_attempts == 2
+    assert (dead.attempt.lost, dead.num_attempts) == ("worker", 2)
     assert sorted(outcome.attempt.result for outcome in found.values()) == [1, 3, 4]
+
+
+ERROR, CRASH, LOSS = Attempt(error="bug"), Attempt(error="x", lost="worker"), Attempt(error="x", lost="node")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "max_retries", "gives_up"),
+    [
+        ([ERROR] * 3, 3, False),
+        ([ERROR] * 4, 3, True),
+        ([ERROR], 0, True),
+        ([CRASH] * (MAX_CRASHES - 1), 3, False),
+        ([CRASH] * MAX_CRASHES, 3, True),
+        ([CRASH], 0, True),
+        ([LOSS] * (MAX_NODE_LOSSES - 1), 0, False),  # nodes that go are no fault of the work
+        ([LOSS] * MAX_NODE_LOSSES, 9, True),
+        ([ERROR, CRASH, LOSS, LOSS], 1, False),
+        ([LOSS, ERROR, LOSS, ERROR], 1, True),
+    ],
+)
+def test_how_often_a_work_is_tried(attempts, max_retries, gives_up):
+    tries = Tries()
+    for tried in attempts:
+        tries = tries.after(tried)
+    outcome = conclude(Work(name="one"), attempts[-1], tries, max_retries)
+    assert (outcome is not None) == gives_up
+    assert tries.total == len(attempts)
+    if outcome is not None:
+        assert outcome.num_attempts == len(attempts)
+
+
+def test_a_node_that_goes_is_told_from_a_worker_that_dies():
+    from ray import exceptions
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
+
+    def died(**context: object) -> exceptions.ActorDiedError:
+        return exceptions.ActorDiedError(ActorDiedErrorContext(actor_id=b"a" * 16, **context))
+
+    drained = NodeDeathInfo(reason=NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
+    found = {
+        "crash": exceptions.WorkerCrashedError(),
+        "memory": exceptions.OutOfMemoryError("killed by the memory monitor"),
+        "actor": died(error_message="The actor is dead because its worker process has died."),
+        "node": exceptions.NodeDiedError("gone"),
+        "actor's node": died(error_message="The actor is dead because its node has died."),
+        "spot": died(error_message="its node was drained", node_death_info=drained),
+        "unreachable": exceptions.ActorUnavailableError("no answer", b"a" * 16),
+    }
+    lost = {name: attempt_lost_with(error, 1.5) for name, error in found.items()}
+    assert {name for name, tried in lost.items() if tried.lost == "node"} == {
+        "node", "actor's node", "spot", "unreachable",
+    }  # fmt: skip
+    assert {name for name, tried in lost.items() if tried.lost == "worker"} == {"crash", "memory", "actor"}
+    assert lost["node"].error.startswith("node lost: gone")
+    assert lost["crash"].seconds == 1.5
+
+
+def test_ray_shows_works_by_name(ray_engine):
+    assert name_of(partial(partial(square, number=1))) == "square"
+    assert name_of(partial(Counter)) == "Counter"
+    (task,) = ray_engine.run_tasks(own_name, [Work(name="shard 000007")], Resources())
+    assert task.attempt.result == "own_name: shard 000007"
+    (call,) = ray_engine.run_actors(partial(Named), [Work(name="fc-00001")], Resources())
+    name, actor = call.attempt.result
+    assert name == "Named: fc-00001"
+    assert re.fullmatch(r"Named-[0-9a-f]{8}", actor)
+
+
+def test_tasks_on_gpus_are_done_by_actors_that_keep_their_process(ray_engine, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_run", lambda pool, works, resources: pool)
+    pool = ray_engine.run_tasks(partial(square, number=1), [], Resources(gpus=0.5, num_actors=1))
+    assert isinstance(pool, ActorPool)
+    assert pool._label == "square"
+    assert pool._resources.num_actors is None  # a bound for `visualize`
+    assert pool._factory()() == 1
+    assert isinstance(ray_engine.run_tasks(square, [], Resources()), TaskPool)
+
+
+def own_name() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_task_name()
+
+
+class Named:
+    def __call__(self) -> tuple[str, str]:
+        import ray
+
+        return own_name(), ray.get_runtime_context().get_actor_name()
 
 
 def test_arguments_that_cannot_be_read_by_a_worker_are_no_lost_worker(ray_engine):
@@ -248,8 +354,7 @@ class Fixed(InlineEngine):
 
 
 def resolve(engine: InlineEngine, **compute: object) -> Resources:
-    settings = {"cpus_per_task": 1, "gpus_per_actor": "auto", "max_retries": 3, "num_actors": "auto"} | compute
-    return resolve_resources(engine, **settings)
+    return resolve_resources(engine, ComputeSection(**compute))
 
 
 def test_auto_takes_a_gpu_where_there_are_gpus():
@@ -257,6 +362,22 @@ def test_auto_takes_a_gpu_where_there_are_gpus():
     assert resolve(Fixed("cluster", 8, 4)).device == "cuda"
     assert resolve(Fixed("local", 8, 0)).device == "cpu"
     assert resolve(Fixed("local", 8, 1), gpus_per_actor=0.25, num_actors=3) == Resources(gpus=0.25, num_actors=3)
+
+
+def test_tasks_have_the_gpus_of_actors_unless_they_are_told():
+    engine = Fixed("cluster", 8, 4)
+
+    def task(**compute: object) -> Resources:
+        return resolve_resources(engine, ComputeSection(**compute), of="task")
+
+    assert task() == Resources(gpus=1.0)
+    assert task(gpus_per_actor=0.5) == Resources(gpus=0.5)
+    assert task(gpus_per_task=0.25) == Resources(gpus=0.25)
+    assert task(gpus_per_task=0) == Resources(gpus=0.0)
+    assert task(gpus_per_task=0).device == "cpu"
+    assert resolve(engine, gpus_per_task=0).device == "cuda"
+    with pytest.raises(ValueError, match=r"compute.gpus_per_task = 2: this machine has 1 GPUs"):
+        resolve_resources(Fixed("local", 8, 1), ComputeSection(gpus_per_task=2), of="task")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from pipeline.arrays import CorruptArrayError
-from pipeline.statistics.partial import Partial
-from pipeline.statistics.partials import CorruptPartialError, StalePartialError, merge_tree
+from pipeline.statistics.merging import merge_all, merge_tree
+from pipeline.statistics.packing import pack, unpack
+from pipeline.statistics.partial import SAMPLE_SCHEMA, Partial
+from pipeline.statistics.partials import CorruptPartialError, StalePartialError
 from pipeline.statistics.store import (
     StatisticsStore,
     committed_shards,
@@ -24,6 +28,7 @@ from pipeline.statistics.store import (
     write_statistics,
 )
 from pipeline.storage import Root
+from pipeline.tables import table_bytes
 from tests.tiny_survey import LAYERS, NUM_CLASSES, features_of_all, tiny_samples, tiny_survey
 
 RECIPE = "0123456789abcdef"
@@ -134,7 +139,7 @@ def test_a_damaged_marker_commits_nothing(root: Root, text: str) -> None:
     assert committed(root) == set()
 
 
-@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+@pytest.mark.parametrize("suffix", ["safetensors.zst", "parquet"])
 def test_a_damaged_partial_is_noticed_before_it_is_merged(root: Root, suffix: str) -> None:
     for index in range(3):
         commit(root, index)
@@ -150,10 +155,30 @@ def test_a_damaged_partial_is_noticed_before_it_is_merged(root: Root, suffix: st
     assert committed_statistics(root) is None
 
 
-def test_nothing_on_disk_is_a_pickle(root: Root) -> None:
-    collect(root)
-    with np.load(root.local_path / "run/partials/000000.npz", allow_pickle=False) as arrays:
-        assert all(arrays[name].dtype != object for name in arrays)
+@settings(deadline=None)
+@given(
+    arrays=st.dictionaries(
+        st.text("ab/.", min_size=1),
+        st.sampled_from(["int64", "int32", "float32", "float64"]).flatmap(
+            lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
+        ),
+        max_size=4,
+    )
+)
+def test_packed_arrays_come_back_to_the_bit(arrays: dict[str, np.ndarray]) -> None:
+    data = pack(arrays)
+    assert data == pack(dict(reversed(arrays.items())))
+    found = unpack(data)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+
+
+def test_ids_counts_and_positions_take_few_bytes() -> None:
+    rng = np.random.default_rng(0)
+    sample = (1023 << 24) + rng.integers(0, 1251, (100, 64))
+    assert len(pack({"topk_sample": sample})) < 2.2 * sample.size
 
 
 @pytest.mark.parametrize("order", [(1, 0), (0, 1)])
@@ -171,6 +196,28 @@ def test_shards_committed_in_any_order_give_identical_bytes(tmp_path: Path) -> N
     assert found[0] == found[1]
     collect(root)  # and once more over what is there
     assert files_of(root) == found[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_counts_and_best_images_in_place_give_what_the_tree_gives(count: int) -> None:
+    before = [{path: array.copy() for path, array in partial.arrays().items()} for partial in PARTIALS]
+    assert_equal(merge_all(PARTIALS[:count]), merge_tree(PARTIALS[:count]))
+    for partial, arrays in zip(PARTIALS, before, strict=True):  # and what went in is as it was
+        for path, array in partial.arrays().items():
+            np.testing.assert_array_equal(array, arrays[path], err_msg=path)
+
+
+def test_partials_read_ahead_are_merged_in_their_order(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(3):
+        commit(root, index)
+    delay = iter([0.05, 0.0, 0.0])
+
+    def slow(*arguments: object, **keywords: object) -> Partial:
+        time.sleep(next(delay))
+        return read_partial(*arguments, **keywords)
+
+    monkeypatch.setattr("pipeline.statistics.partials.read_partial", slow)
+    assert_equal(merge_partials(root, URLS, recipe_fingerprint=RECIPE), merge_tree(PARTIALS))
 
 
 def test_the_merge_equals_one_pass_over_all_images() -> None:
@@ -277,7 +324,7 @@ def test_a_store_killed_while_it_is_written_again_is_not_there(root: Root, monke
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.statistics.store.write_array", killed)
+        patch.setattr("pipeline.statistics.store_writing.write_array", killed)
         with pytest.raises(KilledError):
             merge(root)
     assert committed_statistics(root) is None
@@ -286,12 +333,33 @@ def test_a_store_killed_while_it_is_written_again_is_not_there(root: Root, monke
 
 
 def test_samples_are_ordered_by_id_and_complete(store: StatisticsStore) -> None:
-    samples = store.samples
-    assert (np.diff(samples["sample"]) > 0).all()
-    assert samples["key"] == [sample.key for shard in SAMPLES for sample in shard]
+    ids = store.samples.ids
+    assert (np.diff(ids) > 0).all()
+    samples = store.samples.rows(ids)
+    assert samples["key"] == store.samples.keys() == [sample.key for shard in SAMPLES for sample in shard]
     assert samples["tar_shard"] == [url for url, n in zip(URLS, COUNTS, strict=True) for _ in range(n)]
     labels = [-1 if sample.label is None else sample.label for shard in SAMPLES for sample in shard]
-    assert samples["label"].tolist() == labels
+    assert store.samples.labels(ids).tolist() == labels
+    assert (store.samples.labels(ids[[7, 3, 7]]).tolist()) == [labels[7], labels[3], labels[7]]
+
+
+def test_the_table_of_samples_is_that_of_all_rows_at_once(store: StatisticsStore) -> None:
+    rows = [row for partial in PARTIALS for row in partial.samples]
+    assert store.root.read_bytes("run/samples.parquet") == table_bytes(rows, SAMPLE_SCHEMA)
+
+
+def test_samples_are_found_by_their_keys_in_all_shards(root: Root) -> None:
+    for index in range(2):  # both shards hold the samples of the first
+        partial = tiny_survey(SAMPLES[0], index)
+        write_partial(root, index, partial, recipe_fingerprint=RECIPE, shard_url=URLS[index])
+    write_statistics(root, merge_partials(root, URLS[:2], recipe_fingerprint=RECIPE), ATTRS)
+    samples = StatisticsStore.open(root).samples
+    assert samples.with_keys(["photo-2", "absent"]) == {"photo-2": [2, (1 << 24) + 2], "absent": []}
+
+
+def test_a_sample_that_was_not_surveyed_is_named(store: StatisticsStore) -> None:
+    with pytest.raises(ValueError, match=r"samples\.parquet has no row with sample = 4711"):
+        store.exemplars_of([0, 4711])
 
 
 def test_exemplars_say_where_to_read_the_images(store: StatisticsStore) -> None:
@@ -317,12 +385,12 @@ def test_exemplars_say_where_to_read_the_images(store: StatisticsStore) -> None:
 def test_exemplars_of_a_class_carry_its_label(store: StatisticsStore) -> None:
     logits = features_of_all([sample for shard in SAMPLES for sample in shard], "fc")[..., 0].numpy()
     counts = store.class_topk().counts
-    assert counts.sum() == np.sum(store.samples["label"] >= 0)
+    assert counts.sum() == np.sum(store.samples.labels(store.samples.ids) >= 0)
     for label in range(NUM_CLASSES):
         exemplars = store.class_exemplars(label)
         assert len(exemplars) == min(TOP_K, counts[label])
         assert {exemplar.label for exemplar in exemplars} == {label}
-        own = logits[store.samples["label"] == label, label]
+        own = logits[store.samples.labels(store.samples.ids) == label, label]
         assert [exemplar.activation for exemplar in exemplars] == sorted(own, reverse=True)[:TOP_K]
 
 

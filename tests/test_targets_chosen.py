@@ -9,6 +9,7 @@ import torch
 from pipeline.models import Model
 from pipeline.recipe import RecipeError
 from pipeline.relevance import relevance
+from pipeline.statistics.samples import SampleTable
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.reference_target import reference_target
@@ -103,7 +104,7 @@ def test_mistakes_name_what_is_wrong(model: Model, statistics: StatisticsStore, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "cat.jpg").write_bytes(b"\xff\xd8 not a picture")
-    known = statistics.samples["key"][0]
+    known = statistics.samples.keys()[0]
     for block, message in (
         (f'reference_keys=["{known}", "{known}x"]', rf'1 of 2 are no keys .* "{known}x" \(did you mean'),
         (f'references="{tmp_path / "none"}"', "does not exist: expected a folder"),
@@ -119,12 +120,13 @@ def test_mistakes_name_what_is_wrong(model: Model, statistics: StatisticsStore, 
         targets_recipe(blocks(f'layer="stage2", references="{folder}", reference_keys=["a"]'))
 
 
-def test_keys_that_occur_twice_are_refused(model: Model, statistics: StatisticsStore) -> None:
-    twice = StatisticsStore(statistics.root, statistics.attrs)
-    key = twice.samples["key"][0]
-    twice.samples["key"][1] = key
+def test_keys_that_occur_twice_are_refused(
+    model: Model, statistics: StatisticsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = statistics.samples.keys()[0]
+    monkeypatch.setattr(SampleTable, "with_keys", lambda _, keys: {key: [0, 1] for key in keys})
     with pytest.raises(ValueError, match=f'"{key}" is the key of 2 samples'):
-        find_chosen(targets_recipe(blocks(f'layer="stage2", reference_keys=["{key}"]')), model, twice)
+        find_chosen(targets_recipe(blocks(f'layer="stage2", reference_keys=["{key}"]')), model, statistics)
 
 
 def test_two_blocks_may_not_name_different_references_for_one_neuron(model: Model) -> None:

@@ -28,22 +28,31 @@ def row_key(row: Mapping[str, Any]) -> Key:
     return row["layer"], row["unit"], row["method"], row["seed"]
 
 
-def write_fragment(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_fragment(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Commit the rows of one batch of visualizations (columns of FRAGMENT_SCHEMA; a missing column is null).
+
+    Returns the path below `root` that is the commit.
 
     Raises:
         ValueError: a bad batch name, status or value, a column that the schema does not know, no rows, or a
             neuron twice.
     """
     _check_rows(batch_name, rows)
-    write_table(root, _path(FRAGMENTS_FOLDER, batch_name), list(rows), FRAGMENT_SCHEMA)
+    path = _path(FRAGMENTS_FOLDER, batch_name)
+    write_table(root, path, list(rows), FRAGMENT_SCHEMA)
+    return path
 
 
-def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Commit the scores of one batch: SCORE_SCHEMA and any further float columns (held-out models, say)."""
+def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Commit the scores of one batch: SCORE_SCHEMA and any further float columns (held-out models, say).
+
+    Returns the path below `root` that is the commit.
+    """
     _check_rows(batch_name, rows)
     extra = extra_score_columns(name for row in rows for name in row)
-    write_table(root, _path(SCORES_FOLDER, batch_name), list(rows), SCORE_SCHEMA | extra)
+    path = _path(SCORES_FOLDER, batch_name)
+    write_table(root, path, list(rows), SCORE_SCHEMA | extra)
+    return path
 
 
 def read_fragments(root: Root) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder
+from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, activation_column
 from pipeline.evaluation.photographs import Photographs, choose_quiet
 from pipeline.metrics.accuracy import class_rank
 from pipeline.metrics.interpretability import machine_interpretability
@@ -59,7 +59,7 @@ class LayerLooks:
     @cached_property
     def panel_activations(self) -> dict[int, np.ndarray]:
         """Sample of the panel → activation of each unit of the layer, [U]."""
-        column = f"activation/{self.layer}"
+        column = activation_column(self.layer)
         looks = LookFolder(self.root, MODEL, "panel").read([column], self.photographs.panel)
         return {sample: look[column] for sample, look in looks.items()}
 
@@ -146,8 +146,7 @@ def held_out_classifiers(judges: Sequence[JudgeRecord]) -> list[JudgeRecord]:
 
 def labels_of(statistics: StatisticsStore, samples: np.ndarray) -> np.ndarray:
     """The label of each sample, −1 without one."""
-    table = statistics.samples
-    return table["label"][np.searchsorted(table["sample"], samples)]
+    return statistics.samples.labels(samples)
 
 
 def _interpretability(

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.alignment import NeuronTarget
-from pipeline.evaluation.looks import Kind, LookFolder
+from pipeline.evaluation.looks import Kind, LookFolder, activation_column
 from pipeline.evaluation.photographs import read_photograph
 from pipeline.images import BadImage
 from pipeline.metrics.activation import picture_inputs
@@ -52,7 +52,7 @@ def look_at_photographs(
     name: str,
     samples: Sequence[int],
     model: Model | None = None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Look at some photographs and commit what was seen. Photographs that are no images (any more) are left out.
 
     Args:
@@ -67,7 +67,7 @@ def look_at_photographs(
         model: the atlas's own, if it is the judge.
 
     Returns:
-        How many were looked at, and how many left out.
+        How many were looked at (`ok`), how many left out (`skipped`), and the path of the commit (`committed`).
     """
     has_alpha = model is not None and model.preprocessing.has_alpha
     seen: list[tuple[int, Image.Image]] = []
@@ -95,14 +95,14 @@ def look_at_photographs(
             look()
     if seen:
         look()
-    LookFolder(root, key, kind).commit(name, rows, problems)
-    return {"ok": len(rows), "skipped": len(problems)}
+    committed = LookFolder(root, key, kind).commit(name, rows, problems)
+    return {"ok": len(rows), "skipped": len(problems), "committed": committed}
 
 
 def look_at_pictures(
     root: Root, judge: Judge, key: str, *, name: str, keys: Sequence[Key], pictures: Sequence[np.ndarray], **own: Any
-) -> None:
-    """Look at some pictures (uint8 [H, W, 3] each) and commit what was seen.
+) -> str:
+    """Look at some pictures (uint8 [H, W, 3] each) and commit what was seen. Returns the path of the commit.
 
     Args:
         root: the atlas folder.
@@ -121,7 +121,7 @@ def look_at_pictures(
             some_own = own | {"units": own["units"][some], "targets": own["targets"][some]}
             columns |= own_picture_columns(pictures=pictures[some], **some_own)
         rows += _rows(keys[some], columns)
-    LookFolder(root, key, "pictures").commit(name, rows)
+    return LookFolder(root, key, "pictures").commit(name, rows)
 
 
 def own_picture_columns(
@@ -201,7 +201,7 @@ def own_columns(model: Model, inputs: Tensor, recipe: Recipe, surveyed: Sequence
             found[f"means/{layer}"] = features.mean(dim=2).cpu().numpy()
         if layer in surveyed:
             activation = features.amax(dim=2) if recipe.statistics.activation == "max" else features.mean(dim=2)
-            found[f"activation/{layer}"] = activation.cpu().numpy()
+            found[activation_column(layer)] = activation.cpu().numpy()
 
     with ExitStack() as stack:
         for layer in dict.fromkeys([*means, *surveyed]):

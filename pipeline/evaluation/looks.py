@@ -84,6 +84,11 @@ def role_of(judge: JudgeChoice) -> str:
     return "clip" if isinstance(judge, ClipChoice) else "held-out"
 
 
+def activation_column(layer: str) -> str:
+    """The column of the model's panel that holds the activation of each unit of a layer."""
+    return f"activation/{layer}"
+
+
 class LookFolder:
     """The looks of one judge at things of one kind."""
 
@@ -92,28 +97,39 @@ class LookFolder:
         self._path = f"{FOLDER}/{key}/{kind}"
         self._is_pictures = kind == "pictures"
 
-    def commit(self, name: str, rows: Sequence[Mapping[str, Any]], problems: Mapping[int, str] | None = None) -> None:
-        """Commit the looks at some things; the same things have the same name.
+    def commit(self, name: str, rows: Sequence[Mapping[str, Any]], problems: Mapping[int, str] | None = None) -> str:
+        """Commit the looks at some things; the same things have the same name. Returns the path of the commit.
 
         Args:
             name: of the file.
             rows: `id` and float arrays, the same ones in each row.
             problems: sample → why it could not be looked at.
         """
+        vectors = [column for column in rows[0] if column != "id"] if rows else []
         if rows:
-            vectors = [column for column in rows[0] if column != "id"]
             write_table(
                 self._root,
                 f"{self._path}/{name}.parquet",
                 {column: [np.atleast_1d(row[column]) for row in rows] for column in vectors},
                 dict.fromkeys(vectors, "list<float32>"),
             )
-        entry = {"ids": [row["id"] for row in rows], "problems": [list(item) for item in (problems or {}).items()]}
-        self._root.write_json(f"{self._path}/{name}.json", entry)
+        entry = {
+            "ids": [row["id"] for row in rows],
+            "problems": [list(item) for item in (problems or {}).items()],
+            "columns": vectors,
+        }
+        path = f"{self._path}/{name}.json"
+        self._root.write_json(path, entry)
+        return path
 
-    def committed(self) -> set[Hashable]:
-        """What was looked at, photographs that could not be read included."""
-        return {found for _, entry in self._entries() for found in (*self._ids(entry), *dict(entry["problems"]))}
+    def committed(self, columns: Collection[str] = ()) -> set[Hashable]:
+        """What was looked at and has these columns; photographs that could not be read are among it."""
+        found: set[Hashable] = set()
+        for _, entry in self._entries():
+            found.update(dict(entry["problems"]))
+            if set(columns) <= set(entry["columns"]):
+                found.update(self._ids(entry))
+        return found
 
     def problems(self) -> dict[int, str]:
         """Sample → why it could not be looked at."""

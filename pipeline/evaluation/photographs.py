@@ -53,7 +53,7 @@ def choose_photographs(
     """
     references = {layer: _references_of(root, layer, recipe.targets.facets) for layer in units}
     return Photographs(
-        panel=choose_panel(statistics.samples["sample"], recipe.evaluate.num_photographs, recipe.seed),
+        panel=choose_panel(statistics.samples.ids, recipe.evaluate.num_photographs, recipe.seed),
         exemplars={
             layer: {
                 unit: choose_exemplars(

@@ -66,6 +66,17 @@ class Histogram:
         counts = _widen(self.counts, exponent - self.exponent) + _widen(other.counts, exponent - other.exponent)
         return Histogram(counts=counts, exponent=exponent)
 
+    def absorb(self, other: "Histogram") -> None:
+        """`merge` into the arrays of this one."""
+        exponent = np.maximum(self.exponent, other.exponent)
+        (grown,) = np.nonzero(exponent > self.exponent)
+        self.counts[grown] = _widen(self.counts[grown], (exponent - self.exponent)[grown])
+        self.exponent[grown] = exponent[grown]
+        np.add(self.counts, other.counts, out=self.counts)
+        (narrower,) = np.nonzero(exponent > other.exponent)
+        added = other.counts[narrower]
+        self.counts[narrower] += _widen(added, (exponent - other.exponent)[narrower]) - added
+
     def edges(self) -> np.ndarray:
         """Bin edges, float64 [U, I + 1]."""
         return np.ldexp(unit_edges(), self.exponent[:, None])

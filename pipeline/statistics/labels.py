@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.statistics.topk import NO_SAMPLE, best_columns
+from pipeline.statistics.topk import NO_SAMPLE, best_columns, entering
 
 NO_LABEL = -1
 
@@ -55,15 +55,13 @@ class ClassTopK:
 
     def merge(self, other: "ClassTopK") -> "ClassTopK":
         """Best k of both; the two must not share an image."""
-        (rows,) = np.nonzero(other.counts)
-        if not len(rows):
-            return self
-        activation = np.concatenate([self.activation[rows], other.activation[rows]], axis=1)
-        sample = np.concatenate([self.sample[rows], other.sample[rows]], axis=1)
-        best = best_columns(activation, sample, self.activation.shape[1])
         merged = ClassTopK(
             activation=self.activation.copy(), sample=self.sample.copy(), counts=self.counts + other.counts
         )
+        rows, columns = entering(self.activation, self.sample, other.activation, other.sample)
+        activation = np.concatenate([self.activation[rows], other.activation[rows, :columns]], axis=1)
+        sample = np.concatenate([self.sample[rows], other.sample[rows, :columns]], axis=1)
+        best = best_columns(activation, sample, self.activation.shape[1])
         merged.activation[rows] = np.take_along_axis(activation, best, axis=1)
         merged.sample[rows] = np.take_along_axis(sample, best, axis=1)
         return merged

@@ -1,6 +1,6 @@
 """The statistics of some tar shards: all layers at once, as one object that merges.
 
-`arrays` and `from_arrays` give the same names to a partial on disk (.npz) and to the final store (Zarr).
+`arrays` and `from_arrays` give the same names to a partial in storage and to the final store (Zarr).
 """
 
 import hashlib
@@ -177,11 +177,14 @@ class Partial:
     @classmethod
     def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Partial":
         """Inverse of `header` and `arrays`, without sample rows."""
-        layers = {}
-        for layer in header["layers"]:
-            prefix = f"layers/{layer}/"
-            own = {path.removeprefix(prefix): array for path, array in arrays.items() if path.startswith(prefix)}
-            layers[layer] = LayerStatistics.from_arrays(own, header["feature_layers"])
+        own: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in header["layers"]}
+        for path, array in arrays.items():
+            if path.startswith("layers/"):
+                _, layer, name = path.split(
+                    "/", 2
+                )  # the name of an array may hold a feature layer, with its own slashes
+                own[layer][name] = array
+        layers = {layer: LayerStatistics.from_arrays(found, header["feature_layers"]) for layer, found in own.items()}
         return cls(
             shards=frozenset(header["shards"]),
             num_samples=header["num_samples"],

@@ -1,27 +1,33 @@
 """One partial per tar shard on disk, and their merge.
 
-    run/partials/<shard:06d>.npz       arrays, no pickle
-    run/partials/<shard:06d>.parquet   one row per sample
-    run/partials/<shard:06d>.json      marker, written last: whose they are, and the SHA-256 of both files
+    run/partials/<shard:06d>.safetensors.zst   arrays, see `packing`
+    run/partials/<shard:06d>.parquet           one row per sample
+    run/partials/<shard:06d>.json              marker, written last: whose they are, and the SHA-256 of both files
 
-A shard is committed if its marker is there, names this recipe and this tar shard. A partial of another
-recipe or of a data set that was since rearranged is as good as none.
+A shard is committed if its marker is there, names this recipe, these layers and this tar shard. A partial of another
+recipe or of a data set that was since rearranged is as good as none. Layers that are wanted after the merge get
+partials of their own in another folder, `run/partials-<hash of the layers>`.
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final
 
-import numpy as np
-
+from pipeline.statistics.merging import merge_all
+from pipeline.statistics.packing import pack, unpack
 from pipeline.statistics.partial import SAMPLE_SCHEMA, Partial
 from pipeline.storage import Root
 from pipeline.tables import table_bytes
 
 PARTIALS: Final = "run/partials"
-PARTIAL_SCHEMA: Final = "partial/1"
+PARTIAL_SCHEMA: Final = "partial/2"
+ARRAYS_SUFFIX: Final = "safetensors.zst"
+# Threads that read for the merge: unpacking takes as long as adding, and a request to object storage longer.
+PARTIALS_AHEAD: Final = 3
 _REMEDY: Final = "; remove the marker (.json) beside it and run `neuron-atlas collect` again"
 
 
@@ -33,7 +39,20 @@ class CorruptPartialError(OSError):
     """A partial whose files are not those its marker speaks of."""
 
 
-def write_partial(root: Root, shard_index: int, partial: Partial, *, recipe_fingerprint: str, shard_url: str) -> None:
+def folder_of(layers: Collection[str]) -> str:
+    """Where the partials of layers lie that were added to a data set that was surveyed before."""
+    return f"{PARTIALS}-{hashlib.sha256(json.dumps(sorted(layers)).encode()).hexdigest()[:8]}"
+
+
+def write_partial(
+    root: Root,
+    shard_index: int,
+    partial: Partial,
+    *,
+    recipe_fingerprint: str,
+    shard_url: str,
+    folder: str = PARTIALS,
+) -> None:
     """Commit the partial of one tar shard below `root`.
 
     Args:
@@ -42,20 +61,19 @@ def write_partial(root: Root, shard_index: int, partial: Partial, *, recipe_fing
         partial: of this tar shard alone, with its sample rows.
         recipe_fingerprint: of the collect stage.
         shard_url: of the tar shard.
+        folder: PARTIALS, or that of added layers.
     """
     assert partial.shards == {shard_index}, (sorted(partial.shards), shard_index)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **partial.arrays(), allow_pickle=False)
     files = {
-        _name(shard_index, "npz"): buffer.getvalue(),
-        _name(shard_index, "parquet"): table_bytes(partial.samples, SAMPLE_SCHEMA),
+        _name(folder, shard_index, ARRAYS_SUFFIX): pack(partial.arrays()),
+        _name(folder, shard_index, "parquet"): table_bytes(partial.samples, SAMPLE_SCHEMA),
     }
     # An older marker must not vouch for a mixture of old and new files.
-    root.remove(_name(shard_index, "json"))
+    root.remove(_name(folder, shard_index, "json"))
     for name, data in files.items():
         root.write_bytes(name, data)
     root.write_json(
-        _name(shard_index, "json"),
+        _name(folder, shard_index, "json"),
         {
             "schema": PARTIAL_SCHEMA,
             "recipe_fingerprint": recipe_fingerprint,
@@ -66,31 +84,47 @@ def write_partial(root: Root, shard_index: int, partial: Partial, *, recipe_fing
     )
 
 
-def committed_shards(root: Root, *, recipe_fingerprint: str, shard_urls: Sequence[str]) -> set[int]:
-    """Indices into `shard_urls` of the tar shards with a committed partial of this recipe."""
-    names = set(root.list(PARTIALS))
-    there = (index for index in range(len(shard_urls)) if _name(index, "json").rpartition("/")[2] in names)
-    return {i for i in there if _matches(_marker(root, i), recipe_fingerprint, shard_urls[i])}
+def committed_shards(
+    root: Root,
+    *,
+    recipe_fingerprint: str,
+    shard_urls: Sequence[str],
+    layers: Collection[str] | None = None,
+    folder: str = PARTIALS,
+) -> set[int]:
+    """Indices into `shard_urls` of the tar shards with a committed partial of this recipe.
+
+    `layers`: those it must be of; None takes any.
+    """
+    names = set(root.list(folder))
+    there = (i for i in range(len(shard_urls)) if _name(folder, i, "json").rpartition("/")[2] in names)
+    markers = {index: _marker(root, folder, index) for index in there}
+    return {
+        index
+        for index, marker in markers.items()
+        if _matches(marker, recipe_fingerprint, shard_urls[index])
+        and (layers is None or set(marker["layers"]) == set(layers))
+    }
 
 
-def read_partial(root: Root, shard_index: int, *, recipe_fingerprint: str, shard_url: str) -> Partial:
+def read_partial(
+    root: Root, shard_index: int, *, recipe_fingerprint: str, shard_url: str, folder: str = PARTIALS
+) -> Partial:
     """The committed partial of one tar shard, without its sample rows.
 
     Raises:
         StalePartialError: there is none, or it is of another recipe or tar shard.
         CorruptPartialError: its arrays changed since they were written.
     """
-    marker = _marker(root, shard_index)
+    marker = _marker(root, folder, shard_index)
     if not _matches(marker, recipe_fingerprint, shard_url):
         found = {key: marker.get(key) for key in ("schema", "recipe_fingerprint", "shard_url")}
         raise StalePartialError(
-            f"{root.url}/{_name(shard_index, 'json')}: expected the partial of recipe "
+            f"{root.url}/{_name(folder, shard_index, 'json')}: expected the partial of recipe "
             f"{recipe_fingerprint} and {shard_url}, found {found if marker else 'none'}; "
             "run `neuron-atlas collect` to make it"
         )
-    data = _checked(root, marker, _name(shard_index, "npz"))
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Partial.from_arrays(marker, dict(arrays))
+    return Partial.from_arrays(marker, unpack(_checked(root, marker, _name(folder, shard_index, ARRAYS_SUFFIX))))
 
 
 def read_sample_table(root: Root, shard_index: int) -> bytes:
@@ -99,55 +133,54 @@ def read_sample_table(root: Root, shard_index: int) -> bytes:
     Raises:
         CorruptPartialError: it changed since it was written.
     """
-    return _checked(root, _marker(root, shard_index), _name(shard_index, "parquet"))
+    return _checked(root, _marker(root, PARTIALS, shard_index), _name(PARTIALS, shard_index, "parquet"))
 
 
-def merge_partials(root: Root, shard_urls: Sequence[str], *, recipe_fingerprint: str) -> Partial:
-    """Merge the partials of all tar shards: pairwise, in the order of `shard_urls`.
+def merge_partials(
+    root: Root,
+    shard_urls: Sequence[str],
+    *,
+    recipe_fingerprint: str,
+    without: Collection[int] = (),
+    folder: str = PARTIALS,
+) -> Partial:
+    """Merge the partials of all tar shards but those at `without`, in the order of `shard_urls`, see `merge_all`.
 
-    The grouping depends on the number of tar shards alone, so equal partials give equal bytes. Memory: at
-    most log2(shards) + 2 partials.
+    The grouping depends on the number of tar shards alone, so equal partials give equal bytes. Memory: that of
+    `merge_all`, and `PARTIALS_AHEAD` more partials.
 
     Raises:
         StalePartialError: a tar shard has no partial of this recipe.
         CorruptPartialError: a partial changed since it was written.
         ValueError: there are no tar shards.
     """
-    return merge_tree(
-        read_partial(root, index, recipe_fingerprint=recipe_fingerprint, shard_url=url)
-        for index, url in enumerate(shard_urls)
-    )
+    shards = {index: url for index, url in enumerate(shard_urls) if index not in without}
+    return merge_all(_read_ahead(root, shards, recipe_fingerprint, folder))
 
 
-def merge_tree(partials: Iterable[Partial]) -> Partial:
-    """Merge partials pairwise as they come, like the carries of a binary counter.
+def _read_ahead(root: Root, shards: Mapping[int, str], recipe_fingerprint: str, folder: str) -> Iterator[Partial]:
+    """The partials of tar shards (index → URL) in order; the next ones are read while one is merged."""
 
-    Raises:
-        ValueError: there are none.
-    """
-    stack: list[tuple[int, Partial]] = []  # (2^level partials are in it, merged); levels fall from left to right
-    for partial in partials:
-        level = 0
-        while stack and stack[-1][0] == level:
-            partial = stack.pop()[1].merge(partial)
-            level += 1
-        stack.append((level, partial))
-    if not stack:
-        raise ValueError("no partials to merge: data.shards names no tar shard")
-    merged = stack.pop()[1]
-    while stack:
-        merged = stack.pop()[1].merge(merged)
-    return merged
+    def read(index: int) -> Partial:
+        return read_partial(root, index, recipe_fingerprint=recipe_fingerprint, shard_url=shards[index], folder=folder)
+
+    left = iter(shards)
+    with ThreadPoolExecutor(PARTIALS_AHEAD) as pool:
+        pending = deque(pool.submit(read, index) for index in islice(left, PARTIALS_AHEAD))
+        while pending:
+            partial = pending.popleft().result()
+            pending.extend(pool.submit(read, index) for index in islice(left, 1))
+            yield partial
 
 
-def _name(shard_index: int, suffix: str) -> str:
-    return f"{PARTIALS}/{shard_index:06d}.{suffix}"
+def _name(folder: str, shard_index: int, suffix: str) -> str:
+    return f"{folder}/{shard_index:06d}.{suffix}"
 
 
-def _marker(root: Root, shard_index: int) -> dict[str, Any]:
+def _marker(root: Root, folder: str, shard_index: int) -> dict[str, Any]:
     """The marker of a tar shard; empty if there is none, or it is no JSON object (so: not committed)."""
     try:
-        marker = root.read_json(_name(shard_index, "json"))
+        marker = root.read_json(_name(folder, shard_index, "json"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return marker if isinstance(marker, dict) else {}

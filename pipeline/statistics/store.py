@@ -1,39 +1,30 @@
-"""The statistics store of a run: written once after the merge, then read by every later stage.
-
-run/statistics.zarr     arrays of `Partial.arrays`, by the same paths
-run/samples.parquet     one row per sample, ordered by sample id
-run/statistics.json     marker, written last
-"""
+"""The statistics store of a run as every later stage reads it; `store_writing` says how it lies in storage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from pipeline.arrays import Group, create_group, open_group, read_array, write_array
+from pipeline.arrays import Group, open_group, read_array
 from pipeline.neurons import nearest
 from pipeline.statistics.comoments import CoMoments
-from pipeline.statistics.histogram import DISPLAY_BINS, Histogram, unit_edges
+from pipeline.statistics.histogram import DISPLAY_BINS, Histogram
 from pipeline.statistics.labels import ClassTopK
 from pipeline.statistics.moments import Moments
-from pipeline.statistics.partial import SAMPLE_SCHEMA, Partial, activation_moments
-from pipeline.statistics.partials import (
-    committed_shards,
-    merge_partials,
-    read_partial,
-    read_sample_table,
-    write_partial,
-)
+from pipeline.statistics.partial import activation_moments
+from pipeline.statistics.partials import committed_shards, merge_partials, read_partial, write_partial
+from pipeline.statistics.samples import SampleTable
 from pipeline.statistics.spectrum import MeanSpectrum
+from pipeline.statistics.store_writing import STORE, add_layers, committed_statistics, write_statistics
 from pipeline.statistics.topk import NO_SAMPLE, TopK
 from pipeline.storage import Root
-from pipeline.tables import parse_table, read_table, write_table
 
 __all__ = [
     "Exemplar",
     "StatisticsStore",
+    "add_layers",
     "committed_shards",
     "committed_statistics",
     "merge_partials",
@@ -41,73 +32,6 @@ __all__ = [
     "write_partial",
     "write_statistics",
 ]
-
-STORE: Final = "run/statistics.zarr"
-SAMPLES: Final = "run/samples.parquet"
-MARKER: Final = "run/statistics.json"
-STATISTICS_SCHEMA: Final = "statistics/1"
-
-# Axes of the arrays, by the last or last but one part of their path; those not named have the one axis
-# "unit".
-_DIMENSIONS: Final = {
-    "histogram": ("unit", "bin"),
-    "topk_activation": ("unit", "rank"),
-    "topk_sample": ("unit", "rank"),
-    "topk_position": ("unit", "rank", "yx"),
-    "comoment": ("unit", "channel"),
-    "comoment_mean_channel": ("channel",),
-    "comoment_m2_channel": ("channel",),
-    "class_topk_activation": ("class", "rank"),
-    "class_topk_sample": ("class", "rank"),
-    "class_count": ("class",),
-    "spectrum": ("color", "frequency_y", "frequency_x"),
-    "spectrum_count": ("one",),
-}
-
-
-def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> None:
-    """Write the store of all tar shards and commit it.
-
-    Args:
-        root: the atlas folder; it holds the committed partials, from which the sample rows come.
-        merged: the partial of all tar shards.
-        attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store.
-
-    Raises:
-        ValueError: there is not one image.
-    """
-    if not merged.num_samples:
-        raise ValueError(f"no usable image in {len(merged.shards)} tar shards ({merged.num_skipped} skipped)")
-    root.remove(MARKER)
-    header = {
-        "schema": STATISTICS_SCHEMA,
-        **attrs,
-        "data_fingerprint": merged.data_fingerprint,
-        "num_samples": merged.num_samples,
-        "num_skipped": merged.num_skipped,
-        "layers": list(merged.layers),
-        "feature_layers": list(merged.feature_layers),
-    }
-    root.remove(STORE)
-    group = create_group(root, STORE, header)
-    for path, array in merged.arrays().items():
-        write_array(group, path, array, dimensions=_dimensions(path))
-    for layer in merged.layers:
-        # Foreign readers see the bins without knowing our rule: edges at exponent 0.
-        write_array(
-            group,
-            f"layers/{layer}/bin_edge",
-            unit_edges(),
-            attrs={"meaning": "times 2 ** histogram_exponent[unit]"},
-            dimensions=("edge",),
-        )
-    write_table(root, SAMPLES, _all_samples(root, sorted(merged.shards)), SAMPLE_SCHEMA)
-    root.write_json(MARKER, header)
-
-
-def committed_statistics(root: Root) -> dict[str, Any] | None:
-    """The attributes of the committed store, or None if there is none."""
-    return root.read_json(MARKER) if root.exists(MARKER) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,35 +191,24 @@ class StatisticsStore:
         return self._exemplars(sample, topk.activation[class_index], np.zeros((len(sample), 2), np.int32), count)
 
     @cached_property
-    def samples(self) -> dict[str, Any]:
-        """Columns of `samples.parquet` in order of sample id; numbers as arrays, strings as lists."""
-        columns = read_table(self.root, SAMPLES)
-        return {
-            name: values if SAMPLE_SCHEMA[name] == "string" else np.array(values, SAMPLE_SCHEMA[name])
-            for name, values in columns.items()
-        }
+    def samples(self) -> SampleTable:
+        """The images surveyed: where they lie, their labels."""
+        return SampleTable(self.root)
 
     def _exemplars(
         self, samples: np.ndarray, activations: np.ndarray, positions: np.ndarray, count: int | None
     ) -> list[Exemplar]:
-        found = []
-        rows = np.searchsorted(self.samples["sample"], samples)
-        for rank in np.nonzero(samples != NO_SAMPLE)[0][:count]:
-            row = int(rows[rank])
-            found.append(
-                Exemplar(
-                    sample=int(samples[rank]),
-                    key=self.samples["key"][row],
-                    tar_shard=self.samples["tar_shard"][row],
-                    offset=int(self.samples["offset"][row]),
-                    size=int(self.samples["size"][row]),
-                    label=int(self.samples["label"][row]),
-                    top1=int(self.samples["top1"][row]),
-                    activation=float(activations[rank]),
-                    position=(int(positions[rank, 0]), int(positions[rank, 1])),
-                )
+        (ranks,) = np.nonzero(samples != NO_SAMPLE)
+        ranks = ranks[:count]
+        rows = self.samples.rows(samples[ranks])
+        return [
+            Exemplar(
+                **{name: values[i] for name, values in rows.items()},
+                activation=float(activations[rank]),
+                position=(int(positions[rank, 0]), int(positions[rank, 1])),
             )
-        return found
+            for i, rank in enumerate(ranks)
+        ]
 
     @cached_property
     def _group(self) -> Group:
@@ -317,20 +230,3 @@ class StatisticsStore:
         if key not in self._cache:
             self._cache[key] = make({name: read_array(self._group, prefix + name) for name in names})
         return self._cache[key]
-
-
-def _dimensions(path: str) -> tuple[str, ...]:
-    parts = path.split("/")
-    # layers/<layer>/<name>[/<feature layer>], or <name>
-    name = parts[2] if parts[0] == "layers" else parts[0]
-    return _DIMENSIONS.get(name, ("unit",))
-
-
-def _all_samples(root: Root, shards: Sequence[int]) -> dict[str, list[Any]]:
-    """Sample rows of all tar shards in order of sample id, whose high part is the shard's index."""
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLE_SCHEMA}
-    for shard in shards:
-        table = parse_table(read_sample_table(root, shard), source=f"samples of tar shard {shard}")
-        for name, values in table.items():
-            columns[name].extend(values)
-    return columns

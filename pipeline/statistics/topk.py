@@ -56,20 +56,20 @@ class TopK:
 
     def merge(self, other: "TopK") -> "TopK":
         """Best k of both; the two must not share an image."""
-        k = self.activation.shape[1]
-        # In a long pass hardly any unit changes with one more batch: only those are sorted.
-        (rows,) = np.nonzero(_enters(other, self))
-        if not len(rows):
-            return self
-        activation = np.concatenate([self.activation[rows], other.activation[rows]], axis=1)
-        sample = np.concatenate([self.sample[rows], other.sample[rows]], axis=1)
-        position = np.concatenate([self.position[rows], other.position[rows]], axis=1)
-        best = best_columns(activation, sample, k)
         merged = TopK(activation=self.activation.copy(), sample=self.sample.copy(), position=self.position.copy())
-        merged.activation[rows] = np.take_along_axis(activation, best, axis=1)
-        merged.sample[rows] = np.take_along_axis(sample, best, axis=1)
-        merged.position[rows] = np.take_along_axis(position, best[..., None], axis=1)
+        merged.absorb(other)
         return merged
+
+    def absorb(self, other: "TopK") -> None:
+        """`merge` into the arrays of this one."""
+        rows, columns = entering(self.activation, self.sample, other.activation, other.sample)
+        activation = np.concatenate([self.activation[rows], other.activation[rows, :columns]], axis=1)
+        sample = np.concatenate([self.sample[rows], other.sample[rows, :columns]], axis=1)
+        position = np.concatenate([self.position[rows], other.position[rows, :columns]], axis=1)
+        best = best_columns(activation, sample, self.activation.shape[1])
+        self.activation[rows] = np.take_along_axis(activation, best, axis=1)
+        self.sample[rows] = np.take_along_axis(sample, best, axis=1)
+        self.position[rows] = np.take_along_axis(position, best[..., None], axis=1)
 
     def num_kept(self, unit: int) -> int:
         """How many slots of a unit hold an image."""
@@ -91,11 +91,32 @@ class TopK:
 
 def best_columns(activation: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     """Columns of the k best of each row of [U, M], best first: [U, min(k, M)]; ties: lower sample."""
-    return np.lexsort((sample, -activation), axis=-1)[:, :k]
+    # On lists that are sorted already a stable sort by activation alone takes a sixth of the time of `lexsort` (2,000
+    # rows of 64 and 64), and ties come out right where they stood by sample before.
+    order = np.argsort(-activation, axis=-1, kind="stable")
+    ordered, tie = np.take_along_axis(activation, order, axis=1), np.take_along_axis(sample, order, axis=1)
+    (wrong,) = np.nonzero(((ordered[:, :-1] == ordered[:, 1:]) & (tie[:, :-1] > tie[:, 1:])).any(axis=1))
+    if len(wrong):
+        order[wrong] = np.lexsort((sample[wrong], -activation[wrong]), axis=-1)
+    return order[:, :k]
 
 
-def _enters(other: TopK, mine: TopK) -> np.ndarray:
-    """Whether the best of `other` ranks before the last of `mine`, bool [U]."""
-    new, last = other.activation[:, 0], mine.activation[:, -1]
-    earlier = other.sample[:, 0] < mine.sample[:, -1]
-    return (other.sample[:, 0] != NO_SAMPLE) & ((new > last) | ((new == last) & earlier))
+def entering(
+    activation: np.ndarray, sample: np.ndarray, new_activation: np.ndarray, new_sample: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """What of new images [U, k'] can rank among the best [U, k], both best first: (rows, how many leading columns).
+
+    In a long pass hardly any unit changes with one more batch or tar shard, and that by an image or two: only those
+    are sorted.
+    """
+    last, last_sample = activation[:, -1:], sample[:, -1:]
+
+    def ranks_before_last(rows: np.ndarray | slice, columns: slice) -> np.ndarray:
+        new, tie = new_activation[rows, columns], new_sample[rows, columns]
+        before = (new > last[rows]) | ((new == last[rows]) & (tie < last_sample[rows]))
+        return before & (tie != NO_SAMPLE)
+
+    (rows,) = np.nonzero(ranks_before_last(slice(None), slice(1))[:, 0])
+    if not len(rows):
+        return rows, 0
+    return rows, int(ranks_before_last(rows, slice(None)).sum(axis=1).max())

@@ -85,15 +85,12 @@ def _in_folder(url: str, max_pixels: int) -> References:
 
 
 def _with_keys(keys: tuple[str, ...], statistics: StatisticsStore) -> References:
-    samples: dict[str, list[int]] = {key: [] for key in keys}
-    for key, sample in zip(statistics.samples["key"], statistics.samples["sample"], strict=True):
-        if key in samples:
-            samples[key].append(int(sample))
+    samples = statistics.samples.with_keys(keys)
     missing = [key for key, found in samples.items() if not found]
     if missing:
         raise ValueError(
             f"neurons.reference_keys: {len(missing)} of {len(keys)} are no keys of the data set, the first is "
-            f'"{missing[0]}"{nearest(missing[0], statistics.samples["key"])}'
+            f'"{missing[0]}"{nearest(missing[0], statistics.samples.keys())}'
         )
     repeated = [key for key, found in samples.items() if len(found) > 1]
     if repeated:

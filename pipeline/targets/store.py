@@ -8,7 +8,7 @@ A neuron has F facets (`AlignmentPlan.facets`), each a cluster of its references
 of unit u is row u · F + f.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -158,9 +158,13 @@ def _read_layers(root: Root, plan: AlignmentPlan, rows: Sequence[int]) -> list[d
 
 def write_references(root: Root, layer: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Commit a batch of units: the references of all their facets, written last."""
-    units = {row["unit"] for row in rows}
     columns = {column: [row[column] for row in rows] for column in REFERENCE_SCHEMA}
-    write_table(root, f"{_folder(layer)}/{min(units):05d}-{len(units)}.parquet", columns, REFERENCE_SCHEMA)
+    write_table(root, references_path(layer, {row["unit"] for row in rows}), columns, REFERENCE_SCHEMA)
+
+
+def references_path(layer: str, units: Collection[int]) -> str:
+    """The file whose presence commits the targets of a batch of units of a layer."""
+    return f"{_folder(layer)}/{min(units):05d}-{len(units)}.parquet"
 
 
 def read_references(root: Root, layer: str, facet: int = 0) -> dict[int, dict[str, Any]]:

@@ -1,0 +1,155 @@
+"""A cluster of three nodes on one machine loses workers, nodes and drivers: the atlas is that of a quiet run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import DONE
+from jobs.runfolder import STAGES, read_log
+from jobs.session import run_stages
+from pipeline.atlas.fragments import read_fragments, row_key
+from pipeline.atlas.validate import validate
+from pipeline.storage import Root
+from pipeline.tables import read_rows
+from tests.test_jobs_killed import published
+from tests.tiny_run import NUM_NEURONS, recipe_toml, tiny_recipe, write_data
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORK = "model.name=python:tests.sabotage:net"
+NUM_WORKERS = 2  # of one CPU each, beside a head that takes no work
+# What may be lost and made again at one blow: what runs, and what waits at a worker's side.
+IN_FLIGHT = 2 * NUM_WORKERS
+
+# A write of each stage, at which a blow falls: the third tar shard, the targets of a layer, pictures, photographs.
+POINTS = ("run/partials/000002.", "run/targets/stage2/", "images/fc/00002-vital-s0.webp", "examples/stage2/")
+
+
+class Nodes:
+    """A cluster whose workers and nodes are struck by the plan of a folder, see `tests.sabotage`."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder = folder
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(NUM_WORKERS):
+            self.add()
+
+    def add(self) -> None:
+        self._cluster.add_node(num_cpus=1)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+    def plan(self, *blows: tuple[str, str]) -> None:
+        """Forget what was, and strike these (victim, part of a path)."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        (self.folder / "plan.json").write_text(json.dumps([{"victim": v, "path": path} for v, path in blows]))
+
+    def struck(self) -> int:
+        return len(list(self.folder.glob("struck-*")))
+
+    def commits(self) -> Counter[str]:
+        log = self.folder / "commits.log"
+        return Counter(log.read_text().splitlines() if log.exists() else ())
+
+    def start(self, recipe: Path) -> subprocess.Popen[bytes]:
+        """A driver of its own process."""
+        environment = os.environ | {"RAY_ADDRESS": self._cluster.address}
+        command = [sys.executable, "-m", "jobs.cli", "run", str(recipe), "--address", "auto", "--set", NETWORK]
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        (self.folder / "driver.pid").write_text(str(driver.pid))
+        return driver
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory) -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("sabotage")
+        patch.setenv("SABOTAGE_FOLDER", str(folder))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Nodes(folder)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"), num_shards=6, per_shard=4)
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    """What one unbroken run publishes."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run_stages(tiny_recipe(shards, out, NETWORK), STAGES, address="inline", say=lambda line: None)
+    return published(out)
+
+
+@pytest.fixture
+def recipe(shards, tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(recipe_toml(shards, tmp_path / "out"))
+    return path
+
+
+def finish(driver: subprocess.Popen[bytes]) -> None:
+    _, errors = driver.communicate(timeout=90)
+    assert driver.returncode == DONE, errors.decode()
+
+
+def check(out: Path, whole: dict[str, bytes], commits: Counter[str], *, blows: int) -> None:
+    """The atlas is that of an unbroken run, no neuron is lost, none is there twice, little was made twice."""
+    assert published(out) == whole
+    assert validate(str(out)) == []
+    root = Root.open(out)
+    keys = [row_key(row) for name in root.list("run/fragments") for row in read_rows(root, f"run/fragments/{name}")]
+    assert len(keys) == len(set(keys)) == NUM_NEURONS == len(read_fragments(root))
+    again = {path: times - 1 for path, times in commits.items() if times > 1}
+    assert sum(again.values()) <= blows * IN_FLIGHT, again
+
+
+def test_workers_that_are_killed_in_every_stage(nodes, recipe, tmp_path, whole):
+    nodes.plan(*(("worker", point) for point in POINTS))
+    finish(nodes.start(recipe))
+    assert nodes.struck() == len(POINTS)
+    check(tmp_path / "out", whole, nodes.commits(), blows=len(POINTS))
+    lost = [entry for entry in read_log(Root.open(tmp_path / "out")) if entry.get("attempts", 1) > 1]
+    assert {entry["stage"] for entry in lost} == {"collect", "targets", "visualize", "build"}
+    assert {entry["status"] for entry in lost} == {"done"}
+
+
+def test_nodes_that_go_in_every_stage_while_others_join(nodes, recipe, tmp_path, whole):
+    nodes.plan(*(("node", point) for point in POINTS))
+    driver, replaced = nodes.start(recipe), 0
+    while driver.poll() is None:
+        if nodes.struck() > replaced:
+            nodes.add()
+            replaced += 1
+        time.sleep(0.1)
+    finish(driver)
+    assert nodes.struck() == len(POINTS)
+    check(tmp_path / "out", whole, nodes.commits(), blows=len(POINTS))
+
+
+def test_a_driver_that_is_killed_in_every_stage(nodes, recipe, tmp_path, whole):
+    points = (*POINTS[:-1], "layers/stage2.parquet")  # of build, what the driver itself writes
+    nodes.plan(*(("driver", point) for point in points))
+    for number in range(len(points)):
+        driver = nodes.start(recipe)
+        driver.communicate(timeout=90)
+        assert driver.returncode == -9
+        assert nodes.struck() == number + 1
+    finish(nodes.start(recipe))
+    check(tmp_path / "out", whole, nodes.commits(), blows=len(points))
