@@ -44,10 +44,10 @@ def s3_server(s3_server_of_session: "S3Server", monkeypatch: pytest.MonkeyPatch)
     Processes that a test starts inherit it. The workers of `ray_engine` do not: they may have been started before. A
     test on Ray and S3 starts `neuron-atlas run --address local` as a child process, on a Ray of its own.
     """
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server_of_session.url)
+    from tests.s3_server import environment_of
+
+    for name, value in environment_of(s3_server_of_session).items():
+        monkeypatch.setenv(name, value)
     s3_server_of_session.reset()
     yield s3_server_of_session
     s3_server_of_session.reset()

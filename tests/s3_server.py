@@ -54,6 +54,16 @@ def every(nth: int, *kinds: Fault) -> Callable[[Request], Fault | None]:
     return choose
 
 
+def environment_of(server: "S3Server") -> dict[str, str]:
+    """What tells a process where the server is, as a user's shell would."""
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server.url,
+    }
+
+
 class S3Server:
     """The server and its proxy; `url` is the endpoint, `requests` what came in."""
 

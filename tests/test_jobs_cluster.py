@@ -18,7 +18,9 @@ from pipeline.atlas.fragments import read_fragments, row_key
 from pipeline.atlas.validate import validate
 from pipeline.storage import Root
 from pipeline.tables import read_rows
+from tests.s3_server import environment_of, every, no_faults
 from tests.test_jobs_killed import published
+from tests.test_jobs_s3 import published_on
 from tests.tiny_run import NUM_NEURONS, recipe_toml, tiny_recipe, write_data
 
 pytestmark = pytest.mark.slow
@@ -73,10 +75,12 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory) -> Iterator[Nodes]:
+def nodes(tmp_path_factory, s3_server_of_session) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("sabotage")
         patch.setenv("SABOTAGE_FOLDER", str(folder))
+        for name, value in environment_of(s3_server_of_session).items():
+            patch.setenv(name, value)  # workers have what their node was started with
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         made = Nodes(folder)
@@ -109,11 +113,11 @@ def finish(driver: subprocess.Popen[bytes]) -> None:
     assert driver.returncode == DONE, errors.decode()
 
 
-def check(out: Path, whole: dict[str, bytes], commits: Counter[str], *, blows: int) -> None:
+def check(out: Path | str, whole: dict[str, bytes], commits: Counter[str], *, blows: int) -> None:
     """The atlas is that of an unbroken run, no neuron is lost, none is there twice, little was made twice."""
-    assert published(out) == whole
-    assert validate(str(out)) == []
     root = Root.open(out)
+    assert published_on(root) == whole
+    assert validate(root.url) == []
     keys = [row_key(row) for name in root.list("run/fragments") for row in read_rows(root, f"run/fragments/{name}")]
     assert len(keys) == len(set(keys)) == NUM_NEURONS == len(read_fragments(root))
     again = {path: times - 1 for path, times in commits.items() if times > 1}
@@ -153,3 +157,29 @@ def test_a_driver_that_is_killed_in_every_stage(nodes, recipe, tmp_path, whole):
         assert nodes.struck() == number + 1
     finish(nodes.start(recipe))
     check(tmp_path / "out", whole, nodes.commits(), blows=len(points))
+
+
+def test_a_failing_store_under_workers_nodes_and_a_driver_that_go(nodes, s3_server, s3_url, shards, whole, tmp_path):
+    data, out = Root.open(f"{s3_url}/data"), f"{s3_url}/out"
+    for shard in Path(shards).parent.iterdir():
+        data.write_bytes(shard.name, shard.read_bytes())
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(f"{data.url}/{Path(shards).name}", out))
+    victims = ("worker", "node", "driver", "worker")
+    nodes.plan(*zip(victims, POINTS, strict=True))
+    s3_server.stall_s = 0.3  # slow answers
+    s3_server.choose = every(61, "500", "drop-request", "503", "drop-response", "refuse", "stall")
+
+    driver = nodes.start(recipe)
+    while driver.poll() is None:
+        if (nodes.folder / "struck-1").exists() and not (nodes.folder / "replaced").exists():
+            nodes.add()
+            (nodes.folder / "replaced").touch()
+        time.sleep(0.1)
+    driver.communicate()
+    assert driver.returncode == -9
+    finish(nodes.start(recipe))
+    s3_server.choose = no_faults
+    assert nodes.struck() == len(POINTS)
+    check(out, whole, nodes.commits(), blows=len(POINTS))
+    assert len(s3_server.requests) > 10 * 61

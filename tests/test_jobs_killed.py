@@ -51,12 +51,9 @@ def works_done(out: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("write", "number", "num_done"),
     [
-        ("run/partials/000001.json", 1, 1),  # collect: one tar shard is done
         ("run/samples.parquet", 1, 3),  # collect: all three, and the merge is nearly
-        ("run/fragments/", 3, 8),  # visualize: all targets and two batches, and pictures of a third
         ("run/evaluation/model/pictures/", 1, 14),  # evaluate: pictures are scored, photographs were looked at
         ("run/evaluation/scores.md", 1, 18),  # evaluate: all but the marker of the summary
-        ("/index.parquet", 1, 21),  # build: all but the atlas
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes_and_redoes_nothing(shards, whole, tmp_path, write, number, num_done):
