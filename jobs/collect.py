@@ -12,10 +12,9 @@ from jobs.collect_plan import (
     check_failures,
     read_plan,
     shards_digest,
-    shards_set_aside,
 )
 from jobs.runfolder import LOG_PATH, read_log
-from jobs.schedule import Attempt, Resources, RunStoppedError, Work
+from jobs.schedule import Attempt, RunStoppedError, Work
 from jobs.session import Session, StageReport, stop_if_all_fail
 from jobs.worker import Shared, model_on
 from pipeline.recipe import Recipe
@@ -41,7 +40,7 @@ def run(session: Session) -> StageReport:
     recipe, root = resolved.recipe, resolved.root
     plan = read_plan(resolved)
     if plan.finished:
-        num_aside = len(shards_set_aside(root))
+        num_aside = len(plan.set_aside)
         return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done - num_aside, failed=num_aside)
     correlated = _correlated_layers(session)
     task = partial(survey_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
@@ -140,7 +139,7 @@ def merge_shards(
     """
     from pipeline.statistics.store import add_layers, merge_partials, write_statistics
 
-    aside = shards_set_aside(root) if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
+    aside = plan.set_aside if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
     merged = merge_partials(
         root,
         shard_urls,
@@ -215,8 +214,7 @@ def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) ->
         attrs,
     )
     session.log.flush()  # the task quotes it
-    on_cpu = Resources(cpus=session.task_resources.cpus, max_retries=session.task_resources.max_retries)
-    for outcome in session.engine.run_tasks(task, [Work(name="merge")], on_cpu):
+    for outcome in session.engine.run_tasks(task, [Work(name="merge")], session.cpu_resources):
         session.note(STAGE, outcome, count=0)
         if not outcome.ok:
             raise RunStoppedError(

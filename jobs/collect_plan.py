@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from jobs.resolved import ResolvedRecipe
 from jobs.schedule import Attempt, RunStoppedError
-from pipeline.storage import Root
 
 SET_ASIDE: Final = "shards_set_aside"  # attribute of the statistics
 
@@ -22,6 +21,7 @@ class CollectPlan:
         layers: to survey in them; none, if the statistics are complete.
         adds: whether there are statistics, to which these layers are added.
         folder: where the partials lie.
+        set_aside: URL → error of the tar shards that the statistics leave out because they killed their workers.
     """
 
     todo: tuple[int, ...]
@@ -29,6 +29,7 @@ class CollectPlan:
     layers: tuple[str, ...]
     adds: bool
     folder: str
+    set_aside: Mapping[str, str]
 
     @property
     def finished(self) -> bool:
@@ -60,9 +61,9 @@ def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
     ):
         statistics = None
     layers = plan_layers(resolved.layers, statistics)
-    adds = statistics is not None
+    adds, set_aside = statistics is not None, (statistics or {}).get(SET_ASIDE, {})
     if not layers:
-        return CollectPlan(todo=(), done=len(urls), layers=(), adds=adds, folder=PARTIALS)
+        return CollectPlan(todo=(), done=len(urls), layers=(), adds=adds, folder=PARTIALS, set_aside=set_aside)
     folder = folder_of(layers) if adds else PARTIALS
     classifier = [resolved.model.classifier_layer] if resolved.model.classifier_layer else []  # always surveyed
     committed = committed_shards(
@@ -72,9 +73,10 @@ def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
         layers={*layers, *classifier},
         folder=folder,
     )
-    aside = set((statistics or {}).get(SET_ASIDE, ()))
-    todo = tuple(index for index, url in enumerate(urls) if index not in committed and url not in aside)
-    return CollectPlan(todo=todo, done=len(urls) - len(todo), layers=layers, adds=adds, folder=folder)
+    todo = tuple(index for index, url in enumerate(urls) if index not in committed and url not in set_aside)
+    return CollectPlan(
+        todo=todo, done=len(urls) - len(todo), layers=layers, adds=adds, folder=folder, set_aside=set_aside
+    )
 
 
 def check_failures(
@@ -111,10 +113,3 @@ def check_failures(
             f"{int(max_error_fraction * len(shard_urls))} such shards to be left out"
         )
     raise RunStoppedError(text)
-
-
-def shards_set_aside(root: Root) -> dict[str, str]:
-    """URL → error of the tar shards that the statistics leave out because they killed their workers."""
-    from pipeline.statistics.store import committed_statistics
-
-    return dict((committed_statistics(root) or {}).get(SET_ASIDE, {}))

@@ -176,8 +176,7 @@ def _derive(session: Session, state: EvaluationState, judges: "Sequence[JudgeRec
 
 def _do_one(session: Session, task: Callable[..., Any], work: Work) -> Any:
     """Do one work that needs no GPU; its result."""
-    resources = Resources(cpus=session.task_resources.cpus, max_retries=session.task_resources.max_retries)
-    (outcome,) = session.engine.run_tasks(task, [work], resources)
+    (outcome,) = session.engine.run_tasks(task, [work], session.cpu_resources)
     session.note(STAGE, outcome, count=0)
     if not outcome.ok:
         raise RunStoppedError(f"{work.name} could not be made: {outcome.attempt.error}\n{outcome.attempt.traceback}")

@@ -65,7 +65,7 @@ def attempt_lost_with(error: Exception, seconds: float) -> Attempt:
 
 
 class TaskPool:
-    """Works as Ray tasks; a suspect runs in a process that is not used again, so that it can only kill itself."""
+    """Works without a GPU as Ray tasks; a suspect runs in a process that is not used again: it can only kill itself."""
 
     def __init__(
         self, function: Callable[..., Any], resources: Resources, *, name: str, slots: Slots, is_cluster: bool
@@ -79,7 +79,6 @@ class TaskPool:
         # its node's network.
         options = {
             "num_cpus": resources.cpus,
-            "num_gpus": resources.gpus,
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
         }

@@ -82,6 +82,11 @@ class Session:
         """What a task of the other stages gets."""
         return resolve_resources(self.engine, self.resolved.recipe.compute, of="task")
 
+    @property
+    def cpu_resources(self) -> Resources:
+        """What a task gets that runs no network."""
+        return replace(self.task_resources, gpus=0.0)
+
     @cached_property
     def shared_model(self) -> "Shared[Model]":
         """The model as workers read it: sent once."""

@@ -57,13 +57,13 @@ def read_status(recipe: "Recipe") -> RunStatus:
 def status_of(resolved: ResolvedRecipe) -> RunStatus:
     """The status of a resolved recipe."""
     from jobs.build import committed_build, source_digest
-    from jobs.collect_plan import read_plan, shards_set_aside
+    from jobs.collect_plan import read_plan
     from jobs.targets import read_committed
     from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
 
     root, wanted = resolved.root, resolved.keys
     collect = read_plan(resolved)
-    set_aside = shards_set_aside(root)
+    set_aside = collect.set_aside
     targets = read_committed(root, list(resolved.units))
     num_targets = sum(len(set(units) & targets[layer]) for layer, units in resolved.units.items())
     num_units = sum(map(len, resolved.units.values()))

@@ -97,11 +97,13 @@ def commit_failure(session: Session, batch: Batch, reason: str) -> None:
 
     resolved = session.resolved
     references = read_references(resolved.root, batch.layer, facet_of(resolved.recipe, batch.seed))
+    committed = []
     for single in batch.split():
         (unit,) = single.units
         row = base_row(resolved.model, resolved.recipe, single, unit) | reference_columns(references.get(unit, {}))
         row |= {"status": "failed", "status_reason": reason}
-        session.confirm([write_fragment(resolved.root, f"{single.name}-failed", [row])])
+        committed.append(write_fragment(resolved.root, f"{single.name}-failed", [row]))
+    session.confirm(committed)
 
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ by themselves is switched off, or the tries would multiply (botocore 5 × s3fs 5
 
 import asyncio
 import errno
-import io
 import logging
 import posixpath
 import random
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
+from pipeline.range_file import open_ranges
 from pipeline.storage_errors import StorageError, explained, is_storage_failure, is_transient
 
 T = TypeVar("T")
@@ -256,43 +256,11 @@ def open_file(url: str) -> BinaryIO:
         FileNotFoundError: there is no such file.
         StorageError: it cannot be read. Reading the opened file raises it too.
     """
-    return cast(BinaryIO, io.BufferedReader(_RemoteFile(url), READ_AHEAD_BYTES))
-
-
-class _RemoteFile(io.RawIOBase):
-    """A remote file without a buffer. fsspec's own files would retry, or not, as each library does."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._size = size_bytes(url)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        data = get(self._url, self._position, wanted)
-        if len(data) != wanted:
-            raise StorageError(
-                errno.EIO,
-                f"{self._url}: bytes {self._position}–{self._position + wanted} are wanted but the store gave only "
-                f"{len(data)}; the file changed while it was read: run the command again",
-            )
-        buffer[:wanted] = data
-        self._position += wanted
-        return wanted
+    # fsspec's own files would retry, or not, as each library does.
+    opened = open_ranges(
+        url, size_bytes(url), lambda offset, size: get(url, offset, size), read_ahead_bytes=READ_AHEAD_BYTES
+    )
+    return cast(BinaryIO, opened)
 
 
 def _web_timeout() -> Any:

@@ -1,6 +1,5 @@
 """Look-ups in a Parquet table that is too large to be held: by row groups, and byte ranges of the file."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.range_file import open_ranges
 from pipeline.storage import Root
 from pipeline.tables import reading
 
@@ -35,7 +35,12 @@ class SortedTable:
         """
         self._source, self._by, self._columns = f"{root.url}/{path}", by, [by, *columns]
         with reading(self._source):
-            file = _RangeFile(root, path)
+            file = open_ranges(
+                self._source,
+                root.size_bytes(path),
+                lambda offset, size: root.read_bytes(path, offset=offset, size=size),
+                read_ahead_bytes=READ_AHEAD_BYTES,
+            )
             opened = pq.ParquetFile(file)
             strings = [field.name for field in opened.schema_arrow if field.type.equals(pa.string())]
             # Strings as places in a dictionary: a URL that a thousand rows share is held once for each group.
@@ -120,37 +125,3 @@ class _Group:
             return numbers
         words = self.words[name]
         return [words[number].as_py() for number in numbers]
-
-
-class _RangeFile(io.RawIOBase):
-    """A stored file as pyarrow reads it, seekable; what it asks for is fetched with `READ_AHEAD_BYTES` at the least."""
-
-    def __init__(self, root: Root, path: str) -> None:
-        self._root, self._path = root, path
-        self._size = root.size_bytes(path)
-        self._position = 0
-        self._start, self._held = 0, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        rest = max(0, self._size - self._position)
-        size = rest if size is None or size < 0 else min(size, rest)
-        if not (self._start <= self._position and self._position + size <= self._start + len(self._held)):
-            length = min(self._size, max(size, READ_AHEAD_BYTES))
-            self._start = min(self._position, self._size - length)  # at the end of the file: ahead of it
-            self._held = self._root.read_bytes(self._path, offset=self._start, size=length)
-        first = self._position - self._start
-        self._position += size
-        return self._held[first : first + size]

@@ -19,6 +19,7 @@ FLOORS = {
     "pipeline.neurons": 1,
     "pipeline.storage": 1,
     "pipeline.storage_errors": 1,
+    "pipeline.range_file": 1,
     "pipeline.urls": 1,
     "pipeline.remote": 1,
     "pipeline.arrays": 1,

@@ -349,3 +349,12 @@ def test_the_text_has_a_line_per_metric_and_judge_and_a_column_per_method() -> N
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_looks_say_which_columns_they_have_and_those_of_earlier_versions_have_none(tmp_path):
+    folder = LookFolder(Root.open(tmp_path), "model", "panel")
+    path = folder.commit("new", [{"id": 1, "activation/fc": np.zeros(2)}], {2: "no image"})
+    Root.open(tmp_path).write_json(path.replace("new", "old"), {"ids": [3], "problems": []})
+    assert folder.committed() == {1, 2, 3}
+    assert folder.committed(["activation/fc"]) == {1, 2}
+    assert folder.committed(["activation/stem"]) == {2}

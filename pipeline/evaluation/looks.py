@@ -127,7 +127,7 @@ class LookFolder:
         found: set[Hashable] = set()
         for _, entry in self._entries():
             found.update(dict(entry["problems"]))
-            if set(columns) <= set(entry["columns"]):
+            if set(columns) <= set(entry.get("columns", ())):  # earlier versions did not say them
                 found.update(self._ids(entry))
         return found
 

@@ -180,9 +180,8 @@ class Partial:
         own: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in header["layers"]}
         for path, array in arrays.items():
             if path.startswith("layers/"):
-                _, layer, name = path.split(
-                    "/", 2
-                )  # the name of an array may hold a feature layer, with its own slashes
+                # The name of an array may hold a feature layer, with slashes of its own.
+                _, layer, name = path.split("/", 2)
                 own[layer][name] = array
         layers = {layer: LayerStatistics.from_arrays(found, header["feature_layers"]) for layer, found in own.items()}
         return cls(
