@@ -38,7 +38,7 @@ from jobs.resolved import resolve
 from jobs.session import run_stages
 from pipeline.alignment import NeuronTarget
 from pipeline.atlas.fragments import join_rows, read_fragments, read_scores
-from pipeline.evaluation import data_columns
+from pipeline.evaluation.pictures import data_columns
 from pipeline.models import Model, load_model
 from pipeline.neurons import neuron_seed
 from pipeline.recipe import Recipe

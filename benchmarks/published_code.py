@@ -39,6 +39,7 @@ from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
 from pipeline.synthesis.regularizers import image_norm, total_variation
+from pipeline.synthesis.step import losses_of
 
 DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
 NUM_CALIBRATION_IMAGES = 16
@@ -204,9 +205,8 @@ class Comparison:
         plan = plan_alignment(self.model, layer, options, rule=rule, image_size_px=start.shape[-1])
         target = reference_target(self.model, plan, unit, references)
         objective = AlignmentObjective(self.model, layer, [unit], [target], options)
-        objective.update_relevance(start)
         image = start.clone().requires_grad_()
-        loss = objective(image).sum()
+        loss = losses_of(objective, image).sum()
         (gradient,) = torch.autograd.grad(loss, image)
         return loss.detach(), gradient
 

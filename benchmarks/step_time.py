@@ -20,6 +20,7 @@ from pipeline.synthesis.methods import preset
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import WAYS
 
 LITE0 = "timm:tf_efficientnet_lite0"
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="image side in pixels")
     parser.add_argument("--steps", type=int, default=10, help="steps in one timed run")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--way", choices=WAYS, default="traced", help="of the inner neurons; classes gain nothing")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -41,7 +43,7 @@ def main() -> None:
     inner = arguments.layer or model.default_feature_layers()[-2].layer
     print(
         f"{arguments.model}, batch {arguments.batch_size} at {arguments.size} px, torch {torch.__version__}, "
-        f"{arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+        f"{arguments.threads} threads, inner {arguments.way}, {time.strftime('%Y-%m-%d')}"
     )
     print(f"{'neurons':<28}{'preset':<12}{'relevance':<12}{'bare ms':>9}{'step ms':>9}{'ratio':>8}")
     cases = [
@@ -55,7 +57,8 @@ def main() -> None:
     references = torch.randn(4, 3, arguments.size, arguments.size, generator=generator)
     for layer, name, rule in cases:
         options = dataclasses.replace(preset(name), steps=arguments.steps)
-        step = batched_step(model, layer, rule, options, references, arguments.batch_size)
+        way = arguments.way if rule == "lrp" else "plain"
+        step = batched_step(model, layer, rule, options, references, arguments.batch_size, way)
         bare = bare_step(model, layer, references, arguments.batch_size, arguments.steps)
         bare_s, step_s = time_in_turn(bare, step, arguments.repeats)
         ratio = statistics.median(s / b for s, b in zip(step_s, bare_s, strict=True))
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def batched_step(
-    model, layer: str, rule: str, options: SynthesisOptions, references: torch.Tensor, batch_size: int
+    model, layer: str, rule: str, options: SynthesisOptions, references: torch.Tensor, batch_size: int, way: str
 ) -> Callable[[], object]:  # fmt: skip
     """A run of `options.steps` steps of a batch of neurons of one layer, through the public function."""
     plan = plan_alignment(model, layer, options, rule=rule, image_size_px=references.shape[-1])
@@ -77,6 +80,7 @@ def batched_step(
         options=options,
         image_size_px=plan.image_size_px,
         seeds=list(range(batch_size)),
+        way=way,
     )
 
 

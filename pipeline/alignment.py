@@ -24,7 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pipeline.sorting import sort_values
+from pipeline.sorting import sort_values, sorted_distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def sort_matching(features: Tensor, target: Tensor, importance: Tensor | None = 
     Reference: VITAL (ICCV 2025), sort-matching loss; for inner neurons weighted by channel importance.
     """
     _require_fit(features, target)
-    return _mean_over_channels((sort_values(features) - target).square().mean(dim=-1), importance)
+    return _mean_over_channels(sorted_distance(features, target), importance)
 
 
 def moment_matching(features: Tensor, target: Tensor, importance: Tensor | None = None) -> Tensor:

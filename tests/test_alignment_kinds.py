@@ -23,6 +23,7 @@ from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import losses_of
 from tests.tiny_networks import tiny_model
 
 B, C, N = 3, 4, 50
@@ -190,8 +191,7 @@ def test_an_image_in_a_batch_has_the_loss_and_gradient_it_has_alone(model: Model
     def evaluate(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = images[rows].clone().requires_grad_()
         objective = AlignmentObjective(model, layer, rows, [targets[i] for i in rows], options)
-        objective.update_relevance(batch)
-        losses = objective(batch)
+        losses = losses_of(objective, batch)
         return losses.detach(), torch.autograd.grad(losses.sum(), batch)[0]
 
     losses, gradients = evaluate([0, 1, 2])
@@ -230,7 +230,7 @@ def test_normalized_layers_divide_what_has_a_unit(model: Model) -> None:
 
     def loss(kind: str, normalize: bool) -> float:
         options = preset("published", alignment=kind, normalize_layers=normalize)
-        return AlignmentObjective(model, "fc", [0], [only], options)(images).item()
+        return losses_of(AlignmentObjective(model, "fc", [0], [only], options), images).item()
 
     variance = np.var(stage.quantile.numpy())
     for kind in ("sort", "moments"):

@@ -22,6 +22,7 @@ from pipeline.relevance import channel_importance, normalize_relevance, relevanc
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import losses_of
 
 torchvision_operators.declare()
 from torchvision.models.densenet import DenseNet  # noqa: E402
@@ -335,8 +336,7 @@ def test_loss_and_input_gradient(
     target = reference_target(model, plan, unit, references.float())
     objective = AlignmentObjective(model, layer, [unit], [target], preset("published"))
     own_picture = picture.detach().float().requires_grad_()
-    objective.update_relevance(own_picture)
-    actual = objective(own_picture).sum()
+    actual = losses_of(objective, own_picture).sum()
     (actual_gradient,) = torch.autograd.grad(actual, own_picture)
     assert abs(actual.item() / expected.item() - 1) < 1e-5
     assert (actual_gradient - expected_gradient).norm() / expected_gradient.norm() < 1e-5

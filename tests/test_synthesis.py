@@ -16,6 +16,7 @@ from pipeline.synthesis.optimize import learning_rate_at, synthesize
 from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
 from pipeline.synthesis.reference_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
 from pipeline.synthesis.regularizers import image_norm, total_variation
+from pipeline.synthesis.step import losses_of
 from pipeline.synthesis.transforms import draw_jitter, roll
 from tests.tiny_networks import tiny_model
 
@@ -56,8 +57,7 @@ def test_loss_and_gradient_of_an_image_are_those_it_has_alone(model: Model, laye
     def evaluate(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = images[rows].clone().requires_grad_()
         objective = AlignmentObjective(model, layer, [units[i] for i in rows], [targets[i] for i in rows], QUICK[name])
-        objective.update_relevance(batch)
-        losses = objective(batch)
+        losses = losses_of(objective, batch)
         return losses.detach(), torch.autograd.grad(losses.sum(), batch)[0]
 
     losses, gradients = evaluate([0, 1, 2])

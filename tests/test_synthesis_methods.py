@@ -19,6 +19,7 @@ from pipeline.synthesis.methods import METHODS, check_method, method_named, pres
 from pipeline.synthesis.optimize import learning_rate_at, synthesize
 from pipeline.synthesis.presets import PUBLISHED, SynthesisOptions
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import losses_of
 from tests.tiny_networks import TinyResidualNet, tiny_model
 
 SIZE = 32
@@ -130,7 +131,7 @@ def test_the_activation_is_a_logit_or_the_mean_of_a_map_in_units_of_the_goal(mod
             objective = ActivationObjective(model, layer, [3, 1], targets, PUBLISHED)
             maps = features[layer].numpy().reshape(2, features[layer].shape[1], -1)
             expected = [-maps[0, 3].mean() / unit_of_loss, -maps[1, 1].mean() / unit_of_loss]
-            assert objective(images).tolist() == pytest.approx(expected, rel=1e-5)
+            assert losses_of(objective, images).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_batch_norm_distance_equals_its_formula() -> None:
@@ -170,14 +171,14 @@ def test_deep_inversion_adds_cross_entropy_and_the_distances_of_all_batch_norm_l
             size = float(np.linalg.norm(layer.running_var) + np.linalg.norm(layer.running_mean)) if relative else 1.0
             expected += 0.25 * (10.0 if index == 0 else 1.0) * distance / size
         objective = InversionObjective(model, "fc", [3, 1], goals(2), options)
-        assert float(objective(images)[row]) == pytest.approx(expected, rel=1e-4)
+        assert float(losses_of(objective, images)[row]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_deep_inversion_of_an_inner_unit_raises_its_mean(model: Model) -> None:
     images = photographs(1)
     free = preset("published", "deepinversion", batch_norm_weight=0.0)
-    plain = ActivationObjective(model, "stage2", [2], goals(1), free)(images)
-    torch.testing.assert_close(InversionObjective(model, "stage2", [2], goals(1), free)(images), 10 * plain)
+    plain = losses_of(ActivationObjective(model, "stage2", [2], goals(1), free), images)
+    torch.testing.assert_close(losses_of(InversionObjective(model, "stage2", [2], goals(1), free), images), 10 * plain)
 
 
 def without_batch_norm() -> Model:

@@ -19,6 +19,7 @@ from pipeline.synthesis import visualize
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import losses_of
 from pipeline.tables import read_rows
 from pipeline.targets.build import plan_targets
 from pipeline.targets.store import read_references, read_targets
@@ -89,12 +90,11 @@ def test_correlation_scales_the_loss_of_each_channel_and_needs_no_relevance_maps
     weights["stage1"][3] = 0.5
     target = reference_target(model, plan, 1, images, importance=weights)
     objective = AlignmentObjective(model, "stage2", [1], [target], options)
-    objective.update_relevance(images[:1])
     with model.capture(["stage1"]) as features, torch.no_grad():
         model.module(torch.cat([images, -images[:1]]))
     channel = features["stage1"][:, 3].flatten(1).sort(dim=1).values.double()
     expected = 0.5 * (channel[4] - channel[:4].mean(dim=0)).square().mean() / model.units("stage1")
-    assert objective(-images[:1]).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses_of(objective, -images[:1]).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_without_statistics_correlation_is_refused() -> None:

@@ -14,6 +14,7 @@ from pipeline.statistics.store import StatisticsStore
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import losses_of
 from pipeline.targets.facets import channel_vectors
 from pipeline.targets.references import References, gather_references, measure_references
 from tests.tiny_targets import random_pictures, targets_recipe, tiny_reader, write_tiny_store
@@ -118,9 +119,9 @@ def test_the_goal_is_measured_on_the_patches(model: Model, statistics: Statistic
     peaks = patch_maps(model, images, unit).max(axis=(1, 2))
     assert of_prefix[unit] > 10 * peaks.max()  # it would win
     assert target.goal_activation == pytest.approx(peaks.max(), rel=1e-5)
+    settings = [replace(options, activation_weight=weight) for weight in (1.0, 0.0)]
     with_goal, without = (
-        AlignmentObjective(model, "stage2", [unit], [target], replace(options, activation_weight=weight))(images[2:])
-        for weight in (1.0, 0.0)
+        losses_of(AlignmentObjective(model, "stage2", [unit], [target], setting), images[2:]) for setting in settings
     )
     goal = 2 * peaks.max()
     assert (with_goal - without).item() == pytest.approx(max(0, goal - peaks[2]) / abs(goal), rel=1e-3)

@@ -33,6 +33,7 @@ from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.reference_target import AlignmentPlan
+from pipeline.synthesis.step import losses_of
 from pipeline.targets.build import options_for
 
 _BATCH_SIZE = 16  # images in one forward pass: bounds memory
@@ -182,9 +183,8 @@ def alignment_distances(
     images = [Image.fromarray(picture) for picture in pictures]
     resized = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images]
     inputs = torch.stack([model.preprocessing.to_tensor(image) for image in resized]).to(model.device)
-    objective.update_relevance(inputs)
     with torch.no_grad():
-        distances = objective(inputs) / sum(plan.weights.values())
+        distances = losses_of(objective, inputs) / sum(plan.weights.values())
     return distances.float().cpu().numpy()
 
 

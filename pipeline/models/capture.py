@@ -103,7 +103,15 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
     return features
 
 
-def unit_activation(features: Tensor, units: Sequence[int], reduction: str = "max", *, num_prefix: int = 0) -> Tensor:
+def own_maps(features: Tensor, units: Sequence[int] | Tensor) -> Tensor:
+    """Each image's map of its own unit: features [B, C, ...] and one unit per image → [B, ...]."""
+    units = torch.as_tensor(units, device=features.device)
+    return features[torch.arange(len(units), device=features.device), units]
+
+
+def unit_activation(
+    features: Tensor, units: Sequence[int] | Tensor, reduction: str = "max", *, num_prefix: int = 0
+) -> Tensor:
     """Each image's activation of its own unit.
 
     Args:
@@ -116,5 +124,5 @@ def unit_activation(features: Tensor, units: Sequence[int], reduction: str = "ma
     Returns:
         [B].
     """
-    own_BN = features[torch.arange(len(units)), list(units)].reshape(len(units), -1)[:, num_prefix:]
+    own_BN = own_maps(features, units).reshape(len(units), -1)[:, num_prefix:]
     return own_BN.amax(dim=1) if reduction == "max" else own_BN.mean(dim=1)

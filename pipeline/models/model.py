@@ -1,5 +1,6 @@
 """`Model`: a network with what is known of its input, its layers, its tokens and its classes."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -12,6 +13,7 @@ from pipeline.models.added_layers import added_layers
 from pipeline.models.capture import capture, unit_activation
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.labels import class_names
+from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.probe import Probe, Shape, find_classifier, probe
 from pipeline.models.tokens import TokenGrid, token_grid
@@ -32,11 +34,19 @@ class Model:
         device: str | torch.device,
     ) -> None:
         self.name = name
-        self.module = module.eval().requires_grad_(False).to(device)
-        self.device = torch.device(device)
+        self.module = module.eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self._labels = labels
         self._probes: dict[int, Probe] = {}
+        self.move_to(device)
+
+    def move_to(self, device: str | torch.device) -> None:
+        """Move the network; on a GPU its convolutions then work channels-last, which is what their kernels are for."""
+        self.device = torch.device(device)
+        self.module.to(self.device)
+        if self.device.type == "cuda":
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.__dict__.pop("_in_bfloat16", None)
 
     @property
     def input_size_px(self) -> int:
@@ -65,7 +75,7 @@ class Model:
         """Collect features of `layers` while the module runs: see `pipeline.models.capture.capture`."""
         return capture(self.module, layers)
 
-    def activation(self, features: Tensor, layer: str, units: Sequence[int], reduction: str = "max") -> Tensor:
+    def activation(self, features: Tensor, layer: str, units: Sequence[int] | Tensor, reduction: str = "max") -> Tensor:
         """Each image's activation of its own unit, over the positions that lie on the image: [B].
 
         Args:
@@ -110,8 +120,24 @@ class Model:
     def forget_measurements(self) -> None:
         """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
         self._probes.clear()
-        for name in ("weights_sha256", "classifier_layer", "class_names"):
+        for name in ("weights_sha256", "classifier_layer", "class_names", "_in_bfloat16"):
             self.__dict__.pop(name, None)
+
+    def in_precision(self, precision: Precision) -> "Model":
+        """This model, or with `bfloat16` a copy whose network computes in it; images stay float32.
+
+        Names, shapes and the hash of the weights are those of this model. The copy is made once and kept.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision = "{precision}": expected one of {", ".join(PRECISIONS)}')
+        return self if precision == "float32" else self._in_bfloat16
+
+    @cached_property
+    def _in_bfloat16(self) -> "Model":
+        _ = self.weights_sha256, self.classifier_layer  # measured here, on the weights as they are
+        narrow = copy.copy(self)
+        narrow.module = in_bfloat16(self.module)
+        return narrow
 
     def layers(self) -> list[str]:
         """The layers that have units, in the order in which the forward pass completes them."""

@@ -31,7 +31,7 @@ def relevance(
     images: Tensor,
     *,
     layer: str,
-    units: Sequence[int],
+    units: Sequence[int] | Tensor,
     feature_layers: Sequence[str],
     rule: str = "lrp",
     num_prefix: int = 0,
@@ -60,7 +60,8 @@ def relevance(
         module: any network in evaluation mode; neither it nor its parameters are changed.
         images: `[B, 3, H, W]`, preprocessed, in the module's dtype.
         layer: path of the target layer in `named_modules()`.
-        units: `[B]`; units[i] is the target of images[i].
+        units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: looking at its values would make
+            a GPU wait, and a traced function depend on them.
         feature_layers: paths of the layers whose relevance is wanted, at or before the target layer.
         rule: one of `RULES`.
         num_prefix: tokens at the start of the target layer that are no part of a unit's activation (class and
@@ -113,7 +114,9 @@ def relevance(
     return maps
 
 
-def seed(features: Tensor, units: Sequence[int], rule: str, *, signed: bool = False, num_prefix: int = 0) -> Tensor:
+def seed(
+    features: Tensor, units: Sequence[int] | Tensor, rule: str, *, signed: bool = False, num_prefix: int = 0
+) -> Tensor:
     """What flows back from the target layer: zero but for image i's channel units[i] (see `relevance`).
 
     Args:
@@ -175,7 +178,9 @@ def _require_evaluation_mode(module: nn.Module) -> None:
         )
 
 
-def _require_units(units: Sequence[int], num_units: int, layer: str) -> None:
+def _require_units(units: Sequence[int] | Tensor, num_units: int, layer: str) -> None:
+    if isinstance(units, Tensor):
+        return
     wrong = [unit for unit in units if not 0 <= unit < num_units]
     if wrong:
         raise ValueError(f'unit {wrong[0]} is not in layer "{layer}"; expected 0 to {num_units - 1}')

@@ -46,6 +46,15 @@ class Shared(torch.autograd.Function):
         return None, None, ctx.rule(wide(relevance), wide(x)).to(x.dtype)
 
 
+class SharedInOwnType(Shared):
+    """The same for a rule that takes the input in its own type and is careful by itself."""
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return None, None, ctx.rule(wide(relevance), x).to(x.dtype)
+
+
 class Halves(torch.autograd.Function):
     """A product of two tensors, each of which shares half of the relevance by a rule of its own.
 

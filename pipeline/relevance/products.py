@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.relevance.mode import Call, Facts, RelevanceMode, tensors_in
-from pipeline.relevance.nodes import Halves, Shared, Split, SplitInPlace, follow, wide
+from pipeline.relevance.nodes import Halves, Shared, SharedInOwnType, Split, SplitInPlace, follow, wide
 from pipeline.relevance.rules import spread, z_plus
 from pipeline.relevance.signed_rules import gamma_rule, proportional
 
@@ -173,7 +173,8 @@ def _weighted(
         as_ones=facts.image,
         signed=call.signed,
     )
-    result: Tensor = Shared.apply(rule, call, x)
+    node = Shared if call.signed else SharedInOwnType
+    result: Tensor = node.apply(rule, call, x)
     mode.note(result, Facts())
     return result
 
@@ -189,7 +190,7 @@ def _share_weighted(
     as_ones: bool,
     signed: bool,
 ) -> Tensor:
-    weight, bias = wide(weight), None if bias is None else wide(bias)
+    weight, bias = weight.to(x.dtype), None if bias is None else wide(bias)
     # The first layer sees ones instead of the image (METHOD 3): a dark pixel is evidence like a bright one.
     if as_ones:
         return z_plus(relevance, torch.ones_like(x), weight, bias, operation, nonnegative=True)

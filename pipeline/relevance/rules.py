@@ -54,8 +54,9 @@ def z_plus(
 
     Args:
         relevance: relevance of the output, shaped like `operation(x, weight)`.
-        x: input of the layer.
-        weight: weight of the layer, never changed.
+        x: input of the layer. In half precision its products, all of one sign, are taken as they come; they are
+            divided by in the type of the relevance.
+        weight: weight of the layer, in the type of x, never changed.
         bias: `[C]`, or None; broadcast along axis 1 of the output.
         operation: (x, weight) → output without bias, linear in both.
         nonnegative: whether x is known to be ≥ 0, so that its negative part need not be computed.
@@ -70,13 +71,13 @@ def z_plus(
     with torch.enable_grad():
         parts = [part.requires_grad_() for part, _ in pairs]
         contributions = [operation(part, part_weight) for part, (_, part_weight) in zip(parts, pairs, strict=True)]
-    total = contributions[0].detach()
+    total = contributions[0].detach().to(relevance.dtype)
     for contribution in contributions[1:]:
         total = total + contribution.detach()
     if bias is not None:
         axes = (1, -1, *([1] * (total.ndim - 2)))
         total = torch.maximum(total + bias.detach().view(axes), BIAS_FLOOR * total)
-    coefficient = relevance / (total + EPSILON)
+    coefficient = (relevance / (total + EPSILON)).to(x.dtype)
     slopes = torch.autograd.grad(contributions, parts, [coefficient] * len(parts))
     shared = parts[0].detach() * slopes[0]
     for part, slope in zip(parts[1:], slopes[1:], strict=True):

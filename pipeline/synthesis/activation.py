@@ -5,7 +5,7 @@ Convolutional Networks", ICLR 2014 workshop (a class's logit, not its probabilit
 Visualization", Distill 2017 (a channel's mean over positions, Lucid's `channel` objective).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.alignment import NeuronTarget
 from pipeline.models import Model, features_of
 from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.step import Tensors
 
 # A goal of (nearly) nothing, e.g. of a unit that is silent on all photographs, must not blow up the loss.
 MIN_GOAL = 1e-6
@@ -35,16 +36,23 @@ class ActivationObjective:
     ) -> None:
         self._model = model
         self._layer = layer
-        self._units = list(units)
-        self._scale = activation_scale(targets, len(units)).to(model.device)
+        self.tensors = unit_tensors(units, targets, model.device)
+        self.signature: Hashable = (type(self), layer)
 
-    def update_relevance(self, images: Tensor) -> None:
-        """Nothing to do: the activation depends on the image alone."""
+    def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
+        """None: the activation depends on the image alone."""
+        return {}
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
         """Minus the activation of each image's unit (mean over positions; a class's logit): → [B]."""
-        features = features_of(self._model.module, images, [self._layer])[self._layer]
-        return -self._model.activation(features, self._layer, self._units, "mean") / self._scale
+        features = features_of(self._model.module, images, [self._layer])[self._layer].float()
+        return -self._model.activation(features, self._layer, tensors["unit"], "mean") / tensors["scale"]
+
+
+def unit_tensors(units: Sequence[int], targets: Sequence[NeuronTarget], device: torch.device) -> dict[str, Tensor]:
+    """`unit`, int64 [B], and `scale`, see `activation_scale`."""
+    unit = torch.tensor(units, device=device)
+    return {"unit": unit, "scale": activation_scale(targets, len(units)).to(device)}
 
 
 def activation_scale(targets: Sequence[NeuronTarget], count: int) -> Tensor:

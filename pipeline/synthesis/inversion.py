@@ -4,17 +4,17 @@ Reference: Yin et al., "Dreaming to Distill: Data-Free Knowledge Transfer via De
 arXiv 1912.08795, equations 2 to 4.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.alignment import NeuronTarget
 from pipeline.models import Model, capture
-from pipeline.synthesis.activation import activation_scale
+from pipeline.synthesis.activation import unit_tensors
 from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.step import Tensors
 
 # Weight of an inner unit's activation in units of its top exemplar's. Cross-entropy pulls at a logit, whose top is
 # about ten, with slope one: as an activation in its own units it would count ten.
@@ -46,16 +46,17 @@ class InversionObjective:
         self._model = model
         self._layer = layer
         self._is_class = layer == model.classifier_layer
-        self._units = list(units)
-        self._scale = activation_scale(targets, len(units)).to(model.device)
+        self.tensors = unit_tensors(units, targets, model.device)
+        self.signature: Hashable = (type(self), layer, options.within_a_step)
         self._weight = options.batch_norm_weight
         self._first = options.first_batch_norm
         self._is_relative = options.normalize_layers
 
-    def update_relevance(self, images: Tensor) -> None:
-        """Nothing to do: the statistics depend on the image alone."""
+    def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
+        """None: the statistics depend on the image alone."""
+        return {}
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
         """The loss of each image: [B, C, H, W] in the model's input space → [B]."""
         with (
             capture(self._model.module, [self._layer]) as features,
@@ -63,14 +64,13 @@ class InversionObjective:
         ):
             self._model.module(images)
         statistics = sum(distances[1:], start=self._first * distances[0])
-        return self._main(features[self._layer]) + self._weight * statistics
+        return self._main(features[self._layer].float(), tensors) + self._weight * statistics
 
-    def _main(self, features: Tensor) -> Tensor:
+    def _main(self, features: Tensor, tensors: Tensors) -> Tensor:
         if self._is_class:
-            return F.cross_entropy(
-                features.flatten(1), torch.tensor(self._units, device=features.device), reduction="none"
-            )
-        return -_INNER_WEIGHT * self._model.activation(features, self._layer, self._units, "mean") / self._scale
+            return F.cross_entropy(features.flatten(1), tensors["unit"], reduction="none")
+        activation = self._model.activation(features, self._layer, tensors["unit"], "mean")
+        return -_INNER_WEIGHT * activation / tensors["scale"]
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _distances(module: nn.Module, is_relative: bool) -> Iterator[list[Tensor]]:
         assert isinstance(mean, Tensor)
         assert isinstance(variance, Tensor)
         size = mean.norm() + variance.norm() if is_relative else 1.0
-        distances.append(statistics_distance(inputs[0], mean, variance) / size)
+        distances.append(statistics_distance(inputs[0].float(), mean, variance) / size)
 
     handles = [layer.register_forward_pre_hook(note) for layer in batch_norm_layers(module)]
     try:

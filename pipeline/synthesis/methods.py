@@ -6,9 +6,7 @@ model and which optimizer moves it are settings (`SynthesisOptions`), so that a 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from pipeline.alignment import NeuronTarget
 from pipeline.models import Model
@@ -17,19 +15,7 @@ from pipeline.synthesis.activation import ActivationObjective
 from pipeline.synthesis.inversion import InversionObjective, batch_norm_layers
 from pipeline.synthesis.objectives import AlignmentObjective
 from pipeline.synthesis.presets import BEST, FAST, PUBLISHED, SynthesisOptions
-
-
-class Objective(Protocol):
-    """What is minimized: one independent value per image."""
-
-    def update_relevance(self, images: Tensor) -> None:
-        """Recompute what depends on the images [B, C, H, W] and is held constant in the gradient."""
-        ...
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """The loss of each image: [B, C, H, W] in the model's input space → [B]."""
-        ...
-
+from pipeline.synthesis.step import Objective
 
 MakeObjective = Callable[[Model, str, Sequence[int], Sequence[NeuronTarget], SynthesisOptions], Objective]
 

@@ -4,7 +4,7 @@ B images, one per neuron; C channels; N positions. Every term is one value per i
 are independent of one another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,14 +14,16 @@ from pipeline.alignment import (
     INPUT_PIXELS,
     TARGET_LAYER,
     TARGET_UNIT,
+    LayerTarget,
     NeuronTarget,
     partition,
     target_spread,
 )
-from pipeline.models import Model, features_of, unit_activation
+from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.relevance import RULES, normalize_relevance, relevance
 from pipeline.synthesis.activation import MIN_GOAL
 from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.step import Tensors
 
 # By how much of its goal a class's logit is to exceed the next class's: enough to survive 8 bits and WebP.
 _CLASS_MARGIN = 0.1
@@ -35,7 +37,7 @@ def aligned_features(
     *,
     layer: str,
     space: str,
-    units: Sequence[int],
+    units: Sequence[int] | Tensor,
     grid: int,
 ) -> Tensor:
     """What is sorted at one feature layer: the same for references and for synthetic images.
@@ -58,7 +60,7 @@ def aligned_features(
     if name == TARGET_LAYER:
         return partition(features[space], grid)
     if name == TARGET_UNIT:
-        return partition(features[layer][torch.arange(len(units)), list(units)].unsqueeze(1))
+        return partition(own_maps(features[layer], units).unsqueeze(1))
     maps = features[name]
     return partition(maps * relevance[name].to(maps.dtype) if name in relevance else maps, grid)
 
@@ -91,82 +93,97 @@ class AlignmentObjective:
         self._module = model.module
         self._layer, self._space = layer, model.feature_space(layer)
         self._is_class = layer == model.classifier_layer
-        self._units = list(units)
-        self._unit_B1 = torch.tensor(self._units, device=model.device)[:, None]
         self._num_prefix = model.num_prefix(layer)
         self._options = options
         self._distance = ALIGNMENTS[options.alignment]
         self._rule = first.relevance
-        self._goal = torch.tensor([float("nan") if t.goal_activation is None else t.goal_activation for t in targets])
-        self._goal = (self._goal * options.activation_goal).to(model.device)
         own = {INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT}
+        self._aligned = list(first.layers)
+        self.signature: Hashable = (type(self), layer, options.within_a_step, self._rule, tuple(self._aligned))
         self._feature_layers = [name for name in first.layers if name not in own]
         needs_layer = not own.isdisjoint(first.layers.keys() - {INPUT_PIXELS}) or options.activation_weight > 0
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
         if TARGET_LAYER in first.layers:
             self._captured.add(self._space)
-        self._relevance: dict[str, Tensor] = {}
 
-        self._terms: list[tuple[str, Tensor, Tensor | None, Tensor]] = []  # name, quantile, importance, weight [B]
-        for name in first.layers:
-            layers = [t.layers[name] for t in targets]
-            quantile = torch.stack([target.quantile for target in layers]).to(model.device)
-            weight = torch.tensor([target.weight for target in layers], device=model.device)
-            if options.normalize_layers and options.alignment != "kl":
-                weight = weight / target_spread(quantile)
-            weights_C = [target.importance for target in layers if target.importance is not None]
-            importance = torch.stack(weights_C).to(model.device) if len(weights_C) == len(layers) else None
-            if importance is not None:  # one weight per channel, repeated for each cell of the grid
-                importance = importance.repeat_interleave(quantile.shape[1] // importance.shape[1], dim=1)
-            self._terms.append((name, quantile, importance, weight))
+        goals = [float("nan") if t.goal_activation is None else t.goal_activation for t in targets]
+        tensors = {"unit": torch.tensor(units), "goal": torch.tensor(goals) * options.activation_goal}
+        for name in self._aligned:
+            tensors |= self._target_tensors(name, [t.layers[name] for t in targets])
+        self.tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
 
-    def update_relevance(self, images: Tensor) -> None:
-        """Recompute the relevance of the features of these images [B, 3, H, W] for their neurons (detached)."""
+    def _target_tensors(self, name: str, layers: Sequence[LayerTarget]) -> dict[str, Tensor]:
+        """`quantile`, `weight` [B] and, where there is one, `importance` of an aligned layer."""
+        quantile = torch.stack([target.quantile for target in layers])
+        weight = torch.tensor([target.weight for target in layers])
+        if self._options.normalize_layers and self._options.alignment != "kl":
+            weight = weight / target_spread(quantile)
+        tensors = {f"quantile {name}": quantile, f"weight {name}": weight}
+        weights_C = [target.importance for target in layers if target.importance is not None]
+        if len(weights_C) == len(layers):  # one weight per channel, repeated for each cell of the grid
+            importance = torch.stack(weights_C)
+            cells = quantile.shape[1] // importance.shape[1]
+            tensors[f"importance {name}"] = importance.repeat_interleave(cells, dim=1)
+        return tensors
+
+    def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
+        """Feature layer → relevance of the images' features for their neurons, in [0, 1], detached.
+
+        Args:
+            images: [B, 3, H, W].
+            tensors: of the batch.
+        """
         if self._rule not in RULES:  # none, or correlation, which weights channels and knows no images
-            return
+            return {}
         maps = relevance(
             self._module,
             images.detach(),
             layer=self._layer,
-            units=self._units,
+            units=tensors["unit"],
             feature_layers=self._feature_layers,
             rule=self._rule,
             num_prefix=self._num_prefix,
         )
-        self._relevance = {name: normalize_relevance(value) for name, value in maps.items()}
+        return {name: normalize_relevance(value) for name, value in maps.items()}
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
         """The loss of each image: [B, 3, H, W] in the model's input space → [B]."""
         features = features_of(self._module, images, self._captured)
         loss = images.new_zeros(len(images))
-        for name, quantile, importance, weight in self._terms:
-            aligned = self._aligned_features(name, images, features)
-            loss = loss + weight * self._distance(aligned, quantile, importance)
+        for name in self._aligned:
+            aligned = self._aligned_features(name, images, features, tensors, relevance)
+            if self._options.alignment != "sort":  # moments of bfloat16 features would round like them
+                aligned = aligned.float()
+            distance = self._distance(aligned, tensors[f"quantile {name}"], tensors.get(f"importance {name}"))
+            loss = loss + tensors[f"weight {name}"] * distance
         if self._options.activation_weight > 0:
-            loss = loss + self._options.activation_weight * self._shortfall(features[self._layer])
+            shortfall = self._shortfall(features[self._layer].float(), tensors)
+            loss = loss + self._options.activation_weight * shortfall
         return loss
 
-    def _shortfall(self, features: Tensor) -> Tensor:
+    def _shortfall(self, features: Tensor, tensors: Tensors) -> Tensor:
         """How far each neuron's activation is below its goal, as a fraction of the goal; 0 beyond it: [B].
 
         A class is also to be ahead of every other class by `_CLASS_MARGIN` of its goal.
         """
-        activation = unit_activation(features, self._units, num_prefix=self._num_prefix)
-        size = self._goal.abs().clamp(min=MIN_GOAL)
-        goal = self._goal
+        unit, goal = tensors["unit"], tensors["goal"]
+        activation = unit_activation(features, unit, num_prefix=self._num_prefix)
+        size = goal.abs().clamp(min=MIN_GOAL)
         if self._is_class:
-            others = features.flatten(1).scatter(1, self._unit_B1, -torch.inf)
+            others = features.flatten(1).scatter(1, unit[:, None], -torch.inf)
             goal = torch.maximum(goal, others.amax(dim=1) + _CLASS_MARGIN * size)
         return torch.nan_to_num(torch.relu(goal - activation) / size)
 
-    def _aligned_features(self, name: str, images: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+    def _aligned_features(
+        self, name: str, images: Tensor, features: Tensors, tensors: Tensors, relevance: Tensors
+    ) -> Tensor:
         return aligned_features(
             name,
             images,
             features,
-            self._relevance,
+            relevance,
             layer=self._layer,
             space=self._space,
-            units=self._units,
+            units=tensors["unit"],
             grid=self._options.grid,
         )

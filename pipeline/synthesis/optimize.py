@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment import INPUT_PIXELS, NeuronTarget
-from pipeline.models import Model, Preprocessing, features_of
+from pipeline.models import Model, Precision, Preprocessing, features_of
 from pipeline.synthesis.methods import Method, check_method, method_named
 from pipeline.synthesis.parameterization import parameterize
 from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.synthesis.regularizers import image_norm, total_variation, total_variation_l1
+from pipeline.synthesis.step import Step, Way
 from pipeline.synthesis.transforms import draw_views, num_views
 
 # Transparency is clipped at this percentile; published pixels at the 1st and 99th (METHOD 3, after MACO's display).
@@ -76,6 +77,8 @@ def synthesize(
     image_size_px: int,
     seeds: Sequence[int],
     spectrum: np.ndarray | Tensor | None = None,
+    precision: Precision = "float32",
+    way: Way = "plain",
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Visualization]:
     """Visualize neurons of one layer together.
@@ -91,6 +94,8 @@ def synthesize(
         seeds: one per neuron; an image depends on its own seed, not on the rest of the batch.
         spectrum: where `options.needs_spectrum`: mean magnitude of real images, [C, S, S // 2 + 1], of any size S
             and up to scale; `MeanSpectrum.magnitude` of the statistics.
+        precision: of the network's arithmetic; images, parameters, losses and the activation quoted are float32.
+        way: how a step is computed: `plain`, `traced` or `compiled`, see `pipeline.synthesis.step`.
         on_step: called after each step with (steps done, steps in all).
 
     Returns:
@@ -99,6 +104,7 @@ def synthesize(
     Raises:
         ValueError: neurons of several layers, lengths that differ, an unknown method, or one that lacks its targets,
             its spectrum, or what it needs of the model.
+        TracingError: the step cannot be traced or compiled.
         FloatingPointError: the loss of a neuron is not finite; it names the neuron and the step.
     """
     chosen = method_named(method)
@@ -118,9 +124,11 @@ def synthesize(
         spectrum=None if spectrum is None else torch.as_tensor(spectrum),
     )
     views_per_image = num_views(options)
+    working = model.in_precision(precision)
     objective = chosen.objective(
-        model, layer, _repeat(units, views_per_image), _repeat(targets, views_per_image), options
+        working, layer, _repeat(units, views_per_image), _repeat(targets, views_per_image), options
     )
+    evaluate = Step(objective, working.module, way=way)
     optimizer = _make_optimizer(parameters.parameters, options)
     weights = _regularizer_weights(model, layer, options, chosen)
     transparency = torch.zeros(len(neurons), image_size_px, image_size_px, device=model.device)
@@ -132,13 +140,15 @@ def synthesize(
     for step in range(options.steps):
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, options)
         images = parameters.images()
-        if step % keep_views_for == 0:
-            # The views are kept while relevance is: a relevance map belongs to the image as it was shown.
+        refresh = step % keep_views_for == 0
+        if refresh:  # the views are kept while relevance is: a relevance map belongs to the image as it was shown
             show = draw_views(options, generators, size_px=image_size_px, view_px=view_px, gray=gray)
-            objective.update_relevance(show(images))
-        losses = objective(show(images)).reshape(len(neurons), views_per_image).mean(dim=1)
-        losses = losses + _regularization(images, weights)
-        (gradient,) = torch.autograd.grad(losses.sum(), images)
+        views, penalty = show(images), _regularization(images, weights)
+        view_losses, view_gradients = evaluate(views, refresh=refresh)
+        losses = view_losses.reshape(len(neurons), views_per_image).mean(dim=1) + penalty.detach()
+        (gradient,) = torch.autograd.grad(views, images, view_gradients / views_per_image)
+        if penalty.requires_grad:
+            gradient = gradient + torch.autograd.grad(penalty.sum(), images)[0]
         transparency += gradient.abs().mean(dim=1)
         optimizer.zero_grad()
         torch.autograd.backward(images, gradient)
@@ -190,7 +200,8 @@ def _repeat(items: Sequence[_Item], times: int) -> list[_Item]:
 
 def _make_optimizer(parameters: list[Tensor], options: SynthesisOptions) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}[options.optimizer]
-    return kind(parameters, lr=options.learning_rate, betas=(options.beta1, options.beta2), eps=1e-8)
+    fused = {"fused": True} if options.optimizer == "adam" and parameters[0].is_cuda else {}
+    return kind(parameters, lr=options.learning_rate, betas=(options.beta1, options.beta2), eps=1e-8, **fused)
 
 
 def _initial_colors(model: Model, targets: Sequence[NeuronTarget], grid: int) -> Tensor | None:

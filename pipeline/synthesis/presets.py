@@ -123,6 +123,11 @@ class SynthesisOptions:
             raise ValueError(f"visualize.scaling = {self.scaling}: expected less than 1")
 
     @property
+    def within_a_step(self) -> SynthesisOptions:
+        """These options but for how many steps there are and how long they are, which changes nothing within one."""
+        return replace(self, steps=1, warmup_steps=0, learning_rate=0.0)
+
+    @property
     def needs_spectrum(self) -> bool:
         """Whether the mean magnitude spectrum of real images is needed."""
         return self.parameterization == "phase"

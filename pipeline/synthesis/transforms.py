@@ -107,6 +107,28 @@ def draw_jitter(generators: Sequence[torch.Generator], jitter_px: int) -> list[t
     return [(rows, columns) for rows, columns in drawn]
 
 
+class _Roll(torch.autograd.Function):
+    """Each image by its own offset in two gathers, whose gradient is the roll back: no kernel per image."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets)
+        return _rolled(images, offsets)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (offsets,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _rolled(gradients[0], -offsets), None
+
+
+def _rolled(images: Tensor, offsets: Tensor) -> Tensor:
+    B, C, H, W = images.shape
+    rows = (torch.arange(H, device=images.device) - offsets[:, :1]) % H
+    columns = (torch.arange(W, device=images.device) - offsets[:, 1:]) % W
+    images = images.gather(2, rows[:, None, :, None].expand(B, C, H, W))
+    return images.gather(3, columns[:, None, None, :].expand(B, C, H, W))
+
+
 def roll(images: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """Each image [B, C, H, W] rolled by its own offset: the published jitter.
 
@@ -114,8 +136,8 @@ def roll(images: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """
     if not any(offset != (0, 0) for offset in offsets):
         return images
-    rolled = [image.roll(offset, dims=(1, 2)) for image, offset in zip(images, offsets, strict=True)]
-    return torch.stack(rolled)
+    rolled: Tensor = _Roll.apply(images, torch.tensor(offsets).to(images.device, non_blocking=True))
+    return rolled
 
 
 def warp(images: Tensor, affine: Tensor, gray: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment import NeuronTarget
-from pipeline.models import Model, features_of
+from pipeline.models import Model, Precision, features_of
 from pipeline.neurons import neuron_seed
 from pipeline.synthesis.methods import check_method, method_named
 from pipeline.synthesis.methods import preset as preset_options
@@ -28,6 +28,7 @@ def visualize(
     seed: int = 0,
     relevance: str = "auto",
     preset: str = "published",
+    precision: Precision = "float32",
     **options: Any,
 ) -> list[Visualization]:
     """Visualize neurons from their reference images.
@@ -43,7 +44,8 @@ def visualize(
         image_size_px: None takes the size of the references, or the model's where there are none.
         seed: of the run; each neuron's own seed follows from it and from the neuron.
         relevance: `vital`: `auto`, `none`, or a rule of `pipeline.relevance`.
-        preset: `published` or `fast`.
+        preset: `published`, `fast` or `best`.
+        precision: of the network's arithmetic while the pictures are made; `bfloat16` is for GPUs.
         **options: any field of `SynthesisOptions`.
 
     Returns:
@@ -87,6 +89,7 @@ def visualize(
             image_size_px=size_px,
             seeds=[neuron_seed(seed, method, layer, unit, 0) for unit in units],
             spectrum=spectrum,
+            precision=precision,
         )
         result |= dict(zip(indices, made, strict=True))
     return [result[index] for index in range(len(neurons))]

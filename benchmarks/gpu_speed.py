@@ -1,0 +1,159 @@
+"""Speed on a GPU: seconds per neuron, step over bare pass, memory and use of the device, by preset and precision.
+
+    python benchmarks/gpu_speed.py [--model torchvision:resnet50] [--batch-size 128] [--neurons 256] [--presets …]
+
+Needs neither Ray nor Zarr. For class neurons and for inner ones of the last but one stage, of each precision, plain and
+compiled, it optimizes `--neurons` neurons through `synthesize` in batches as a run does, for `--steps` steps each, and
+times what a batch takes in the steady state (after its first steps) by the device's own clock. `s/neuron` is that times
+the preset's steps; nothing else of a run depends on the steps. `bare` is a forward and backward pass of the module as
+far as the neurons' layer in the same precision and batch; `busy` is the share of wall time in which kernels run.
+The weights are random: the time does not depend on them.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+import torch
+
+from pipeline.models import Model, features_of, load_model
+from pipeline.synthesis.methods import preset
+from pipeline.synthesis.optimize import synthesize
+from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.reference_target import plan_alignment, reference_target
+
+_WARM_STEPS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="torchvision:resnet50")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--neurons", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=60, help="measured per batch, after the warm-up")
+    parser.add_argument("--presets", nargs="+", default=["published", "fast"])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--ways", nargs="+", default=["plain", "compiled"])
+    parser.add_argument("--kinds", nargs="+", default=["class", "inner"])
+    arguments = parser.parse_args()
+
+    model = load_model(arguments.model, "random", device="cuda")
+    layers = [feature.layer for feature in model.default_feature_layers()]
+    print(
+        f"{arguments.model}, 224 px, batches of {arguments.batch_size}, {arguments.neurons} neurons; "
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    )
+    heads = ("neurons", "preset", "precision", "way", "bare ms", "step ms", "ratio", "s/neuron", "MB/neuron", "busy")
+    print("| " + " | ".join([*heads, "first s"]) + " |\n" + "|---" * 4 + "|---:" * 7 + "|", flush=True)
+    for kind in arguments.kinds:
+        layer = model.classifier_layer if kind == "class" else layers[-2]
+        for name in arguments.presets:
+            for precision in arguments.precisions:
+                bare_ms = bare(model.in_precision(precision), layer, arguments.batch_size)
+                for way in arguments.ways:
+                    row = measure(model, layer, preset(name), precision, way, arguments)
+                    step_ms, megabytes, busy, first_s = row
+                    numbers = [
+                        *(f"{bare_ms:.3f}", f"{step_ms:.3f}", f"{step_ms / bare_ms:.2f}"),
+                        *(f"{step_ms * preset(name).steps / 1000:.3f}", f"{megabytes:.0f}"),
+                        *(f"{busy:.0%}", f"{first_s:.0f}"),
+                    ]
+                    print("| " + " | ".join([f"{kind} ({layer})", name, precision, way, *numbers]) + " |", flush=True)
+
+
+def bare(model: Model, layer: str, batch_size: int) -> float:
+    """Milliseconds per image of a forward and backward pass."""
+    images = torch.randn(batch_size, 3, 224, 224, device="cuda", requires_grad=True)
+
+    def run() -> None:
+        torch.autograd.grad(features_of(model.module, images, [layer])[layer].sum(), images)
+
+    times = []
+    for _ in range(12):
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        started.record()
+        run()
+        ended.record()
+        torch.cuda.synchronize()
+        times.append(started.elapsed_time(ended))
+    return statistics.median(times[4:]) / batch_size
+
+
+def measure(
+    model: Model,
+    layer: str,
+    options: SynthesisOptions,
+    precision: str,
+    way: str,
+    arguments: argparse.Namespace,
+) -> tuple[float, float, float, float]:
+    """Milliseconds per step and image, megabytes per neuron, share of time in kernels, seconds until the first step."""
+    plan = plan_alignment(model, layer, options, image_size_px=224)
+    references = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    target = reference_target(model, plan, 0, references)
+    options = dataclasses.replace(options, steps=_WARM_STEPS + arguments.steps)
+    per_step: list[float] = []
+    first_s, busy = 0.0, 0.0
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for start in range(0, arguments.neurons, arguments.batch_size):
+        units = range(start, min(start + arguments.batch_size, arguments.neurons))
+        marks: list[torch.cuda.Event] = []
+        walls: list[float] = []
+
+        def mark(step: int, _total: int, marks: list = marks, walls: list = walls) -> None:
+            if step == 1 or step >= _WARM_STEPS:
+                if step in (1, _WARM_STEPS):
+                    torch.cuda.synchronize()
+                marks.append(torch.cuda.Event(enable_timing=True))
+                marks[-1].record()
+                walls.append(time.perf_counter())
+
+        started_s = time.perf_counter()
+        synthesize(
+            model,
+            [(layer, unit) for unit in units],
+            [target] * len(units),
+            options=options,
+            image_size_px=224,
+            seeds=list(units),
+            precision=precision,
+            way=way,
+            on_step=mark,
+        )
+        first_s = max(first_s, walls[0] - started_s)
+        per_step.append(marks[1].elapsed_time(marks[-1]) / (len(marks) - 2) / len(units))
+    megabytes = (torch.cuda.max_memory_allocated() - before) / arguments.batch_size / 1e6
+    busy = share_in_kernels(model, layer, target, options, precision, way, arguments.batch_size)
+    return statistics.median(per_step), megabytes, busy, first_s
+
+
+def share_in_kernels(model, layer, target, options, precision, way, batch_size) -> float:  # type: ignore[no-untyped-def]
+    """Kernel time over wall time in the steady state of one batch."""
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    walls: list[float] = []
+
+    def mark(step: int, _total: int) -> None:
+        if step in (4, 12):
+            torch.cuda.synchronize()
+            walls.append(time.perf_counter())
+            profiler.start() if step == 4 else profiler.stop()
+
+    synthesize(
+        model,
+        [(layer, unit) for unit in range(batch_size)],
+        [target] * batch_size,
+        options=dataclasses.replace(options, steps=12),
+        image_size_px=224,
+        seeds=list(range(batch_size)),
+        precision=precision,
+        way=way,
+        on_step=mark,
+    )
+    events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    return sum(event.self_device_time_total for event in events) / 1e6 / (walls[1] - walls[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The numbers of one step: the loss of each picture as it is shown, and its gradient.
+
+They follow from the network and take nearly all of a step's time. The step may be traced once, rules of relevance and
+hooks included, into one graph of tensor operations, in which the forward pass that relevance needs and the one that the
+loss needs are the same operations, done once. On a CPU that changes no bit. Torch's compiler may then fuse what it can,
+which changes the rounding.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.synthesis.tracing import trace
+
+Tensors = Mapping[str, Tensor]
+Way = Literal["plain", "traced", "compiled"]
+WAYS: Final = ("plain", "traced", "compiled")
+
+
+class Objective(Protocol):
+    """What is minimized: one independent value per image.
+
+    Its functions depend on nothing but their arguments, so that they can be traced once for all batches of a layer.
+
+    Attributes:
+        tensors: what is particular to the neurons of this batch.
+        signature: equal for objectives of one network whose functions are the same.
+    """
+
+    tensors: dict[str, Tensor]
+    signature: Hashable
+
+    def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
+        """What depends on the images [B, C, H, W] and is held constant in the gradient."""
+        ...
+
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
+        """The loss of each image: [B, C, H, W] in the model's input space → [B]."""
+        ...
+
+
+def losses_of(objective: Objective, images: Tensor) -> Tensor:
+    """The loss of each image [B, C, H, W] under the relevance of its own features: [B]."""
+    return objective(images, objective.tensors, objective.relevance(images, objective.tensors))
+
+
+class TracingError(RuntimeError):
+    """The step of a network cannot be traced or compiled; plainly it may run all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Graph:
+    run: Callable[..., Sequence[Tensor]]
+    maps: tuple[str, ...]  # names of the relevance maps among its results
+
+
+# Network → its traced steps, which hold its parameters, but not the network.
+_graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
+
+
+class Step:
+    """Losses and gradients of a batch; relevance is kept from one step to the next.
+
+    Args:
+        objective: of the batch.
+        module: the network.
+        way: how it is done. Tracing takes seconds, and compiling up to a minute, once for batches of one shape in a
+            layer.
+    """
+
+    def __init__(self, objective: Objective, module: nn.Module, *, way: Way) -> None:
+        self._objective = objective
+        self._module = module
+        self._way = way
+        self._relevance: Tensors = {}
+
+    def __call__(self, views: Tensor, *, refresh: bool) -> tuple[Tensor, Tensor]:
+        """Losses [B] and their gradient with respect to the views, both detached.
+
+        Args:
+            views: what the model sees, [B, C, V, V].
+            refresh: whether relevance is computed for these views, or that of earlier ones is kept.
+
+        Raises:
+            TracingError: see there.
+        """
+        run = _value_and_gradient if self._way == "plain" else self._run_traced
+        kept = None if refresh or not self._relevance else self._relevance
+        losses, gradient, self._relevance = run(self._objective, views, self._objective.tensors, kept)
+        return losses, gradient
+
+    def _run_traced(
+        self, objective: Objective, views: Tensor, tensors: Tensors, relevance: Tensors | None
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        given = [views.detach(), *tensors.values(), *(relevance or {}).values()]
+        shapes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in given)
+        key = (objective.signature, self._way, relevance is None, tuple(tensors), shapes)
+        graphs = _graphs.setdefault(self._module, {})
+        if key not in graphs:
+            kept = None if relevance is None else tuple(relevance)
+            graphs[key] = _make_graph(objective, given, tuple(tensors), kept, compiled=self._way == "compiled")
+        losses, gradient, *maps = graphs[key].run(*given)
+        return losses, gradient, dict(zip(graphs[key].maps, maps, strict=True))
+
+
+def _value_and_gradient(
+    objective: Objective, views: Tensor, tensors: Tensors, relevance: Tensors | None
+) -> tuple[Tensor, Tensor, Tensors]:
+    views = views.detach().requires_grad_()
+    if relevance is None:
+        relevance = objective.relevance(views, tensors)
+    losses = objective(views, tensors, relevance)
+    (gradient,) = torch.autograd.grad(losses.sum(), views)
+    return losses.detach(), gradient, relevance
+
+
+def _make_graph(
+    objective: Objective,
+    given: Sequence[Tensor],
+    names: tuple[str, ...],
+    kept: tuple[str, ...] | None,
+    *,
+    compiled: bool,
+) -> _Graph:
+    """Trace `_value_and_gradient` on the tensors given: views, the objective's tensors, relevance kept."""
+    maps: list[str] = []
+
+    def flat(views: Tensor, *rest: Tensor) -> list[Tensor]:
+        tensors = dict(zip(names, rest, strict=False))
+        relevance = None if kept is None else dict(zip(kept, rest[len(names) :], strict=True))
+        losses, gradient, held = _value_and_gradient(objective, views, tensors, relevance)
+        maps[:] = held
+        return [losses, gradient, *held.values()]
+
+    try:
+        graph = trace(flat, given)
+        run = torch.compile(graph, dynamic=False) if compiled else graph
+        run(*given)  # it is now that torch compiles
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise TracingError(
+            f"the step cannot be {'compiled' if compiled else 'traced'}: {type(error).__name__}: {error}; "
+            "visualize.compile = false does without"
+        ) from error
+    return _Graph(run=run, maps=tuple(maps))
