@@ -1,9 +1,13 @@
 """Peak memory of a `collect` worker over tar shards of N and of 10 N photographs, and over one shard and ten.
 
     python benchmarks/collect_memory.py [--images 200]
+    python benchmarks/collect_memory.py --images 64 --settings MALLOC_MMAP_THRESHOLD_=4194304 "A=1 B=2" [--rounds 3]
 
 Each case is a process of its own, as a Ray worker is one, that surveys its shards as the task of `collect` does: stem,
 stages and classes of `--model` with random weights, photographs of 224 px drawn at random.
+
+With `--settings`: what environments of a worker cost, in CPU seconds (its own and the kernel's) over one shard of N
+after a first one, and its peak memory. Workers with none and with each take turns.
 """
 
 import argparse
@@ -11,6 +15,7 @@ import io
 import multiprocessing
 import os
 import resource
+import statistics
 import tarfile
 import tempfile
 import time
@@ -39,6 +44,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="N")
     parser.add_argument("--model", default="timm:tf_efficientnet_lite0")
     parser.add_argument("--layers", nargs="*", default=["conv_stem", "blocks.?"])
+    parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE…")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     few, many = arguments.images, TIMES * arguments.images
     print(
@@ -46,14 +53,38 @@ def main() -> None:
         f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     )
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.settings:
+            shards = [write_shard(Path(folder, f"{index}.tar"), few, seed=index) for index in range(2)]
+            compare(arguments.settings, arguments.rounds, shards, arguments.model, arguments.layers, f"{folder}/out")
+            return
         small = [write_shard(Path(folder, f"small-{index}.tar"), few, seed=index) for index in range(TIMES)]
         large = write_shard(Path(folder, "large.tar"), many, seed=TIMES)
         cases = {f"1 shard of {few}": small[:1], f"1 shard of {many}": [large], f"{TIMES} shards of {few}": small}
         peaks = {}
         for name, shards in cases.items():
-            peaks[name] = peak_of_worker(shards, arguments.model, arguments.layers, f"{folder}/out")
+            peaks[name], _ = worker(shards, arguments.model, arguments.layers, f"{folder}/out")
             ratio = peaks[name] / next(iter(peaks.values()))
             print(f"{name + ' photographs':<32}{peaks[name] / 1e6:8.1f} MB{ratio:8.3f}", flush=True)
+
+
+def compare(
+    settings: Sequence[str], rounds: int, shards: Sequence[str], model: str, layers: Sequence[str], root: str
+) -> None:
+    """Print CPU seconds for each photograph of the last shard, and peak memory, without and with each setting."""
+    found: dict[str, list[tuple[int, float]]] = {setting: [] for setting in ("", *settings)}
+    for _ in range(rounds):
+        for setting, results in found.items():
+            variables = dict(variable.split("=", 1) for variable in setting.split())
+            os.environ.update(variables)
+            results.append(worker(shards, model, layers, root))
+            for name in variables:
+                del os.environ[name]
+    usual = [cpu_s for _, cpu_s in found[""]]
+    for setting, results in found.items():
+        ratio = statistics.median(result[1] / base for result, base in zip(results, usual, strict=True))
+        peak = statistics.median(peak for peak, _ in results)
+        cpu_s = statistics.median(cpu_s for _, cpu_s in results)
+        print(f"{cpu_s:8.2f} s CPU{ratio:8.3f}{peak / 1e6:9.1f} MB  {setting or 'as it is'}", flush=True)
 
 
 def write_shard(path: Path, count: int, *, seed: int) -> str:
@@ -72,17 +103,17 @@ def write_shard(path: Path, count: int, *, seed: int) -> str:
     return str(path)
 
 
-def peak_of_worker(shards: Sequence[str], model: str, layers: Sequence[str], root: str) -> int:
-    """Peak resident bytes of a fresh process that surveys some shards."""
+def worker(shards: Sequence[str], model: str, layers: Sequence[str], root: str) -> tuple[int, float]:
+    """Peak resident bytes of a fresh process that surveys some shards, and its CPU seconds over the last of them."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    worker = context.Process(target=_survey, args=(sender, list(shards), model, list(layers), root))
-    worker.start()
+    process = context.Process(target=_survey, args=(sender, list(shards), model, list(layers), root))
+    process.start()
     sender.close()
     try:
         return receiver.recv()
     finally:
-        worker.join()
+        process.join()
 
 
 def _survey(sender: Any, shards: list[str], name: str, patterns: list[str], root: str) -> None:
@@ -90,8 +121,9 @@ def _survey(sender: Any, shards: list[str], name: str, patterns: list[str], root
     model = load_model(name, "random")
     layers = match_layers(patterns, model.layers())
     for index, url in enumerate(shards):
+        started = time.process_time()
         _survey_one(model, layers, index, url, Root.open(root))
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.process_time() - started))
 
 
 def _survey_one(model: Model, layers: Sequence[str], index: int, url: str, root: Root) -> None:

@@ -1,6 +1,7 @@
 """The scheduler under the whole job: 1,024 tar shards, 26,560 neurons in 830 batches, 64 GPUs; the work is asleep.
 
     RAY_worker_niceness=0 python benchmarks/simulated_job.py [--gpus 64] [--sleep 3]
+    RAY_worker_niceness=0 python benchmarks/simulated_job.py --overlap [--gpus 4] [--sleep 0.75]
 
 A local Ray that pretends to have 64 CPUs and GPUs runs `collect` and `visualize` as they run on a cluster, by
 `RayEngine`, `Session.follow` and `RunLog`, but each work sleeps `--sleep` seconds and returns what the real one
@@ -10,6 +11,9 @@ import a stand-in for torch, so that 64 processes fit into a small machine.
 Printed, for the first and the last quarter of each stage: the driver's CPU, its memory, the bytes in the object store,
 the works in flight. And the overhead: the CPU seconds of the driver for each work, and how long a worker waits from one
 work to the next, both against the seconds of the real work.
+
+With `--overlap`: how long `targets` on CPUs and `visualize` on GPUs take, one after the other and side by side as
+`jobs.overlap` runs them, for `BATCHES_PER_GPU` batches on each GPU. Both kinds of work are shortened alike.
 """
 
 import argparse
@@ -30,9 +34,12 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.ray_engine import RayEngine
-from jobs.runfolder import LOG_PATH, REMOTE_FLUSH_S, RunLog
-from jobs.schedule import Outcome, Work
+from jobs.runfolder import LOG_PATH, PART_BYTES, REMOTE_FLUSH_S, RunLog
+from jobs.schedule import PAUSE, Outcome, Resources, Work
 from jobs.session import Session
+from jobs.targets import UNITS_PER_TASK, TargetState
+from jobs.visualize import picture_works
+from jobs.wanted import Batch, chunk
 from jobs.worker import Shared
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -46,6 +53,11 @@ MODEL_BYTES: Final = 100 << 20  # the weights of ResNet-50, once in the object s
 # the survey, which waits for one CPU to decode.
 REAL_S: Final = {"visualize": BATCH * 1.5, "collect": IMAGES_PER_SHARD / 60}
 SAMPLE_EVERY_S: Final = 1.0
+BATCHES_PER_GPU: Final = 40
+# Targets of 16 neurons with 50 references each take a CPU 128 s (`neuron-atlas plan`: 0.16 s for each); with 6 CPUs
+# beside each GPU both stages take about as long.
+REAL_TARGETS_S: Final = 128.0
+CPUS_PER_GPU: Final = 6
 STAND_IN: Final = """
 from types import SimpleNamespace
 backends = SimpleNamespace(cudnn=SimpleNamespace(benchmark=False))
@@ -71,20 +83,27 @@ gpus_per_actor = 1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, default=64)
-    parser.add_argument("--sleep", type=float, default=3.0, metavar="SECONDS", help="of each work")
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--sleep", type=float, metavar="SECONDS", help="of each work, of a batch of pictures")
+    parser.add_argument("--overlap", action="store_true")
     arguments = parser.parse_args()
+    gpus = arguments.gpus or (4 if arguments.overlap else 64)
+    sleep_s = arguments.sleep or (0.75 if arguments.overlap else 3.0)
     with tempfile.TemporaryDirectory(prefix="na-", dir="/tmp") as folder:
         Path(folder, "torch.py").write_text(STAND_IN)
         os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.getcwd(), os.environ.get("PYTHONPATH", "")])
         import ray
 
         ray.init(
-            address="local", num_cpus=arguments.gpus, num_gpus=arguments.gpus, include_dashboard=False,
+            address="local", num_cpus=CPUS_PER_GPU * gpus if arguments.overlap else gpus, num_gpus=gpus,
+            include_dashboard=False,
             log_to_driver=False, logging_level="warning", object_store_memory=512 << 20, _temp_dir=f"{folder}/ray",
         )  # fmt: skip
         try:
-            simulate(Root.open(f"{folder}/out"), arguments.gpus, arguments.sleep)
+            if arguments.overlap:
+                simulate_overlap(gpus, sleep_s)
+            else:
+                simulate(Root.open(f"{folder}/out"), gpus, sleep_s)
         finally:
             ray.shutdown()
 
@@ -114,10 +133,8 @@ def simulate(root: Root, gpus: int, sleep_s: float) -> None:
         collect = partial(session.engine.run_tasks, task, shards, on_cpu)
         run_stage(session, "collect", collect, shards, lambda _: 1, gpus, sleep_s)
         batches = [
-            Work(
-                name=f"layer4.2.conv3 {i * BATCH}", arguments={"layer": "layer4.2.conv3", "units": tuple(range(BATCH))}
-            )
-            for i in range(NUM_NEURONS // BATCH)
+            Work(name=f"layer4.2.conv3 {some[0]}", arguments={"batch": batch_of(some)})
+            for some in chunk(range(NUM_NEURONS), BATCH)
         ]
         factory = partial(SleepingVisualizer, model, sleep_s)
         visualize = partial(session.engine.run_actors, factory, batches, session.resources)
@@ -125,6 +142,63 @@ def simulate(root: Root, gpus: int, sleep_s: float) -> None:
     size = root.size_bytes(LOG_PATH)
     lines = root.read_text(LOG_PATH).count("\n")
     print_log_cost(size / lines)
+
+
+def simulate_overlap(gpus: int, sleep_s: float) -> None:
+    """Run both stages one after the other and side by side, and print what they took."""
+    targets_s = sleep_s * REAL_TARGETS_S / REAL_S["visualize"]
+    print(
+        f"{gpus} GPUs and {CPUS_PER_GPU * gpus} CPUs, batches of {sleep_s:g} s, targets of {targets_s:g} s; "
+        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, "
+        f"{time.strftime('%Y-%m-%d')}"
+    )
+    engine = RayEngine("local")
+    units = range(BATCHES_PER_GPU * gpus * BATCH)
+    batches = [batch_of(some) for some in chunk(units, BATCH)]
+    works = [Work(name=f"fc {some[0]}", arguments={"units": some}) for some in chunk(units, UNITS_PER_TASK)]
+    on_cpu, on_gpu = Resources(), Resources(gpus=1)
+    model = engine.share(np.zeros(MODEL_BYTES, np.uint8))
+    # Workers start and read the model before anything is timed.
+    list(engine.run_tasks(partial(targets_asleep, 0.1), works[: 4 * CPUS_PER_GPU * gpus], on_cpu))
+    for name, resources in (("one after the other", on_gpu), ("side by side", replace(on_gpu, reserves_cpus=False))):
+        state = TargetState(committed={"fc": set()}, open={"fc": set(units)})
+        making = settle(engine.run_tasks(partial(targets_asleep, targets_s), works, on_cpu), state)
+        started = time.perf_counter()
+        if resources.reserves_cpus:
+            for _ in making:
+                pass
+            feed = picture_works(batches, [], state, (), [])
+        else:
+            feed = picture_works([], batches, state, making, [])
+        first, count = 0.0, 0
+        for outcome in engine.run_actors(partial(SleepingVisualizer, model, sleep_s), feed, resources):
+            if outcome is not PAUSE:
+                assert outcome.ok, outcome.attempt.error
+                first = first or time.perf_counter() - started
+                count += 1
+        assert count == len(batches)
+        print(f"  {name:<20}{time.perf_counter() - started:8.1f} s; the first batch after {first:.1f} s", flush=True)
+    least = max(len(works) * targets_s / CPUS_PER_GPU, len(batches) * sleep_s) / gpus
+    print(f"  {'the slower stage':<20}{least:8.1f} s, were it alone and nothing ever waited")
+
+
+def batch_of(units: tuple[int, ...]) -> Batch:
+    """A batch of pictures."""
+    return Batch(layer="fc", method="vital", seed=0, units=units)
+
+
+def settle(outcomes: Iterator[Outcome], state: TargetState) -> Iterator[None]:
+    """Stands for `jobs.targets.make`."""
+    for outcome in outcomes:
+        if outcome is not PAUSE:
+            assert outcome.ok, outcome.attempt.error
+            state.settle("fc", outcome.work.arguments["units"], ok=True)
+        yield
+
+
+def targets_asleep(sleep_s: float, *, units: Sequence[int]) -> None:
+    """Stands for `jobs.targets.make_targets`."""
+    time.sleep(sleep_s)
 
 
 def survey_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url: str) -> dict[str, Any]:
@@ -140,15 +214,15 @@ def survey_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url:
 
 
 class SleepingVisualizer:
-    """Stands for `jobs.visualize.Visualizer`."""
+    """Stands for `jobs.visualizer.Visualizer`."""
 
     def __init__(self, model: Shared[np.ndarray], sleep_s: float) -> None:
         assert len(model.get()) == MODEL_BYTES
         self._sleep_s = sleep_s
 
-    def __call__(self, *, layer: str, units: Sequence[int]) -> dict[str, int]:
+    def __call__(self, *, batch: Batch) -> dict[str, int]:
         time.sleep(self._sleep_s)
-        return {"ok": len(units), "skipped": 0}
+        return {"ok": len(batch.units), "skipped": 0}
 
 
 @dataclass
@@ -232,14 +306,19 @@ def report(
 
 
 def print_log_cost(line_bytes: float) -> None:
-    """What it costs to send the whole log again every `REMOTE_FLUSH_S`, for a run of 28,000 works."""
+    """What it costs to send the last part of the log again every `REMOTE_FLUSH_S`, for a run of 28,000 works."""
     works = 28_000
     whole = works * line_bytes
     for hours in (1, 10):
-        flushes = hours * 3600 / REMOTE_FLUSH_S
+        flushes = int(hours * 3600 / REMOTE_FLUSH_S)
+        part = sent = 0.0
+        for _ in range(flushes):
+            part += whole / flushes
+            sent += part
+            part = 0.0 if part >= PART_BYTES else part
         print(
-            f"\nrun/log.jsonl: {line_bytes:.0f} bytes a line, {whole / 1e6:.1f} MB for {works} works; "
-            f"on object storage {flushes / 2 * whole / 1e9:.2f} GB are sent in {hours} h"
+            f"\nrun/log.jsonl: {line_bytes:.0f} bytes a line, {whole / 1e6:.1f} MB for {works} works; on object "
+            f"storage {sent / 1e6:.0f} MB are sent in {hours} h ({flushes / 2 * whole / 1e6:.0f} MB were it one file)"
         )
 
 

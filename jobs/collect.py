@@ -13,7 +13,7 @@ from jobs.collect_plan import (
     read_plan,
     shards_digest,
 )
-from jobs.runfolder import LOG_PATH, read_log
+from jobs.runfolder import log_place, read_log
 from jobs.schedule import Attempt, RunStoppedError, Work
 from jobs.session import Session, StageReport, stop_if_all_fail
 from jobs.worker import Shared, model_on
@@ -59,7 +59,7 @@ def run(session: Session) -> StageReport:
             failed[outcome.work.arguments["index"]] = outcome.attempt
     # Layers are added to statistics of certain shards: of all of these, or not at all.
     bound = 0.0 if plan.adds else recipe.data.max_error_fraction
-    set_aside = check_failures(failed, resolved.shard_urls, bound, log=f"{root.url}/{LOG_PATH}")
+    set_aside = check_failures(failed, resolved.shard_urls, bound, log=log_place(root))
     _merge(session, plan, set_aside)
     return StageReport(
         stage=STAGE,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobs.evaluate_plan import EvaluationState, summary_is_current, summary_sources
 from jobs.evaluate_tasks import derive_layer, look_at_photographs, look_at_pictures, score_batch, sum_up
 from jobs.judges import require_judges
-from jobs.schedule import Outcome, Resources, RunStoppedError, Work
+from jobs.schedule import Feed, Outcome, Resources, RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.visualize import num_neurons
 
@@ -93,7 +93,7 @@ def _do(
     resolved = session.resolved
     bound = partial(task, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe)
 
-    def start(some: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+    def start(some: Feed, resources: Resources) -> Iterator[Outcome]:
         return session.engine.run_tasks(bound, some, resources)
 
     outcomes = isolate(

@@ -17,19 +17,34 @@ from jobs.status import RunStatus, describe_status, status_of
 from pipeline.storage import Root
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
+    from pipeline.recipe import ComputeSection, Recipe
     from pipeline.synthesis.reference_target import AlignmentPlan
 
 # Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
-# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: guesses, nothing was run on one; but of an
-# image, decoding and resizing take 3 ms of the worker's one core (JPEGs of 500 × 375 px, 2026-11-24).
+# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: ResNet-50 and lite0 on an H200 beside other
+# work (benchmarks/results/2026-11-26-gpu.md; a step between a class's and an inner unit's, compiled and plain); of an
+# image, decoding and resizing take 3 ms of the worker's one core. A look is a guess.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.005}  # collect: decode and forward
-SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.005}
-SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.002}  # per image that the model sees
+SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.01}
+SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.0007}  # per image that the model sees
 SECONDS_PER_LOOK: Final = {"cpu": 0.2, "cuda": 0.005}  # evaluate: one network at one picture or photograph
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Those that a stage has: on which kind of device, with how many GPUs each, and how many there are."""
+
+    device: str
+    gpus: float
+    count: int
+
+    @property
+    def kind(self) -> str:
+        """For people."""
+        return "GPU" if self.gpus else "CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,12 @@ class StageEstimate:
     noun: str
     worker_seconds: float
     measured: bool
+    workers: Workers
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long it takes: no more workers can help than there are things to do."""
+        return self.worker_seconds / max(1, min(self.workers.count, self.todo))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,64 +75,66 @@ class RunPlan:
     data_bytes: int
     target_bytes: int
     atlas_bytes: int
-    device: str
-    gpus_per_worker: float
-    num_workers: int
+    actors: Workers  # of `visualize`
+    tasks: Workers  # of the other stages
     is_here: bool  # the workers are those of this machine
 
+    @property
+    def elapsed_s(self) -> float:
+        """How long all stages take, one after the other; `targets` on CPUs goes on beside `visualize` on GPUs."""
+        seconds = {estimate.stage: estimate.elapsed_s for estimate in self.estimates}
+        saved_s = min(seconds["targets"], seconds["visualize"]) if self.actors.gpus and not self.tasks.gpus else 0.0
+        return sum(seconds.values()) - saved_s
 
-def make_plan(recipe: "Recipe", *, num_workers: int | None = None) -> RunPlan:
+
+def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_workers: int | None = None) -> RunPlan:
     """The plan of a recipe.
 
     Args:
-        recipe: what would be run. Its `compute.gpus_per_actor` says whether workers have GPUs; "auto" looks at this
-            machine.
+        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` say whether workers have GPUs;
+            "auto" looks at this machine.
         num_workers: workers to reckon with; None is as many as this machine has room for.
+        num_cpu_workers: workers without GPUs, where others have some; None is `num_workers`.
 
     Raises:
         RecipeError: the recipe does not fit its model, its data or its output folder.
     """
-    import os
-
-    import torch
-
     from pipeline.targets.build import plan_targets
 
     resolved = resolve(recipe)
     status = status_of(resolved)
-    gpus = recipe.compute.gpus_per_actor
-    gpus_per_worker = float(torch.cuda.is_available()) if isinstance(gpus, str) else float(gpus)
-    device = "cuda" if gpus_per_worker else "cpu"
-    if gpus_per_worker:
-        here = max(1, int(torch.cuda.device_count() / gpus_per_worker))
-    else:
-        here = max(1, (os.cpu_count() or 1) // recipe.compute.cpus_per_task)
+    actors, tasks = plan_workers(recipe.compute, num_workers, num_cpu_workers)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
     shard_bytes = first_shard_bytes(resolved.shard_urls)
     rules = {
-        "collect": SECONDS_PER_IMAGE[device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
-        "targets": SECONDS_PER_REFERENCE[device] * recipe.targets.num_references,
-        "visualize": SECONDS_PER_STEP[device]
+        "collect": SECONDS_PER_IMAGE[tasks.device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
+        "targets": SECONDS_PER_REFERENCE[tasks.device] * recipe.targets.num_references,
+        "visualize": SECONDS_PER_STEP[actors.device]
         * mean_views(recipe, Counter(method for _, _, method, _ in resolved.keys)),
-        "evaluate": SECONDS_PER_LOOK[device],
+        "evaluate": SECONDS_PER_LOOK[tasks.device],
         "build": 1.0,
     }
-    rates = logged_rates(read_log(resolved.root), device)
+    log = read_log(resolved.root)
+    rates = {device: logged_rates(log, device) for device in (actors.device, tasks.device)}
     # A picture is scored, and every judge looks at it and at the photographs that it is compared with.
     num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_looks(resolved)}
-    estimates = tuple(
-        StageEstimate(
-            stage=stage.stage,
-            todo=stage.todo,
-            noun=stage.noun,
-            worker_seconds=num_things[stage.stage] * rates.get(stage.stage, rules[stage.stage]),
-            measured=stage.stage in rates,
+    estimates = []
+    for stage in status.stages:
+        workers = actors if stage.stage == "visualize" else tasks
+        rate = rates[workers.device].get(stage.stage)
+        estimates.append(
+            StageEstimate(
+                stage=stage.stage,
+                todo=stage.todo,
+                noun=stage.noun,
+                worker_seconds=num_things[stage.stage] * (rules[stage.stage] if rate is None else rate),
+                measured=rate is not None,
+                workers=workers,
+            )
         )
-        for stage in status.stages
-    )
     return RunPlan(
         status=status,
-        estimates=estimates,
+        estimates=tuple(estimates),
         num_neurons=sum(map(len, resolved.units.values())),
         num_pictures=len(resolved.keys),
         data_bytes=shard_bytes * len(resolved.shard_urls),
@@ -120,11 +143,28 @@ def make_plan(recipe: "Recipe", *, num_workers: int | None = None) -> RunPlan:
             for layer, units in resolved.units.items()
         ),
         atlas_bytes=BYTES_PER_NEURON * len(resolved.keys),
-        device=device,
-        gpus_per_worker=gpus_per_worker,
-        num_workers=num_workers or here,
+        actors=actors,
+        tasks=tasks,
         is_here=num_workers is None,
     )
+
+
+def plan_workers(
+    compute: "ComputeSection", num_workers: int | None, num_cpu_workers: int | None
+) -> tuple[Workers, Workers]:
+    """The actors of `visualize`, and what does the tasks of the other stages; see `make_plan`."""
+    import os
+
+    import torch
+
+    def workers(gpus: float) -> Workers:
+        here = torch.cuda.device_count() / gpus if gpus else (os.cpu_count() or 1) / compute.cpus_per_task
+        wanted = num_workers if gpus or num_cpu_workers is None else num_cpu_workers
+        return Workers(device="cuda" if gpus else "cpu", gpus=gpus, count=max(1, wanted or int(here)))
+
+    of_actor, of_task = compute.gpus_per_actor, compute.gpus_per_task
+    gpus = float(torch.cuda.is_available()) if isinstance(of_actor, str) else float(of_actor)
+    return workers(gpus), workers(gpus if isinstance(of_task, str) else float(of_task))
 
 
 def first_shard_bytes(shard_urls: Sequence[str]) -> int:
@@ -164,9 +204,6 @@ def logged_rates(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str,
 
 def describe_plan(plan: RunPlan) -> str:
     """The plan as text for a terminal."""
-    total_s = sum(estimate.worker_seconds for estimate in plan.estimates)
-    # Stages follow each other, and no more workers can help than there are things to do.
-    elapsed_s = sum(e.worker_seconds / max(1, min(plan.num_workers, e.todo)) for e in plan.estimates)
     lines = [
         describe_status(plan.status),
         "",
@@ -179,11 +216,19 @@ def describe_plan(plan: RunPlan) -> str:
             source = "measured in this run" if estimate.measured else "rule of thumb"
             lines.append(
                 f"  {estimate.stage:<11}{estimate.todo:>7} {estimate.noun:<11}"
-                f"{format_duration(estimate.worker_seconds):>10} of one worker ({source})"
+                f"{format_duration(estimate.worker_seconds):>10} of one {estimate.workers.kind} worker ({source})"
             )
-    kind, unit = ("GPU", "GPU-hours") if plan.device == "cuda" else ("CPU", "CPU-worker hours")
-    num_hours = total_s / 3600 * (plan.gpus_per_worker or 1)
-    hours = f"about {num_hours:.2f}" if num_hours >= 0.01 else "less than 0.01"
-    where = f"{'here, ' if plan.is_here else ''}with {plan.num_workers} {kind} workers"
-    lines.append(f"{hours} {unit}; {where}, {format_duration(elapsed_s)}" if total_s else "nothing to do")
-    return "\n".join(lines)
+    if not plan.elapsed_s:
+        return "\n".join([*lines, "nothing to do"])
+    kinds = {plan.actors.kind: plan.actors, plan.tasks.kind: plan.tasks}
+    hours = " and ".join(_hours(plan, kind) for kind in kinds)
+    where = " and ".join(f"{workers.count} {kind} workers" for kind, workers in kinds.items())
+    here = "here, " if plan.is_here else ""
+    return "\n".join([*lines, f"{hours}; {here}with {where}, {format_duration(plan.elapsed_s)}"])
+
+
+def _hours(plan: RunPlan, kind: str) -> str:
+    own = [estimate for estimate in plan.estimates if estimate.workers.kind == kind]
+    hours = sum(estimate.worker_seconds * (estimate.workers.gpus or 1) for estimate in own) / 3600
+    amount = f"about {hours:.2f}" if hours >= 0.01 else "less than 0.01"
+    return f"{amount} {'GPU-hours' if kind == 'GPU' else 'CPU-worker hours'}"

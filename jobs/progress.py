@@ -4,8 +4,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from types import TracebackType
-from typing import Any, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_LINE_EVERY_S: Final = 10.0
 RECENT_S: Final = 3600.0  # holds many works of every stage, also batches of pictures on a CPU
@@ -129,7 +133,7 @@ class Progress:
             self._write(self._line())
 
     def _make_bar(self) -> tuple[Any, Any]:
-        from rich import console, progress
+        from rich import progress
 
         bar = progress.Progress(
             progress.TextColumn("{task.description:<9}"),
@@ -138,7 +142,8 @@ class Progress:
             progress.TextColumn(self.noun),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[pace]}"),
-            console=console.Console(file=self._stream),
+            # While a bar is shown, rich puts a proxy in the place of the stream.
+            console=_console_of(getattr(self._stream, "rich_proxied_file", self._stream)),
             transient=True,  # the stage's report takes the place of its bar
         )
         return bar, bar.add_task(self.stage, total=self.total, pace="")
@@ -162,3 +167,11 @@ class Progress:
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+@cache
+def _console_of(stream: TextIO) -> "Console":
+    """One for each terminal: on it, bars of stages that go on side by side stand below each other."""
+    from rich.console import Console
+
+    return Console(file=stream)

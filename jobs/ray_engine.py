@@ -9,13 +9,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Generic
 
 from jobs.ray_pools import ActorPool, Pool, TaskPool, attempt_lost_with, name_of
-from jobs.schedule import Attempt, Outcome, Resources, RunStoppedError, T, Tries, Work, conclude
+from jobs.schedule import PAUSE, Attempt, Feed, Outcome, Resources, RunStoppedError, T, Tries, Work, conclude
 from jobs.worker import Shared
 
 POLL_S: Final = 1.0  # how long one look for finished work blocks
@@ -71,6 +71,7 @@ class RayEngine:
         self._folder = ""
         self._capacity: Mapping[str, float] = {}
         self._capacity_at = float("-inf")
+        self._loops: list[_Loop] = []  # those that go on now
         self._owns_ray = not ray.is_initialized()
         if not self._owns_ray:
             return
@@ -112,12 +113,12 @@ class RayEngine:
     def slots(self, resources: Resources) -> int:
         """See `Engine.slots`."""
         capacity = self.capacity()
-        fits = [capacity["CPU"] / resources.cpus]
+        fits = [capacity["CPU"] / resources.cpus] if resources.reserves_cpus else []
         if resources.gpus:
             fits.append(capacity["GPU"] / resources.gpus)
         return max(1, int(min(fits)))
 
-    def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+    def run_tasks(self, function: Callable[..., Any], works: Feed, resources: Resources) -> Iterator[Outcome]:
         """See `Engine.run_tasks`.
 
         Ray gives every task that holds a GPU a process of its own, which would import, start CUDA and load the model
@@ -131,7 +132,7 @@ class RayEngine:
         return self._run(TaskPool(function, resources, name=name_of(function), **place), works, resources)
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
+        self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
     ) -> Iterator[Outcome]:
         """See `Engine.run_actors`."""
         pool = ActorPool(factory, resources, name=name_of(factory), **self._place(resources))
@@ -159,19 +160,25 @@ class RayEngine:
         """What a pool has to know of the cluster."""
         return {"slots": partial(self.slots, resources), "is_cluster": self.name == "cluster"}
 
-    def _run(self, pool: Pool, works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
-        import ray
-
-        queue = deque((work, Tries()) for work in works)
+    def _run(self, pool: Pool, works: Feed, resources: Resources) -> Iterator[Outcome]:
+        feed, more = iter(works), True
+        queue: deque[tuple[Work, Tries]] = deque()
         in_flight: dict[Any, tuple[Work, Tries, float]] = {}
+        loop = _Loop(pool, in_flight)
+        self._loops.append(loop)
         try:
-            while queue or in_flight:
-                pool.make_room(len(queue))
+            while True:
+                more = more and _take(feed, queue)
+                if not (more or queue or in_flight):
+                    return
+                pool.make_room(len(queue), more=more)
                 while queue and pool.has_room(len(in_flight)):
                     work, tries = queue.popleft()
                     reference = pool.submit(work, alone=tries.crashes > 0)
                     in_flight[reference] = (work, tries, time.perf_counter())
-                ready, _ = ray.wait([*in_flight, *pool.starting()], num_returns=1, timeout=POLL_S)
+                ready = self._wait_for(loop)
+                if not ready and len(self._loops) > 1:
+                    yield PAUSE
                 for reference in ready:
                     if reference not in in_flight:
                         pool.finished(reference, died=_died(reference))
@@ -186,7 +193,37 @@ class RayEngine:
                     else:
                         yield outcome
         finally:  # done, stopped by an error, or the caller has had enough
+            self._loops.remove(loop)
             pool.close(in_flight)
+
+    def _wait_for(self, loop: "_Loop") -> list[Any]:
+        """What of a loop is finished, as soon as something is, of it or of another loop that waits for its turn."""
+        import ray
+
+        own = loop.awaited()
+        others = [reference for other in self._loops if other is not loop for reference in other.awaited()]
+        if not (own or others):  # its works are to come, and the loop that they come from is about to end
+            return []
+        ready, _ = ray.wait([*own, *others], num_returns=1, timeout=POLL_S)  # its own go first
+        return [reference for reference in ready if reference in own]
+
+
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    pool: Pool
+    in_flight: Mapping[Any, Any]  # by reference
+
+    def awaited(self) -> list[Any]:
+        return [*self.in_flight, *self.pool.starting()]
+
+
+def _take(feed: Iterator[Work | None], queue: deque[tuple[Work, Tries]]) -> bool:
+    """Move the works that are known to the queue, and say whether more may come."""
+    for work in feed:
+        if work is None:
+            return True
+        queue.append((work, Tries()))
+    return False
 
 
 def _itself(function: Callable[..., Any]) -> Callable[..., Any]:

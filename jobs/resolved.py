@@ -73,7 +73,6 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
     from pipeline.targets.build import check_targets
 
     with recipe_errors():
-        _check_supported(recipe)
         root = Root.open(recipe.output.root)
         recipe, concept_arrays = pin_concepts(recipe)
         check_recipe(root, recipe)
@@ -98,12 +97,6 @@ def recipe_errors() -> Iterator[None]:
         if not is_worded_for_users(error):
             raise
         raise RecipeError(str(error)) from error
-
-
-def _check_supported(recipe: Recipe) -> None:
-    """Refuse what the recipe's form allows and this version does not do, rather than do something else."""
-    if recipe.visualize.precision == "bfloat16":
-        raise RecipeError('visualize.precision = "bfloat16": this version computes in float32; set it to "auto"')
 
 
 def _load_model(recipe: Recipe, weights: str) -> "Model":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RUN_SCHEMA: Final = "run/1"
 RECIPE_PATH: Final = "run/recipe.json"
 LOG_PATH: Final = "run/log.jsonl"
+LOG_PARTS: Final = "run/log"  # the folder of its parts, where files cannot grow
 STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evaluate", "build")
 # A build is cheap and replaces the one before as a whole, so it may follow a changed title or license; what the
 # other stages left belongs to one recipe for good.
@@ -34,7 +35,8 @@ _SHARDS_REMEDY: Final = (
     "To survey only the tar shards that are new, copy the folder run/partials into the new output.root first: what it "
     "says of tar shards that keep their place in the sorted list is taken over"
 )
-REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: the whole log is sent again, so not after every line
+REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: a part is sent whole again, so not after every line
+PART_BYTES: Final = 128 << 10  # a part is full: so no flush sends more than that again, 15 MB in an hour
 
 
 class OtherRecipeError(ValueError):
@@ -111,19 +113,20 @@ def _recorded(root: "Root") -> dict[str, Any]:
 class RunLog:
     """`run/log.jsonl`: one line per unit of work, written by the driver as outcomes arrive.
 
-    On a local root a line is on disk when `append` returns; on an object store every `REMOTE_FLUSH_S` and at the end.
+    On a local root a line is on disk when `append` returns. On an object store the log is in parts,
+    `run/log/RUN-NUMBER.jsonl`; the last one is sent every `REMOTE_FLUSH_S` and at the end, until it has `PART_BYTES`.
     Every line names its `run`, one driver from start to end: when it began, and some letters against ties.
     """
 
     def __init__(self, root: "Root") -> None:
         self.run = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._root = root
-        self._text = ""
+        self._part = ""  # the lines of the part that is not full yet
+        self._part_number = 0
+        self._has_unsent = False
         self._flushed_at = time.monotonic()
-        earlier = root.read_text(LOG_PATH) if root.exists(LOG_PATH) else ""
-        if not root.is_local:
-            self._text = earlier
-        elif earlier and not earlier.endswith("\n"):  # a killed driver's half line must not swallow the next one
+        earlier = root.read_text(LOG_PATH) if root.is_local and root.exists(LOG_PATH) else ""
+        if earlier and not earlier.endswith("\n"):  # a killed driver's half line must not swallow the next one
             self._root.append_text(LOG_PATH, "\n")
 
     def __enter__(self) -> Self:
@@ -146,23 +149,33 @@ class RunLog:
         if self._root.is_local:
             self._root.append_text(LOG_PATH, line)
             return
-        self._text += line
+        self._part += line
+        self._has_unsent = True
         if time.monotonic() - self._flushed_at > REMOTE_FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
         """Send what an object store has not got yet."""
-        if self._text:
-            self._root.write_text(LOG_PATH, self._text)
+        if self._has_unsent:
+            self._root.write_text(f"{LOG_PARTS}/{self.run}-{self._part_number:04d}.jsonl", self._part)
+            self._has_unsent = False
+            if len(self._part) >= PART_BYTES:
+                self._part, self._part_number = "", self._part_number + 1
         self._flushed_at = time.monotonic()
 
 
 def read_log(root: "Root") -> list[dict[str, Any]]:
-    """All entries; a line that a killed driver left half-written is passed over."""
-    if not root.exists(LOG_PATH):
-        return []
+    """All entries by their times; a line that a killed driver left half-written is passed over."""
+    paths = [LOG_PATH] if root.exists(LOG_PATH) else []
+    paths += [f"{LOG_PARTS}/{name}" for name in root.list(LOG_PARTS)]
     entries = []
-    for line in root.read_text(LOG_PATH).splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
-    return entries
+    for path in paths:
+        for line in root.read_text(path).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+    return sorted(entries, key=lambda entry: entry["time"])  # UTC, of one format
+
+
+def log_place(root: "Root") -> str:
+    """Where the log of a root is, for people."""
+    return f"{root.url}/{LOG_PATH if root.is_local else LOG_PARTS}"

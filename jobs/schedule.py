@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
@@ -97,14 +97,26 @@ class Outcome:
         return not self.attempt.error
 
 
+# What a loop of an engine yields in between while another one goes on beside it: nothing ended here, look there.
+PAUSE: Final = Outcome(work=Work(name="pause"), attempt=Attempt(), num_attempts=0)
+
+# Works as they become known; None in it: no more for now, ask again soon.
+Feed = Iterable[Work | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker gets; decided once per run from the recipe's `[compute]` and what the engine has."""
+    """What one worker gets; decided once per run from the recipe's `[compute]` and what the engine has.
+
+    `reserves_cpus`: whether its CPUs are kept for it. Not beside a stage that fills the CPUs: workers that ask for a
+    GPU alone and tasks that ask for CPUs alone never wait for each other.
+    """
 
     cpus: int = 1
     gpus: float = 0.0
     max_retries: int = 3
     num_actors: int | None = None  # None: as many as fit
+    reserves_cpus: bool = True
 
     @property
     def device(self) -> str:
@@ -129,12 +141,12 @@ class Engine(Protocol):
         """How many workers of this size there is room for now, at least one."""
         ...
 
-    def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
-        """Run `function(**work.arguments)` for every work; outcomes in order of completion."""
+    def run_tasks(self, function: Callable[..., Any], works: Feed, resources: Resources) -> Iterator[Outcome]:
+        """Run `function(**work.arguments)` for every work; outcomes in order of completion, PAUSE in between."""
         ...
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
+        self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
     ) -> Iterator[Outcome]:
         """As `run_tasks`, with `factory()(**work.arguments)`: each actor calls `factory` once and keeps the result."""
         ...
@@ -238,9 +250,11 @@ class InlineEngine:
         """One: this process."""
         return 1
 
-    def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+    def run_tasks(self, function: Callable[..., Any], works: Feed, resources: Resources) -> Iterator[Outcome]:
         """See `Engine.run_tasks`; outcomes come in the order of the works."""
         for work in works:
+            if work is None:
+                continue
             outcome, tries = None, Tries()
             while outcome is None:
                 tried = attempt(function, work.arguments, resources)
@@ -249,7 +263,7 @@ class InlineEngine:
             yield outcome
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
+        self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
     ) -> Iterator[Outcome]:
         """See `Engine.run_actors`; this process is the one actor."""
         return self.run_tasks(Kept(factory), works, resources)

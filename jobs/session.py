@@ -15,13 +15,25 @@ from jobs.progress import Progress, format_duration
 from jobs.ray_engine import RayEngine
 from jobs.resolved import ResolvedRecipe, resolve
 from jobs.runfolder import RunLog, claim
-from jobs.schedule import Engine, InlineEngine, Outcome, Resources, RunStoppedError, Work, resolve_resources
+from jobs.schedule import (
+    PAUSE,
+    Engine,
+    Feed,
+    InlineEngine,
+    Outcome,
+    Resources,
+    RunStoppedError,
+    Work,
+    resolve_resources,
+)
 from jobs.worker import Shared
 from pipeline.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from pipeline.models import Model
 
+# Stages that may go on side by side, see `jobs.overlap`.
+OVERLAPPING: Final[tuple[Stage, ...]] = ("targets", "visualize")
 # If so many works fail from the start and none succeeds, the fault is not in the works.
 GIVE_UP_AFTER: Final = 3
 
@@ -114,6 +126,9 @@ class Session:
             self._tell_left(stage, total)
             committed = []
             for outcome in outcomes:
+                if outcome is PAUSE:
+                    yield outcome
+                    continue
                 if isinstance(outcome.attempt.result, Mapping) and "committed" in outcome.attempt.result:
                     committed.append(outcome.attempt.result["committed"])
                 count = size(outcome.work)
@@ -196,16 +211,34 @@ def run_stages(
             require_judges(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
         resolved.root.sweep()  # temporaries of writers that were killed
-        return [_run_one(session, stage, say) for stage in stages]
+        return _run_all(session, stages, say)
 
 
-def _run_one(session: Session, stage: Stage, say: Callable[[str], None]) -> StageReport:
+def _run_all(session: Session, stages: Sequence[Stage], say: Callable[[str], None]) -> list[StageReport]:
+    reports: list[StageReport] = []
+    left = list(stages)
+    while left:
+        if tuple(left[:2]) == OVERLAPPING and session.resolved.recipe.compute.gpus_per_task == 0:
+            reports += import_module("jobs.overlap").run(session, say)
+            del left[:2]
+        else:
+            reports.append(run_stage(session, left.pop(0), say))
+    return reports
+
+
+def run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> StageReport:
+    """Run one stage to its end."""
     claim(session.resolved.root, session.resolved.recipe, stage)
     started = time.perf_counter()
     report: StageReport = import_module(f"jobs.{stage}").run(session)
+    return tell(session, report, started, say)
+
+
+def tell(session: Session, report: StageReport, started: float, say: Callable[[str], None]) -> StageReport:
+    """Say and log what a stage did that was started at a time of `time.perf_counter`."""
     say(str(report))
     session.log.append(
-        stage=stage,
+        stage=report.stage,
         work="stage",
         status="finished",
         done=report.done,
@@ -217,8 +250,8 @@ def _run_one(session: Session, stage: Stage, say: Callable[[str], None]) -> Stag
 
 
 def isolate(
-    run: Callable[[Sequence[Work], Resources], Iterator[Outcome]],
-    works: Sequence[Work],
+    run: Callable[[Feed, Resources], Iterator[Outcome]],
+    works: Feed,
     resources: Resources,
     *,
     split: Callable[[Work], Sequence[Work]],
@@ -235,7 +268,7 @@ def isolate(
     """
     parts: list[Work] = []
     for outcome in stop_if_all_fail(run(works, resources), patience):
-        if outcome.ok:
+        if outcome.ok and outcome is not PAUSE:
             patience = None
         own = [] if outcome.ok else split(outcome.work)
         if len(own) > 1:
@@ -253,8 +286,12 @@ def stop_if_all_fail(outcomes: Iterator[Outcome], patience: int | None) -> Itera
     Raises:
         RunStoppedError: with the traceback of the last one; all have been passed on before.
     """
-    for number, outcome in enumerate(outcomes, start=1):
+    number = 0
+    for outcome in outcomes:
         yield outcome
+        if outcome is PAUSE:
+            continue
+        number += 1
         if outcome.ok:
             patience = None
         elif number == patience:

@@ -111,5 +111,6 @@ def describe_status(status: RunStatus) -> str:
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:
         lines.append(f"failed  {neuron}: {reason}")
     if len(status.failures) > MAX_FAILURES_SHOWN:
-        lines.append(f"… and {len(status.failures) - MAX_FAILURES_SHOWN} more; all are in run/log.jsonl")
+        num_more = len(status.failures) - MAX_FAILURES_SHOWN
+        lines.append(f"… and {num_more} more; all are in run/log.jsonl (on object storage in run/log)")
     return "\n".join(lines)

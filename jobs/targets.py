@@ -1,13 +1,14 @@
 """Stage 2: tasks choose the reference images of some units each and write what their pictures are aligned to."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.resolved import recipe_errors
+from jobs.resolved import ResolvedRecipe, recipe_errors
 from jobs.runfolder import read_log
-from jobs.schedule import RunStoppedError, Work
+from jobs.schedule import PAUSE, RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.wanted import chunk
 from jobs.worker import Shared, model_on
@@ -43,6 +44,34 @@ def read_committed(root: Root, layers: Sequence[str]) -> dict[str, set[int]]:
     return {layer: committed_targets(root, layer) for layer in layers}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetState:
+    """Which targets there are; `make` keeps it up to date, so that a stage beside it need not ask the storage.
+
+    Attributes:
+        committed: layer → units whose targets are in storage.
+        open: layer → units whose targets are still to be made, or to fail.
+    """
+
+    committed: dict[str, set[int]]
+    open: dict[str, set[int]]
+
+    def settle(self, layer: str, units: Collection[int], *, ok: bool) -> None:
+        """Note how the targets of some units ended."""
+        if ok:
+            self.committed[layer].update(units)
+        self.open[layer].difference_update(units)
+
+
+def read_state(resolved: ResolvedRecipe) -> TargetState:
+    """The state in storage; what a recipe wants and is not committed is open."""
+    wanted = resolved.units
+    committed = read_committed(resolved.root, list(wanted))
+    return TargetState(
+        committed=committed, open={layer: set(units) - committed[layer] for layer, units in wanted.items()}
+    )
+
+
 def read_failures(root: Root) -> dict[tuple[str, int], str]:
     """(layer, unit) → the last error that making its target alone ended with, by the log."""
     failures = {}
@@ -60,13 +89,24 @@ def run(session: Session) -> StageReport:
     Raises:
         RunStoppedError: the statistics are not there yet.
     """
+    *_, report = make(session, read_state(session.resolved))
+    assert report is not None
+    return report
+
+
+def make(session: Session, state: TargetState) -> Iterator[StageReport | None]:
+    """Make the targets that are open and keep `state` up to date: None at every turn, and the report at the end.
+
+    Raises:
+        RunStoppedError: the statistics are not there yet.
+    """
     resolved, started = session.resolved, time.perf_counter()
     wanted = resolved.units
-    committed = read_committed(resolved.root, list(wanted))
-    todo = plan_targets_todo(wanted, committed)
-    already = sum(len(set(units) & committed[layer]) for layer, units in wanted.items())
+    todo = plan_targets_todo(wanted, state.committed)
+    already = sum(len(set(units) & state.committed[layer]) for layer, units in wanted.items())
     if not todo:
-        return StageReport(stage=STAGE, noun="neurons", done=0, already=already)
+        yield StageReport(stage=STAGE, noun="neurons", done=0, already=already)
+        return
     require_statistics(resolved.root)
     plans = _prepare(session, [layer for layer, _ in todo])
     chosen = _chosen_references(session)
@@ -87,11 +127,17 @@ def run(session: Session) -> StageReport:
     total = sum(len(units) for _, units in todo)
     done = failed = 0
     for outcome in session.follow(STAGE, outcomes, total=total, noun="neurons", size=num_units):
+        if outcome is PAUSE:
+            yield None
+            continue
         if outcome.ok:
             done += num_units(outcome.work)
+            session.confirm([outcome.attempt.result["committed"]])  # whoever hears of it may read it
         else:
             failed += num_units(outcome.work)
-    return StageReport(
+        state.settle(outcome.work.arguments["layer"], outcome.work.arguments["units"], ok=outcome.ok)
+        yield None
+    yield StageReport(
         stage=STAGE,
         noun="neurons",
         done=done,

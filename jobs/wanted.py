@@ -7,7 +7,7 @@ old: their pictures have the same seeds, and may differ in the last bits of floa
 """
 
 import hashlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +22,9 @@ Pictures = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
 CLASSIFIER: Final = "classifier"  # in a recipe: the layer of the class logits, whatever the model calls it
 
 # Images that the model sees at once. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
-# gain nothing; a GPU is kept busy by 32 images of 224 px and holds their features in about 10 GB.
-AUTO_BATCH_SIZE: Final = {"cpu": 8, "cuda": 32}
+# gain nothing; a GPU is kept busy by 128 images of 224 px, whose features take 9 GB for ResNet-50 in bfloat16 (an H200,
+# benchmarks/results/2026-11-26-gpu.md), and how many of them are optimized at once follows its memory.
+AUTO_BATCH_SIZE: Final = {"cpu": 8, "cuda": 128}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -69,6 +70,30 @@ def plan_batches(
                 if left:
                     batches.append(Batch(layer=layer, method=method, seed=seed, units=left))
     return batches
+
+
+def part_settled(
+    batches: Sequence[Batch], open_units: Mapping[str, Collection[int]]
+) -> tuple[list[Batch], list[Batch]]:
+    """Batches of which no unit's target is open (layer → units), and those that wait. Pure; batches stay whole."""
+    settled: list[Batch] = []
+    waiting: list[Batch] = []
+    for batch in batches:
+        is_open = any(unit in open_units.get(batch.layer, ()) for unit in batch.units)
+        (waiting if is_open else settled).append(batch)
+    return settled, waiting
+
+
+def part_missing(batches: Sequence[Batch], committed: Mapping[str, Collection[int]]) -> tuple[list[Batch], list[Batch]]:
+    """Batches with the neurons that have targets (layer → units), and batches with those that have none. Pure."""
+    ready: list[Batch] = []
+    missing: list[Batch] = []
+    for batch in batches:
+        for there, parts in ((True, ready), (False, missing)):
+            units = tuple(unit for unit in batch.units if (unit in committed[batch.layer]) == there)
+            if units:
+                parts.append(Batch(layer=batch.layer, method=batch.method, seed=batch.seed, units=units))
+    return ready, missing
 
 
 def wanted_keys(wanted: Pictures, *, num_seeds: int) -> list[Key]:

@@ -56,13 +56,11 @@ def deterministic(*, threads: int, device: str) -> Iterator[None]:
 
 def model_on(shared: "Shared[Model]", device: str) -> "Model":
     """The run's model on this worker's device; fetched and moved once per process."""
-    import torch
 
     from pipeline.models import torchvision_operators
 
     torchvision_operators.declare()  # before a torchvision model is unpickled, see that module
     model = shared.get()
     if model.device.type != device:
-        model.module.to(device)
-        model.device = torch.device(device)
+        model.move_to(device)
     return model

@@ -128,6 +128,17 @@ def number(*, minimum: float, maximum: float = math.inf, above_minimum: bool = F
     return check
 
 
+def flag() -> Check:
+    """true or false."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise Unexpected("true or false")
+        return value
+
+    return check
+
+
 def either(word: str | None, check_other: Check) -> Check:
     """Return a check for a certain word (None: for a key that is left out), or else another check."""
 

@@ -45,6 +45,7 @@ class VisualizeSection(Section):
     seeds: int = key(checks.whole(minimum=1, maximum=1000), 1)
     batch_size: int | str = key(checks.either("auto", checks.whole(minimum=1)), "auto")
     precision: str = key(checks.choice("auto", "float32", "bfloat16"), "auto")
+    compile: bool | str = key(checks.either("auto", checks.flag()), "auto")
     options: Mapping[str, Any] = key(_options, factory=dict)
     method_options: Mapping[str, Mapping[str, Any]] = key(_method_options, factory=dict)
 

@@ -31,6 +31,9 @@ NUM_WORKERS = 2  # of one CPU each, beside a head that takes no work
 # What may be lost and made again at one blow: what runs, and what waits at a worker's side.
 IN_FLIGHT = 2 * NUM_WORKERS
 
+# The program that is told so does not ask for GPUs: actors take none, and no CPU.
+SIDE_BY_SIDE = ("compute.gpus_per_task=0", f"compute.num_actors={NUM_WORKERS}")
+
 # A write of each stage, at which a blow falls: the third tar shard, the targets of a layer, pictures, photographs.
 POINTS = ("run/partials/000002.", "run/targets/stage2/", "images/fc/00002-vital-s0.webp", "examples/stage2/")
 
@@ -65,10 +68,11 @@ class Nodes:
         log = self.folder / "commits.log"
         return Counter(log.read_text().splitlines() if log.exists() else ())
 
-    def start(self, recipe: Path) -> subprocess.Popen[bytes]:
+    def start(self, recipe: Path, *settings: str, program: str = "jobs.cli") -> subprocess.Popen[bytes]:
         """A driver of its own process."""
         environment = os.environ | {"RAY_ADDRESS": self._cluster.address}
-        command = [sys.executable, "-m", "jobs.cli", "run", str(recipe), "--address", "auto", "--set", NETWORK]
+        command = [sys.executable, "-m", program, "run", str(recipe), "--address", "auto"]
+        command += [part for setting in (NETWORK, *settings) for part in ("--set", setting)]
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         (self.folder / "driver.pid").write_text(str(driver.pid))
         return driver
@@ -124,9 +128,9 @@ def check(out: Path | str, whole: dict[str, bytes], commits: Counter[str], *, bl
     assert sum(again.values()) <= blows * IN_FLIGHT, again
 
 
-def test_workers_that_are_killed_in_every_stage(nodes, recipe, tmp_path, whole):
+def test_workers_that_are_killed_in_every_stage_while_pictures_are_made_beside_targets(nodes, recipe, tmp_path, whole):
     nodes.plan(*(("worker", point) for point in POINTS))
-    finish(nodes.start(recipe))
+    finish(nodes.start(recipe, *SIDE_BY_SIDE, program="tests.side_by_side"))
     assert nodes.struck() == len(POINTS)
     check(tmp_path / "out", whole, nodes.commits(), blows=len(POINTS))
     lost = [entry for entry in read_log(Root.open(tmp_path / "out")) if entry.get("attempts", 1) > 1]
@@ -148,7 +152,8 @@ def test_nodes_that_go_in_every_stage_while_others_join(nodes, recipe, tmp_path,
 
 
 def test_a_driver_that_is_killed_in_every_stage(nodes, recipe, tmp_path, whole):
-    points = (*POINTS[:-1], "layers/stage2.parquet")  # of build, what the driver itself writes
+    # Of build, what the driver itself writes. In visualize it is killed below, on S3: each start takes ten seconds.
+    points = (*POINTS[:2], "layers/stage2.parquet")
     nodes.plan(*(("driver", point) for point in points))
     for number in range(len(points)):
         driver = nodes.start(recipe)

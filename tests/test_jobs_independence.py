@@ -31,7 +31,8 @@ class Crowd(InlineEngine):
         self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
     ) -> Iterator[Outcome]:
         actors = [Kept(factory) for _ in range(self.num_workers)]
-        for work in self._random.sample(works, len(works)):
+        known = list(works)
+        for work in self._random.sample(known, len(known)):
             yield from super().run_tasks(self._random.choice(actors), [work], resources)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.visualize import mask
+from jobs.visualizer import mask
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 1)])

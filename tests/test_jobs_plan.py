@@ -32,14 +32,33 @@ def test_the_recipe_says_whether_workers_have_gpus_and_what_they_share(shards, t
     )
     assert worker_seconds(whole) == worker_seconds(shared)
     assert worker_seconds(whole)["targets"] == SECONDS_PER_REFERENCE["cuda"] * 4 * NUM_NEURONS
-    assert "about 0.04 GPU-hours; with 2 GPU workers" in describe_plan(whole)
+    assert "about 0.02 GPU-hours; with 2 GPU workers" in describe_plan(whole)
     assert "about 0.02 GPU-hours; with 2 GPU workers" in describe_plan(shared)
 
 
 def test_without_a_number_the_workers_are_those_of_this_machine(shards, tmp_path):
     plan = make_plan(tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=0", "compute.cpus_per_task=2"))
-    assert plan.num_workers == max(1, os.cpu_count() // 2)
-    assert f"here, with {plan.num_workers} CPU workers" in describe_plan(plan)
+    assert plan.actors == plan.tasks
+    assert plan.tasks.count == max(1, os.cpu_count() // 2)
+    assert f"here, with {plan.tasks.count} CPU workers" in describe_plan(plan)
+
+
+def test_tasks_without_gpus_are_reckoned_on_cpus_and_go_on_beside_pictures(shards, tmp_path):
+    recipe = tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=1", "compute.gpus_per_task=0")
+    plan = make_plan(recipe, num_workers=2, num_cpu_workers=3)
+    work = worker_seconds(plan)
+    assert work["targets"] == SECONDS_PER_REFERENCE["cpu"] * 4 * NUM_NEURONS
+    assert {e.stage: (e.workers.kind, e.workers.count) for e in plan.estimates} == {
+        "collect": ("CPU", 3), "targets": ("CPU", 3), "visualize": ("GPU", 2), "evaluate": ("CPU", 3),
+        "build": ("CPU", 3),
+    }  # fmt: skip
+    slower = max(work["targets"] / 3, work["visualize"] / 2)
+    assert plan.elapsed_s == pytest.approx((work["collect"] + work["evaluate"]) / 3 + slower + work["build"])
+    hours = "less than 0.01 GPU-hours and about 0.06 CPU-worker hours"
+    assert f"{hours}; with 2 GPU workers and 3 CPU workers, " in describe_plan(plan)
+    shared = make_plan(tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=1", "compute.gpus_per_task=0.25"))
+    assert worker_seconds(shared)["targets"] == SECONDS_PER_REFERENCE["cuda"] * 4 * NUM_NEURONS
+    assert shared.elapsed_s == pytest.approx(sum(estimate.elapsed_s for estimate in shared.estimates))
 
 
 def test_rates_come_from_finished_works_on_the_same_kind_of_device():

@@ -1,6 +1,8 @@
 """Progress: plain lines without a terminal, a bar with one."""
 
 import io
+import re
+from itertools import pairwise
 
 import pytest
 
@@ -119,3 +121,15 @@ def test_a_bar_tells_the_time_left_too():
         progress.advance(1)
         progress._bar.refresh()
     assert "30.0/h, 6 min 0 s left" in stream.getvalue()
+
+
+def test_bars_of_stages_side_by_side_stand_below_each_other():
+    stream = Terminal()
+    with (
+        Progress("visualize", total=2, noun="pictures", stream=stream) as outer,
+        Progress("targets", total=2, noun="neurons", stream=stream),
+    ):
+        outer.advance()
+        outer._bar.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
+    assert any(line.startswith("visualize") and below.startswith("targets") for line, below in pairwise(lines))

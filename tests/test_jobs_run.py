@@ -360,11 +360,6 @@ def test_mistakes_of_the_recipe_are_found_before_work_starts(shards, tmp_path, o
     assert not (tmp_path / "out").exists()
 
 
-def test_what_this_version_cannot_do_is_refused_not_replaced(shards, tmp_path):
-    with pytest.raises(RecipeError, match="this version"):
-        run_stages(tiny_recipe(shards, tmp_path, "visualize.precision=bfloat16"), STAGES, address=NOWHERE)
-
-
 def test_the_folder_of_another_recipe_is_refused(whole, shards):
     with pytest.raises(RecipeError, match=r"visualize\.steps: 2 in the folder, 9 in the recipe"):
         run(tiny_recipe(shards, whole, "visualize.steps=9"))

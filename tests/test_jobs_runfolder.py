@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -10,15 +11,18 @@ from pipeline.storage import Root
 from tests.tiny_run import tiny_recipe
 
 
-@pytest.fixture(params=["local", "memory"])
-def root(request, tmp_path):
-    """A root on the disk, and one without appending, like an object store."""
-    if request.param == "local":
-        yield Root.open(tmp_path / "out")
-        return
+@pytest.fixture
+def remote_root(tmp_path):
+    """A root without appending, like an object store."""
     remote = Root.open(f"memory://{tmp_path.name}")
     yield remote
     remote.remove("run")
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    """A root on the disk, and one without appending."""
+    return Root.open(tmp_path / "out") if request.param == "local" else request.getfixturevalue("remote_root")
 
 
 def results_of(root, recipe, stage):
@@ -98,6 +102,7 @@ def test_the_log_keeps_lines_of_earlier_runs(root):
     for number in (1, 2):
         with RunLog(root) as log:
             log.append(stage="collect", work=f"shard {number}", status="done")
+        time.sleep(0.002)  # lines are put in order by their milliseconds
     entries = read_log(root)
     assert [entry["work"] for entry in entries] == ["shard 1", "shard 2"]
     assert all(entry["time"].endswith("+00:00") for entry in entries)
@@ -120,3 +125,22 @@ def test_lines_are_on_disk_at_once(tmp_path):
     with RunLog(Root.open(tmp_path)) as log:
         log.append(work="first")
         assert json.loads((tmp_path / LOG_PATH).read_text())["work"] == "first"
+
+
+def test_on_an_object_store_the_log_is_sent_in_parts(remote_root, monkeypatch):
+    monkeypatch.setattr("jobs.runfolder.PART_BYTES", 1000)
+    monkeypatch.setattr("jobs.runfolder.REMOTE_FLUSH_S", -1.0)  # after every line
+    sent: list[str] = []
+    write = Root.write_text
+    monkeypatch.setattr(Root, "write_text", lambda root, path, text: (sent.append(text), write(root, path, text)))
+    with RunLog(remote_root) as log:
+        for number in range(100):
+            log.append(work=str(number))
+        assert [entry["work"] for entry in read_log(remote_root)] == [str(number) for number in range(100)]
+    assert len(sent) == 100  # the end has nothing to send
+    largest = max(map(len, sent))
+    assert 1000 <= largest < 1200
+    assert len(remote_root.list("run/log")) == 1 + sum(len(text) >= 1000 for text in sent[:-1])
+    with RunLog(remote_root) as log:
+        log.append(work="of another run")
+    assert [entry["work"] for entry in read_log(remote_root)][-2:] == ["99", "of another run"]
