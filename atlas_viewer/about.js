@@ -1,6 +1,7 @@
 /** How to read an atlas: what the pictures are, what they are not, what the words and numbers mean. */
 
 import { h, link, outsideLink } from './dom.js'
+import { elsewhereSection } from './elsewhere.js'
 import { statusLabel } from './filters.js'
 import { columnTitle, formatBytes, formatCount, plural } from './format.js'
 import { keyTable, searchTable } from './help.js'
@@ -92,13 +93,16 @@ export function aboutView(atlas, section) {
     h('h2', {}, 'Keyboard'),
     keyTable(),
     atlas && thisAtlas(atlas),
+    atlas && elsewhereSection(atlas),
     h('h2', {}, 'Data'),
     h(
       'p',
       {},
       'Everything shown comes from plain files beside this page: Parquet tables, WebP pictures, one JSON manifest. ',
       h('a', { href: 'data.html' }, 'How the data is laid out'),
-      ' tells how to read them elsewhere. Nothing is sent anywhere and no ' + 'other site is asked for anything.',
+      ' explains the columns; ',
+      h('a', { href: 'atlases.html' }, 'the atlases of this site'),
+      ' can be downloaded and cited. Nothing is sent anywhere and no other site is asked for anything.',
     ),
   )
   const landing = section === 'methods' && atlas ? methods : null
@@ -180,7 +184,9 @@ function studyPart(atlas) {
 function thisAtlas(atlas) {
   const { manifest } = atlas
   const { provenance = {}, model = {}, files = [] } = manifest
-  const size = files.reduce((/** @type {number} */ sum, /** @type {any} */ file) => sum + (file.bytes ?? 0), 0)
+  // Of an atlas from before there was head.json, the list of files is here.
+  const bytes = files.reduce((/** @type {number} */ sum, /** @type {any} */ file) => sum + (file.bytes ?? 0), 0)
+  const total = manifest.total ?? { files: files.length, bytes }
   const tables = ['atlas.json', 'index.parquet', 'recipe.toml', ...atlas.layers.map((layer) => layer.file)]
   const versions = Object.entries(provenance.versions ?? {})
     .map(([name, version]) => `${name} ${version}`)
@@ -205,7 +211,7 @@ function thisAtlas(atlas) {
     ['Software', versions],
     ['License', manifest.license],
     ['Home page', manifest.homepage ? outsideLink(String(manifest.homepage)) : ''],
-    ['Size', files.length ? `${plural(files.length, 'file')}, ${formatBytes(size)}` : ''],
+    ['Size', total.files ? `${plural(total.files, 'file')}, ${formatBytes(total.bytes)}` : ''],
     ['Method', provenance.method_citation],
   ]
   return h(
@@ -216,6 +222,12 @@ function thisAtlas(atlas) {
       'dl',
       { class: 'facts' },
       facts.filter(([, value]) => value).map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))),
+    ),
+    h(
+      'p',
+      {},
+      h('a', { href: `cards/${encodeURIComponent(atlas.slug)}.html` }, 'Data card and citation'),
+      ' (BibTeX, CFF)',
     ),
     h(
       'details',

@@ -1,6 +1,7 @@
 /** What a reader can take along from a neuron page: its address, its picture, its row, a citation. */
 
 import { announce, h } from './dom.js'
+import { pictureAddress, pictureBytes } from './pictures.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -55,12 +56,7 @@ export function actionBar({ atlas, row }) {
     { class: 'action-list', role: 'group', 'aria-label': 'Take along' },
 
     copyButton('Copy link', () => location.href),
-    image &&
-      h(
-        'a',
-        { class: 'button', href: image, download: `${stem}.webp`, 'aria-label': 'Download the picture as WebP' },
-        'WebP',
-      ),
+    image && webpButton(atlas, row.image_path, image, `${stem}.webp`),
     image &&
       h(
         'button',
@@ -68,7 +64,7 @@ export function actionBar({ atlas, row }) {
           type: 'button',
           class: 'button',
           'aria-label': 'Download the picture as PNG',
-          onClick: () => downloadPng(image, `${stem}.png`),
+          onClick: () => downloadPng(atlas, row.image_path, `${stem}.png`),
         },
         'PNG',
       ),
@@ -167,14 +163,36 @@ export function download(blob, name) {
 }
 
 /**
+ * A link to the picture's file, or a button that takes it out of its archive.
+ * @param {Atlas} atlas
+ * @param {string} path
+ * @param {string} address
+ * @param {string} name
+ * @returns {HTMLElement}
+ */
+function webpButton(atlas, path, address, name) {
+  const label = 'Download the picture as WebP'
+  if (!atlas.packed) return h('a', { class: 'button', href: address, download: name, 'aria-label': label }, 'WebP')
+  const onClick = async () => {
+    try {
+      download(new Blob([await pictureBytes(atlas, path)], { type: 'image/webp' }), name)
+    } catch (error) {
+      announce(error instanceof Error ? error.message : String(error))
+    }
+  }
+  return h('button', { type: 'button', class: 'button', 'aria-label': label, onClick }, 'WebP')
+}
+
+/**
  * Redraws the published picture as PNG, for programs that do not read WebP.
- * @param {string} source
+ * @param {Atlas} atlas
+ * @param {string} path
  * @param {string} name
  */
-async function downloadPng(source, name) {
+async function downloadPng(atlas, path, name) {
   const image = new Image()
-  image.src = source
   try {
+    image.src = await pictureAddress(atlas, path)
     await image.decode()
   } catch {
     announce('The picture could not be loaded, so there is nothing to download')

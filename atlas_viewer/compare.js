@@ -1,21 +1,27 @@
-/** The methods side by side: for the neurons of a result list, a page at a time, or for the neurons an address names. */
+/**
+ * The methods side by side, or two models, or two neurons of one: for the neurons of a result list, a page at a time, or
+ * for the neurons an address names.
+ */
 
 import { copyButton } from './actions.js'
+import { besidePanes } from './beside.js'
 import { comparisonTable } from './comparetable.js'
 import {
   comparisonLines,
   fittingCount,
   MAXIMUM_NEURONS,
   namedEntries,
+  namedPairs,
   pictureCount,
   presentMethods,
 } from './comparison.js'
+import { adder, besideSelect } from './comparechoices.js'
+import { findCounterpart } from './counterpart.js'
 import { h, link } from './dom.js'
 import { formatCount, joinWords, plural } from './format.js'
 import { emptyWall } from './notfound.js'
 import { resultList } from './results.js'
 import { formatRoute, studyOf } from './router.js'
-import { findNeuron } from './search.js'
 import { neuronRows } from './variants.js'
 import { methodTitle } from './words.js'
 
@@ -26,25 +32,38 @@ import { methodTitle } from './words.js'
  * @typedef {import('./comparison.js').Entry} Entry
  * @typedef {import('./comparison.js').Compared} Compared
  *
+ * @typedef {import('./data.js').SiteEntry} SiteEntry
+ * @typedef {import('./beside.js').Pair} Pair
+ *
  * @typedef {object} Page
- * @property {Compared[]} neurons
+ * @property {Pair[]} pairs the second is null where the methods of one atlas are compared
  * @property {number} first place of the first neuron in the list, from 0 on
  * @property {number} count neurons in the list
  * @property {Route | null} previous
  * @property {Route | null} next
  */
 
+const PERCENTAGE =
+  'The percentage says how many of the data set’s photographs excite the neuron no more than the picture does.'
+
 /**
  * @param {object} options
  * @param {Atlas} options.atlas
  * @param {Route} options.route
  * @param {Go} options.go
+ * @param {SiteEntry[]} options.sites the atlases of the site
+ * @param {(entry: SiteEntry) => Promise<Atlas>} options.open opens one of them
  * @returns {Promise<import('./main.js').View>}
  */
-export async function compareView({ atlas, route, go }) {
+export async function compareView({ atlas, route, go, sites, open }) {
   const chosen = route.neurons.length > 0
-  const page = await readPage(atlas, route, chosen ? namedEntries(route.neurons) : await listEntries(atlas, route))
-  const rows = page.neurons.flatMap((neuron) => neuron.rows)
+  const besideEntry = sites.find(({ slug }) => slug === route.beside)
+  const other = besideEntry ? await open(besideEntry) : null
+  const named = other ? namedPairs(route) : namedEntries(route.neurons)
+  const page = await readPage(atlas, other, route, chosen ? named : await listEntries(atlas, route, other !== null))
+  if (page.pairs.length === 0) await atlas.loadIndex() // what is said then looks through it
+  const neurons = page.pairs.map(({ first }) => first)
+  const rows = page.pairs.flatMap(({ first, second }) => [...first.rows, ...(second?.rows ?? [])])
   const methods = presentMethods(atlas.methods, rows)
   const wall = /** @type {Route} */ ({ ...route, view: 'wall' })
   const remove = (/** @type {string} */ name) => {
@@ -53,7 +72,8 @@ export async function compareView({ atlas, route, go }) {
   }
   const toggle = () => go({ ...route, transparency: !route.transparency }, { replace: true })
   const hasMasks = rows.some((row) => row.alpha_path)
-  const absent = atlas.methods.filter((method) => !methods.includes(method)).map(methodTitle)
+  const absent = other ? [] : atlas.methods.filter((method) => !methods.includes(method)).map(methodTitle)
+  const title = other ? (other === atlas ? 'Compare neurons' : 'Compare models') : 'Compare methods'
 
   const element = h(
     'article',
@@ -65,22 +85,28 @@ export async function compareView({ atlas, route, go }) {
         'ol',
         { class: 'breadcrumbs' },
         h('li', {}, link(formatRoute(wall), { dataset: { keep: 'wall' } }, atlas.title)),
-        h('li', { 'aria-current': 'page' }, 'Compare methods'),
+        h('li', { 'aria-current': 'page' }, title),
       ),
     ),
     h(
       'header',
       { class: 'compare-head' },
-      h('h1', { tabindex: '-1' }, 'Compare methods'),
+      h('h1', { tabindex: '-1' }, title),
       h(
         'p',
         { class: 'lead' },
-        `${chosen ? plural(page.count, 'chosen neuron') : listWords(route, page.count)}, pictured by several methods. `,
-        'The percentage says how many of the data set’s photographs excite the neuron no more than the picture does. ',
+        leadWords(atlas, other, `${chosen ? plural(page.count, 'chosen neuron') : listWords(route, page.count)}`),
+        !other && `${PERCENTAGE} `,
         link(formatRoute({ ...route, view: 'about', section: 'methods' }), {}, 'About the methods'),
       ),
     ),
-    chosen && adder(atlas, route, go),
+    route.beside && !other && h('p', { class: 'notice' }, `This site has no atlas “${route.beside}”.`),
+    h(
+      'div',
+      { class: 'compare-choices' },
+      besideSelect(atlas, sites, route, go),
+      chosen && adder(atlas, route, go),
+    ),
     h(
       'div',
       { class: 'compare-bar' },
@@ -89,27 +115,30 @@ export async function compareView({ atlas, route, go }) {
         { class: 'action-list', role: 'group', 'aria-label': 'Comparison' },
         hasMasks && transparencyButton(route, toggle),
         copyButton('Copy link', () => location.href),
-        page.count > 0 && link(formatRoute(studyOf(route)), { class: 'button' }, 'Judge them blind'),
-        chosen && link(formatRoute({ ...route, neurons: [], from: 1 }), { class: 'button' }, listButtonWords(route)),
+        page.count > 0 && !other && link(formatRoute(studyOf(route)), { class: 'button' }, 'Judge them blind'),
+        chosen && link(formatRoute({ ...route, neurons: [], others: [], from: 1 }), { class: 'button' }, listButtonWords(route)),
       ),
       pager(page, 'above'),
     ),
-    page.neurons.length === 0 && emptyWall(atlas, route),
-    page.neurons.length > 0 &&
+    page.pairs.length === 0 && emptyWall(atlas, route),
+    other && page.pairs.length > 0 && besidePanes({ atlas, other, route, go, pairs: page.pairs, from: page.first }),
+    !other &&
+      page.pairs.length > 0 &&
       h(
         'div',
         { class: 'compare-region', role: 'region', 'aria-label': 'Pictures by neuron and method', tabindex: '0' },
-        comparisonTable({ atlas, route, methods, remove: chosen ? remove : null }, page.neurons),
+        comparisonTable({ atlas, route, methods, remove: chosen ? remove : null }, neurons),
       ),
     absent.length > 0 &&
       rows.length > 0 &&
       h('p', { class: 'note' }, `No column for ${joinWords(absent)}: made for none of the neurons on this page.`),
+    other && page.pairs.length > 0 && h('p', { class: 'note' }, PERCENTAGE),
     pager(page, 'below'),
   )
 
   return {
     element,
-    title: `Compare methods · ${atlas.title}`,
+    title: `${title} · ${atlas.title}`,
     onKey({ key }) {
       const target = { ArrowLeft: page.previous, k: page.previous, ArrowRight: page.next, j: page.next }[key]
       // In a window too narrow for the table the arrows scroll it, as they do any region that has the focus.
@@ -125,16 +154,17 @@ export async function compareView({ atlas, route, go }) {
 }
 
 /**
- * The neurons of a result list that have several methods to compare; all of it where none has, or where the atlas is
- * older than the column that tells.
+ * The neurons of a result list that have several methods to compare; all of it where none has, where the atlas is older
+ * than the column that tells, or where something else is compared.
  * @param {Atlas} atlas
  * @param {Route} route
+ * @param {boolean} all
  * @returns {Promise<Entry[]>}
  */
-async function listEntries(atlas, route) {
+async function listEntries(atlas, route, all) {
   const { table, rows } = await resultList(atlas, route.list)
   const { layer, unit, num_methods: counts } = table.columns
-  const several = rows.filter((row) => (counts?.[row] ?? 2) > 1)
+  const several = all ? [] : rows.filter((row) => (counts?.[row] ?? 2) > 1)
   return (several.length ? several : rows).map((row) => ({ name: `${layer[row]}:${unit[row]}`, layer: layer[row], unit: unit[row] }))
 }
 
@@ -142,20 +172,23 @@ async function listEntries(atlas, route) {
  * The neurons from `route.from` on, as many as fit, and the pages before and after. Only the tables of the layers that
  * are needed are read.
  * @param {Atlas} atlas
+ * @param {Atlas | null} other
  * @param {Route} route
- * @param {Entry[]} entries
+ * @param {(Entry & {other?: string})[]} entries
  * @returns {Promise<Page>}
  */
-async function readPage(atlas, route, entries) {
+async function readPage(atlas, other, route, entries) {
   const first = Math.min(route.from, Math.max(1, entries.length)) - 1
-  const after = await Promise.all(entries.slice(first, first + MAXIMUM_NEURONS).map((entry) => read(atlas, entry)))
+  const most = other ? MAXIMUM_NEURONS / 2 : MAXIMUM_NEURONS
+  const after = await Promise.all(entries.slice(first, first + most).map((entry) => readPair(atlas, other, entry)))
   const before = await Promise.all(
-    entries.slice(Math.max(0, first - MAXIMUM_NEURONS), first).map((entry) => read(atlas, entry)),
+    entries.slice(Math.max(0, first - most), first).map((entry) => readPair(atlas, other, entry)),
   )
-  const fitting = (/** @type {Compared[]} */ neurons) => fittingCount(neurons.map(({ lines }) => pictureCount(lines)))
+  const pictures = (/** @type {Pair} */ { first, second }) => pictureCount([...first.lines, ...(second?.lines ?? [])])
+  const fitting = (/** @type {Pair[]} */ pairs) => fittingCount(pairs.map(pictures))
   const end = first + fitting(after)
   return {
-    neurons: after.slice(0, end - first),
+    pairs: after.slice(0, end - first),
     first,
     count: entries.length,
     previous: first > 0 ? { ...route, from: first - fitting(before.reverse()) + 1 } : null,
@@ -163,11 +196,32 @@ async function readPage(atlas, route, entries) {
   }
 }
 
+/**
+ * @param {Atlas} atlas
+ * @param {Atlas | null} other
+ * @param {Entry & {other?: string}} entry
+ * @returns {Promise<Pair>}
+ */
+async function readPair(atlas, other, entry) {
+  const first = await read(atlas, entry)
+  if (!other) return { first, second: null, reason: '' }
+  const [named] = entry.other ? namedEntries([entry.other]) : []
+  const found = named ? { entry: named, reason: '' } : await findCounterpart(atlas, entry, other)
+  return { first, second: found.entry && (await read(other, found.entry)), reason: found.reason }
+}
+
 /** @param {Atlas} atlas @param {Entry} entry @returns {Promise<Compared>} without rows when there is no such neuron */
 async function read(atlas, entry) {
   const layer = atlas.layer(entry.layer)
-  const rows = layer ? neuronRows(await atlas.layerTable(layer), entry.unit) : []
+  const rows = layer ? neuronRows(await atlas.neuronTable(layer, entry.unit), entry.unit) : []
   return { ...entry, rows, title: rows[0]?.label || entry.name, lines: comparisonLines(rows, atlas.methods) }
+}
+
+/** @param {Atlas} atlas @param {Atlas | null} other @param {string} neurons in words @returns {string} */
+function leadWords(atlas, other, neurons) {
+  if (!other) return `${neurons}, pictured by several methods. `
+  const beside = other === atlas ? 'others of this atlas' : `those that stand for them in ${other.title}`
+  return `Two panes that scroll together: ${neurons}, beside ${beside}. `
 }
 
 /** @param {Route} route @param {number} count @returns {string} */
@@ -197,7 +251,7 @@ function listButtonWords({ list }) {
  * @param {'above' | 'below'} where
  * @returns {HTMLElement | null} null when there is one page
  */
-function pager({ neurons, first, count, previous, next }, where) {
+function pager({ pairs, first, count, previous, next }, where) {
   const step = (/** @type {Route | null} */ target, /** @type {string} */ word, /** @type {string} */ text) =>
     target
       ? link(formatRoute(target), { class: 'button', rel: word, dataset: { keep: `${word}-${where}` } }, text)
@@ -210,48 +264,8 @@ function pager({ neurons, first, count, previous, next }, where) {
     h(
       'span',
       { class: 'place' },
-      `${formatCount(first + 1)}–${formatCount(first + neurons.length)} of ${plural(count, 'neuron')}`,
+      `${formatCount(first + 1)}–${formatCount(first + pairs.length)} of ${plural(count, 'neuron')}`,
     ),
     step(next, 'next', 'Next →'),
-  )
-}
-
-/**
- * A box that adds a neuron to those of the address.
- * @param {Atlas} atlas
- * @param {Route} route
- * @param {Go} go
- * @returns {HTMLElement}
- */
-function adder(atlas, route, go) {
-  const example = `${atlas.index.columns.layer[0]}:${atlas.index.columns.unit[0]}`
-  const input = h('input', {
-    id: 'compare-add',
-    class: 'text-input',
-    placeholder: example,
-    autocomplete: 'off',
-    autocapitalize: 'none',
-    spellcheck: 'false',
-    dataset: { keep: 'add' },
-  })
-  const message = h('p', { class: 'note', role: 'status' })
-  const add = () => {
-    const neuron = findNeuron(atlas, input.value)
-    if (neuron) {
-      go({ ...route, neurons: [...new Set([...route.neurons, `${neuron.layer}:${neuron.unit}`])], from: 1 })
-    } else {
-      message.textContent = `This atlas has no neuron “${input.value.trim()}”. Expected a layer and a unit, such as ${example}.`
-    }
-  }
-  input.addEventListener('keydown', (event) => {
-    if (event.key === 'Enter') add()
-  })
-  return h(
-    'div',
-    { class: 'compare-adder' },
-    h('label', { class: 'compare-adder-label', for: 'compare-add' }, 'Compare with'),
-    input,
-    h('button', { type: 'button', class: 'button', 'aria-label': 'Add this neuron', onClick: add }, 'Add'),
-    message,
   )
 }

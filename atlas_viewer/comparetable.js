@@ -129,11 +129,12 @@ function neuronGroup(context, neuron) {
 }
 
 /**
- * @param {Context} context
+ * A neuron's name as a link to its page, and what is known of it.
+ * @param {Pick<Context, 'route' | 'remove'>} context
  * @param {Compared} neuron
  * @returns {import('./dom.js').Child[]}
  */
-function neuronName({ route, remove }, { name, layer, unit, title, rows }) {
+export function neuronName({ route, remove }, { name, layer, unit, title, rows }) {
   const hasLabel = title !== name
   const labels = hasLabel ? [] : commonLabels(rows[0]?.reference_labels, 3)
   const kind = layerKind(layer)
@@ -162,15 +163,24 @@ function neuronName({ route, remove }, { name, layer, unit, title, rows }) {
  * @returns {HTMLElement}
  */
 function photographsCell({ atlas }, row, title) {
+  const attributes = { role: 'cell', class: 'compare-photographs' }
+  return h('td', attributes, columnName('Photographs'), photographParts(atlas, row, title))
+}
+
+/**
+ * The photographs that one facet was made from, or why there are none to see.
+ * @param {Atlas} atlas
+ * @param {Row | null} row
+ * @param {string} title of the neuron
+ * @returns {HTMLElement[]}
+ */
+export function photographParts(atlas, row, title) {
   const strips = row ? photographStrips(atlas, row, title) : []
   const facet = row ? facetWords(row) : ''
-  return h(
-    'td',
-    { role: 'cell', class: 'compare-photographs' },
-    columnName('Photographs'),
-    strips.length ? strips : h('span', { class: 'compare-detail' }, withoutPhotographs(row)),
-    facet && h('span', { class: 'compare-facet' }, facet),
-  )
+  return [
+    ...(strips.length ? strips : [h('span', { class: 'compare-detail' }, withoutPhotographs(row))]),
+    ...(facet ? [h('span', { class: 'compare-facet' }, facet)] : []),
+  ]
 }
 
 /** @param {Row | null} row @returns {string} */
@@ -181,18 +191,29 @@ function withoutPhotographs(row) {
 }
 
 /**
- * What one method made, or why it made nothing.
  * @param {Context} context
  * @param {string} method
  * @param {Cell} cell
  * @param {string} title of the neuron
  * @returns {HTMLElement}
  */
-function methodCell({ atlas, route }, method, { row, seeds }, title) {
+function methodCell(context, method, cell, title) {
   const attributes = { role: 'cell', class: 'compare-cell' }
+  return h('td', attributes, columnName(methodTitle(method)), methodParts(context, method, cell, title))
+}
+
+/**
+ * What one method made, or why it made nothing.
+ * @param {Pick<Context, 'atlas' | 'route'>} context
+ * @param {string} method
+ * @param {Cell} cell
+ * @param {string} title of the neuron
+ * @returns {import('./dom.js').Child[]}
+ */
+export function methodParts({ atlas, route }, method, { row, seeds }, title) {
   if (!row) {
     const nothing = h('span', { class: 'compare-reason' }, 'not made for this neuron')
-    return h('td', attributes, columnName(methodTitle(method)), h('span', { class: 'picture picture-none' }, nothing))
+    return [h('span', { class: 'picture picture-none' }, nothing)]
   }
   const facet = facetWords(row)
   const alternative = `${methodTitle(method)} picture of ${title}${facet && `, ${facet}`}`
@@ -206,10 +227,7 @@ function methodCell({ atlas, route }, method, { row, seeds }, title) {
     frame.querySelector('img')?.addEventListener('load', () => showMask(atlas, row.alpha_path, frame, say))
   }
   const { layer, unit } = row
-  return h(
-    'td',
-    attributes,
-    columnName(methodTitle(method)),
+  return [
     link(
       formatRoute({ ...route, view: 'neuron', layer, unit, variant: variantName(row), zoom: '' }),
       {
@@ -221,7 +239,7 @@ function methodCell({ atlas, route }, method, { row, seeds }, title) {
     row.image_path && scoreLine(row),
     seeds > 1 && h('span', { class: 'compare-detail' }, `first of ${plural(seeds, 'seed')}`),
     notice,
-  )
+  ]
 }
 
 /** @param {Atlas} atlas @param {Row} row @param {string} alternative */

@@ -9,6 +9,7 @@ import { facetOf } from './variants.js'
 
 /**
  * @typedef {import('./variants.js').Row} Row
+ * @typedef {import('./router.js').Route} Route
  *
  * @typedef {object} Entry one neuron to compare
  * @property {string} name as it was asked for, LAYER:UNIT
@@ -42,6 +43,57 @@ export const MAXIMUM_NEURONS = 24
  */
 export function namedEntries(names) {
   return [...new Set(names)].map((name) => ({ layer: '', unit: -1, ...parseNeuron(name), name }))
+}
+
+/**
+ * The neurons of an explicit list as they stand, since each belongs to the second of its pair.
+ * @param {Pick<Route, 'neurons' | 'others'>} route
+ * @returns {(Entry & {other: string})[]} `other` is '' where the second was not chosen
+ */
+export function namedPairs({ neurons, others }) {
+  return neurons.map((name, place) => {
+    return { layer: '', unit: -1, ...parseNeuron(name), name, other: others[place] ?? '' }
+  })
+}
+
+/**
+ * The address without one pair; without the last, of the whole list again.
+ * @param {Route} route
+ * @param {number} place
+ * @returns {Route}
+ */
+export function withoutPair(route, place) {
+  const neurons = route.neurons.filter((_, other) => other !== place)
+  return { ...route, neurons, others: route.others.filter((_, other) => other !== place), from: 1 }
+}
+
+/**
+ * The address with another second neuron of a pair.
+ * @param {Route} route
+ * @param {number} place
+ * @param {string} name LAYER:UNIT, '' for the one that stands for the first
+ * @returns {Route}
+ */
+export function withOther(route, place, name) {
+  return { ...route, others: route.neurons.map((_, at) => (at === place ? name : (route.others[at] ?? ''))) }
+}
+
+/**
+ * The address with another atlas in the second pane, or none. Of two neurons of one atlas, the second goes there.
+ * @param {Route} route
+ * @param {string} slug '' for none
+ * @returns {Route}
+ */
+export function withBeside(route, slug) {
+  const [first, second] = route.neurons
+  if (slug === route.atlas && !route.beside && route.neurons.length === 2) {
+    return { ...route, beside: slug, neurons: [first], others: [second], from: 1 }
+  }
+  if (!slug && route.beside === route.atlas) {
+    const neurons = [...route.neurons, ...route.others].filter(Boolean)
+    return { ...route, beside: '', neurons, others: [], from: 1 }
+  }
+  return { ...route, beside: slug, others: [], from: 1 }
 }
 
 /**

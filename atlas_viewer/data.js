@@ -1,33 +1,19 @@
 /**
- * Reading an atlas: whole small files over plain HTTP, from this site only. Every failure becomes a `LoadError` that
- * says which file, what was expected and what came.
+ * Reading an atlas: what it says of itself first, its tables when they are needed.
  */
 
-import { parquetMetadata, parquetRead } from './vendor/hyparquet.min.js'
+import { fetchJson, LoadError, resolvePath } from './files.js'
+import { fetchTable, joinTables, packLabels } from './tables.js'
+
+export { fetchBytes, fetchJson, LoadError, resolvePath } from './files.js'
+export { decodeTable, rowObject } from './tables.js'
 
 export const ATLAS_SCHEMA = 'atlas/1'
-
-/** A file that could not be read; the three parts are shown to the reader. */
-export class LoadError extends Error {
-  /**
-   * @param {string} file address of the file
-   * @param {string} expected
-   * @param {string} received
-   */
-  constructor(file, expected, received) {
-    super(`${file}: expected ${expected}; received ${received}`)
-    this.name = 'LoadError'
-    this.file = file
-    this.expected = expected
-    this.received = received
-  }
-}
+export const HEAD_SCHEMA = 'head/1'
 
 /**
- * A Parquet table as columns; a list column holds arrays, a missing value is null.
- * @typedef {object} Table
- * @property {number} numRows
- * @property {Record<string, any[]>} columns
+ * @typedef {import('./tables.js').Table} Table
+ * @typedef {import('./tables.js').Labels} Labels
  *
  * @typedef {object} LayerInfo
  * @property {string} name
@@ -35,6 +21,7 @@ export class LoadError extends Error {
  * @property {number} num_neurons neurons in this atlas
  * @property {boolean} is_classes
  * @property {string} file path of the layer's table
+ * @property {number} [num_parts] in how many parts it lies there too, one for the neurons of each sheet; 0 for none
  *
  * @typedef {object} SiteEntry
  * @property {string} slug
@@ -42,138 +29,23 @@ export class LoadError extends Error {
  * @property {string} path folder of the atlas, relative to this page
  * @property {Record<string, number>} [counts]
  * @property {string | {name: string}} [model]
+ * @property {boolean} [packed] whether its pictures lie in archives
+ * @property {boolean} [head] whether it has a head.json, and parts of the index by layer
  */
 
-/**
- * Checks a path that comes from an atlas and writes it as a URL below `base`: plain segments only, so that a table can
- * never point off the atlas's own folder.
- * @param {string} base URL of a folder, ending in "/"
- * @param {string} path relative, with forward slashes
- * @returns {string}
- */
-export function resolvePath(base, path) {
-  const segments = typeof path === 'string' ? path.split('/') : []
-  const plain =
-    segments.length > 0 &&
-    segments.every((segment) => segment !== '' && segment !== '.' && segment !== '..' && !/[\\\0:?#%]/.test(segment))
-  if (!plain) {
-    throw new LoadError(String(path), 'a plain relative path inside the atlas', 'a path that was refused')
-  }
-  return base + segments.map(encodeURIComponent).join('/')
-}
-
-/**
- * Fetches a whole file.
- * @param {string} url
- * @param {string} expected in words, for the message
- * @param {RequestInit} [options]
- * @returns {Promise<ArrayBuffer>}
- */
-export async function fetchBytes(url, expected, options = {}) {
-  let response
-  try {
-    response = await fetch(url, { credentials: 'same-origin', ...options })
-  } catch (error) {
-    throw new LoadError(url, expected, `no answer (${error instanceof Error ? error.message : error})`)
-  }
-  if (!response.ok) throw new LoadError(url, expected, `HTTP ${response.status} ${response.statusText}`.trim())
-  try {
-    return await response.arrayBuffer()
-  } catch (error) {
-    throw new LoadError(url, expected, `an answer cut off (${error instanceof Error ? error.message : error})`)
-  }
-}
-
-/**
- * Fetches and parses a JSON file.
- * @param {string} url
- * @param {string} expected
- * @param {RequestInit} [options]
- * @returns {Promise<any>}
- */
-export async function fetchJson(url, expected, options = {}) {
-  const text = new TextDecoder().decode(await fetchBytes(url, expected, options))
-  try {
-    return JSON.parse(text)
-  } catch {
-    throw new LoadError(url, expected, `text that is not JSON (“${text.slice(0, 60).trim()}…”)`)
-  }
-}
-
-/**
- * Decodes a whole Parquet file into columns (row objects are about five times slower).
- * @param {ArrayBuffer} buffer
- * @param {string} file name for the message
- * @returns {Promise<Table>}
- */
-export async function decodeTable(buffer, file) {
-  const expected = 'a Parquet table'
-  const magic = String.fromCharCode(...new Uint8Array(buffer.slice(0, 4)))
-  if (magic !== 'PAR1') {
-    throw new LoadError(file, expected, `${buffer.byteLength} bytes that do not begin with “PAR1”`)
-  }
-  try {
-    const metadata = parquetMetadata(buffer)
-    const numRows = Number(metadata.num_rows)
-    /** @type {Record<string, any[]>} */
-    const columns = {}
-    for (const name of topLevelColumns(metadata)) columns[name] = new Array(numRows).fill(null)
-    await parquetRead({
-      file: buffer,
-      metadata,
-      onChunk: (/** @type {{columnName: string, columnData: ArrayLike<any>, rowStart: number}} */ chunk) => {
-        const { columnName, columnData, rowStart } = chunk
-        const column = columns[columnName]
-        for (let i = 0; i < columnData.length; i++) {
-          const value = columnData[i]
-          column[rowStart + i] = typeof value === 'bigint' ? Number(value) : (value ?? null)
-        }
-      },
-    })
-    return { numRows, columns }
-  } catch (error) {
-    throw new LoadError(file, expected, `a damaged file (${error instanceof Error ? error.message : error})`)
-  }
-}
-
-/**
- * @param {any} metadata
- * @returns {string[]}
- */
-function topLevelColumns(metadata) {
-  const names = new Set()
-  for (const group of metadata.row_groups) {
-    for (const column of group.columns) names.add(column.meta_data.path_in_schema[0])
-  }
-  return [...names]
-}
-
-/**
- * One row of a table as an object; list columns become ordinary arrays.
- * @param {Table} table
- * @param {number} row
- * @returns {Record<string, any>}
- */
-export function rowObject(table, row) {
-  return Object.fromEntries(
-    Object.entries(table.columns).map(([name, values]) => {
-      const value = values[row]
-      return [name, ArrayBuffer.isView(value) ? Array.from(/** @type {any} */ (value)) : value]
-    }),
-  )
-}
-
-/** One atlas: its manifest and, on demand, its tables (each fetched once). */
+/** One atlas: what it says of itself and, on demand, its tables (each fetched once). */
 export class Atlas {
   /**
    * @param {SiteEntry} site
    * @param {string} base URL of the atlas folder, ending in "/"
-   * @param {any} manifest atlas.json
-   * @param {Table} index
+   * @param {any} manifest head.json, or atlas.json of an atlas that has none
+   * @param {Table} index empty until `loadIndex`
    */
   constructor(site, base, manifest, index) {
     this.slug = site.slug
     this.base = base
+    /** Whether its pictures lie in archives; `pictures.js` fetches them. */
+    this.packed = site.packed === true
     this.manifest = manifest
     this.index = index
     /** @type {LayerInfo[]} */
@@ -184,10 +56,113 @@ export class Atlas {
     this.modelName = manifest.model?.name ?? ''
     /** @type {string[]} */
     this.methods = manifest.methods ?? []
-    /** @type {Map<string, Promise<Table>>} */
+    /** @type {Map<string, Promise<any>>} */
     this.tables = new Map()
     /** @type {Map<string, number>} */
-    this.expectedBytes = new Map((manifest.files ?? []).map((/** @type {any} */ file) => [file.path, file.bytes]))
+    this.expectedBytes = new Map(
+      manifest.sizes
+        ? Object.entries(manifest.sizes)
+        : (manifest.files ?? []).map((/** @type {any} */ file) => [file.path, file.bytes]),
+    )
+    /** @type {number} */
+    this.numNeurons = manifest.counts?.neurons ?? index.numRows
+    /** Whether each layer's rows of the index lie in a file of their own. */
+    this.hasParts = manifest.schema === HEAD_SCHEMA
+    this.indexLoaded = false
+  }
+
+  /**
+   * The slim index. Its columns are in `index` from then on.
+   * @returns {Promise<Table>}
+   */
+  loadIndex() {
+    return this.once('index.parquet', async () => {
+      const index = await fetchTable(this.base, 'index.parquet', this.expectedBytes, { typed: true })
+      if (index.numRows !== this.numNeurons && this.manifest.counts) {
+        const url = `${this.base}index.parquet`
+        throw new LoadError(url, `${this.numNeurons} neurons, as the atlas says`, `${index.numRows} rows`)
+      }
+      this.index = index
+      this.indexLoaded = true
+      return index
+    })
+  }
+
+  /**
+   * The rows of the index of one layer, from the smaller of its files where the whole one is not there yet.
+   * @param {LayerInfo} layer
+   * @returns {Promise<Table>}
+   */
+  async layerIndex(layer) {
+    const path = `index/${layer.name}.parquet`
+    if (this.hasParts && !this.indexLoaded) {
+      return this.once(path, () => fetchTable(this.base, path, this.expectedBytes, { typed: true }))
+    }
+    const { columns } = await this.loadIndex()
+    const first = columns.layer.indexOf(layer.name)
+    const last = columns.layer.lastIndexOf(layer.name) + 1
+    const rows = Object.entries(columns).map(([name, values]) => [name, values.slice(Math.max(0, first), last)])
+    return { numRows: first < 0 ? 0 : last - first, columns: Object.fromEntries(rows) }
+  }
+
+  /**
+   * The first rows of the index, whole layers, without the rest.
+   * @param {number} count at least so many, if there are
+   * @returns {Promise<Table>}
+   */
+  async beginning(count) {
+    /** @type {LayerInfo[]} */
+    const layers = []
+    let neurons = 0
+    for (const layer of this.layers) {
+      if (neurons >= count) break
+      layers.push(layer)
+      neurons += layer.num_neurons
+    }
+    return joinTables(await Promise.all(layers.map((layer) => this.layerIndex(layer))))
+  }
+
+  /**
+   * How many neurons come before a layer's first in the order of the atlas.
+   * @param {string} name
+   * @returns {number}
+   */
+  offsetOf(name) {
+    let offset = 0
+    for (const layer of this.layers) {
+      if (layer.name === name) break
+      offset += layer.num_neurons
+    }
+    return offset
+  }
+
+  /**
+   * The labels of the exemplars of all neurons, in the order of the index; null where the index holds them itself.
+   * @returns {Promise<Labels | null>}
+   */
+  async loadLabels() {
+    if (!this.hasParts) return null
+    return this.once('labels.parquet', async () => {
+      const { columns } = await fetchTable(this.base, 'labels.parquet', this.expectedBytes)
+      return packLabels(columns.top_labels)
+    })
+  }
+
+  /**
+   * What is fetched once; a failure is forgotten, so that trying again is possible.
+   * @template T
+   * @param {string} key
+   * @param {() => Promise<T>} make
+   * @returns {Promise<T>}
+   */
+  once(key, make) {
+    let promise = /** @type {Promise<any> | undefined} */ (this.tables.get(key))
+    if (!promise) {
+      promise = make()
+      promise.catch(() => this.tables.delete(key))
+      this.tables.set(key, promise)
+    }
+    return promise
   }
 
   /** @param {string} path @returns {string} */
@@ -201,18 +176,28 @@ export class Atlas {
   }
 
   /**
-   * The full table of a layer. A failed fetch is forgotten, so that trying again is possible.
+   * The full table of a layer.
    * @param {LayerInfo} layer
    * @returns {Promise<Table>}
    */
   layerTable(layer) {
-    let table = this.tables.get(layer.name)
-    if (!table) {
-      table = fetchTable(this.base, layer.file, this.expectedBytes)
-      table.catch(() => this.tables.delete(layer.name))
-      this.tables.set(layer.name, table)
-    }
-    return table
+    return this.once(layer.file, () => fetchTable(this.base, layer.file, this.expectedBytes))
+  }
+
+  /**
+   * A table with the full rows of a neuron, the smallest there is.
+   * @param {LayerInfo} layer
+   * @param {number} unit
+   * @returns {Promise<Table>}
+   */
+  async neuronTable(layer, unit) {
+    if (!layer.num_parts || this.tables.has(layer.file)) return this.layerTable(layer)
+    const { columns } = await this.layerIndex(layer)
+    const row = columns.unit.indexOf(unit)
+    if (row < 0) return { numRows: 0, columns: { unit: [] } }
+    const { sheet_columns: across = 8, sheet_rows: down = 8 } = this.manifest
+    const path = `parts/${layer.name}/${String(Math.floor(row / (across * down))).padStart(4, '0')}.parquet`
+    return this.once(path, () => fetchTable(this.base, path, this.expectedBytes))
   }
 
   /**
@@ -225,7 +210,9 @@ export class Atlas {
     const tables = await Promise.all(layers.map((layer) => this.layerTable(layer)))
     /** @type {Table} */
     const result = { numRows: 0, columns: {} }
-    const names = Object.keys(this.index.columns).filter((name) => name !== 'sheet_path' && name !== 'tile')
+    const columns = this.indexLoaded ? this.index.columns : (await this.layerIndex(layers[0])).columns
+    const names = Object.keys(columns).filter((name) => name !== 'sheet_path' && name !== 'tile')
+    if (!names.includes('top_labels')) names.push('top_labels')
     for (const name of names) result.columns[name] = []
     for (const table of tables) {
       const { unit, method: methods, reference_labels: labels } = table.columns
@@ -250,27 +237,6 @@ function joinLabels(labels) {
 }
 
 /**
- * @param {string} base
- * @param {string} path
- * @param {Map<string, number>} expectedBytes
- * @returns {Promise<Table>}
- */
-async function fetchTable(base, path, expectedBytes) {
-  const url = resolvePath(base, path)
-  const buffer = await fetchBytes(url, 'a Parquet table')
-  const bytes = expectedBytes.get(path)
-  if (bytes !== undefined && bytes !== buffer.byteLength) {
-    // A cache that kept the file of an earlier build shows up here and not as a wrong picture.
-    throw new LoadError(
-      url,
-      `${bytes} bytes, as atlas.json says`,
-      `${buffer.byteLength} bytes (an older or cut-off copy)`,
-    )
-  }
-  return decodeTable(buffer, url)
-}
-
-/**
  * The list of atlases of this site, always revalidated so that a republished site is noticed.
  * @returns {Promise<SiteEntry[]>}
  */
@@ -283,7 +249,8 @@ export async function openSite() {
 }
 
 /**
- * The manifest of an atlas, without its tables.
+ * What an atlas says of itself: head.json, which does not grow with the number of pictures; atlas.json of an atlas built
+ * before there were heads.
  * @param {SiteEntry} entry
  * @returns {Promise<{base: string, manifest: any}>}
  */
@@ -291,26 +258,23 @@ export async function openManifest(entry) {
   const root = new URL('.', document.baseURI).href
   const path = entry.path === '' || entry.path === '.' ? '' : `${entry.path.replace(/\/$/, '')}/`
   const base = path ? `${resolvePath(root, path.slice(0, -1))}/` : root
-  const url = `${base}atlas.json`
+  const [name, schema] = entry.head ? ['head.json', HEAD_SCHEMA] : ['atlas.json', ATLAS_SCHEMA]
+  const url = `${base}${name}`
   const manifest = await fetchJson(url, 'the manifest of an atlas')
-  if (manifest?.schema !== ATLAS_SCHEMA) {
-    throw new LoadError(url, `schema “${ATLAS_SCHEMA}”`, `schema “${manifest?.schema}” (this viewer is older or newer)`)
+  if (manifest?.schema !== schema) {
+    throw new LoadError(url, `schema “${schema}”`, `schema “${manifest?.schema}” (this viewer is older or newer)`)
   }
   return { base, manifest }
 }
 
 /**
- * Opens an atlas: manifest and slim index.
+ * Opens an atlas. Its tables are read when they are needed; of one without parts, the index at once.
  * @param {SiteEntry} entry
  * @returns {Promise<Atlas>}
  */
 export async function openAtlas(entry) {
   const { base, manifest } = await openManifest(entry)
   const atlas = new Atlas(entry, base, manifest, { numRows: 0, columns: {} })
-  atlas.index = await fetchTable(base, 'index.parquet', atlas.expectedBytes)
-  const counted = manifest.counts?.neurons
-  if (counted !== undefined && counted !== atlas.index.numRows) {
-    throw new LoadError(`${base}index.parquet`, `${counted} neurons, as atlas.json says`, `${atlas.index.numRows} rows`)
-  }
+  if (!atlas.hasParts) await atlas.loadIndex()
   return atlas
 }

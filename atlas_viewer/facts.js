@@ -94,6 +94,7 @@ export function provenanceSection(atlas, row) {
     ],
     ['Alignment', row.alignment],
     ['Relevance', row.relevance],
+    ['Precision', row.precision],
     ['Optimization', steps],
     ['Variant', row.seed_value ? `${variantWords(row)} (${row.seed_value})` : variantWords(row)],
     ['Picture', row.image_path ? `${row.width_px} × ${row.height_px} px` : ''],

@@ -3,7 +3,7 @@
 import { fill, h, link } from './dom.js'
 import { columnTitle, formatCount } from './format.js'
 import { compareResults, formatRoute, TILE_SIZES } from './router.js'
-import { countValues, scoreColumns } from './search.js'
+import { scoreColumns } from './search.js'
 import { layerKind, methodTitle, STATUSES, statusWords } from './words.js'
 
 /**
@@ -20,8 +20,8 @@ import { layerKind, methodTitle, STATUSES, statusWords } from './words.js'
  */
 export function makeFilters(atlas, go) {
   const element = h('aside', { class: 'filters', 'aria-label': 'Filters' })
-  const layerCounts = countValues(atlas.index, 'layer')
-  const statusCounts = countValues(atlas.index, 'status')
+  /** @type {Record<string, number>} */
+  const statusCounts = atlas.manifest.counts ?? {}
   // Folded away on a narrow window, where the wall matters more; always open beside a wide one.
   const details = h('details', { class: 'filters-fold' })
   const wide = matchMedia('(min-width: 60rem)')
@@ -37,12 +37,8 @@ export function makeFilters(atlas, go) {
     const change = (/** @type {Partial<ListState>} */ part) =>
       formatRoute({ ...route, view: 'wall', list: { ...list, ...part } })
     const layers = [
-      { name: '', title: 'All layers', count: atlas.index.numRows },
-      ...atlas.layers.map((layer) => ({
-        name: layer.name,
-        title: layer.name,
-        count: layerCounts.get(layer.name) ?? 0,
-      })),
+      { name: '', title: 'All layers', count: atlas.numNeurons },
+      ...atlas.layers.map(({ name, num_neurons: count }) => ({ name, title: name, count })),
     ]
     const focused = details.contains(document.activeElement)
       ? /** @type {HTMLElement} */ (document.activeElement).dataset.keep
@@ -73,7 +69,7 @@ export function makeFilters(atlas, go) {
       h(
         'div',
         { role: 'group', 'aria-labelledby': 'filter-status', class: 'filter-list' },
-        STATUSES.filter((status) => statusCounts.has(status) || list.statuses.includes(status)).map((status) =>
+        STATUSES.filter((status) => statusCounts[status] || list.statuses.includes(status)).map((status) =>
           h(
             'label',
             { class: 'filter-item' },
@@ -85,7 +81,7 @@ export function makeFilters(atlas, go) {
                 go({ ...route, view: 'wall', list: { ...list, statuses: toggle(list.statuses, status) } }),
             }),
             statusLabel(status),
-            h('span', { class: 'filter-count' }, formatCount(statusCounts.get(status) ?? 0)),
+            h('span', { class: 'filter-count' }, formatCount(statusCounts[status] ?? 0)),
           ),
         ),
       ),
@@ -156,10 +152,10 @@ export function makeResultBar(atlas, go) {
   const count = h('p', { class: 'result-count' })
   const sort = h(
     'select',
-    { id: 'sort' },
+    { id: 'sort', 'aria-label': 'Sort by' },
     h('option', { value: '' }, 'Layer and unit'),
     h('option', { value: 'label' }, 'Label'),
-    ...scoreColumns(atlas.index).map((name) => h('option', { value: name }, columnTitle(name))),
+    ...(atlas.manifest.scores ?? scoreColumns(atlas.index)).map((/** @type {string} */ name) => h('option', { value: name }, columnTitle(name))),
   )
   const direction = h('button', { type: 'button', class: 'button' })
   const sizes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Tile size' })

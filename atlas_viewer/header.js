@@ -11,7 +11,7 @@ import { findNeuron } from './search.js'
  */
 
 /** ms after the last keystroke before the wall follows the search box. */
-const TYPING_PAUSE_MS = 120
+const TYPING_PAUSE_MS = 20
 
 const THEME_KEY = 'neuron-atlas-theme'
 
@@ -35,7 +35,8 @@ export function makeHeader(element, go, showHelp) {
   })
   const search = h(
     'div',
-    { class: 'search', role: 'search' },
+    // Comes with the other parts that an atlas has, so that none of them moves.
+    { class: 'search', role: 'search', hidden: true },
     h(
       'label',
       { class: 'visually-hidden', for: 'search' },
@@ -44,6 +45,7 @@ export function makeHeader(element, go, showHelp) {
     input,
     h('kbd', { 'aria-hidden': 'true' }, '/'),
   )
+  const map = h('a', { class: 'header-link', href: '#/', hidden: true }, 'Map')
   const about = h('a', { class: 'header-link', href: '#/about' }, 'About')
   const theme = h('button', { type: 'button', class: 'icon-button', onClick: switchTheme })
   const help = h(
@@ -51,7 +53,7 @@ export function makeHeader(element, go, showHelp) {
     { type: 'button', class: 'icon-button', 'aria-label': 'Help and keyboard', title: 'Help (?)', onClick: showHelp },
     '?',
   )
-  fill(element, brand, search, h('nav', { class: 'header-links', 'aria-label': 'Site' }, about, theme, help))
+  fill(element, brand, search, map, h('nav', { class: 'header-links', 'aria-label': 'Site' }, about, theme, help))
 
   /** @type {Route | null} */
   let route = null
@@ -65,10 +67,11 @@ export function makeHeader(element, go, showHelp) {
     typed = false
     if (!route || !atlas) return
     const list = {
-      ...(['wall', 'neuron', 'compare'].includes(route.view) ? route.list : emptyList()),
+      ...(['wall', 'neuron', 'compare', 'map'].includes(route.view) ? route.list : emptyList()),
       query: input.value.trim(),
     }
-    go({ ...route, view: 'wall', atlas: atlas.slug, list }, { replace })
+    // On the map the results are marked where they lie.
+    go({ ...route, view: route.view === 'map' ? 'map' : 'wall', atlas: atlas.slug, list }, { replace })
   }
   input.addEventListener('input', () => {
     typed = true
@@ -76,15 +79,18 @@ export function makeHeader(element, go, showHelp) {
     // On the wall the results follow the typing; elsewhere Enter leads there.
     if (route?.view === 'wall') timer = setTimeout(() => openWall(true), TYPING_PAUSE_MS)
   })
+  const openNeuron = async () => {
+    clearTimeout(timer)
+    const text = input.value
+    // Where the table cannot be read, the wall says why.
+    const neuron = atlas && (await findNeuron(atlas, text).catch(() => null))
+    if (input.value !== text) return
+    if (neuron && route && atlas) go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '' })
+    else openWall(route?.view === 'wall')
+  }
   input.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') {
-      const neuron = atlas && findNeuron(atlas, input.value)
-      if (neuron && route && atlas) {
-        clearTimeout(timer)
-        go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '' })
-      } else {
-        openWall(route?.view === 'wall')
-      }
+      openNeuron()
     } else if (event.key === 'Escape') {
       if (input.value) {
         input.value = ''
@@ -105,6 +111,9 @@ export function makeHeader(element, go, showHelp) {
       route = nextRoute
       atlas = nextAtlas
       search.hidden = !atlas
+      map.hidden = !atlas?.manifest.similar?.map
+      const neurons = nextRoute.view === 'neuron' ? [`${nextRoute.layer}:${nextRoute.unit}`] : []
+      map.href = formatRoute({ ...nextRoute, view: 'map', atlas: atlas?.slug ?? '', neurons, at: '' })
       about.href = formatRoute({ ...nextRoute, view: 'about', atlas: atlas?.slug ?? '', section: '' })
       // What is being typed is not overwritten by the address that an earlier keystroke made.
       if (!typed && (document.activeElement !== input || input.value.trim() !== nextRoute.list.query)) {
@@ -135,7 +144,7 @@ function brandMark() {
 }
 
 /** @returns {boolean} whether the page is dark now */
-function isDark() {
+export function isDark() {
   const chosen = document.documentElement.dataset.theme
   return chosen ? chosen === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
 }

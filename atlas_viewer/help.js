@@ -9,6 +9,7 @@ export const KEYS = [
   [['↑', '↓'], 'Move on the wall, once a tile has the focus'],
   [['Enter'], 'Open the tile'],
   [['Esc'], 'Back to the wall; clear the search'],
+  [['+', '−', '0'], 'Zoom the map, once it has the focus; arrows move it, Enter opens the middle'],
   [['t'], 'Transparency of the pictures'],
   [['c'], 'Compare the methods: of this neuron, or of the wall’s results'],
   [['1', '…', '5'], 'Answer, in a study'],

@@ -97,13 +97,9 @@ async function offerComparison(site, opening, place) {
 async function showPreview(opening, preview) {
   try {
     const { base, manifest } = await opening
-    const sheets = manifest.files
-      .map((/** @type {{path: string}} */ file) => file.path)
-      .filter((/** @type {string} */ path) => path.startsWith('sheets/'))
-    const names = manifest.layers.map((/** @type {{name: string}} */ layer) => layer.name)
-    const last =
-      sheets.find((/** @type {string} */ path) => path.startsWith(`sheets/${names[names.length - 1]}/`)) ?? sheets[0]
-    if (last) preview.append(picture({ url: (path) => resolvePath(base, path) }, last, { alternative: '' }))
+    const last = manifest.layers.at(-1)
+    const sheet = `sheets/${last?.name}/0000.webp`
+    if (last) preview.append(picture({ url: (path) => resolvePath(base, path) }, sheet, { alternative: '' }))
   } catch (error) {
     preview.append(h('span', { class: 'picture-message' }, error instanceof Error ? error.message : String(error)))
   }

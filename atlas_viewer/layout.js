@@ -92,9 +92,10 @@ export function layoutWall({ count, width, metrics, headingOf }) {
  * @param {WallLayout} layout
  * @param {number} top px
  * @param {number} bottom px
+ * @param {boolean} [wide] with the margin
  * @returns {[number, number]} first band, one past the last
  */
-export function visibleBands(layout, top, bottom) {
+export function visibleBands(layout, top, bottom, wide = true) {
   const { bands } = layout
   let first = firstBandBelow(bands, top)
   let last = first
@@ -103,6 +104,7 @@ export function visibleBands(layout, top, bottom) {
     tiles += bands[last].end - bands[last].start
     last++
   }
+  if (!wide) return [first, last]
   // The margin grows downwards first: that is where people scroll.
   const margin = bottom - top
   for (let step = 0; step < 2; step++) {

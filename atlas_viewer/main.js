@@ -1,19 +1,15 @@
 /**
  * The page: follows the address, opens atlases, shows one view at a time, keeps focus and scroll place, hears the keys.
- * Whatever fails is shown in words where the view would have been.
+ * Whatever fails is shown in words where the view would have been. The modules of the wall come with the page, those of
+ * the other views when they are first asked for.
  */
 
-import { aboutView } from './about.js'
-import { compareView } from './compare.js'
 import { LoadError, openAtlas, openSite } from './data.js'
 import { announce, fill, h, problem } from './dom.js'
 import { makeHeader } from './header.js'
 import { helpIsOpen, toggleHelp } from './help.js'
-import { homeView } from './home.js'
-import { neuronView } from './neuron.js'
 import { emptySiteView, unknownView } from './notfound.js'
 import { formatRoute, parseRoute } from './router.js'
-import { studyView } from './study.js'
 import { wallView } from './wall.js'
 
 /**
@@ -31,6 +27,16 @@ import { wallView } from './wall.js'
  * @property {(event: KeyboardEvent) => boolean} [onKey] whether the key was used
  * @property {() => void} [destroy]
  */
+
+/** The modules of the views, fetched when they are first asked for. */
+const MODULES = {
+  home: () => import('./home.js'),
+  about: () => import('./about.js'),
+  neuron: () => import('./neuron.js'),
+  map: () => import('./map.js'),
+  compare: () => import('./compare.js'),
+  study: () => import('./study.js'),
+}
 
 const content = /** @type {HTMLElement} */ (document.getElementById('content'))
 const header = makeHeader(/** @type {HTMLElement} */ (document.getElementById('header')), go, toggleHelp)
@@ -97,6 +103,8 @@ async function show({ keepPlace = false, restorePlace = false } = {}) {
   let next
   let route = parseRoute(hash)
   try {
+    // Its module is on its way while the atlas is opened; whether it came is asked where it is used.
+    if (Object.hasOwn(MODULES, route.view)) MODULES[/** @type {keyof MODULES} */ (route.view)]().catch(() => {})
     const sites = await openSiteOnce()
     // A site with one atlas opens it at once.
     if (route.view === 'home' && sites.length === 1) route = { ...route, view: 'wall', atlas: sites[0].slug }
@@ -126,18 +134,25 @@ async function show({ keepPlace = false, restorePlace = false } = {}) {
  * @returns {Promise<View>}
  */
 async function makeView(route, atlas, sites) {
-  if (route.view === 'home') return sites.length ? homeView(sites) : emptySiteView()
-  if (route.view === 'about') return aboutView(atlas, route.section)
-  if (route.view === 'wall' && atlas) return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1 })
-  if (route.view === 'compare' && atlas) return compareView({ atlas, route, go })
-  if (route.view === 'study' && atlas) return studyView({ atlas, route, go })
+  if (route.view === 'home') return sites.length ? (await MODULES.home()).homeView(sites) : emptySiteView()
+  if (route.view === 'about') return (await MODULES.about()).aboutView(atlas, route.section)
+  if (route.view === 'wall' && atlas) {
+    return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1, fail: showFailure })
+  }
   if (route.view === 'neuron' && atlas) {
-    const neuron = await neuronView({ atlas, route, go })
+    const { neuronView } = await MODULES.neuron()
+    const neuron = await neuronView({ atlas, route, go, sites })
     if (neuron) {
       lastNeuron = { layer: route.layer, unit: route.unit }
       return neuron
     }
   }
+  if (route.view === 'map' && atlas) return (await MODULES.map()).mapView({ atlas, route, go })
+  if (route.view === 'compare' && atlas) {
+    return (await MODULES.compare()).compareView({ atlas, route, go, sites, open: openAtlasOnce })
+  }
+  await atlas?.loadIndex() // what follows looks through it
+  if (route.view === 'study' && atlas) return (await MODULES.study()).studyView({ atlas, route, go })
   return unknownView(route, atlas, sites)
 }
 
@@ -161,9 +176,7 @@ async function place(next, route, { keepPlace, restorePlace, hash }) {
   try {
     await next.mounted?.()
   } catch (error) {
-    next.destroy?.()
-    view = failureView(error)
-    fill(content, view.element)
+    showFailure(error)
     return
   }
   if (view !== next) return
@@ -180,6 +193,16 @@ async function place(next, route, { keepPlace, restorePlace, hash }) {
     next.restored?.()
     lastNeuron = null
   }
+}
+
+/**
+ * Puts what went wrong in the place of the view.
+ * @param {unknown} error
+ */
+function showFailure(error) {
+  view?.destroy?.()
+  view = failureView(error)
+  fill(content, view.element)
 }
 
 /**

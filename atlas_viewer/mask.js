@@ -1,5 +1,7 @@
 /** The transparency of a picture: parts that never mattered to the optimization fade away. */
 
+import { pictureAddress } from './pictures.js'
+
 /**
  * Shows a picture through its mask. The mask is loaded before it is applied, because a missing mask image would hide
  * the whole picture without a word.
@@ -17,9 +19,7 @@ export function showMask(atlas, path, frame, failed) {
     frame.querySelector('img')?.style.setProperty('mask-image', `url("${mask.src}")`)
     frame.classList.add('picture-masked')
   })
-  try {
-    mask.src = atlas.url(path)
-  } catch {
-    fail()
-  }
+  pictureAddress(atlas, path).then((address) => {
+    mask.src = address
+  }, fail)
 }

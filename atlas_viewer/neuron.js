@@ -6,8 +6,10 @@ import { examplesSection } from './examples.js'
 import { activationSection, provenanceSection, scoresSection } from './facts.js'
 import { statusLabel } from './filters.js'
 import { commonLabels, formatCount, plural } from './format.js'
-import { positionOf, resultList } from './results.js'
+import { prefetchPicture } from './pictures.js'
+import { neighborList, positionOf, resultList } from './results.js'
 import { compareNeuron, formatRoute } from './router.js'
+import { similarSection } from './similar.js'
 import { neuronRows, variantName } from './variants.js'
 import { variantsSection, visualizationFigure } from './visualization.js'
 import { layerKind, statusWords } from './words.js'
@@ -24,12 +26,13 @@ import { layerKind, statusWords } from './words.js'
  * @param {Atlas} options.atlas
  * @param {Route} options.route
  * @param {Go} options.go
+ * @param {import('./data.js').SiteEntry[]} options.sites the atlases of the site
  * @returns {Promise<import('./main.js').View | null>} null when the atlas has no such neuron
  */
-export async function neuronView({ atlas, route, go }) {
+export async function neuronView({ atlas, route, go, sites }) {
   const layer = atlas.layer(route.layer)
   if (!layer) return null
-  const rows = neuronRows(await atlas.layerTable(layer), route.unit)
+  const rows = neuronRows(await atlas.neuronTable(layer, route.unit), route.unit)
   if (!rows.length) return null
   // The list's method chooses the picture unless the address names a variant.
   const row =
@@ -39,6 +42,7 @@ export async function neuronView({ atlas, route, go }) {
   const name = `${layer.name}:${route.unit}`
   const title = row.label || name
   const neighbors = await findNeighbors(atlas, route)
+  const beside = sites.find(({ slug }) => slug !== atlas.slug)?.slug
 
   const element = h(
     'article',
@@ -54,7 +58,12 @@ export async function neuronView({ atlas, route, go }) {
         h('p', { class: 'neuron-kind' }, kindWords(layer, row, name)),
         statusNotice(row),
       ),
-      atlas.methods.length > 1 && compareLink(route),
+      h(
+        'div',
+        { class: 'neuron-compare' },
+        atlas.methods.length > 1 && compareLink(route),
+        beside && link(formatRoute({ ...compareNeuron(route), beside }), { class: 'button' }, 'Compare models'),
+      ),
     ),
     h(
       'div',
@@ -63,6 +72,7 @@ export async function neuronView({ atlas, route, go }) {
       h('div', { class: 'neuron-beside' }, examplesSection(atlas, row, title)),
     ),
     variantsSection({ atlas, rows, shown: row, name: title, route }),
+    similarSection(atlas, route),
     h('div', { class: 'neuron-facts' }, activationSection(row, layer), scoresSection(atlas, row)),
     h('div', { class: 'neuron-more' }, provenanceSection(atlas, row), disclosures({ atlas, row, name: title })),
   )
@@ -109,7 +119,8 @@ export async function neuronView({ atlas, route, go }) {
  */
 async function findNeighbors(atlas, route) {
   let list = route.list
-  let results = await resultList(atlas, list)
+  const layer = /** @type {LayerInfo} */ (atlas.layer(route.layer))
+  let results = await neighborList(atlas, list, layer, route.unit)
   let position = positionOf(results, route.layer, route.unit)
   let place = list.query || list.layer || list.statuses.length ? 'results' : 'neurons'
   if (position < 0) {
@@ -118,7 +129,7 @@ async function findNeighbors(atlas, route) {
     position = positionOf(results, route.layer, route.unit)
     place = `in ${route.layer} (not among your results)`
   }
-  const { table, rows } = results
+  const { table, rows, before, count } = results
   /** @param {number} at @returns {Neighbor | null} */
   const neighbor = (at) => {
     if (position < 0 || at < 0 || at >= rows.length) return null
@@ -132,18 +143,13 @@ async function findNeighbors(atlas, route) {
   return {
     previous: neighbor(position - 1),
     next: neighbor(position + 1),
-    place: position < 0 ? '' : `${formatCount(position + 1)} of ${formatCount(rows.length)} ${place}`,
+    place: position < 0 ? '' : `${formatCount(before + position + 1)} of ${formatCount(count)} ${place}`,
   }
 }
 
 /** @param {Atlas} atlas @param {Neighbor | null} neighbor */
 function prefetch(atlas, neighbor) {
-  if (!neighbor?.imagePath) return
-  try {
-    new Image().src = atlas.url(neighbor.imagePath)
-  } catch {
-    // A refused path is reported on the neuron's own page.
-  }
+  if (neighbor?.imagePath) prefetchPicture(atlas, neighbor.imagePath)
 }
 
 /**

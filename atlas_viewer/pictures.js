@@ -1,12 +1,71 @@
 /** Pictures of an atlas. One that is missing, broken or refused says so in words, in its own place. */
 
 import { fill, h } from './dom.js'
+import { fetchBytes, LoadError } from './files.js'
+import { Packs } from './packs.js'
 
 /**
  * What turns a path of a table into an address; an atlas does.
  * @typedef {object} Resolver
  * @property {(path: string) => string} url throws for a path that is not plain
+ * @property {string} [base] URL of the folder that paths are relative to, if it is packed
+ * @property {boolean} [packed] whether pictures lie in archives
  */
+
+/** @type {WeakMap<Resolver, Packs>} */
+const packsOfAtlas = new WeakMap()
+
+/**
+ * The archives of an atlas, if this picture lies in one.
+ * @param {Resolver} atlas
+ * @param {string} path
+ * @returns {Packs | null}
+ */
+function packsFor(atlas, path) {
+  if (!atlas.packed) return null
+  let packs = packsOfAtlas.get(atlas)
+  if (!packs) {
+    packs = new Packs(atlas.base ?? '')
+    packsOfAtlas.set(atlas, packs)
+  }
+  return packs.holds(path) ? packs : null
+}
+
+/**
+ * An address for an <img> or a mask: of the file, or of a picture in memory if it lies in an archive.
+ * @param {Resolver} atlas
+ * @param {string} path
+ * @returns {Promise<string>} rejected for a path that is not plain, or with what came instead of the picture
+ */
+export async function pictureAddress(atlas, path) {
+  const plain = atlas.url(path)
+  return packsFor(atlas, path)?.address(path) ?? plain
+}
+
+/**
+ * The bytes of a picture.
+ * @param {Resolver} atlas
+ * @param {string} path
+ * @returns {Promise<ArrayBuffer>}
+ */
+export async function pictureBytes(atlas, path) {
+  const plain = atlas.url(path)
+  return packsFor(atlas, path)?.read(path) ?? fetchBytes(plain, 'a picture')
+}
+
+/**
+ * Loads a picture that will be wanted soon. What fails is said where it is shown.
+ * @param {Resolver} atlas
+ * @param {string} path
+ */
+export function prefetchPicture(atlas, path) {
+  pictureAddress(atlas, path).then(
+    (address) => {
+      new Image().src = address
+    },
+    () => {},
+  )
+}
 
 /**
  * A picture, or words in its place.
@@ -21,17 +80,58 @@ import { fill, h } from './dom.js'
 export function picture(atlas, path, { alternative, attributes = {}, lazy = true }) {
   const image = h('img', { alt: alternative, decoding: 'async', loading: lazy ? 'lazy' : 'eager', ...attributes })
   const frame = h('span', { class: 'picture' }, image)
+  const packs = packsFor(atlas, path)
   image.addEventListener('error', () => {
     showMissing(frame, 'Picture missing', path)
     frame.title = `Expected an image at ${path} on ${location.host}, but it could not be loaded.`
   })
   try {
-    image.src = atlas.url(path)
+    const address = atlas.url(path)
+    if (!packs) image.src = address
+    else if (lazy) whenNear(frame, () => showPacked(packs, path, frame, image))
+    else showPacked(packs, path, frame, image)
   } catch {
     showMissing(frame, 'Picture refused, its path is not plain', path)
   }
   return frame
 }
+
+/**
+ * @param {Packs} packs
+ * @param {string} path
+ * @param {HTMLElement} frame
+ * @param {HTMLImageElement} image
+ */
+async function showPacked(packs, path, frame, image) {
+  try {
+    image.src = await packs.address(path)
+  } catch (error) {
+    showMissing(frame, 'Picture missing', error instanceof LoadError ? error.message : path)
+    frame.title = error instanceof Error ? error.message : String(error)
+  }
+}
+
+/** Runs once an element comes near the window, as `loading="lazy"` does for images with an address. */
+const whenNear = (() => {
+  /** @type {WeakMap<Element, () => void>} */
+  const waiting = new WeakMap()
+  /** @type {IntersectionObserver | null} */
+  let observer = null
+  /** @param {IntersectionObserverEntry[]} entries */
+  const look = (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue
+      observer?.unobserve(target)
+      waiting.get(target)?.()
+      waiting.delete(target)
+    }
+  }
+  return (/** @type {Element} */ element, /** @type {() => void} */ run) => {
+    observer ??= new IntersectionObserver(look, { rootMargin: '600px' })
+    waiting.set(element, run)
+    observer.observe(element)
+  }
+})()
 
 /**
  * @param {HTMLElement} frame

@@ -1,6 +1,6 @@
 /** The result list of a wall, remembered, so that previous and next on a neuron page walk the same list. */
 
-import { selectRows } from './search.js'
+import { hasTerms, selectRows } from './search.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -10,7 +10,13 @@ import { selectRows } from './search.js'
  * @typedef {object} Results
  * @property {Table} table the slim index, or its like for another method
  * @property {number[]} rows of the table, in order
+ * @property {number} total neurons that were looked through
+ * @property {number} before results that come before the first of `rows`; 0 but for `neighborList`
+ * @property {number} count of results; more than `rows` only in `neighborList` and `firstResults`
  */
+
+/** Rows that the beginning of a wall needs: more than fit into a window, whatever its size. */
+const BEGINNING = 256
 
 /** @type {{atlas: Atlas, key: string, results: Promise<Results>} | null} */
 let latest = null
@@ -39,7 +45,65 @@ export function resultList(atlas, list) {
  */
 async function findResults(atlas, list) {
   const table = await listTable(atlas, list)
-  return { table, rows: selectRows(table, list) }
+  if (hasTerms(list.query) && !table.labels) await addLabels(atlas, list, table)
+  const rows = selectRows(table, list)
+  const total = table.columns.sheet_path ? atlas.numNeurons : table.numRows
+  return { table, rows, total, before: 0, count: rows.length }
+}
+
+/**
+ * Gives a table the labels of its neurons' exemplars.
+ * @param {Atlas} atlas
+ * @param {ListState} list that the table is of
+ * @param {Table} table the index, or a layer's part of it
+ */
+export async function addLabels(atlas, list, table) {
+  if (table.columns.top_labels) return
+  const labels = await atlas.loadLabels()
+  if (labels) table.labels = { ...labels, first: table === atlas.index ? 0 : atlas.offsetOf(list.layer) }
+}
+
+/** Whether a list is all neurons of the atlas in its own order. @param {ListState} list @returns {boolean} */
+function isWhole(list) {
+  return !list.query && !list.layer && !list.statuses.length && !list.method && !list.sort
+}
+
+/**
+ * The beginning of a result list that needs no search, while the index is still on its way; null for another list.
+ * @param {Atlas} atlas
+ * @param {ListState} list
+ * @returns {Promise<Results> | null}
+ */
+export function firstResults(atlas, list) {
+  if (!isWhole(list) || !atlas.hasParts || atlas.indexLoaded) return null
+  return atlas.beginning(BEGINNING).then((table) => ({
+    table,
+    rows: Array.from({ length: table.numRows }, (_, row) => row),
+    total: atlas.numNeurons,
+    before: 0,
+    count: atlas.numNeurons,
+  }))
+}
+
+/**
+ * The result list around one neuron: of all neurons of a large atlas only those of its layer, while the index is not
+ * there and both neighbors lie in the layer.
+ * @param {Atlas} atlas
+ * @param {ListState} list
+ * @param {import('./data.js').LayerInfo} layer
+ * @param {number} unit
+ * @returns {Promise<Results>}
+ */
+export async function neighborList(atlas, list, layer, unit) {
+  if (isWhole(list) && atlas.hasParts && !atlas.indexLoaded) {
+    const results = await resultList(atlas, { ...list, layer: layer.name })
+    const before = atlas.offsetOf(layer.name)
+    const position = positionOf(results, layer.name, unit)
+    const hasPrevious = position > 0 || before === 0
+    const hasNext = position + 1 < results.count || before + results.count === atlas.numNeurons
+    if (position >= 0 && hasPrevious && hasNext) return { ...results, before, count: atlas.numNeurons }
+  }
+  return resultList(atlas, list)
 }
 
 /** @type {WeakMap<Atlas, Map<string, Promise<Table>>>} */
@@ -50,10 +114,10 @@ const methodTables = new WeakMap()
  * @param {ListState} list
  * @returns {Promise<Table>}
  */
-function listTable(atlas, list) {
-  if (!list.method || atlas.index.columns.method.every((method) => method === list.method)) {
-    return Promise.resolve(atlas.index)
-  }
+async function listTable(atlas, list) {
+  const layer = list.layer ? atlas.layer(list.layer) : undefined
+  const index = layer && !atlas.indexLoaded ? await atlas.layerIndex(layer) : await atlas.loadIndex()
+  if (!list.method || index.columns.method.every((/** @type {string} */ method) => method === list.method)) return index
   const layers = list.layer ? atlas.layers.filter((layer) => layer.name === list.layer) : atlas.layers
   const tables = methodTables.get(atlas) ?? new Map()
   methodTables.set(atlas, tables)

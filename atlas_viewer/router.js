@@ -7,6 +7,9 @@
  *   #/atlas/SLUG/LAYER/UNIT?q=…&…       one neuron, and the result list it belongs to
  *   #/compare/SLUG?q=…&layer=…&from=…   the methods side by side, for the neurons of a result list
  *   #/compare/SLUG?n=LAYER:UNIT,…       the same for the neurons named
+ *   #/compare/SLUG?…&with=SLUG&m=…      either beside those of another atlas, or others of the same; m names the second
+ *                                       of each pair, or leaves it empty for the one that stands for the first
+ *   #/map/SLUG?q=…&n=LAYER:UNIT&at=…    the map at a place (x,y,zoom); the result list and a neuron are marked
  *   #/study/SLUG?q=…&n=…&tasks=…&…      a study of the pictures of a result list, or of the neurons named, to be started
  *   #/study/SLUG/SESSION                the answers of one rater; it says nothing of methods, because raters see it
  */
@@ -32,7 +35,7 @@
  * @property {string} rater name or pseudonym
  *
  * @typedef {object} Route
- * @property {'home' | 'about' | 'wall' | 'neuron' | 'compare' | 'study' | 'unknown'} view
+ * @property {'home' | 'about' | 'wall' | 'neuron' | 'compare' | 'map' | 'study' | 'unknown'} view
  * @property {string} atlas slug, '' when none
  * @property {string} layer of the neuron
  * @property {number} unit of the neuron
@@ -41,7 +44,11 @@
  * @property {string} variant METHOD:SEED shown large on the neuron page, '' for the first
  * @property {boolean} transparency whether the neuron's picture is masked
  * @property {string} zoom '' (fitted) or 'native'
- * @property {string[]} neurons LAYER:UNIT each, compared or studied instead of the result list when there are any
+ * @property {string[]} neurons LAYER:UNIT each, compared or studied instead of the result list when there are any; on the
+ *   map, the first is marked
+ * @property {string} beside slug of the atlas in the second pane of a comparison, '' for the methods of one side by side
+ * @property {string[]} others LAYER:UNIT each, the second of each pair with `neurons`; '' for the one that stands for it
+ * @property {string} at x,y,zoom of the map, '' for all of it
  * @property {number} from place in the list of the first neuron compared, from 1 on
  * @property {string} section of the about page to begin at, '' for its beginning
  * @property {StudyState} study
@@ -78,7 +85,10 @@ export function makeRoute(parts = {}) {
     transparency: false,
     zoom: '',
     neurons: [],
+    beside: '',
+    others: [],
     from: 1,
+    at: '',
     section: '',
     study: emptyStudy(),
     session: '',
@@ -105,7 +115,12 @@ export function parseRoute(hash) {
     return { ...route, view: 'about', atlas: parameters.get('atlas') ?? '', section }
   }
   if (segments[0] === 'compare' && segments.length === 2) {
-    return { ...route, ...readComparison(parameters), view: 'compare', atlas: segments[1] }
+    const pairs = { beside: parameters.get('with') ?? '', others: parameters.get('m')?.split(',') ?? [] }
+    return { ...route, ...readComparison(parameters), ...pairs, view: 'compare', atlas: segments[1] }
+  }
+  if (segments[0] === 'map' && segments.length === 2) {
+    const { neurons } = readComparison(parameters)
+    return { ...route, neurons, at: parameters.get('at') ?? '', view: 'map', atlas: segments[1] }
   }
   if (segments[0] === 'study' && segments.length === 3) {
     return makeRoute({ address, view: 'study', atlas: segments[1], session: segments[2] })
@@ -164,7 +179,7 @@ export function formatRoute(route) {
   if (route.view === 'study' && route.session)
     return `#/study/${[route.atlas, route.session].map(encodeURIComponent).join('/')}`
   const parameters = writeParameters(route)
-  const segments = [route.view === 'compare' || route.view === 'study' ? route.view : 'atlas', route.atlas]
+  const segments = [['compare', 'map', 'study'].includes(route.view) ? route.view : 'atlas', route.atlas]
   if (route.view === 'neuron') segments.push(route.layer, String(route.unit))
   const search = String(parameters)
   return `#/${segments.map(encodeURIComponent).join('/')}${search ? `?${search}` : ''}`
@@ -247,7 +262,7 @@ function writeParameters(route) {
     if (route.variant) parameters.set('show', route.variant)
     if (route.zoom) parameters.set('zoom', route.zoom)
   }
-  if ((route.view === 'compare' || route.view === 'study') && route.neurons.length) {
+  if (['compare', 'map', 'study'].includes(route.view) && route.neurons.length) {
     parameters.set('n', route.neurons.join(','))
   }
   if (route.view === 'study') {
@@ -257,6 +272,11 @@ function writeParameters(route) {
     if (items) parameters.set('items', String(items))
     if (seed >= 0) parameters.set('seed', String(seed))
     if (rater) parameters.set('rater', rater)
+  }
+  if (route.view === 'map' && route.at) parameters.set('at', route.at)
+  if (route.view === 'compare' && route.beside) {
+    parameters.set('with', route.beside)
+    if (route.others.some(Boolean)) parameters.set('m', route.others.join(','))
   }
   if (route.view === 'compare' && route.from > 1) parameters.set('from', String(route.from))
   if ((route.view === 'neuron' || route.view === 'compare') && route.transparency) parameters.set('transparency', '1')

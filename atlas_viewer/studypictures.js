@@ -4,8 +4,7 @@
  * The browser's developer tools still list the requests.
  */
 
-import { fetchBytes } from './data.js'
-import { croppedPicture, picture } from './pictures.js'
+import { croppedPicture, picture, pictureBytes } from './pictures.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
@@ -31,7 +30,7 @@ export async function loadPictures(atlas, question) {
   try {
     await Promise.all(
       paths.map(async (path) => {
-        const bytes = await fetchBytes(atlas.url(path), 'a picture')
+        const bytes = await pictureBytes(atlas, path)
         addresses.set(path, URL.createObjectURL(new Blob([bytes], { type: 'image/webp' })))
       }),
     )

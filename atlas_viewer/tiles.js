@@ -8,6 +8,7 @@ import { statusLabel } from './filters.js'
 import { formatScore } from './format.js'
 import { croppedPicture, picture } from './pictures.js'
 import { formatRoute } from './router.js'
+import { labelsOf } from './search.js'
 import { methodTitle, statusWords } from './words.js'
 
 /**
@@ -46,7 +47,7 @@ export function tileLink(atlas, { table, rows }, position, route) {
         { class: 'tile-caption' },
         h('span', { class: 'tile-name' }, label || (route.list.layer || !route.list.sort ? `unit ${unit}` : name)),
         score && h('span', { class: 'tile-score' }, score),
-        route.size === 'large' && h('span', { class: 'tile-detail' }, label ? name : value('top_labels') || name),
+        route.size === 'large' && h('span', { class: 'tile-detail' }, label ? name : labelsOf(table, row) || name),
       ),
   )
 }
@@ -88,6 +89,6 @@ function tilePicture(atlas, value, size, alternative) {
  * @returns {string}
  */
 function scoreText(atlas, column, score) {
-  if (!column || typeof score !== 'number') return ''
+  if (!column || !Number.isFinite(score)) return ''
   return formatScore(score, atlas.manifest.columns?.[column]?.unit ?? '')
 }

@@ -79,7 +79,7 @@ export function visualizationFigure({ atlas, row, name, route, go }) {
             type: 'button',
             class: 'button',
             'aria-pressed': String(native),
-            'aria-label': `Native pixels, ${width} × ${height}`,
+            'aria-label': `1:1, native pixels, ${width} × ${height}`,
             title: `Native pixels, ${width} × ${height}`,
             dataset: { keep: 'native' },
             onClick: () => press({ zoom: native ? '' : 'native' }),

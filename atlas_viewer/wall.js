@@ -8,7 +8,7 @@ import { makeFilters, makeResultBar } from './filters.js'
 import { joinWords, plural } from './format.js'
 import { bandOf, layoutWall, movePosition, tileMetrics, visibleBands } from './layout.js'
 import { emptyWall } from './notfound.js'
-import { positionOf, resultList } from './results.js'
+import { addLabels, firstResults, positionOf, resultList } from './results.js'
 import { compareResults } from './router.js'
 import { tileLink } from './tiles.js'
 import { layerKind, methodTitle } from './words.js'
@@ -22,6 +22,9 @@ import { layerKind, methodTitle } from './words.js'
  * @typedef {import('./filters.js').Go} Go
  */
 
+/** ms after which the index is fetched even if pictures of the window are still on their way. */
+const PICTURES_FIRST_MS = 1500
+
 /** The bar that stays at the top of the window, with a little air. */
 const HEADER_HEIGHT_PX = 72
 
@@ -32,9 +35,10 @@ const HEADER_HEIGHT_PX = 72
  * @param {Go} options.go
  * @param {{layer: string, unit: number} | null} options.lastNeuron the neuron the reader comes back from
  * @param {boolean} options.several whether the site has other atlases
+ * @param {(error: unknown) => void} options.fail shows what could not be read after the view was
  * @returns {Promise<import('./main.js').View>}
  */
-export async function wallView({ atlas, route, go, lastNeuron, several }) {
+export async function wallView({ atlas, route, go, lastNeuron, several, fail }) {
   const filters = makeFilters(atlas, go)
   const bar = makeResultBar(atlas, go)
   const tiles = h('ul', { class: 'wall', 'aria-label': 'Neurons' })
@@ -51,9 +55,13 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
     ),
   )
 
+  // In the page with all their parts from its first frame on, so that nothing moves.
+  filters.update(route)
+  bar.update(route, '')
+
   let current = route
   /** @type {Results} */
-  let results = { table: atlas.index, rows: [] }
+  let results = { table: atlas.index, rows: [], total: 0, before: 0, count: 0 }
   /** @type {WallLayout} */
   let layout = layoutWall({ count: 0, width: 1, metrics: tileMetrics('medium', 1), headingOf: null })
   let arrangedWidth = 0
@@ -65,20 +73,44 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
   /** @param {Route} next */
   async function update(next) {
     current = next
-    const found = await resultList(atlas, next.list)
+    const found = await ((lastNeuron ? null : firstResults(atlas, next.list)) ?? resultList(atlas, next.list))
+    if (!found.count) await atlas.loadIndex() // the nearest neurons are looked for in it
     if (current !== next) return
     results = found
     active = 0
     filters.update(next)
-    const count = plural(results.rows.length, 'neuron')
-    const partial = results.rows.length !== results.table.numRows
-    bar.update(next, partial ? `${count} of ${results.table.numRows.toLocaleString('en-US')}` : count)
+    const count = plural(results.count, 'neuron')
+    const partial = results.count !== results.total
+    bar.update(next, partial ? `${count} of ${results.total.toLocaleString('en-US')}` : count)
     announce(`${count} found`)
-    fill(message, results.rows.length ? null : emptyWall(atlas, next))
+    fill(message, results.count ? null : emptyWall(atlas, next))
     arrange()
     // Other results begin at their beginning, even for a reader who had scrolled down.
     const barTop = bar.element.getBoundingClientRect().top - HEADER_HEIGHT_PX
     if (barTop < 0) scrollBy(0, barTop)
+  }
+
+  /**
+   * Fetches the rest once the pictures of the window are there: the index, if only the beginning of it was needed, and
+   * the labels, so that the first search finds them here.
+   */
+  async function complete() {
+    await picturesShown(tiles)
+    try {
+      await atlas.loadIndex()
+      const shown = current
+      if (results.rows.length < results.count) {
+        const found = await resultList(atlas, shown.list)
+        if (current !== shown) return
+        results = found // the same neurons in the same places: what is in the page stays
+        draw()
+      }
+      await addLabels(atlas, shown.list, atlas.index)
+    } catch (error) {
+      fail(error)
+    } finally {
+      element.dataset.complete = '' // for those who wait for it: tests and benchmarks
+    }
   }
 
   /** Computes the layout anew: other results, another width, another size of tiles. */
@@ -86,25 +118,32 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
     const width = tiles.clientWidth
     if (!width) return
     arrangedWidth = width
-    const { table, rows } = results
+    const { table, rows, count } = results
     const grouped = !current.list.sort && !current.list.layer && atlas.layers.length > 1
+    const complete = rows.length === count
+    const layerOf = complete ? (/** @type {number} */ position) => table.columns.layer[rows[position]] : layersInOrder(atlas)
     layout = layoutWall({
-      count: rows.length,
+      count,
       width,
       metrics: tileMetrics(current.size, innerWidth),
-      headingOf: grouped ? (position) => table.columns.layer[rows[position]] : null,
+      headingOf: grouped ? layerOf : null,
     })
     tiles.style.height = `${layout.height}px`
     tiles.dataset.size = current.size
     tiles.replaceChildren()
     drawn = new Map()
-    draw()
+    // What one sees first, so that it is there in the next frame; then the margin around it.
+    draw(false)
+    requestAnimationFrame(() => setTimeout(() => tiles.isConnected && draw()))
   }
 
-  /** Puts the tiles near the window into the page and takes the others out. */
-  function draw() {
+  /**
+   * Puts the tiles near the window into the page and takes the others out.
+   * @param {boolean} [wide] those of the margin too
+   */
+  function draw(wide = true) {
     const top = -tiles.getBoundingClientRect().top
-    const [first, last] = visibleBands(layout, top, top + innerHeight)
+    const [first, last] = visibleBands(layout, top, top + innerHeight, wide)
     /** @type {Map<string, HTMLElement>} */
     const wanted = new Map()
     const focused = document.activeElement
@@ -113,7 +152,8 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
     for (let number = first; number < last; number++) {
       const band = layout.bands[number]
       if (band.heading) keep(`h${number}`, () => headingElement(band))
-      for (let position = band.start; position < band.end; position++) {
+      // Tiles of rows that are still on their way have their room, and come with them.
+      for (let position = band.start; position < Math.min(band.end, results.rows.length); position++) {
         keep(`t${position}`, () => tileElement(position, band))
       }
     }
@@ -143,7 +183,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
       'li',
       {
         class: 'tile',
-        'aria-setsize': results.rows.length,
+        'aria-setsize': results.count,
         'aria-posinset': position + 1,
         style: { top: `${top}px`, left: `${column * (tileWidth + metrics.gap)}px`, width: `${tileWidth}px` },
       },
@@ -196,7 +236,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
       focusTile(active, 'nearest')
       return true
     }
-    focusTile(movePosition(layout, active, key, results.rows.length), 'nearest')
+    focusTile(movePosition(layout, active, key, results.count), 'nearest')
     return true
   }
 
@@ -220,6 +260,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
       await update(current)
       addEventListener('scroll', onScroll, { passive: true })
       observer.observe(element)
+      complete()
     },
     restored() {
       const position = lastNeuron ? positionOf(results, lastNeuron.layer, lastNeuron.unit) : -1
@@ -236,6 +277,42 @@ export async function wallView({ atlas, route, go, lastNeuron, several }) {
       observer.disconnect()
     },
   }
+}
+
+/**
+ * The layer at a position of all neurons in the order of the atlas, known without the index.
+ * @param {Atlas} atlas
+ * @returns {(position: number) => string}
+ */
+function layersInOrder(atlas) {
+  let number = 0
+  let [start, end] = [0, atlas.layers[0]?.num_neurons ?? 0]
+  return (position) => {
+    if (position < start) [number, start, end] = [0, 0, atlas.layers[0].num_neurons]
+    while (position >= end) {
+      number++
+      ;[start, end] = [end, end + atlas.layers[number].num_neurons]
+    }
+    return atlas.layers[number].name
+  }
+}
+
+/**
+ * Waits for the pictures in the window, or for PICTURES_FIRST_MS.
+ * @param {HTMLElement} tiles
+ * @returns {Promise<unknown>}
+ */
+function picturesShown(tiles) {
+  const images = [...tiles.querySelectorAll('img')].filter((image) => image.getBoundingClientRect().top < innerHeight)
+  const loaded = images.map(
+    (image) =>
+      image.complete ||
+      new Promise((resolve) => {
+        image.addEventListener('load', resolve, { once: true })
+        image.addEventListener('error', resolve, { once: true })
+      }),
+  )
+  return Promise.race([Promise.all(loaded), new Promise((resolve) => setTimeout(resolve, PICTURES_FIRST_MS))])
 }
 
 /** @param {Atlas} atlas @param {string} layer @param {number} count @returns {string} */
@@ -267,7 +344,7 @@ function introduction(atlas, several) {
     h(
       'p',
       { class: 'lead' },
-      `What excites ${plural(counts.neurons ?? atlas.index.numRows, 'neuron')} in ${plural(atlas.layers.length, 'layer')} of `,
+      `What excites ${plural(atlas.numNeurons, 'neuron')} in ${plural(atlas.layers.length, 'layer')} of `,
       h('span', { class: 'code' }, model.name ?? ''),
       methods ? `, pictured with ${methods}.` : '.',
       photographs,

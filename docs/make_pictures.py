@@ -1,13 +1,15 @@
 """The README's pictures, made from a demo atlas: `python docs/make_pictures.py demo-atlas`.
 
-docs/demo-wall.png: the viewer's wall in headless Chromium. docs/demo-sheet.webp: every visualization by the first
-method over the photograph that excites its neuron most. docs/demo-methods.webp: the neurons that every method was asked
-for, a row per method.
+docs/view-….webp: the viewer in headless Chromium, on a desktop and on phones. docs/demo-sheet.webp: every
+visualization by the first method over the photograph that excites its neuron most. docs/demo-methods.webp: the neurons
+that every method was asked for, a row per method.
 """
 
+import io
 import shutil
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +23,61 @@ from pipeline.tables import read_rows
 
 DOCS = Path(__file__).parent
 TILE_PX, TEXT_PX, COLUMNS = 150, 18, 8
+WIDTH_PX, VIEW_QUALITY = 800, 70  # five such pictures take less than 200 kB
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+# Name → address, what is there once it is drawn, window, colors.
+VIEWS = {
+    "wall": ("#/atlas/lite0-demo?layer=classifier", ".tile img", DESKTOP, "light"),
+    "neuron": ("#/atlas/lite0-demo/classifier/483", ".stage img", DESKTOP, "dark"),
+    "map": ("#/map/lite0-demo", ".map-near img", DESKTOP, "light"),
+    "compare": ("#/compare/lite0-demo?layer=classifier", ".compare-cell img", DESKTOP, "dark"),
+    "phone-neuron": ("#/atlas/lite0-demo/blocks.5/88", ".stage img", PHONE, "light"),
+    "phone-map": ("#/map/lite0-demo", ".map-near img", PHONE, "dark"),
+    "phone-compare": ("#/compare/lite0-demo?n=classifier:483", ".compare-cell img", PHONE, "light"),
+}
 
 
 def main() -> None:
     folder = sys.argv[1]
-    screenshot_wall(folder, DOCS / "demo-wall.png")
+    for name, picture in screenshots(folder):
+        picture.save(DOCS / f"view-{name}.webp", quality=VIEW_QUALITY, method=6)
     contact_sheet(Root.open(folder)).save(DOCS / "demo-sheet.webp", quality=80)
     methods_sheet(Root.open(folder)).save(DOCS / "demo-methods.webp", quality=80)
 
 
-def screenshot_wall(folder: str, out: Path) -> None:
-    """Save the wall of the classes as people see it."""
+def screenshots(folder: str) -> Iterator[tuple[str, Image.Image]]:
+    """(name, picture) of the views as people see them, the phones' in one picture."""
     server = make_server(folder, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser_path = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.goto(f"http://127.0.0.1:{server.server_address[1]}/", wait_until="networkidle")
-        page.get_by_role("link", name="classifier").first.click()
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=out)
+        phones = []
+        for name, (address, drawn, size, scheme) in VIEWS.items():
+            page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=size is PHONE)
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/{address}", wait_until="networkidle")
+            page.wait_for_function("drawn => document.querySelector(drawn)?.naturalWidth > 0", arg=drawn)
+            page.wait_for_timeout(1000)  # the map fades its thumbnails in
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            page.close()
+            if size is PHONE:
+                phones.append(picture)
+            else:
+                height = WIDTH_PX * picture.height // picture.width
+                yield name, picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
         browser.close()
     server.shutdown()
-    # A palette takes a third of the bytes and is enough for a page of small pictures.
-    Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)
+    yield "phone", side_by_side(phones)
+
+
+def side_by_side(pictures: Sequence[Image.Image], gap_px: int = 12) -> Image.Image:
+    """Pictures of one size in a line as wide as the other pictures."""
+    width = (WIDTH_PX - gap_px * (len(pictures) - 1)) // len(pictures)
+    height = width * pictures[0].height // pictures[0].width
+    line = Image.new("RGB", (WIDTH_PX, height), "gray")
+    for order, picture in enumerate(pictures):
+        line.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (order * (width + gap_px), 0))
+    return line
 
 
 def contact_sheet(root: Root) -> Image.Image:

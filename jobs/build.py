@@ -14,6 +14,7 @@ from jobs.collect_plan import SET_ASIDE
 from jobs.evaluate_plan import summary_is_current
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport
+from jobs.similar import similar_digest, similar_neurons, similar_remark
 from jobs.wanted import chunk
 from jobs.worker import Shared, model_on
 from pipeline.recipe import Recipe
@@ -60,6 +61,7 @@ def run(session: Session) -> StageReport:
         already=0,
         failed=failed,
         seconds=time.perf_counter() - started,
+        remark=similar_remark(),
     )
 
 
@@ -73,7 +75,7 @@ def committed_build(root: Root, sources: str) -> dict[str, Any] | None:
 
 def source_digest(root: Root, recipe: Recipe) -> str:
     """What the atlas is made of: the recipe but for [compute], every fragment and score by name and size, and what the
-    scores of its methods were made of.
+    scores of its methods were made of, and what finds similar neurons.
     """
     from pipeline.evaluation.summary import SUMMARY_MARKER
 
@@ -85,6 +87,7 @@ def source_digest(root: Root, recipe: Recipe) -> str:
             digest.update(f"{folder}/{name}:{root.size_bytes(f'{folder}/{name}')}\n".encode())
     if root.exists(SUMMARY_MARKER):
         digest.update(root.read_bytes(SUMMARY_MARKER))
+    digest.update(similar_digest().encode())
     return digest.hexdigest()
 
 
@@ -224,6 +227,7 @@ def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
         },
         layers={layer: model.units(layer) for layer in resolved.layers},
         scores=scores,
+        similar=similar_neurons(session, rows),
     )
 
 

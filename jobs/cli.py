@@ -80,6 +80,12 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--workers", type=_positive, metavar="N", help="reckon with N workers (default: those of this machine)"
     )
+    plan.add_argument(
+        "--cpu-workers",
+        type=_positive,
+        metavar="N",
+        help="workers without GPUs, for compute.gpus_per_task = 0 (default: N)",
+    )
 
     run = add("run", "all stages; finished work is not done again", _run)
     _add_recipe(run)
@@ -97,6 +103,9 @@ def make_parser() -> argparse.ArgumentParser:
     site = add("site", "viewer and atlases as one static folder", _site)
     site.add_argument("out", metavar="OUT", help="folder of the site")
     site.add_argument("atlases", nargs="+", metavar="ATLAS", help="atlas folders or URLs")
+    site.add_argument("--pack", action="store_true", help="a few archives per layer, for hosts that limit files")
+    site.add_argument("--neuron-pages", metavar="URL", help="a static page per neuron and a sitemap; URL of the site")
+    site.add_argument("--embedding-table", action="store_true", help="a table that Apple's Embedding Atlas opens")
 
     validate = add("validate", "check an atlas or a site: schema, counts, hashes, images, tiles", _validate)
     validate.add_argument("path", metavar="PATH", help="atlas folder or site")
@@ -206,7 +215,8 @@ def _layers(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from jobs.plan import describe_plan, make_plan
 
-    print(describe_plan(make_plan(_load(arguments), num_workers=arguments.workers)))
+    workers, cpu_workers = arguments.workers, arguments.cpu_workers
+    print(describe_plan(make_plan(_load(arguments), num_workers=workers, num_cpu_workers=cpu_workers)))
     return DONE
 
 
@@ -234,9 +244,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _site(arguments: argparse.Namespace) -> int:
     from pipeline.atlas.site import write_site
+    from pipeline.atlas.site_parts import SiteForm
     from pipeline.storage import Root
 
-    print(write_site(arguments.out, [Root.open(atlas) for atlas in arguments.atlases]))
+    form = SiteForm(
+        packed=arguments.pack,
+        neuron_pages_url=arguments.neuron_pages,
+        embedding_table=arguments.embedding_table,
+    )
+    print(write_site(arguments.out, [Root.open(atlas) for atlas in arguments.atlases], form))
     return DONE
 
 

@@ -41,7 +41,11 @@ class BadTable(ValueError):  # noqa: N818 - the family of images.BadImage
 
 
 def table_bytes(
-    columns: Columns | Rows, schema: Mapping[str, str], *, metadata: Mapping[str, str] | None = None
+    columns: Columns | Rows,
+    schema: Mapping[str, str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    encodings: Mapping[str, str] | None = None,
 ) -> bytes:
     """The Parquet file of `columns` (or of a list of rows) as bytes.
 
@@ -50,6 +54,8 @@ def table_bytes(
         schema: column name → "string" | "int32" | "int64" | "float32" | "float64" | "bool" | "list<…>", in
             file order.
         metadata: extra key/value pairs of the file's footer.
+        encodings: column → Parquet encoding, where a dictionary is not the shortest. All readers named above know
+            them.
 
     Raises:
         ValueError: a column that the schema does not know, a missing column, unequal lengths, or a value that
@@ -74,7 +80,7 @@ def table_bytes(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of one table must be of one length, got {lengths}")
     table = pa.Table.from_arrays(arrays, schema=_arrow_schema(schema))
-    return _file_bytes([table], table.schema, metadata or {})
+    return _file_bytes([table], table.schema, metadata or {}, encodings or {})
 
 
 def join_tables(tables: Iterable[tuple[str, bytes]], schema: Mapping[str, str]) -> bytes:
@@ -98,10 +104,10 @@ def join_tables(tables: Iterable[tuple[str, bytes]], schema: Mapping[str, str]) 
                 raise BadTable(f"{source}: columns {part.schema.names} of {part.schema.types}, expected {dict(schema)}")
             yield part
 
-    return _file_bytes(parts(), wanted, {})
+    return _file_bytes(parts(), wanted, {}, {})
 
 
-def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str]) -> bytes:
+def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str], encodings: Mapping[str, str]) -> bytes:
     """Arrow tables as one file in groups of `ROW_GROUP_ROWS`, however they were cut before."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(
@@ -110,6 +116,8 @@ def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str])
         compression="snappy",
         data_page_version="1.0",
         store_schema=False,  # no Arrow blob in the footer: the Parquet types say everything
+        use_dictionary=[name for name in schema.names if name not in encodings] if encodings else True,
+        column_encoding=dict(encodings) or None,
     ) as writer:
         writer.add_key_value_metadata(dict(sorted(metadata.items())))
         waiting = schema.empty_table()

@@ -18,12 +18,15 @@ import numpy as np
 from pipeline.atlas import schema
 from pipeline.atlas.build import build_atlas
 from pipeline.atlas.fragments import Key, join_rows, read_fragments, read_scores, write_fragment, write_scores
-from pipeline.atlas.manifest import Manifest
+from pipeline.atlas.manifest import Manifest, build_id, file_entry
 from pipeline.atlas.sheets import draw_examples
+from pipeline.atlas.signatures import Exemplars
+from pipeline.atlas.similar import SimilarNeurons, find_similar
 from pipeline.images import encode_webp
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
+from pipeline.tables import column_types, read_rows, write_table
 
 MODEL_NAME = "timm:synthetic_net"
 # name → (units in the model, units in the atlas); "blocks.2.1" fills two sheets.
@@ -180,6 +183,7 @@ def build(
     methods: Sequence[str] = ("vital", "maco"),
     seeds: int = 2,
     facets: int = 1,
+    similar: bool = False,
 ) -> Manifest:
     """The build step over what `write_run` left in `root`."""
     return build_atlas(
@@ -204,7 +208,25 @@ def build(
             "git_commit": "0" * 40,
         },
         layers={layer: num_units for layer, (num_units, _) in layers.items()},
+        similar=similar_neurons(layers) if similar else None,
     )
+
+
+def similar_neurons(layers: dict[str, tuple[int, int]]) -> SimilarNeurons:
+    """Neighbors and a map: units with the same remainder by 5 share photographs, in all layers; dead ones have none."""
+    neurons = [(layer, unit) for layer, (_, num_neurons) in layers.items() for unit in range(num_neurons)]
+    rng = np.random.default_rng(0)
+    groups = np.array([unit % 5 for _, unit in neurons])
+    dead = np.array([status_of(unit) == "dead" for _, unit in neurons])
+    activation = np.sort(rng.uniform(1, 2, (len(neurons), 8)))[:, ::-1] * ~dead[:, None]
+    exemplars = Exemplars(
+        activation=activation.astype(np.float32),
+        sample=groups[:, None] * 20 + rng.permuted(np.tile(np.arange(20), (len(neurons), 1)), axis=1)[:, :8],
+        mean=np.zeros(len(neurons)),
+    )
+    ring = np.stack([np.cos(groups), np.sin(groups)], axis=1)[~dead]  # the groups around a circle, each a small cloud
+    places = ring + rng.normal(0, 0.2, ring.shape)
+    return find_similar(neurons, exemplars, layout=lambda _: places, layout_name="a drawn layout")
 
 
 def build_synthetic_atlas(folder: str, **options: Any) -> Root:
@@ -213,9 +235,32 @@ def build_synthetic_atlas(folder: str, **options: Any) -> Root:
     Options are those of `write_run` and of `build`.
     """
     root = Root.open(str(folder))
-    write_run(root, **{key: value for key, value in options.items() if key not in ("name", "publish_examples")})
+    write_run(
+        root, **{key: value for key, value in options.items() if key not in ("name", "publish_examples", "similar")}
+    )
     build(root, **{key: value for key, value in options.items() if key != "methods_of"})
     return root
+
+
+def without_head(root: Root) -> None:
+    """Make the atlas one of the version before head.json: no parts of the index, labels as text in the whole one."""
+    manifest = root.read_json("atlas.json")
+    index = read_rows(root, "index.parquet")
+    for row, labels in zip(index, read_rows(root, "labels.parquet"), strict=True):
+        row["top_labels"] = "; ".join(labels["top_labels"])
+    write_table(root, "index.parquet", index, _index_schema(root) | {"top_labels": "string"})
+    newer = {"head.json", "labels.parquet", "index", "parts"}
+    kept = [entry for entry in manifest["files"] if entry["path"].split("/")[0] not in newer]
+    for entry in manifest["files"]:
+        if entry not in kept:
+            root.remove(entry["path"])
+        if entry["path"] == "index.parquet":
+            entry |= file_entry(entry["path"], root.read_bytes(entry["path"]))
+    root.write_json("atlas.json", manifest | {"files": kept, "build_id": build_id(kept)})
+
+
+def _index_schema(root: Root) -> dict[str, str]:
+    return column_types(root.read_bytes("index.parquet"), source="index.parquet")
 
 
 def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, facets: int) -> dict[str, Any]:
@@ -237,6 +282,7 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, fac
         "alignment": "sort",
         "preset": "fast",
         "parameterization": "fourier",
+        "precision": "float32",
         "recipe_fingerprint": "fedcba9876543210",
         "seed_value": str(number),
     }

@@ -27,6 +27,7 @@ FLOORS = {
     "pipeline.sorted_table": 1,
     "pipeline.images": 1,
     "pipeline.sorting": 1,
+    "pipeline.sorting_kernel": 1,
     "pipeline.alignment": 1,
     "pipeline.relevance": 1,
     "pipeline.metrics": 1,
@@ -56,6 +57,7 @@ ONLY_HERE = {
     "rich": ("jobs.progress",),
     "torchmetrics": ("pipeline.metrics.distances",),
     "open_clip": ("pipeline.metrics.clip",),
+    "openTSNE": ("pipeline.atlas.neuron_map",),
 }
 # What a GPU machine without the data libraries needs: no data library may be reached from here.
 NUMERICAL = (

@@ -48,7 +48,7 @@ def test_the_tables_have_the_columns_of_the_contract(atlas: Root) -> None:
 
 def test_pandas_reads_every_table(atlas: Root) -> None:
     tables = [path for path in atlas.walk() if path.endswith(".parquet") and not path.startswith("run/")]
-    assert len(tables) == 1 + len(synthetic_atlas.LAYERS)
+    assert len(tables) == 2 + 2 * len(synthetic_atlas.LAYERS)  # the index, whole and by layer; labels; layers
     for path in tables:
         frame = pd.read_parquet(atlas.local_path / path)
         assert len(frame) > 0
@@ -85,8 +85,27 @@ def test_the_index_has_the_primary_row_and_the_place_on_the_sheet(atlas: Root) -
         )
         if row["image_path"]:
             assert row["image_path"] == image_path(row["layer"], row["unit"], "vital", 0)
-    stem = index[0]
-    assert stem["top_labels"] == "tench, Tinca tinca; goldfish; great white shark"
+    for layer in synthetic_atlas.LAYERS:
+        assert read_rows(atlas, f"index/{layer}.parquet") == [row for row in index if row["layer"] == layer]
+
+
+def test_the_labels_of_the_exemplars_stand_beside_the_index(atlas: Root) -> None:
+    labels, index = read_rows(atlas, "labels.parquet"), read_rows(atlas, "index.parquet")
+    assert [(row["layer"], row["unit"]) for row in labels] == [(row["layer"], row["unit"]) for row in index]
+    assert labels[0]["top_labels"] == ["tench, Tinca tinca", "goldfish", "great white shark"]
+    assert labels[4]["top_labels"] == []  # dead: no references
+
+
+def test_the_head_is_the_manifest_without_its_files(atlas: Root) -> None:
+    head, manifest = atlas.read_json("head.json"), atlas.read_json("atlas.json")
+    assert {key: head[key] for key in head.keys() & manifest.keys() if key != "schema"} == {
+        key: value for key, value in manifest.items() if key not in ("schema", "files")
+    }
+    assert head["schema"] == "head/1"
+    assert head["sizes"]["layers/conv_stem.parquet"] == atlas.size_bytes("layers/conv_stem.parquet")
+    assert "mis" not in head["scores"]
+    assert set(head["scores"]) >= {"activation_percentile", "accuracy_top1", "loss"}
+    assert atlas.size_bytes("head.json") < atlas.size_bytes("atlas.json") / 5
 
 
 def test_the_manifest_lists_every_published_file_with_its_hash(atlas: Root) -> None:

@@ -12,6 +12,7 @@ from pipeline.atlas.fragments import (
     committed_neurons,
     committed_scores,
     join_rows,
+    pack_lists,
     read_fragments,
     read_scores,
     read_statuses,
@@ -21,6 +22,7 @@ from pipeline.atlas.fragments import (
 )
 from pipeline.atlas.schema import FRAGMENT_SCHEMA, LAYER_SCHEMA, SCORE_SCHEMA
 from pipeline.storage import Root
+from pipeline.tables import table_bytes
 
 
 def make_row(unit: int, **values: Any) -> dict[str, Any]:
@@ -120,3 +122,11 @@ def test_an_unsound_batch_is_not_committed(root: Root, rows: list, message: str)
 def test_a_batch_name_cannot_leave_its_folder(root: Root, name: str) -> None:
     with pytest.raises(ValueError, match="batch name"):
         write_fragment(root, name, [make_row(0)])
+
+
+def test_packed_rows_make_the_same_table() -> None:
+    lists = {"reference_activations": [3.1, 0.2], "reference_labels": ["a", ""], "histogram_counts": [4, 0]}
+    packed = pack_lists(make_row(1, **lists) | {"reference_keys": None})
+    assert packed["reference_activations"].itemsize == packed["histogram_counts"].itemsize == 4
+    assert packed["reference_keys"] is None
+    assert table_bytes([packed], LAYER_SCHEMA) == table_bytes([make_row(1, **lists)], LAYER_SCHEMA)

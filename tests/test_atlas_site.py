@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from atlas_viewer import viewer_files
-from pipeline.atlas.site import SiteReport, read_atlas, slug_of, write_site
+from pipeline.atlas.host_limits import SiteReport
+from pipeline.atlas.site import read_atlas, slug_of, write_site
 from pipeline.atlas.validate import validate
 from pipeline.storage import Root
 from tests.synthetic_atlas import build, build_synthetic_atlas, write_run
@@ -44,6 +45,7 @@ def test_a_site_is_the_viewer_and_the_listed_files(atlas: Root, site: Root) -> N
     folder = f"atlases/synthetic/{manifest['build_id']}"
     expected = {"sites.json", ".nojekyll", ".neuron-atlas-site", f"{folder}/atlas.json", *viewer_files()}
     expected |= {f"{folder}/{entry['path']}" for entry in manifest["files"]}
+    expected |= {"atlases.html", "README.md", *(f"cards/synthetic.{kind}" for kind in ("html", "md", "cff", "bib"))}
     assert set(site.walk()) == expected
     assert site.read_json("sites.json")["atlases"] == [
         {
@@ -53,6 +55,7 @@ def test_a_site_is_the_viewer_and_the_listed_files(atlas: Root, site: Root) -> N
             "build_id": manifest["build_id"],
             "counts": manifest["counts"],
             "model": manifest["model"]["name"],
+            "head": True,
         }
     ]
     assert site.read_bytes(f"{folder}/atlas.json") == atlas.read_bytes("atlas.json")
@@ -201,21 +204,33 @@ def test_a_name_without_a_letter_is_refused() -> None:
 
 
 def test_the_report_names_hosts_that_would_refuse_the_site_and_a_remedy() -> None:
-    report = SiteReport(
-        url="site",
-        slugs=("a",),
-        num_files=25_000,
-        size_bytes=1_200_000_000,
-        largest_file="atlases/a/0/index.parquet",
-        largest_file_bytes=30 << 20,
-    )
-    head, *warnings = report.lines()
-    assert head == "site: a; 25,000 files, 1,200.0 MB"
-    text = "\n".join(warnings)
-    assert "GitHub Pages (1,200.0 MB of 1,000.0 MB allowed)" in text
-    assert "25,000 of 20,000 files" in text
-    assert "index.parquet has 31.5 MB of 26.2 MB" in text
-    assert all("object store" in warning for warning in warnings)
+    sizes = {f"images/layer/{number}.webp": 47_000 for number in range(25_000)} | {"index.parquet": 30 << 20}
+    report = SiteReport.of("site", ("a",), sizes)
+    assert report.lines()[0] == "site: a; 25,001 files, 1,206.5 MB"
+    github, gitlab, cloudflare, hugging_face = report.warnings()
+    assert "GitHub Pages (1,206.5 MB of 1,000.0 MB allowed): publish to an object store" in github
+    assert "GitLab Pages" in gitlab
+    assert "25,001 of 20,000 files allowed" in cloudflare
+    assert "index.parquet has 31.5 MB of 26.2 MB allowed" in cloudflare
+    assert "add --pack" in cloudflare
+    assert "images/layer has 25,000 of 10,000 files allowed in a folder): add --pack" in hugging_face
+    assert "object store" not in hugging_face
+    table = {line.split("  ")[0]: line.split() for line in report.table()}
+    assert table["This site"][2:] == ["1,206.5", "MB", "25,001", "31.5", "MB", "25,000"]
+    assert table["GitHub Pages"][-1] == "no"
+    assert "!" in table["GitHub Pages"]
+    assert table["S3, R2, GCS, own web server"][-1] == "yes"
+    small = SiteReport.of("site", ("a",), {"index.html": 10})
+    assert small.warnings() == []
+
+
+def test_the_remedy_for_too_many_files_is_what_makes_them() -> None:
+    sizes = {f"neurons/{number}.html": 1 for number in range(20_001)}
+    of_pages = SiteReport.of("site", ("a",), sizes, has_neuron_pages=True).warnings()[0]
+    assert "leave out --neuron-pages" in of_pages
+    packed = SiteReport.of("site", ("a",), sizes, is_packed=True).warnings()[0]
+    assert "--pack" not in packed
+    assert "object store" in packed
 
 
 def test_read_atlas_wants_the_contract(atlas: Root) -> None:

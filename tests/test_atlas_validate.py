@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.atlas.manifest import build_id, file_entry
+from pipeline.atlas.manifest import build_id, file_entry, make_head
 from pipeline.atlas.picture_checks import sheet_problems, thumbnail
-from pipeline.atlas.schema import INDEX_SCHEMA, LAYER_SCHEMA
+from pipeline.atlas.schema import HEAD_PATH, INDEX_SCHEMA, LAYER_SCHEMA
 from pipeline.atlas.sheets import draw_sheet, picture_tile, status_tile
 from pipeline.atlas.site import write_site
 from pipeline.atlas.validate import Fault, validate
 from pipeline.images import decode_webp, encode_webp
 from pipeline.storage import Root
 from pipeline.tables import column_types, read_rows, write_table
-from tests.synthetic_atlas import build_synthetic_atlas, draw_picture
+from tests.synthetic_atlas import build_synthetic_atlas, draw_picture, without_head
 
 OPTIONS: dict[str, Any] = {
     "layers": {"conv_stem": (16, 12), "classifier": (30, 8)},
@@ -45,12 +45,16 @@ def root(good: Path, tmp_path: Path) -> Root:
 
 
 def sign(root: Root, **changes: Any) -> None:
-    """Make atlas.json agree with the files again, as an attacker or a faulty build would."""
+    """Make atlas.json and head.json agree with the files again, as an attacker or a faulty build would."""
     manifest = root.read_json("atlas.json") | changes
+    head = next((entry for entry in manifest["files"] if entry["path"] == HEAD_PATH), {})
     for entry in manifest["files"]:
         if root.exists(entry["path"]):
             entry |= file_entry(entry["path"], root.read_bytes(entry["path"]))
     manifest["build_id"] = build_id(manifest["files"])
+    if head:
+        root.write_json(HEAD_PATH, make_head(manifest, root.read_json(HEAD_PATH)["scores"]))
+        head |= file_entry(HEAD_PATH, root.read_bytes(HEAD_PATH))
     root.write_json("atlas.json", manifest)
 
 
@@ -70,7 +74,8 @@ def flip_byte(root: Root, path: str, position: int = 200) -> None:
 
 @pytest.mark.parametrize("examples", ["none", "thumbnails"])
 def test_a_good_atlas_and_a_good_site_have_no_faults(tmp_path: Path, examples: str) -> None:
-    root = build_synthetic_atlas(str(tmp_path / "atlas"), publish_examples=examples)
+    layers = {"conv_stem": (16, 12), "blocks.2.1": (96, 66), "classifier": (30, 8)}  # two sheets in one layer
+    root = build_synthetic_atlas(str(tmp_path / "atlas"), publish_examples=examples, layers=layers, seeds=1)
     assert validate(str(tmp_path / "atlas")) == []
     write_site(tmp_path / "site", [root])
     assert validate(tmp_path / "site") == []
@@ -216,6 +221,53 @@ def test_a_lost_row_is_named(root: Root) -> None:
     assert f"{STEM}: has 11 neurons, atlas.json says 12" in messages
     assert "index.parquet: has 20 rows, the layers have 19 neurons" in messages
     assert any(message.startswith("atlas.json: counts are") for message in messages)
+
+
+def test_parts_and_labels_that_say_something_else_are_named(root: Root) -> None:
+    change_rows(root, lambda rows: rows[3].update(tile=7), "index/conv_stem.parquet")
+    change_rows(root, lambda rows: rows[0].update(top_labels=["nothing of the kind"]), "labels.parquet")
+    assert validate(root) == [
+        Fault("index/conv_stem.parquet", "row 3 (conv_stem:3): ['tile'] differ from the layer's table"),
+        Fault("labels.parquet", "row 0 (conv_stem:0): ['top_labels'] differ from the layer's table"),
+    ]
+
+
+@pytest.mark.parametrize("text", ['{"title": "another"}', "no JSON"])
+def test_a_head_that_says_something_else_is_named(root: Root, text: str) -> None:
+    manifest = root.read_json("atlas.json")
+    root.write_text(HEAD_PATH, text)
+    for entry in manifest["files"]:
+        if entry["path"] == HEAD_PATH:
+            entry |= file_entry(HEAD_PATH, text.encode())
+    root.write_json("atlas.json", manifest)
+    assert validate(root) == [Fault(HEAD_PATH, "does not say what atlas.json and the index say")]
+
+
+def test_a_large_layer_also_lies_there_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.atlas.build.WHOLE_TABLE_BYTES", 0)
+    root = build_synthetic_atlas(str(tmp_path / "atlas"), layers={"conv_stem": (96, 66)}, methods=("vital",), seeds=1)
+    assert root.read_json("head.json")["layers"][0]["num_parts"] == 2
+    parts = [row for number in range(2) for row in read_rows(root, f"parts/conv_stem/{number:04d}.parquet")]
+    assert parts == read_rows(root, STEM)
+    assert validate(root) == []
+    change_rows(root, lambda rows: rows[1].update(loss=7.0), "parts/conv_stem/0001.parquet")
+    (fault,) = validate(root)
+    assert fault == Fault(
+        "parts/conv_stem/0001.parquet", "row 1 (conv_stem:65): ['loss'] differ from the layer's table"
+    )
+
+
+def test_an_atlas_from_before_there_were_heads_is_as_good(root: Root) -> None:
+    """Its labels stand in the index, as text; one that lies is named."""
+    without_head(root)
+    assert validate(root) == []
+    rows = read_rows(root, "index.parquet")
+    rows[0]["top_labels"] = "zebra"
+    types = column_types(root.read_bytes("index.parquet"), source="index.parquet")
+    write_table(root, "index.parquet", rows, types)
+    sign(root)
+    (fault,) = validate(root)
+    assert fault == Fault("index.parquet", "row 0 (conv_stem:0): ['top_labels'] differ from the layer's table")
 
 
 def test_an_index_that_says_something_else_is_named(root: Root) -> None:

@@ -2,10 +2,11 @@
 
 First everything is planned and checked without touching a file; then the old atlas.json goes, the parts are
 written, and the new atlas.json, written last, is the commit: it lists every published file with its size and
-sha256. Pictures are decoded one sheet at a time. Equal rows give equal bytes, except `provenance.created`
-(SOURCE_DATE_EPOCH sets it) and the column `seconds`.
+sha256. head.json, its part that a browser needs, is written just before. Pictures are decoded one sheet at a time.
+Equal rows give equal bytes, except `provenance.created` (SOURCE_DATE_EPOCH sets it) and the column `seconds`.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,21 +21,42 @@ from pipeline.atlas.manifest import (
     Manifest,
     creation_date,
     file_entry,
+    make_head,
     make_manifest,
     require_keys,
 )
-from pipeline.atlas.rows import LayerRows, describe, index_rows, published_row, row_problems
+from pipeline.atlas.map_sheets import MAP_FOLDER
+from pipeline.atlas.neuron_map import MAP_TABLE
+from pipeline.atlas.rows import (
+    LayerRows,
+    describe,
+    index_rows,
+    index_scores,
+    label_rows,
+    part_rows,
+    published_row,
+    row_problems,
+)
 from pipeline.atlas.schema import (
+    HEAD_PATH,
+    INDEX_PATH,
     INDEX_SCHEMA,
     KEY_COLUMNS,
+    LABELS_PATH,
+    LABELS_SCHEMA,
     LAYER_SCHEMA,
     SHEET_QUALITY,
+    WHOLE_TABLE_BYTES,
     extra_score_columns,
+    index_encodings,
+    index_path,
     indexed_scores,
     layer_path,
+    part_path,
 )
 from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.atlas.sheets import Sheet, draw_sheet, picture_tile, status_tile
+from pipeline.atlas.similar import SIMILAR_FOLDER, SimilarNeurons
 from pipeline.images import BadImage, decode_webp, encode_webp
 from pipeline.neurons import nearest
 from pipeline.recipe import Recipe
@@ -54,6 +76,7 @@ def build_atlas(
     provenance: Mapping[str, Any],
     layers: Mapping[str, int] | Sequence[tuple[str, int]],
     scores: Mapping[str, bytes] | None = None,
+    similar: SimilarNeurons | None = None,
 ) -> Manifest:
     """Write the atlas of `rows` into `root`, where their pictures already lie; return what atlas.json says.
 
@@ -66,6 +89,7 @@ def build_atlas(
         provenance: PROVENANCE_KEYS, and `judges` of an evaluation; `created` and the method's citation are added here.
         layers: layer name → number of units in the model, in model order; a layer without rows is left out.
         scores: SCORES_TABLE and SCORES_TEXT with their bytes, of an evaluation of these rows.
+        similar: of the neurons of these rows.
 
     Raises:
         ValueError: rows that contradict each other, the layers or the pictures; the message names the neuron.
@@ -76,6 +100,7 @@ def build_atlas(
     rows = list(rows)
     extra = extra_score_columns(name for row in rows for name in row)
     plans = plan_layers(rows, recipe=recipe, model=model, layers=dict(layers), extra=extra)
+    del rows  # the plans hold what is published of them
 
     root.remove("atlas.json")
     files: list[dict[str, Any]] = []
@@ -84,16 +109,29 @@ def build_atlas(
         root.write_bytes(path, data)
         files.append(file_entry(path, data))
 
+    index_schema = INDEX_SCHEMA | indexed_scores(extra)
+    encodings = index_encodings(index_schema)
+    index: list[Row] = []
+    labels: list[Row] = []
     for plan in plans:
         for sheet in plan.sheets:
             entries, picture = _paint(root, sheet)
             files.extend(entries)
             publish(sheet.path, encode_webp(picture, quality=SHEET_QUALITY))
         files.extend(_other_entries(root, plan))
-        publish(layer_path(plan.name), table_bytes(plan.rows, LAYER_SCHEMA | extra))
-    indexed = indexed_scores(extra)
-    publish("index.parquet", table_bytes(index_rows(plans, indexed), INDEX_SCHEMA | indexed))
+        table = table_bytes(plan.rows, LAYER_SCHEMA | extra)
+        publish(layer_path(plan.name), table)
+        for number, rows_of_sheet in enumerate(part_rows(plan) if len(table) > WHOLE_TABLE_BYTES else ()):
+            publish(part_path(plan.name, number), table_bytes(rows_of_sheet, LAYER_SCHEMA | extra))
+        part = index_rows(plan, index_schema)
+        publish(index_path(plan.name), table_bytes(part, index_schema, encodings=encodings))
+        index += part
+        labels += label_rows(plan)
+    publish(INDEX_PATH, table_bytes(index, index_schema, encodings=encodings))
+    publish(LABELS_PATH, table_bytes(labels, LABELS_SCHEMA))
     for name, data in (scores or {}).items():
+        publish(name, data)
+    for name, data in similar.files(root, plans) if similar is not None else ():
         publish(name, data)
     publish("recipe.toml", recipe.to_toml().encode())
     _remove_stale(root, {entry["path"] for entry in files})
@@ -106,7 +144,11 @@ def build_atlas(
         created=created,
         extra=extra,
         files=files,
+        similar=similar.note() if similar is not None else None,
     )
+    head = json.dumps(make_head(atlas, index_scores(index, index_schema)), ensure_ascii=False, sort_keys=True).encode()
+    root.write_bytes(HEAD_PATH, head)
+    atlas["files"] = sorted([*atlas["files"], file_entry(HEAD_PATH, head)], key=lambda entry: entry["path"])
     root.write_json("atlas.json", atlas)
     return atlas
 
@@ -212,9 +254,9 @@ def _check_sha256(row: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
 
 def _remove_stale(root: Root, listed: set[str]) -> None:
     """Drop tables and sheets of an earlier build; pictures are the work of hours and stay."""
-    for folder in ("layers", "sheets"):
+    for folder in ("layers", "parts", "index", "sheets", SIMILAR_FOLDER, MAP_FOLDER):
         for name in root.walk(folder):
             if f"{folder}/{name}" not in listed:
                 root.remove(f"{folder}/{name}")
-    for name in {SCORES_TABLE, SCORES_TEXT} - listed:
+    for name in {SCORES_TABLE, SCORES_TEXT, MAP_TABLE} - listed:
         root.remove(name)

@@ -6,10 +6,19 @@ depends on the batch's members. So a batch that ran twice (a lost worker, a resu
 """
 
 import re
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, SCORE_SCHEMA, STATUSES, extra_score_columns
+from pipeline.atlas.schema import (
+    FRAGMENT_SCHEMA,
+    KEY_COLUMNS,
+    LAYER_SCHEMA,
+    SCORE_SCHEMA,
+    STATUSES,
+    extra_score_columns,
+)
 from pipeline.storage import Root
 from pipeline.tables import read_table, write_table
 
@@ -20,6 +29,8 @@ Key = tuple[str, int, str, int]  # layer, unit, method, seed
 Row = dict[str, Any]
 
 _STATUS_COLUMNS = (*KEY_COLUMNS, "status")
+_LISTS = {name: kind for name, kind in LAYER_SCHEMA.items() if kind.startswith("list<")}
+_ARRAY_TYPES = {"list<int32>": "i", "list<float32>": "f"}
 _BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -99,6 +110,19 @@ def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[s
     return joined
 
 
+def pack_lists(row: Row) -> Row:
+    """The row with its lists in less memory, in place: numbers in arrays of their type, equal texts held once.
+
+    Of a neuron with fifty references, 20 kB as Python lists, about 7 kB are left.
+    """
+    for name, kind in _LISTS.items():
+        value = row.get(name)
+        if value is None:
+            continue
+        row[name] = array(_ARRAY_TYPES[kind], value) if kind in _ARRAY_TYPES else [sys.intern(text) for text in value]
+    return row
+
+
 def _check_rows(batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         raise ValueError(f"batch {batch_name!r}: no rows; an empty batch must not be committed")
@@ -142,5 +166,5 @@ def _best_rows(root: Root, folder: str, columns: Sequence[str] | None = None) ->
             row = dict(zip(table, values, strict=True))
             key = row_key(row)
             if key not in best or (best[key]["status"] == "failed" and row["status"] != "failed"):
-                best[key] = row
+                best[key] = pack_lists(row)
     return best

@@ -6,16 +6,25 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pipeline.atlas.map_sheets import MAP_FOLDER
+from pipeline.atlas.neighbors import similar_path
+from pipeline.atlas.neuron_map import MAP_TABLE
 from pipeline.atlas.rows import LayerRows, count_statuses
 from pipeline.atlas.schema import (
     EXAMPLE_TILE_PX,
+    HEAD_PATH,
+    HEAD_SCHEMA_VERSION,
+    INDEX_PATH,
+    LABELS_PATH,
     SCHEMA_VERSION,
     SHEET_COLUMNS,
     SHEET_ROWS,
     TILE_SIZE_PX,
     check_atlas_path,
     column_notes,
+    index_path,
     layer_path,
+    part_path,
 )
 from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.recipe import Recipe
@@ -32,7 +41,7 @@ METHOD_CITATION: Final = (
     "Alignment and Relevant Information Flow. ICCV 2025. arXiv:2503.22399"
 )
 # The folders of an atlas that hold pictures; beside them only its tables, the recipe and atlas.json.
-PICTURE_FOLDERS: Final = ("images", "sheets", "examples")
+PICTURE_FOLDERS: Final = ("images", "sheets", "examples", MAP_FOLDER)
 
 _SIZES: Final = {
     "tile_size_px": TILE_SIZE_PX,
@@ -65,6 +74,7 @@ def make_manifest(
     created: str,
     extra: Mapping[str, str],
     files: Sequence[Mapping[str, Any]],
+    similar: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """The value of atlas.json.
 
@@ -76,6 +86,7 @@ def make_manifest(
         created: UTC ISO date of the build.
         extra: score columns beyond LAYER_SCHEMA.
         files: `file_entry` of every published file.
+        similar: `SimilarNeurons.note`, of an atlas that has neighbors.
     """
     used = {row["method"] for layer in layers for row in layer.rows}
     return {
@@ -95,12 +106,14 @@ def make_manifest(
                 "num_neurons": len(layer.primary_rows),
                 "is_classes": layer.is_classes,
                 "file": layer_path(layer.name),
+                "num_parts": sum(entry["path"].startswith(f"parts/{layer.name}/") for entry in files),
             }
             for layer in layers
         ],
         "counts": count_statuses(row for layer in layers for row in layer.primary_rows),
         "columns": column_notes(extra, provenance.get("judges", ())),
         "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
+        **({"similar": dict(similar)} if similar is not None else {}),
         "files": sorted(files, key=lambda entry: entry["path"]),
         "build_id": build_id(files),
     }
@@ -111,9 +124,31 @@ def file_entry(path: str, data: bytes) -> dict[str, Any]:
     return {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def make_head(manifest: Manifest, scores: Sequence[str]) -> dict[str, Any]:
+    """The value of head.json: all that the viewer needs of atlas.json, however many pictures that lists.
+
+    Args:
+        manifest: atlas.json; head.json need not be among its files yet.
+        scores: columns of the index that the wall can be sorted by, `rows.index_scores`.
+    """
+    sizes = {entry["path"]: entry["bytes"] for entry in manifest["files"] if _has_known_size(entry["path"])}
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    others = [entry["bytes"] for entry in manifest["files"] if entry["path"] != HEAD_PATH]
+    total = {"files": len(others), "bytes": sum(others)}
+    return {"schema": HEAD_SCHEMA_VERSION} | kept | {"scores": list(scores), "sizes": sizes, "total": total}
+
+
+def _has_known_size(path: str) -> bool:
+    """Whether head.json says how large a file is: a table, but not one of the parts, which may be many."""
+    return path.endswith(".parquet") and not path.startswith("parts/")
+
+
 def build_id(files: Sequence[Mapping[str, Any]]) -> str:
-    """16 hex digits of the sha256 over the list of files: changes whenever a published byte does."""
-    listed = sorted([entry["path"], entry["bytes"], entry["sha256"]] for entry in files)
+    """16 hex digits of the sha256 over the list of files: changes whenever a published byte does.
+
+    Without head.json, which quotes the build id, and says nothing that the other files do not.
+    """
+    listed = sorted([entry["path"], entry["bytes"], entry["sha256"]] for entry in files if entry["path"] != HEAD_PATH)
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
@@ -157,13 +192,21 @@ def manifest_problems(value: Any) -> list[str]:
     for key in ("model", "provenance"):
         wanted = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
         problems += [f"{key}: {name!r} is missing" for name in wanted if name not in value[key]]
+    if type(value.get("similar", {})) is not dict:
+        problems.append("'similar' is no object")
     if problems:
         return problems
     problems += [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
-    tables, optional = {"index.parquet", "recipe.toml"}, {SCORES_TABLE, SCORES_TEXT}
+    tables, optional = {INDEX_PATH, "recipe.toml"}, {SCORES_TABLE, SCORES_TEXT, MAP_TABLE}
+    # Atlases of earlier versions have neither head nor what it leads to.
+    has_head = any(entry["path"] == HEAD_PATH for entry in value["files"])
+    if has_head:
+        tables |= {HEAD_PATH, LABELS_PATH}
     for layer in value["layers"]:
         try:
-            tables.add(layer_path(layer["name"]))
+            tables |= {layer_path(layer["name"])} | ({index_path(layer["name"])} if has_head else set())
+            tables |= {part_path(layer["name"], number) for number in range(_num_parts(layer))}
+            optional.add(similar_path(layer["name"]))
         except ValueError as error:
             problems.append(f"layers: {error}")
             continue
@@ -186,6 +229,12 @@ def manifest_problems(value: Any) -> list[str]:
     if value["build_id"] != build_id(value["files"]):
         problems.append("build_id does not belong to the list of files")
     return problems
+
+
+def _num_parts(layer: Mapping[str, Any]) -> int:
+    """In how many parts the layer's table lies there too: none, or one for each sheet."""
+    sheets = -(-layer["num_neurons"] // (SHEET_COLUMNS * SHEET_ROWS))
+    return sheets if layer.get("num_parts") else 0
 
 
 def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:

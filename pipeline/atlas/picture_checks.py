@@ -1,6 +1,6 @@
 """Does a picture decode within bounds, and does a contact sheet show what its rows say? Pure.
 
-Legend: H, W = height and width in pixels; a thumbnail is float32 [16, 16, 3] of what a picture looks like as
+Legend: H, W = height and width in pixels; a thumbnail is uint8 [16, 16, 3] of what a picture looks like as
 a tile.
 """
 
@@ -34,8 +34,8 @@ def decode_bounded(data: bytes) -> np.ndarray:
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """The thumbnail of a picture uint8 [H, W, 3]."""
-    return _averaged(picture_tile(picture))
+    """The thumbnail of a picture uint8 [H, W, 3], rounded: a large atlas has many of them in memory."""
+    return _averaged(picture_tile(picture)).round().astype(np.uint8)
 
 
 def sheet_problems(
@@ -54,7 +54,7 @@ def sheet_problems(
         return
     for tile, row in enumerate(rows):
         path = row["image_path"]
-        expected = thumbnails.get(path) if path else _status_thumbnail(row["status"])
+        expected = thumbnails.get(path) if path else status_thumbnail(row["status"])
         if expected is None:
             continue
         left, top, right, bottom = tile_box(tile)
@@ -68,7 +68,8 @@ def sheet_problems(
 
 
 @cache
-def _status_thumbnail(status: str) -> np.ndarray:
+def status_thumbnail(status: str) -> np.ndarray:
+    """The thumbnail of the tile of a neuron without a picture."""
     return _averaged(status_tile(status))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.atlas.fragments import Row
+from pipeline.atlas.fragments import Row, pack_lists
 from pipeline.atlas.schema import (
     INDEX_SCHEMA,
     LAYER_SCHEMA,
+    MAX_EXAMPLES,
     MAX_HISTOGRAM_BINS,
     PICTURED_STATUSES,
     STATUSES,
@@ -84,6 +85,7 @@ def published_row(row: Mapping[str, Any], *, model_name: str, extra: Mapping[str
         elif isinstance(value, float | np.floating) and not math.isfinite(value):
             value = None
         published[name] = value
+    pack_lists(published)  # all rows of an atlas are in memory at once
     published["neuron_id"] = Neuron(model_name, row["layer"], row["unit"]).id
     if not keep_examples:
         published["examples_path"] = ""
@@ -139,31 +141,48 @@ def _list_problems(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"histogram_counts has {len(row['histogram_counts'])} bins, at most {MAX_HISTOGRAM_BINS}"
 
 
-def index_rows(layers: Sequence[LayerRows], extra: Iterable[str] = ()) -> list[Row]:
-    """Rows of index.parquet: the primary row of every neuron with its place on a sheet.
+def index_rows(layer: LayerRows, extra: Iterable[str] = ()) -> list[Row]:
+    """Rows of one layer in the index: the primary row of every neuron with its place on a sheet.
 
     Args:
-        layers: in model order.
+        layer: whose rows are wanted; index.parquet has those of all layers, in model order.
         extra: further score columns of the index, `indexed_scores`.
     """
     names = [*INDEX_SCHEMA, *extra]
     return [
         {name: row[name] for name in names if name in row}
-        | {
-            "num_methods": len(layer.methods_of[row["unit"]]),
-            "sheet_path": sheet.path,
-            "tile": tile,
-            "top_labels": top_labels(row["reference_labels"]),
-        }
-        for layer in layers
+        | {"num_methods": len(layer.methods_of[row["unit"]]), "sheet_path": sheet.path, "tile": tile}
         for sheet in layer.sheets
         for tile, row in enumerate(sheet.rows)
     ]
 
 
-def top_labels(labels: Iterable[str]) -> str:
-    """The distinct labels of the references in their order, joined by "; ": what the search looks through."""
-    return "; ".join(dict.fromkeys(label for label in labels if label))
+def part_rows(layer: LayerRows) -> list[list[Row]]:
+    """The rows of one layer by the contact sheet that their neurons stand on."""
+    sheet_of = {row["unit"]: number for number, sheet in enumerate(layer.sheets) for row in sheet.rows}
+    parts: list[list[Row]] = [[] for _ in layer.sheets]
+    for row in layer.rows:
+        parts[sheet_of[row["unit"]]].append(row)
+    return parts
+
+
+def index_scores(rows: Sequence[Row], schema: Mapping[str, str]) -> list[str]:
+    """The score columns of an index that have a value somewhere, in its order: what the wall can be sorted by."""
+    names = [name for name, kind in schema.items() if kind == "float32"]
+    return [name for name in names if any(row.get(name) is not None for row in rows)]
+
+
+def label_rows(layer: LayerRows) -> list[Row]:
+    """Rows of one layer in labels.parquet: for every neuron the distinct labels of the references that its readers see.
+
+    Of each facet, method and seed the first MAX_EXAMPLES count, most exciting first: a label far down the list of
+    references says little about the neuron.
+    """
+    labels: dict[int, dict[str, None]] = {}
+    for row in layer.rows:
+        of_unit = labels.setdefault(row["unit"], {})
+        of_unit.update(dict.fromkeys(label for label in row["reference_labels"][:MAX_EXAMPLES] if label))
+    return [{"layer": layer.name, "unit": unit, "top_labels": list(found)} for unit, found in labels.items()]
 
 
 def count_statuses(primary_rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

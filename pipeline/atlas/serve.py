@@ -1,7 +1,7 @@
 """Preview an atlas or a site on this machine: a small HTTP server on 127.0.0.1 and nowhere else.
 
-An atlas folder is shown as a site with one atlas, mounted under the same addresses as a published one. Only
-files that the viewer, sites.json or atlas.json name are served from it; of a site every plain file, but no
+An atlas folder is shown as a site with one atlas, mounted under the same addresses as a published one, with its data
+card. Only files that the viewer, sites.json or atlas.json name are served from it; of a site every plain file, but no
 hidden one and no listing.
 """
 
@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
+from pipeline.atlas.data_card import card_files
 from pipeline.atlas.schema import check_atlas_path
 from pipeline.atlas.site import atlas_folder, read_atlas, site_entry, sites_json, slug_of
+from pipeline.atlas.static_pages import META_SECURITY_POLICY
 from pipeline.storage import Root
 
-# The same policy stands as a <meta> tag in the viewer's index.html for hosts that set no headers;
-# frame-ancestors only counts in a header.
-META_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'"
-)
+# Stands as a <meta> tag in the pages too; frame-ancestors only counts in a header.
 SECURITY_POLICY: Final = f"{META_SECURITY_POLICY}; frame-ancestors 'none'"
 
 MIME_TYPES: Final = {
@@ -42,7 +39,11 @@ MIME_TYPES: Final = {
     ".ico": "image/x-icon",
     ".webp": "image/webp",
     ".parquet": "application/vnd.apache.parquet",
+    ".zip": "application/zip",
+    ".xml": "application/xml",
     ".toml": "application/toml",
+    ".cff": "text/plain; charset=utf-8",
+    ".bib": "text/plain; charset=utf-8",
     ".md": "text/plain; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
     ".license": "text/plain; charset=utf-8",
@@ -129,7 +130,7 @@ class _AtlasFiles:
         self._version: object = None
         self._prefix = ""
         self._listed: set[str] = set()
-        self._sites = b""
+        self._made: dict[str, bytes] = {}  # sites.json, the data card and what else `site` makes of atlas.json
         self._refresh()
 
     def __call__(self, address: str) -> Resource | None:
@@ -138,7 +139,8 @@ class _AtlasFiles:
         with self._lock:
             if address == "sites.json":
                 self._refresh()
-                return self._sites
+            if address in self._made:
+                return self._made[address]
             prefix, listed = self._prefix, self._listed
         path = address.removeprefix(prefix)
         return _contained(self._folder, path) if address.startswith(prefix) and path in listed else None
@@ -156,7 +158,8 @@ class _AtlasFiles:
         self._version = (status.st_mtime_ns, status.st_size)
         self._prefix = atlas_folder(slug, atlas) + "/"
         self._listed = {"atlas.json", *(entry["path"] for entry in atlas["files"])}
-        self._sites = json.dumps(sites_json([site_entry(slug, atlas)])).encode()
+        entry = site_entry(slug, atlas)
+        self._made = {**card_files([(entry, atlas)]), "sites.json": json.dumps(sites_json([entry])).encode()}
 
 
 def _contained(folder: Path, path: str) -> Path | None:

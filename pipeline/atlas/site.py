@@ -1,8 +1,10 @@
 """Publish atlases: the viewer plus any number of atlases as one static folder.
 
     OUT/index.html, *.js, *.css, …                 the viewer
-    OUT/sites.json                                 which atlases there are; written last, the commit
-    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else
+    OUT/sites.json                                 which atlases there are; the commit
+    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; pictures in
+                                                   archives if the site is packed (`packing`)
+    OUT/atlases.html, cards/…, neurons/…           what follows from all that (`site_parts`); written after the commit
 
 The build id is in the path, so no cache can mix two builds of one atlas. Publishing again adds or replaces
 atlases and keeps the others; the replaced builds are removed only once sites.json no longer names them.
@@ -13,12 +15,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.atlas.host_limits import SiteReport
 from pipeline.atlas.manifest import Manifest, manifest_problems
-from pipeline.atlas.schema import SITE_SCHEMA_VERSION
+from pipeline.atlas.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
+from pipeline.atlas.schema import HEAD_PATH, SITE_SCHEMA_VERSION
+from pipeline.atlas.site_parts import PLAIN, SiteForm, write_static_parts
 from pipeline.storage import Root
 
 MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was cut short
@@ -30,66 +34,13 @@ _BUILD_ID = re.compile(r"[0-9a-f]{16}")
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostLimit:
-    """What a static host allows (as documented by the hosts in 2025), and what to do about it."""
-
-    host: str
-    max_site_bytes: int | None = None
-    max_file_bytes: int | None = None
-    max_files: int | None = None
-
-
-HOST_LIMITS: Final = (
-    HostLimit(host="GitHub Pages", max_site_bytes=1_000_000_000, max_file_bytes=100 << 20),
-    HostLimit(host="GitLab Pages (gitlab.com)", max_site_bytes=1 << 30, max_files=200_000),
-    HostLimit(host="Cloudflare Pages (free)", max_file_bytes=25 << 20, max_files=20_000),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteReport:
-    """What was published: sizes, and for each host that would refuse it a warning with its remedy."""
-
-    url: str
-    slugs: tuple[str, ...]
-    num_files: int
-    size_bytes: int
-    largest_file: str
-    largest_file_bytes: int
-
-    def warnings(self) -> list[str]:
-        """One line per host whose limits the site exceeds."""
-        lines = []
-        for limit in HOST_LIMITS:
-            over = []
-            if limit.max_site_bytes is not None and self.size_bytes > limit.max_site_bytes:
-                over.append(f"{_megabytes(self.size_bytes)} of {_megabytes(limit.max_site_bytes)} allowed")
-            if limit.max_file_bytes is not None and self.largest_file_bytes > limit.max_file_bytes:
-                over.append(
-                    f"{self.largest_file} has {_megabytes(self.largest_file_bytes)} "
-                    f"of {_megabytes(limit.max_file_bytes)} allowed"
-                )
-            if limit.max_files is not None and self.num_files > limit.max_files:
-                over.append(f"{self.num_files:,} of {limit.max_files:,} files allowed")
-            if over:
-                lines.append(
-                    f"too large for {limit.host} ({'; '.join(over)}): publish to an object store (S3, R2, "
-                    "GCS), fewer layers or seeds per site, or without example pictures"
-                )
-        return lines
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
-
-    def lines(self) -> list[str]:
-        """The report as text."""
-        size = f"{self.num_files:,} files, {_megabytes(self.size_bytes)}"
-        return [f"{self.url}: {', '.join(self.slugs)}; {size}", *self.warnings()]
-
-
-def write_site(out: str | Path | Root, atlases: Sequence[Root]) -> SiteReport:
+def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm = PLAIN) -> SiteReport:
     """Publish built atlases into the folder (or bucket) `out`.
+
+    Args:
+        out: the site; atlases that are in it already stay as they are.
+        atlases: to be added, or to replace older builds.
+        form: neuron pages and embedding tables are made for every atlas of the site, or removed.
 
     Raises:
         ValueError: `out` holds something that is not a site of ours; an atlas is not built, is damaged, or
@@ -110,19 +61,28 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root]) -> SiteReport:
             )
         new[slug] = (source, atlas)
 
+    if form.neuron_pages_url is not None:
+        _refuse_packed(entry for slug, entry in published.items() if slug not in new)
+
     root.write_json(MARKER, {"schema": SITE_SCHEMA_VERSION})
     for slug, (source, atlas) in new.items():
-        _copy_atlas(source, atlas, root, atlas_folder(slug, atlas))
-        published[slug] = site_entry(slug, atlas)
+        _copy_atlas(source, atlas, root, atlas_folder(slug, atlas), packed=form.packed)
+        published[slug] = site_entry(slug, atlas, packed=form.packed)
     for path, file in _viewer_files().items():
         root.write_bytes(path, file.read_bytes())
     root.write_bytes(".nojekyll", b"")  # GitHub Pages: serve the files as they are
     root.write_json("sites.json", sites_json(published.values()))
+    write_static_parts(root, sites_json(published.values())["atlases"], form)
     for slug, (_, atlas) in new.items():
-        for name in root.list(f"atlases/{slug}"):
-            if name != atlas["build_id"] and _BUILD_ID.fullmatch(name):
-                root.remove(f"atlases/{slug}/{name}")
-    return _report(root, sorted(published))
+        _remove_replaced(root, slug, atlas, packed=form.packed)
+    sizes = {path: root.size_bytes(path) for path in root.walk() if not path.startswith(".git/")}
+    return SiteReport.of(
+        root.url,
+        tuple(sorted(published)),
+        sizes,
+        is_packed=form.packed,
+        has_neuron_pages=form.neuron_pages_url is not None,
+    )
 
 
 def read_atlas(source: Root) -> Manifest:
@@ -157,9 +117,12 @@ def atlas_folder(slug: str, atlas: Mapping[str, Any]) -> str:
     return f"atlases/{slug}/{atlas['build_id']}"
 
 
-def site_entry(slug: str, atlas: Mapping[str, Any]) -> dict[str, Any]:
-    """What sites.json says about one atlas."""
+def site_entry(slug: str, atlas: Mapping[str, Any], *, packed: bool = False) -> dict[str, Any]:
+    """What sites.json says about one atlas; `packed` and `head` (it has a head.json) stand there only if true."""
+    has_head = any(entry["path"] == HEAD_PATH for entry in atlas["files"])
     return {
+        **({"packed": True} if packed else {}),
+        **({"head": True} if has_head else {}),
         "slug": slug,
         "title": atlas["title"],
         "path": atlas_folder(slug, atlas),
@@ -219,40 +182,46 @@ def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:
     return {entry["slug"]: entry for entry in entries}
 
 
-def _copy_atlas(source: Root, atlas: Mapping[str, Any], root: Root, folder: str) -> None:
-    """Copy the listed files, each compared with its sha256 on the way, and atlas.json last."""
-
-    def copy(entry: Mapping[str, Any]) -> None:
-        data = source.read_bytes(entry["path"])
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+def _refuse_packed(entries: Iterable[Mapping[str, Any]]) -> None:
+    for entry in entries:
+        if entry.get("packed"):
             raise ValueError(
-                f"{source.url}/{entry['path']}: not the file that atlas.json lists (sha256 differs); "
+                f"the atlas {entry['slug']!r} of this site is packed, so its neurons can have no pages: publish it "
+                "again without --pack, or leave out --neuron-pages"
+            )
+
+
+def _copy_atlas(source: Root, atlas: Mapping[str, Any], root: Root, folder: str, *, packed: bool) -> None:
+    """Copy the listed files, each compared with its sha256 on the way, and atlas.json last."""
+    listed = {entry["path"]: entry["sha256"] for entry in atlas["files"]}
+
+    def read(path: str) -> bytes:
+        data = source.read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != listed[path]:
+            raise ValueError(
+                f"{source.url}/{path}: not the file that atlas.json lists (sha256 differs); "
                 "see `neuron-atlas validate`, then build again"
             )
-        root.write_bytes(f"{folder}/{entry['path']}", data)
+        return data
 
+    plain = [path for path in listed if not (packed and is_packed_path(path))]
     with ThreadPoolExecutor(_COPIERS) as pool:
-        for future in [pool.submit(copy, entry) for entry in atlas["files"]]:
+        for future in [pool.submit(lambda path: root.write_bytes(f"{folder}/{path}", read(path)), p) for p in plain]:
             try:
                 future.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+    if packed:
+        for path, data in packed_files(filter(is_packed_path, listed), read):
+            root.write_bytes(f"{folder}/{path}", data)
     root.write_json(f"{folder}/atlas.json", atlas)
 
 
-def _report(root: Root, slugs: Sequence[str]) -> SiteReport:
-    sizes = {path: root.size_bytes(path) for path in root.walk() if not path.startswith(".git/")}
-    largest = max(sizes, key=lambda path: sizes[path])
-    return SiteReport(
-        url=root.url,
-        slugs=tuple(slugs),
-        num_files=len(sizes),
-        size_bytes=sum(sizes.values()),
-        largest_file=largest,
-        largest_file_bytes=sizes[largest],
-    )
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
+def _remove_replaced(root: Root, slug: str, atlas: Mapping[str, Any], *, packed: bool) -> None:
+    """Remove older builds of an atlas, and what the other form of this build left."""
+    for name in root.list(f"atlases/{slug}"):
+        if name != atlas["build_id"] and _BUILD_ID.fullmatch(name):
+            root.remove(f"atlases/{slug}/{name}")
+    for name in PACKED_FOLDERS if packed else (PACKS_FOLDER,):
+        root.remove(f"{atlas_folder(slug, atlas)}/{name}")

@@ -2,55 +2,56 @@
 
 Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before
 reading, pixels before decoding; every deviation becomes a `Fault` that names the file, and checking goes on
-with the next one.
+with the next one. One layer is in memory at a time; of the others a few columns stay, and with a map the
+thumbnails it is compared with.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from pipeline.atlas.fragments import Row
-from pipeline.atlas.manifest import Manifest, manifest_problems
+from pipeline.atlas.listed_files import Fault, ListedFiles, parsed, read_json
+from pipeline.atlas.manifest import Manifest, make_head, manifest_problems
+from pipeline.atlas.map_sheets import MAP_FOLDER, map_sheet_problems
+from pipeline.atlas.neighbors import SIMILAR_SCHEMA, similar_path, similar_problems
+from pipeline.atlas.neuron_map import MAP_SCHEMA, MAP_TABLE
 from pipeline.atlas.picture_checks import decode_bounded, sheet_problems, thumbnail
-from pipeline.atlas.rows import PATH_FOLDERS, LayerRows, count_statuses, index_rows, row_problems
+from pipeline.atlas.rows import (
+    PATH_FOLDERS,
+    LayerRows,
+    count_statuses,
+    index_rows,
+    index_scores,
+    label_rows,
+    part_rows,
+    row_problems,
+)
 from pipeline.atlas.schema import (
     EXAMPLE_TILE_PX,
+    HEAD_PATH,
+    INDEX_PATH,
     INDEX_SCHEMA,
     KEY_COLUMNS,
+    LABELS_PATH,
+    LABELS_SCHEMA,
+    LATER_COLUMNS,
     LAYER_SCHEMA,
     SITE_SCHEMA_VERSION,
     STATUSES,
+    index_path,
     indexed_scores,
+    part_path,
 )
 from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
+from pipeline.atlas.similar import SIMILAR_FOLDER, map_problems, map_sheet_rows
 from pipeline.atlas.site import check_site_entry, site_entry
 from pipeline.images import BadImage
 from pipeline.storage import Root
 from pipeline.tables import BadTable, column_types, parse_table
-
-MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million pictures listed at 140 bytes each, and room
-MAX_FILE_BYTES: Final = 256 << 20  # no part of an atlas comes near
-_READERS: Final = 4
-_FILES_IN_FLIGHT: Final = 32
-
-
-@dataclass(frozen=True, order=True)
-class Fault:
-    """One thing that is wrong: the file (relative to what was validated) and what about it."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        # What comes from the folder must not steer the terminal it is printed on.
-        text = f"{self.path}: {self.message}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def validate(path: str | Path | Root) -> list[Fault]:
@@ -67,7 +68,7 @@ def validate(path: str | Path | Root) -> list[Fault]:
 
 def _check_site(root: Root) -> list[Fault]:
     faults: list[Fault] = []
-    sites = _read_json(root, "sites.json", faults)
+    sites = read_json(root, "sites.json", faults)
     if sites is None:
         return faults
     entries = sites.get("atlases")
@@ -87,9 +88,10 @@ def _check_site(root: Root) -> list[Fault]:
             faults.append(Fault("sites.json", f"names {folder} twice"))
             continue
         folders.add(folder)
-        check = _AtlasCheck(root.join(folder))
+        packed = entry.get("packed") is True
+        check = _AtlasCheck(root.join(folder), packed=packed)
         faults += [Fault(f"{folder}/{found.path}", found.message) for found in check.run(whole_folder=True)]
-        if check.manifest and entry != site_entry(entry["slug"], check.manifest):
+        if check.manifest and entry != site_entry(entry["slug"], check.manifest, packed=packed):
             faults.append(Fault("sites.json", f"its entry {entry['slug']!r} is not what atlas.json says"))
     for slug in root.list("atlases"):
         for build in root.list(f"atlases/{slug}"):
@@ -99,14 +101,25 @@ def _check_site(root: Root) -> list[Fault]:
     return faults
 
 
-class _AtlasCheck:
-    """The check of one atlas folder, step by step; faults gather in `faults`."""
+@dataclass
+class _WholeTable:
+    """A table of all layers, compared with one layer after the other."""
 
-    def __init__(self, root: Root) -> None:
+    path: str
+    schema: Mapping[str, str]
+    rows: list[Row]
+    num_compared: int = 0
+
+
+class _AtlasCheck:
+    """The check of one atlas folder, step by step; faults gather in `files`."""
+
+    def __init__(self, root: Root, *, packed: bool = False) -> None:
         self.root = root
-        self.faults: list[Fault] = []
+        self.files = ListedFiles(root, packed=packed)
         self.manifest: Manifest = {}
-        self.listed: dict[str, dict[str, Any]] = {}
+        self.neurons: dict[tuple[str, int], Row] = {}  # what later checks need of the primary rows
+        self.thumbnails: dict[str, np.ndarray] = {}  # of their pictures, for the map
 
     def run(self, *, whole_folder: bool) -> list[Fault]:
         """All faults.
@@ -115,68 +128,28 @@ class _AtlasCheck:
             whole_folder: nothing unlisted may lie anywhere in the folder, as in a published one; a run's own
                 folder is only searched where the pictures and tables are.
         """
-        manifest = _read_json(self.root, "atlas.json", self.faults)
+        manifest = read_json(self.root, "atlas.json", self.files.faults)
         if manifest is None:
-            return self.faults
+            return self.files.faults
         problems = manifest_problems(manifest)
         for problem in problems:
-            self._add("atlas.json", problem)
+            self.files.add("atlas.json", problem)
         if problems:
-            return self.faults
+            return self.files.faults
+        if not self.files.check_packs():
+            return self.files.faults  # where the pictures lie is not certain
         self.manifest = manifest
-        self.listed = {entry["path"]: entry for entry in manifest["files"]}
-        self._check_unlisted([""] if whole_folder else ["images", "sheets", "layers"])
-
-        tables = dict(self._intact(path for path in self.listed if not path.endswith(".webp")))
-        if "recipe.toml" in tables and tables["recipe.toml"] != manifest["recipe"].encode():
-            self._add("recipe.toml", "is not the recipe that atlas.json quotes")
-        layers = [found for layer in manifest["layers"] if (found := self._check_layer(layer, tables))]
-        if len(layers) == len(manifest["layers"]):
-            self._check_counts(layers)
-            self._check_index(layers, tables)
-        self._check_scores(tables)
-        self._check_pictures(layers)
-        return self.faults
-
-    def _add(self, path: str, message: str) -> None:
-        self.faults.append(Fault(path, message))
-
-    def _check_unlisted(self, folders: Sequence[str]) -> None:
-        for folder in folders:
-            for name in self.root.walk(folder):
-                path = f"{folder}/{name}" if folder else name
-                if path not in self.listed and path != "atlas.json":
-                    self._add(path, "not listed in atlas.json; if it is newer, run `neuron-atlas build` again")
-
-    def _intact(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """(path, bytes) of the listed files with the listed size and sha256; the others become faults."""
-        paths = list(paths)
-        with ThreadPoolExecutor(_READERS) as pool:
-            for start in range(0, len(paths), _FILES_IN_FLIGHT):
-                some = paths[start : start + _FILES_IN_FLIGHT]
-                for path, data in zip(some, pool.map(self._read_listed, some), strict=True):
-                    if isinstance(data, Fault):
-                        self.faults.append(data)
-                    else:
-                        yield path, data
-
-    def _read_listed(self, path: str) -> bytes | Fault:
-        entry = self.listed[path]
-        try:
-            _refuse_links(self.root, path)
-            size = self.root.size_bytes(path)
-            if size > MAX_FILE_BYTES:
-                return Fault(path, f"has {size} bytes, more than any part of an atlas")
-            if size != entry["bytes"]:
-                return Fault(path, f"has {size} bytes, atlas.json says {entry['bytes']}: cut or replaced")
-            data = self.root.read_bytes(path)
-        except FileNotFoundError:
-            return Fault(path, "missing, though atlas.json lists it")
-        except OSError as error:
-            return Fault(path, f"cannot be read: {error}")
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            return Fault(path, "sha256 differs from atlas.json: damaged or replaced")
-        return data
+        self.files.take_list(manifest["files"])
+        self.files.check_unlisted(
+            [""] if whole_folder else ["images", "sheets", "layers", "parts", "index", SIMILAR_FOLDER, MAP_FOLDER]
+        )
+        for _, recipe in self.files.intact(["recipe.toml"]):
+            if recipe != manifest["recipe"].encode():
+                self.files.add("recipe.toml", "is not the recipe that atlas.json quotes")
+        self._check_layers()
+        self._check_scores()
+        self._check_further_pictures(self._check_similar())
+        return self.files.faults
 
     # ---- tables ----
 
@@ -186,12 +159,12 @@ class _AtlasCheck:
             types = column_types(data, source=path)
             columns = parse_table(data, source=path)
         except BadTable as error:
-            self._add(path, str(error).removeprefix(f"{path}: "))
+            self.files.add(path, str(error).removeprefix(f"{path}: "))
             return None
         problems = [
             f"column {name!r} is {types.get(name, 'missing')}, expected {kind}"
             for name, kind in schema.items()
-            if types.get(name) != kind
+            if types.get(name) != kind and not (name in LATER_COLUMNS and name not in types)
         ]
         problems += [
             f"column {name!r} is not in the schema, nor a float32 score that atlas.json explains"
@@ -204,10 +177,110 @@ class _AtlasCheck:
             if (name in KEY_COLUMNS or not kind.startswith(("int", "float"))) and None in columns.get(name, ())
         ]
         for problem in problems:
-            self._add(path, problem)
+            self.files.add(path, problem)
         if problems:
             return None
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _check_layers(self) -> None:
+        """Check every layer by itself, and the tables of all layers against it."""
+        index, labels = self._index_table(), self._labels_table()
+        counts = count_statuses(())
+        scores: set[str] = set()
+        complete = True
+        for layer in self.manifest["layers"]:
+            tables = dict(self.files.intact([layer["file"]]))
+            found = self._check_layer(layer, tables)
+            if found is None:
+                complete = False
+                continue  # its other files are read with what is left
+            known = [row for row in found.primary_rows if row["status"] in STATUSES]
+            for name, count in count_statuses(known).items():
+                counts[name] += count
+            if complete:
+                scores.update(self._check_derived(found, index, labels))
+            self._check_pictures(found)
+            for row in found.primary_rows:
+                kept = {column: row[column] for column in ("layer", "unit", "status", "image_path")}
+                self.neurons[layer["name"], row["unit"]] = kept
+        if not complete:
+            return
+        if counts != self.manifest["counts"]:
+            self.files.add("atlas.json", f"counts are {self.manifest['counts']}, the tables say {counts}")
+        for table in (index, labels):
+            if table is not None and len(table.rows) != table.num_compared:
+                self.files.add(table.path, f"has {len(table.rows)} rows, the layers have {table.num_compared} neurons")
+        if index is not None:
+            expected = make_head(self.manifest, [name for name in index.schema if name in scores])
+            for path, head in self.files.intact([HEAD_PATH]):
+                if parsed(head) != expected:
+                    self.files.add(path, "does not say what atlas.json and the index say")
+
+    def _check_derived(self, layer: LayerRows, index: _WholeTable | None, labels: _WholeTable | None) -> Iterable[str]:
+        """What repeats the layer's rows must say what its table says; the score columns with a value there."""
+        part: list[Row] = []
+        if index is not None:
+            part = index_rows(layer, index.schema)
+            if "top_labels" in index.schema:
+                for row, text in zip(part, _labels_as_text(layer), strict=True):
+                    row["top_labels"] = text
+            self._compare_next(index, part)
+            self._check_copy(index_path(layer.name), part, index.schema)
+        if labels is not None:
+            self._compare_next(labels, label_rows(layer))
+        further = dict.fromkeys(set(self.manifest["columns"]) - set(LAYER_SCHEMA), "float32")
+        for number, rows in enumerate(part_rows(layer)):
+            known = {name: kind for name, kind in (LAYER_SCHEMA | further).items() if name in rows[0]}
+            self._check_copy(part_path(layer.name, number), rows, known)
+        return index_scores(part, index.schema) if index is not None else ()
+
+    def _check_copy(self, path: str, expected: Sequence[Row], schema: Mapping[str, str]) -> None:
+        """A table of its own, where there is one, must hold the expected rows."""
+        for _, data in self.files.intact([path]):
+            found = self._read_table(path, data, schema)
+            if found is None:
+                continue
+            if len(found) != len(expected):
+                self.files.add(path, f"has {len(found)} rows, the layers have {len(expected)} neurons")
+            self._compare_rows(path, found, expected, schema)
+
+    def _index_table(self) -> _WholeTable | None:
+        """index.parquet, None if it cannot be read."""
+        schema = INDEX_SCHEMA
+        if HEAD_PATH not in self.files.listed:  # of an earlier version: the labels stand in the index, as text
+            schema = schema | {"top_labels": "string"}
+        for path, data in self.files.intact([INDEX_PATH]):
+            try:
+                types = column_types(data, source=path)
+            except BadTable as error:
+                self.files.add(path, str(error).removeprefix(f"{path}: "))
+                return None
+            schema = schema | {name: k for name, k in indexed_scores(self.manifest["columns"]).items() if name in types}
+            rows = self._read_table(path, data, schema)
+            return _WholeTable(path, schema, rows) if rows is not None else None
+        return None
+
+    def _labels_table(self) -> _WholeTable | None:
+        for path, data in self.files.intact([LABELS_PATH]):
+            rows = self._read_table(path, data, LABELS_SCHEMA)
+            return _WholeTable(path, LABELS_SCHEMA, rows) if rows is not None else None
+        return None
+
+    def _compare_next(self, table: _WholeTable, expected: Sequence[Row]) -> None:
+        """The next rows of a table of all layers must be those of the next layer."""
+        start = table.num_compared
+        self._compare_rows(table.path, table.rows[start : start + len(expected)], expected, table.schema, start)
+        table.num_compared += len(expected)
+
+    def _compare_rows(
+        self, path: str, rows: Sequence[Row], expected: Sequence[Row], schema: Mapping[str, str], first: int = 0
+    ) -> None:
+        """Rows of the table at `path`, from row `first` on, must be those expected."""
+        for number, (row, wanted) in enumerate(zip(rows, expected, strict=False), start=first):
+            differing = [name for name in schema if row[name] != wanted.get(name)]
+            if differing:
+                where = f"{wanted['layer'][:200]}:{wanted['unit']}"
+                self.files.add(path, f"row {number} ({where}): {differing} differ from the layer's table")
 
     def _check_layer(self, layer: Mapping[str, Any], tables: Mapping[str, bytes]) -> LayerRows | None:
         """Check the table of one layer; None if it could not be read."""
@@ -235,45 +308,24 @@ class _AtlasCheck:
             previous = place
             for problem in problems:
                 where = f"{row['layer'][:200]}:{row['unit']}, {row['method'][:80]}, seed {row['seed']}"
-                self._add(path, f"row {number} ({where}): {problem}")
+                self.files.add(path, f"row {number} ({where}): {problem}")
         found = LayerRows.of(layer["name"], layer["num_units"], layer["is_classes"], rows)
         if len(found.primary_rows) != layer["num_neurons"]:
-            self._add(path, f"has {len(found.primary_rows)} neurons, atlas.json says {layer['num_neurons']}")
+            self.files.add(path, f"has {len(found.primary_rows)} neurons, atlas.json says {layer['num_neurons']}")
         return found
 
     def _listing_problems(self, row: Row) -> Iterator[str]:
         """Files that a row names must be listed, its picture with the row's own sha256."""
         for column in PATH_FOLDERS:
-            if row[column] and row[column] not in self.listed:
+            if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
-        listed = self.listed.get(row["image_path"])
+        listed = self.files.listed.get(row["image_path"])
         if listed is not None and listed["sha256"] != row["image_sha256"]:
             yield f"image_sha256 is not that of {row['image_path']}"
 
-    def _check_counts(self, layers: Sequence[LayerRows]) -> None:
-        rows = [row for layer in layers for row in layer.primary_rows if row["status"] in STATUSES]
-        if count_statuses(rows) != self.manifest["counts"]:
-            self._add("atlas.json", f"counts are {self.manifest['counts']}, the tables say {count_statuses(rows)}")
-
-    def _check_index(self, layers: Sequence[LayerRows], tables: Mapping[str, bytes]) -> None:
-        """index.parquet must say what the layers' tables say."""
-        path = "index.parquet"
-        rows = self._read_table(path, tables[path], INDEX_SCHEMA) if path in tables else None
-        if rows is None:
-            return
-        types = column_types(tables[path], source=path)
-        extra = [name for name in indexed_scores(self.manifest["columns"]) if name in types]
-        expected = index_rows(layers, extra)
-        if len(rows) != len(expected):
-            self._add(path, f"has {len(rows)} rows, the layers have {len(expected)} neurons")
-        for number, (row, wanted) in enumerate(zip(rows, expected, strict=False)):
-            differing = [name for name in (*INDEX_SCHEMA, *extra) if row[name] != wanted.get(name)]
-            if differing:
-                where = f"{wanted['layer'][:200]}:{wanted['unit']}"
-                self._add(path, f"row {number} ({where}): {differing} differ from the layer's table")
-
-    def _check_scores(self, tables: Mapping[str, bytes]) -> None:
+    def _check_scores(self) -> None:
         """scores.parquet, where there is one, must be sound, and scores.md hold its numbers."""
+        tables = dict(self.files.intact([SCORES_TABLE, SCORES_TEXT]))
         if SCORES_TABLE not in tables:
             return
         rows = self._read_table(SCORES_TABLE, tables[SCORES_TABLE], SUMMARY_SCHEMA)
@@ -282,32 +334,43 @@ class _AtlasCheck:
         methods, layers = self.manifest["methods"], [layer["name"] for layer in self.manifest["layers"]]
         problems = list(summary_problems(rows, methods=methods, layers=layers))
         for problem in problems:
-            self._add(SCORES_TABLE, problem)
+            self.files.add(SCORES_TABLE, problem)
         text = tables.get(SCORES_TEXT, b"").decode(errors="replace")
         if not problems and scores_tables(rows, methods) not in text:
-            self._add(SCORES_TEXT, f"does not hold the tables that {SCORES_TABLE} gives")
+            self.files.add(SCORES_TEXT, f"does not hold the tables that {SCORES_TABLE} gives")
+
+    def _check_similar(self) -> dict[str, list[Row]]:
+        """Check the tables of neighbors and the map, where there are any; the primary rows on each sheet of the map."""
+        neurons = frozenset(self.neurons)
+        units: dict[str, list[int]] = {}
+        for layer, unit in self.neurons:
+            units.setdefault(layer, []).append(unit)
+        for layer in units:
+            for path, data in self.files.intact([similar_path(layer)]):
+                found = self._read_table(path, data, SIMILAR_SCHEMA)
+                for problem in similar_problems(found or (), units=units[layer], neurons=neurons, layer=layer):
+                    self.files.add(path, problem)
+        places = None
+        for path, data in self.files.intact([MAP_TABLE]):
+            places = self._read_table(path, data, MAP_SCHEMA)
+        problems = list(map_problems(places or (), neurons))
+        for problem in problems:
+            self.files.add(MAP_TABLE, problem)
+        if problems or places is None:
+            return {}
+        return {path: [self.neurons[key] for key in keys] for path, keys in map_sheet_rows(places).items()}
 
     # ---- pictures ----
 
-    def _check_pictures(self, layers: Sequence[LayerRows]) -> None:
-        """Decode every listed picture once; compare it with its row, and the sheets with what is on them."""
-        rows = {row["image_path"]: row for layer in layers for row in layer.rows if row["image_path"]}
-        strips = {row["examples_path"]: row for layer in layers for row in layer.rows if row["examples_path"]}
-        sheets = {sheet.path: sheet for layer in layers for sheet in layer.sheets}
-        painted = {row["image_path"] for sheet in sheets.values() for row in sheet.rows}
+    def _check_pictures(self, layer: LayerRows) -> None:
+        """Decode every picture that a layer names; compare it with its row, and the sheets with what is on them."""
+        rows = {row["image_path"]: row for row in layer.rows if row["image_path"]}
+        strips = {row["examples_path"]: row for row in layer.rows if row["examples_path"]}
+        masks = {row["alpha_path"] for row in layer.rows if row["alpha_path"]}
+        sheets = {sheet.path: sheet for sheet in layer.sheets}
+        painted = {row["image_path"] for row in layer.primary_rows}
         thumbnails: dict[str, np.ndarray] = {}
-        pictures = [path for path in self.listed if path.endswith(".webp")]
-        pictures.sort(key=lambda path: path in sheets)  # sheets last: they need the thumbnails
-        for path, data in self._intact(pictures):
-            try:
-                picture = decode_bounded(data)
-            except BadImage as error:
-                self._add(path, f"does not decode: {error}")
-                continue
-            if path in sheets:
-                for problem in sheet_problems(picture, sheets[path].rows, thumbnails):
-                    self._add(path, problem)
-                continue
+        for path, picture in self._decoded(sorted({*rows, *strips, *masks} - {*sheets})):
             if path in painted:
                 thumbnails[path] = thumbnail(picture)
             size_px = (picture.shape[1], picture.shape[0])
@@ -317,35 +380,39 @@ class _AtlasCheck:
             elif path in strips:
                 expected_px = ((strips[path]["num_examples"] or 0) * EXAMPLE_TILE_PX, EXAMPLE_TILE_PX)
             if size_px != expected_px:
-                self._add(path, f"has {size_px} px (width, height), its row says {expected_px}")
+                self.files.add(path, f"has {size_px} px (width, height), its row says {expected_px}")
+        for path, picture in self._decoded(sheets):
+            for problem in sheet_problems(picture, sheets[path].rows, thumbnails):
+                self.files.add(path, problem)
+        self._check_listed(sheets)
+        if MAP_TABLE in self.files.listed:
+            self.thumbnails |= thumbnails
+
+    def _check_further_pictures(self, map_sheets: Mapping[str, Sequence[Row]]) -> None:
+        """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
+        for path, picture in self._decoded([path for path in self.files.left if path.endswith(".webp")]):
+            for problem in map_sheet_problems(picture, map_sheets[path], self.thumbnails) if path in map_sheets else ():
+                self.files.add(path, problem)
+        self._check_listed(map_sheets)
+        for _ in self.files.intact(list(self.files.left)):
+            pass  # tables of a layer that could not be read
+
+    def _decoded(self, paths: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """(path, pixels) of the intact files that are pictures; the others become faults."""
+        for path, data in self.files.intact(paths):
+            try:
+                picture = decode_bounded(data)
+            except BadImage as error:
+                self.files.add(path, f"does not decode: {error}")
+                continue
+            yield path, picture
+
+    def _check_listed(self, sheets: Iterable[str]) -> None:
         for path in sheets:
-            if path not in self.listed:
-                self._add(path, "missing: this contact sheet is not listed in atlas.json")
+            if path not in self.files.listed:
+                self.files.add(path, "missing: this contact sheet is not listed in atlas.json")
 
 
-def _refuse_links(root: Root, path: str) -> None:
-    """Raise OSError if a local file is a link out of the folder or no plain file (a device, a pipe)."""
-    if not root.is_local:
-        return
-    file = (root.local_path / path).resolve(strict=True)
-    if not file.is_relative_to(root.local_path.resolve()) or not file.is_file():
-        raise OSError("a link out of the folder, or not a plain file")
-
-
-def _read_json(root: Root, path: str, faults: list[Fault]) -> dict[str, Any] | None:
-    """The JSON object, or None with a fault."""
-    try:
-        _refuse_links(root, path)
-        size = root.size_bytes(path)
-        if size > MAX_MANIFEST_BYTES:
-            raise ValueError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} are expected")
-        value = json.loads(root.read_bytes(path))
-        if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__}, expected an object")
-    except FileNotFoundError:
-        faults.append(Fault(path, "missing"))
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        faults.append(Fault(path, f"not readable: {error}"))
-        return None
-    return value
+def _labels_as_text(layer: LayerRows) -> list[str]:
+    """`top_labels` of the index as versions before head.json wrote it, by neuron."""
+    return ["; ".join(dict.fromkeys(filter(None, row["reference_labels"]))) for row in layer.primary_rows]

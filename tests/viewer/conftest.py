@@ -42,10 +42,11 @@ class Visit:
     problems: list[str] = field(default_factory=list)
 
     def open(self, address: str = "") -> "Page":
-        """Open an address of the site, as from a bookmark, and wait for a view."""
+        """Open an address of the site, as from a bookmark, and wait for a view and for what it loads afterwards."""
         self.page.goto("about:blank")  # else only the hash would change, and the old view still stand there
         self.page.goto(self.base + address)
         self.page.locator("#content h1, #content .problem").first.wait_for(state="attached")
+        self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
         return self.page
 
     def drawn_tiles(self) -> list[str]:
@@ -103,7 +104,7 @@ def serving() -> Serving:
 def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
     """Address of the synthetic atlas."""
     folder = tmp_path_factory.mktemp("atlas")
-    build_synthetic_atlas(str(folder))
+    build_synthetic_atlas(str(folder), similar=True)
     with serving(folder) as base:
         yield base
 

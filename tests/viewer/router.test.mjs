@@ -71,6 +71,8 @@ test('format and parse are inverse for every view and every parameter', () => {
     makeRoute({ view: 'compare', atlas: 'lite0' }),
     makeRoute({ view: 'compare', atlas: 'a b/ü', list, size: 'large', from: 25, transparency: true }),
     makeRoute({ view: 'compare', atlas: 'lite0', neurons: ['blocks.5:54', 'a&b:1', 'no neuron'], from: 2 }),
+    makeRoute({ view: 'map', atlas: 'a b/ü' }),
+    makeRoute({ view: 'map', atlas: 'lite0', list, neurons: ['blocks.5:54'], at: '0.5,0.25,8' }),
     makeRoute({ view: 'study', atlas: 'a b/ü' }),
     makeRoute({
       view: 'study',
@@ -147,6 +149,8 @@ test('addresses that fit no view are unknown, and keep what was asked for', () =
     '#/about/x',
     '#/compare',
     '#/compare/a/b',
+    '#/map',
+    '#/map/a/b',
     '#/study',
     '#/study/a/b/c',
     '#content',

@@ -6,6 +6,7 @@ import {
   countValues,
   editDistance,
   findNeuron,
+  labelsOf,
   nearestNames,
   nearestUnits,
   parseNeuron,
@@ -14,6 +15,7 @@ import {
   selectRows,
   sortRows,
 } from '../../atlas_viewer/search.js'
+import { packLabels } from '../../atlas_viewer/tables.js'
 
 const index = {
   numRows: 6,
@@ -88,6 +90,28 @@ test('sorting is stable and puts missing values last in both directions', () => 
   assert.deepEqual(select({ sort: 'no_such_column' }), [0, 1, 2, 3, 4, 5])
 })
 
+test('words are looked for in labels that lie beside the table', () => {
+  const { top_labels: lists, ...columns } = index.columns
+  const labels = packLabels(lists.map((text) => (text ? text.split('; ') : [])))
+  const table = { numRows: 6, columns, labels }
+  const find = (/** @type {string} */ query) => selectRows(table, { ...emptyList(), query })
+  assert.deepEqual(find('palace'), [1])
+  assert.deepEqual(find('CASTLE'), [1, 5])
+  assert.equal(labelsOf(table, 1), 'Castle; palace')
+  assert.equal(labelsOf(table, 3), '')
+  // Of a part of the index, whose first row is the neuron 4.
+  const part = { numRows: 2, columns: { ...columns, layer: ['fc', 'fc'] }, labels: { ...labels, first: 4 } }
+  assert.deepEqual(selectRows(part, { ...emptyList(), query: 'castle' }), [1])
+})
+
+test('numbers in typed arrays are sorted like others, NaN last', () => {
+  const loss = Float32Array.of(0.5, -3, NaN, Infinity, -0, 0, 1e-20, -1e20)
+  const table = { numRows: 8, columns: { ...index.columns, loss } }
+  const rows = [0, 1, 2, 3, 4, 5, 6, 7]
+  assert.deepEqual(sortRows(table, rows, 'loss', false), [7, 1, 4, 5, 6, 0, 3, 2])
+  assert.deepEqual(sortRows(table, rows, 'loss', true), [3, 0, 6, 4, 5, 1, 7, 2])
+})
+
 test('sorting loses nothing and does not change its input', () => {
   const rows = [5, 3, 1, 0]
   const sorted = sortRows(index, rows, 'loss', false)
@@ -147,10 +171,14 @@ test('100,000 rows are searched and sorted while one types', () => {
   assert.ok(seconds < 2, `took ${seconds} s`) // measured: 0.05 s; the bound is for a busy machine
 })
 
-test('a text that names one neuron of the atlas finds it, whatever the case', () => {
-  const atlas = { layers: [{ name: 'conv_stem' }, { name: 'blocks.5' }], index }
-  assert.deepEqual(findNeuron(atlas, ' Blocks.5:54 '), { layer: 'blocks.5', unit: 54 })
+test('a text that names one neuron of the atlas finds it, whatever the case', async () => {
+  const layerIndex = async (/** @type {{name: string}} */ layer) => {
+    const rows = index.columns.layer.flatMap((name, row) => (name === layer.name ? [row] : []))
+    return { numRows: rows.length, columns: { unit: rows.map((row) => index.columns.unit[row]) } }
+  }
+  const atlas = { layers: [{ name: 'conv_stem' }, { name: 'blocks.5' }], layerIndex }
+  assert.deepEqual(await findNeuron(atlas, ' Blocks.5:54 '), { layer: 'blocks.5', unit: 54 })
   for (const text of ['', 'blocks.5', 'blocks.5:99', 'fc:0', 'blocks.5:54 blocks.5:55', 'blocks.5:54 castle']) {
-    assert.equal(findNeuron(atlas, text), null, text)
+    assert.equal(await findNeuron(atlas, text), null, text)
   }
 })

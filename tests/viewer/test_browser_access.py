@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
 
 WALL = "#/atlas/synthetic"
 COMPARE = "#/compare/synthetic"
+BESIDE = f"{COMPARE}?n=conv_stem:3&with=synthetic&m=classifier:1"
+MAP = "#/map/synthetic"
 
 
 def test_the_keyboard_alone_reaches_a_neuron_and_is_never_trapped(visit: Visit) -> None:
@@ -68,6 +72,8 @@ def test_the_theme_follows_the_system_and_the_choice_is_kept(visitor: Visitor, s
         f"{WALL}/conv_stem/5",
         "#/about?atlas=synthetic",
         f"{COMPARE}?n=conv_stem:3,conv_stem:5",
+        BESIDE,
+        MAP,
     ],
 )
 def test_text_has_contrast(visitor: Visitor, site: str, scheme: str, address: str) -> None:
@@ -83,6 +89,8 @@ def test_text_has_contrast(visitor: Visitor, site: str, scheme: str, address: st
         "#/about?atlas=synthetic",
         f"{COMPARE}?n=conv_stem:0,classifier:5",
         f"{COMPARE}?from=25",
+        BESIDE,
+        MAP,
     ],
 )
 def test_a_narrow_window_does_not_scroll_sideways_and_has_large_targets(
@@ -113,6 +121,35 @@ def test_every_image_and_control_has_a_name(visit: Visit, address: str) -> None:
     )
     assert unnamed == []
     assert page.locator("h1").count() == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_axe_finds_nothing(visitor: Visitor, site: str, width: int, scheme: str) -> None:
+    """Of axe-core's rules, run through the debugger, which the page's policy does not bind."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe comes with the extra 'test'")
+    rules = (Path(package.__file__).parent / "axe.min.js").read_text()
+    visit = visitor(site, color_scheme=scheme, viewport={"width": width, "height": 800})
+    found = {}
+    for address in (
+        "",
+        f"{WALL}?size=large",
+        f"{WALL}/classifier/3",
+        "#/about?atlas=synthetic",
+        f"{COMPARE}?n=conv_stem:3",
+        BESIDE,
+        f"{MAP}?n=conv_stem:3",
+    ):
+        session = visit.page.context.new_cdp_session(visit.open(address))
+        session.send("Runtime.evaluate", {"expression": rules})
+        violations = "axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))"
+        options = {"expression": violations, "awaitPromise": True, "returnByValue": True}
+        found[address] = session.send("Runtime.evaluate", options)["result"]["value"]
+    assert not [violation for violations in found.values() for violation in violations]
+
+
+def test_the_about_page_tells_the_size_of_the_atlas(visit: Visit) -> None:
+    size = visit.open("#/about?atlas=synthetic").locator("dt", has_text="Size").locator("xpath=following-sibling::dd")
+    assert re.fullmatch(r"[\d,]{3,} files, [\d.]+ (kB|MB)", size.inner_text())
 
 
 def test_the_print_view_keeps_the_content_and_drops_the_controls(visit: Visit) -> None:

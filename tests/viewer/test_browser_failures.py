@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.atlas.site import write_site
-from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas
+from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
 
 if TYPE_CHECKING:
     from tests.viewer.conftest import Serving, Visit, Visitor
@@ -93,7 +93,7 @@ def test_a_missing_mask_leaves_the_picture_and_says_so(visit: Visit) -> None:
     assert page.locator(".stage img").evaluate("image => image.style.maskImage") == ""
 
 
-@pytest.mark.parametrize("file", ["sites.json", "atlas.json", "index.parquet", "layers/conv_stem.parquet"])
+@pytest.mark.parametrize("file", ["sites.json", "head.json", "index/conv_stem.parquet", "layers/conv_stem.parquet"])
 @pytest.mark.parametrize(
     ("answer", "received"),
     [
@@ -123,13 +123,37 @@ def test_an_older_copy_of_a_table_is_noticed(visit: Visit, site: str) -> None:
     other = visit.page.request.get(f"{site}{url}/layers/classifier.parquet").body()
     visit.page.route("**/layers/conv_stem.parquet", lambda route: route.fulfill(body=other))
     page = visit.open(f"{WALL}/conv_stem/1")
-    assert "as atlas.json says" in page.locator(".problem").inner_text()
+    assert "as the atlas says" in page.locator(".problem").inner_text()
+
+
+def test_an_index_that_cannot_be_read_is_named_even_after_the_first_pictures(visit: Visit) -> None:
+    visit.expected_messages.append("Failed to load resource")
+    visit.page.route("**/index.parquet", lambda route: route.fulfill(status=503))
+    page = visit.open()
+    page.locator(".problem").wait_for()
+    text = page.locator(".problem").inner_text()
+    assert "index.parquet" in text
+    assert "HTTP 503" in text
+    page.unroute("**/index.parquet")
+    page.get_by_role("button", name="Try again").click()
+    assert visit.drawn_tiles()
+
+
+def test_an_atlas_from_before_there_were_heads_is_shown(visitor: Visitor, serving: Serving, tmp_path: Path) -> None:
+    root = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1)
+    without_head(root)
+    with serving(tmp_path) as base:
+        visit = visitor(base)
+        page = visit.open(f"{WALL}?q=tench")
+        assert page.locator(".result-count").inner_text() == "1 neuron of 4"
+        page.locator(".tile-link").first.click()
+        page.locator(".neuron-page").wait_for()
 
 
 def test_an_atlas_of_another_schema_is_refused_in_words(visit: Visit) -> None:
-    visit.page.route("**/atlas.json", lambda route: route.fulfill(json={"schema": "atlas/99"}))
+    visit.page.route("**/head.json", lambda route: route.fulfill(json={"schema": "head/99"}))
     page = visit.open()
-    assert "schema “atlas/99”" in page.locator(".problem").inner_text()
+    assert "schema “head/99”" in page.locator(".problem").inner_text()
 
 
 def test_about_explains_scores_statuses_and_keys(visit: Visit) -> None:

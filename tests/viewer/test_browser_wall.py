@@ -127,3 +127,32 @@ def test_a_neuron_without_the_shown_method_is_shown_by_another_and_says_so(
     assert alternatives == ["Picture of neuron conv_stem:1", "Picture of neuron conv_stem:2, by MACO"]
     visit.open("#/atlas/comparison?layer=conv_stem&method=maco&q=conv_stem:1")
     assert "Only neurons that MACO was run for" in page.locator(".problem").inner_text()
+
+
+@pytest.mark.parametrize("address", ["", f"{WALL}?sort=-loss", f"{WALL}/conv_stem/0"])
+def test_nothing_moves_while_a_view_comes(visit: Visit, address: str) -> None:
+    visit.page.add_init_script(
+        "window.moved = []; new PerformanceObserver((list) => window.moved.push(...list.getEntries().flatMap((entry) =>"
+        " entry.sources.map(({ node, previousRect, currentRect }) => [node?.className, previousRect.x, previousRect.y,"
+        " currentRect.x, currentRect.y])))).observe({ type: 'layout-shift', buffered: true })"
+    )
+    page = visit.open(address)
+    visit.wait_for_image(".tile img, .stage img")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.moved") == []
+
+
+def test_the_first_pictures_wait_for_small_files_only(visit: Visit) -> None:
+    """Neither for atlas.json, which lists every file, nor for the whole index and its labels; those may never come."""
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    for file in ("atlas.json", "index.parquet", "labels.parquet"):
+        visit.page.route(f"**/{file}", lambda route: None)
+    page = visit.open()
+    visit.wait_for_image(".tile img")
+    assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
+    assert not [url for url in asked if url.endswith("/atlas.json")]
+    page.goto("about:blank")
+    visit.open(f"{WALL}/blocks.2.1/5")
+    visit.open(f"{WALL}?layer=blocks.2.1&sort=-activation_percentile")
+    assert f"{WALL}/blocks.2.1/9?layer=blocks.2.1&sort=-activation_percentile" in visit.drawn_tiles()

@@ -97,7 +97,22 @@ def test_pages_carry_the_policy_and_nothing_inline(path: Path) -> None:
     assert not re.search(r"<script(?![^>]*\ssrc=)", text)
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=", text)
     for target in re.findall(r'(?:src|href)="([^"#]+)"', text):
-        assert target in viewer_files() or target == "sites.json", target
+        assert target in viewer_files() or target in ("sites.json", "atlases.html"), target  # `site` writes these
+
+
+def test_the_modules_of_the_wall_are_asked_for_at_once() -> None:
+    """Else each is found only once the module that imports it has come: a round trip for every step."""
+    found: list[str] = []
+
+    def follow(name: str) -> None:
+        if name not in found:
+            found.append(name)
+            for target in re.findall(r"from '\./([^']+)'", (VIEWER_FOLDER / name).read_text()):
+                follow(target)
+
+    follow("main.js")
+    page = (VIEWER_FOLDER / "index.html").read_text()
+    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == set(found) - {"main.js"}
 
 
 def test_the_page_says_in_words_that_it_needs_javascript() -> None:
@@ -105,6 +120,7 @@ def test_the_page_says_in_words_that_it_needs_javascript() -> None:
     assert noscript
     assert "needs JavaScript" in noscript[1]
     assert 'href="data.html"' in noscript[1]
+    assert 'href="atlases.html"' in noscript[1]  # with links to every table
 
 
 def test_a_missing_page_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

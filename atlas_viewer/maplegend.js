@@ -1,0 +1,99 @@
+/** Beside the map: what colors and shapes mean; and below it the neurons near its center, as links. */
+
+import { fill, h, link, svg } from './dom.js'
+import { formatCount } from './format.js'
+import { layerColor, layerShape, SHAPE_POINTS } from './mapdots.js'
+import { croppedPicture } from './pictures.js'
+import { formatRoute } from './router.js'
+
+/**
+ * @typedef {import('./data.js').Atlas} Atlas
+ * @typedef {import('./mapdata.js').NeuronMap} NeuronMap
+ * @typedef {import('./router.js').Route} Route
+ */
+
+/**
+ * The layers, each a link that marks its neurons; the one that is marked leads back to all.
+ * @param {NeuronMap} map
+ * @param {Route} route
+ * @param {boolean} dark
+ * @returns {HTMLElement}
+ */
+export function mapLegend(map, route, dark) {
+  const marked = (/** @type {string} */ layer) => ({ ...route, list: { ...route.list, layer } })
+  const item = (/** @type {string} */ name, /** @type {number} */ number) => {
+    const current = route.list.layer === name
+    return h(
+      'li',
+      {},
+      link(
+        formatRoute(marked(current ? '' : name)),
+        { class: 'map-layer', 'aria-current': current && 'true', dataset: { keep: `layer-${number}` } },
+        shapeMark(number, map.names.length, dark),
+        h('span', { class: 'code' }, name),
+        h('span', { class: 'filter-count' }, formatCount(map.counts[number])),
+      ),
+    )
+  }
+  return h(
+    'section',
+    { class: 'map-legend', 'aria-label': 'Layers' },
+    h('h2', {}, 'Layers, by depth'),
+    route.list.layer &&
+      link(formatRoute(marked('')), { class: 'map-all', dataset: { keep: 'all' } }, 'Mark all layers'),
+    h('ul', {}, ...map.names.flatMap((name, number) => (map.counts[number] ? [item(name, number)] : []))),
+  )
+}
+
+/**
+ * @param {number} number of the layer
+ * @param {number} numLayers
+ * @param {boolean} dark
+ * @returns {SVGElement}
+ */
+function shapeMark(number, numLayers, dark) {
+  const shape = layerShape(number)
+  return svg(
+    'svg',
+    {
+      class: 'map-mark',
+      viewBox: '-1.3 -1.3 2.6 2.6',
+      'aria-hidden': 'true',
+      focusable: 'false',
+      style: { fill: `rgb(${layerColor(number, numLayers, dark).join(' ')})` },
+    },
+    shape === 'circle' ? svg('circle', { r: 1 }) : svg('polygon', { points: SHAPE_POINTS[shape] }),
+  )
+}
+
+/**
+ * Replaces the list of the neurons near the center.
+ * @param {HTMLElement} list
+ * @param {object} options
+ * @param {Atlas} options.atlas
+ * @param {NeuronMap} options.map
+ * @param {number[]} options.points nearest first
+ * @param {Route} options.route
+ * @param {(point: number) => string} options.labelOf
+ */
+export function fillNearList(list, { atlas, map, points, route, labelOf }) {
+  const columns = map.note.sheet_columns
+  const items = points.map((point) => {
+    const [layer, unit, tile] = [map.names[map.layers[point]], map.units[point], point % columns ** 2]
+    const label = labelOf(point)
+    const sheet = `map/${String(Math.floor(point / columns ** 2)).padStart(4, '0')}.webp`
+    const cut = { column: tile % columns, row: Math.floor(tile / columns), columns, rows: columns }
+    return h(
+      'li',
+      {},
+      link(
+        formatRoute({ ...route, view: 'neuron', layer, unit, variant: '', transparency: false, zoom: '' }),
+        { class: 'similar-link', dataset: { keep: `near-${layer}:${unit}` } },
+        croppedPicture(atlas, sheet, { ...cut, alternative: '' }),
+        h('span', { class: 'similar-name' }, label || `${layer}:${unit}`),
+        label && h('span', { class: 'similar-note code' }, `${layer}:${unit}`),
+      ),
+    )
+  })
+  fill(list, ...items)
+}

@@ -1,0 +1,260 @@
+"""An atlas in a real headless Chromium over a throttled link: first picture, bytes, repaints, heap, layout, audits.
+
+    python benchmarks/atlas_browser.py ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS]
+
+ATLAS is the folder of a built atlas; `big_atlas.py` makes one of 100,000 neurons. It is served by a plain static server
+(no Range, no compression), the link throttled to 10 Mbit/s and 40 ms by Chromium itself. Lighthouse and axe-core come
+from npm and are installed outside this project: `npm install lighthouse axe-core` in a folder of their own, then
+`--lighthouse FOLDER/node_modules/.bin/lighthouse --axe FOLDER/node_modules/axe-core/axe.min.js`. axe is run through the
+debugger, which the page's Content-Security-Policy does not bind; the page's own policy stays as it is.
+"""
+
+import argparse
+import contextlib
+import functools
+import http.server
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+
+from atlas_viewer import viewer_files
+from pipeline.atlas.site import atlas_folder, site_entry, sites_json, slug_of
+
+LINK: Final = {"latency": 40, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
+WINDOW: Final = {"width": 1280, "height": 800}
+WATCHER: Final = """
+window.seen = { first: 0, shift: 0, longest: 0 }
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.seen.shift += entry.value
+}).observe({ type: 'layout-shift', buffered: true })
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.seen.longest = Math.max(window.seen.longest, entry.duration)
+}).observe({ type: 'longtask', buffered: true })
+const look = () => {
+  const shown = [...document.querySelectorAll('.tile img, .stage img')].some((i) => i.complete && i.naturalWidth > 0)
+  if (shown) requestAnimationFrame(() => setTimeout(() => { window.seen.first = performance.now() }))
+  else requestAnimationFrame(look)
+}
+look()
+"""
+# From the event that the reader makes to the frame that shows other results.
+REPAINT: Final = """([selector, type, value]) => new Promise((resolve) => {
+  const target = document.querySelector(selector)
+  const count = document.querySelector('.result-count')
+  const wall = document.querySelector('.wall')
+  const started = performance.now()
+  const observer = new MutationObserver(() => {
+    observer.disconnect()
+    requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - started)))
+  })
+  observer.observe(wall, { childList: true })
+  if (type === 'click') target.click()
+  else {
+    target.value = value
+    target.dispatchEvent(new Event(type, { bubbles: true }))
+  }
+})"""
+
+
+class PlainHandler(http.server.SimpleHTTPRequestHandler):
+    """Files as they are: no ranges, no compression, no cache."""
+
+    protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a browser that leaves in the middle
+            super().handle()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("atlas", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lighthouse", help="the program, for its audits")
+    parser.add_argument("--axe", type=Path, help="axe.min.js, for its rules")
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    manifest = json.loads((arguments.atlas / "atlas.json").read_text())
+    layer = manifest["layers"][len(manifest["layers"]) // 2]["name"]
+    slug = slug_of(manifest["name"])
+    wall, neuron = f"#/atlas/{slug}", f"#/atlas/{slug}/{layer}/10"
+    views = {
+        "wall": wall,
+        "wall, small tiles": f"{wall}?size=small",
+        "wall of a layer": f"{wall}?layer={layer}",
+        "wall, sorted": f"{wall}?sort=-activation_percentile",
+        "neuron": neuron,
+    }
+    with serving(arguments.atlas, manifest) as base, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-quic"])
+        print(
+            f"{manifest['counts']['neurons']:,} neurons, Chromium {browser.version}, {os.cpu_count()} cores,", end=" "
+        )
+        print(f"10 Mbit/s, 40 ms, median of {arguments.repeats}, {time.strftime('%Y-%m-%d')}")
+        print(f"{'first visit':<20}{'picture s':>10}{'MB then':>9}{'MB in all':>10}{'CLS':>7}{'longest task ms':>17}")
+        for name, address in views.items():
+            found = [first_visit(browser, base + address) for _ in range(arguments.repeats)]
+            seconds, then, total, shift, longest = (statistics.median(values) for values in zip(*found, strict=True))
+            print(f"{name:<20}{seconds:>10.2f}{then:>9.2f}{total:>10.2f}{shift:>7.3f}{longest:>17.0f}", flush=True)
+        print(f"\n{'event to repaint':<28}{'ms':>6}{'of':>20}")
+        report_repaints(browser, base + wall, arguments.repeats)
+        if arguments.axe:
+            report_rules(browser, base, {"wall": wall, "neuron": neuron}, arguments.axe.read_text())
+        browser.close()
+        if arguments.lighthouse:
+            report_audits(arguments.lighthouse, chromium, base, {"wall": wall, "neuron": neuron})
+
+
+@contextlib.contextmanager
+def serving(atlas: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """The address of a site with this atlas, its files linked, not copied."""
+    with tempfile.TemporaryDirectory() as name:
+        site = Path(name)
+        for path, file in viewer_files().items():
+            (site / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, site / path)
+        slug = slug_of(manifest["name"])
+        folder = site / atlas_folder(slug, manifest)
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(atlas.resolve(), target_is_directory=True)
+        (site / "sites.json").write_text(json.dumps(sites_json([site_entry(slug, manifest)])))
+        handler = functools.partial(PlainHandler, directory=name)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            server.shutdown()
+
+
+@contextlib.contextmanager
+def visiting(browser: Browser, *, throttled: bool) -> Iterator[tuple[Page, CDPSession, list[tuple[float, int]]]]:
+    """A page with an empty cache, its debugger, and (timestamp, bytes) of what it receives."""
+    context = browser.new_context(viewport=WINDOW)
+    page = context.new_page()
+    page.add_init_script(WATCHER)
+    session = context.new_cdp_session(page)
+    session.send("Network.enable")
+    if throttled:
+        session.send("Network.emulateNetworkConditions", {"offline": False, **LINK})
+    received: list[tuple[float, int]] = []
+    session.on("Network.dataReceived", lambda event: received.append((event["timestamp"], event["encodedDataLength"])))
+    session.on(
+        "Network.responseReceived",
+        lambda event: received.append((event["timestamp"], int(event["response"]["encodedDataLength"]))),
+    )
+    yield page, session, received
+    context.close()
+
+
+def first_visit(browser: Browser, address: str) -> tuple[float, float, float, float, float]:
+    """Seconds to the first picture, MB until then, MB until all is quiet, layout shift, longest task in ms."""
+    with visiting(browser, throttled=True) as (page, session, received):
+        starts: list[float] = []
+        session.on("Network.requestWillBeSent", lambda event: starts.append(event["timestamp"]))
+        page.goto(address)
+        page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
+        page.wait_for_load_state("networkidle", timeout=120_000)
+        page.wait_for_timeout(500)
+        seen = page.evaluate("window.seen")
+        seconds = seen["first"] / 1000
+        then = sum(size for moment, size in received if moment <= starts[0] + seconds)
+        return seconds, then / 1e6, sum(size for _, size in received) / 1e6, seen["shift"], seen["longest"]
+
+
+def report_repaints(browser: Browser, address: str, repeats: int) -> None:
+    """What a reader does on the wall, until the frame that shows it; and the heap afterwards."""
+    actions = {
+        "search: a label": ("#search", "input", "ta"),
+        "search: a rarer label": ("#search", "input", "tari"),
+        "search: a condition": ("#search", "input", "activation_ratio>1.4"),
+        "search: emptied": ("#search", "input", ""),
+        "sort by percentile": ("#sort", "change", "activation_percentile"),
+        "the other way round": (".result-controls .button", "click", ""),
+        "sort by label": ("#sort", "change", "label"),
+        "filter: weak": ("input[type=checkbox][data-keep=status-weak]", "click", ""),
+        "filter: all again": ("input[type=checkbox][data-keep=status-weak]", "click", ""),
+        "filter: the last layer": (".filter-layers a:last-child", "click", ""),
+        "filter: all layers": (".filter-layers a:first-child", "click", ""),
+    }
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    counts: dict[str, str] = {}
+    heaps: dict[str, list[float]] = {"after load": [], "after all this": [], "the same, collected": []}
+    for _ in range(repeats):
+        with visiting(browser, throttled=False) as (page, session, _received):
+            page.goto(address)
+            page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
+            page.wait_for_load_state("networkidle", timeout=120_000)
+            page.wait_for_timeout(1000)
+            heaps["after load"].append(heap_mb(session))
+            for name, action in actions.items():
+                times[name].append(page.evaluate(REPAINT, list(action)))
+                counts[name] = page.locator(".result-count").inner_text()
+                page.wait_for_timeout(150)
+            heaps["after all this"].append(heap_mb(session))
+            session.send("HeapProfiler.collectGarbage")
+            heaps["the same, collected"].append(heap_mb(session))
+    for name, values in times.items():
+        print(f"{name:<28}{statistics.median(values):>6.0f}{counts[name].removesuffix(' neurons'):>30}")
+    for name, values in heaps.items():
+        print(f"JS heap {name:<20}{statistics.median(values):>6.0f} MB")
+
+
+def heap_mb(session: CDPSession) -> float:
+    return session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+
+
+def report_rules(browser: Browser, base: str, views: dict[str, str], axe: str) -> None:
+    """Violations that axe-core finds, light and dark."""
+    for name, address in views.items():
+        for scheme in ("light", "dark"):
+            with visiting(browser, throttled=False) as (page, session, _received):
+                page.emulate_media(color_scheme=scheme)
+                page.goto(base + address)
+                page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
+                session.send("Runtime.evaluate", {"expression": axe})
+                answer = session.send(
+                    "Runtime.evaluate",
+                    {"expression": "axe.run().then(r => r)", "awaitPromise": True, "returnByValue": True},
+                )
+                found = answer["result"]["value"]
+                rules = [f"{rule['id']} ({len(rule['nodes'])})" for rule in found["violations"]]
+                print(f"axe-core {name}, {scheme}: {len(found['passes'])} rules passed, violations: {rules or 'none'}")
+
+
+def report_audits(lighthouse: str, chromium: str, base: str, views: dict[str, str]) -> None:
+    """Lighthouse's four scores, with its own throttling of a desktop (10 Mbit/s, 40 ms) and of a phone (1.6 Mbit/s)."""
+    for name, address in views.items():
+        for preset in ("desktop", "phone"):
+            command = [lighthouse, base + address, "--quiet", "--output=json", "--output-path=stdout"]
+            command += ["--chrome-flags=--headless=new --no-sandbox --disable-quic"]
+            command += ["--only-categories=performance,accessibility,best-practices,seo"]
+            command += ["--preset=desktop"] if preset == "desktop" else []
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, env=os.environ | {"CHROME_PATH": chromium}
+            )
+            report = json.loads(done.stdout)
+            scores = {key: round(100 * (found["score"] or 0)) for key, found in report["categories"].items()}
+            missed = [
+                key
+                for key, audit in report["audits"].items()
+                if audit["score"] is not None and audit["score"] < 0.9 and audit["scoreDisplayMode"] != "informative"
+            ]
+            print(
+                f"Lighthouse {report['lighthouseVersion']} {name}, {preset}: {scores}; below 90: {missed}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

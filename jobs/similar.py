@@ -1,0 +1,71 @@
+"""Similar neurons and the map, as a part of stage 5: from the statistics store to what `build_atlas` publishes."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.session import Session
+
+if TYPE_CHECKING:
+    from pipeline.atlas.signatures import Exemplars
+    from pipeline.atlas.similar import SimilarNeurons
+    from pipeline.statistics.store import StatisticsStore
+
+NO_MAP: Final = "no map: it needs openTSNE, which `pip install 'neuron-atlas[map]'` brings; then build again"
+# Raised when an atlas that is built already should get other neighbors or another map.
+_VERSION: Final = 1
+
+
+def similar_digest() -> str:
+    """What neighbors and map depend on beside the statistics: an atlas built without openTSNE gets its map later."""
+    from pipeline.atlas.neuron_map import layout_name
+
+    return f"similar {_VERSION} {layout_name()}"
+
+
+def similar_remark() -> str:
+    """What a reader of the report should know: that there is no map, and how to get one."""
+    from pipeline.atlas.neuron_map import layout_name
+
+    return "" if layout_name() else NO_MAP
+
+
+def similar_neurons(session: Session, rows: Sequence[Mapping[str, Any]]) -> "SimilarNeurons":
+    """Neighbors and map of the neurons of `rows`.
+
+    One thread lays the map out, so that the same statistics give the same map on machines of any size.
+    """
+    from pipeline.atlas.neuron_map import layout, layout_name
+    from pipeline.atlas.similar import find_similar
+    from pipeline.statistics.store import StatisticsStore
+
+    resolved, name = session.resolved, layout_name()
+    units: dict[str, set[int]] = {layer: set() for layer in resolved.layers}
+    for row in rows:
+        units[row["layer"]].add(row["unit"])
+    neurons = [(layer, unit) for layer, members in units.items() for unit in sorted(members)]
+    seed = resolved.recipe.seed
+    return find_similar(
+        neurons,
+        stored_exemplars(StatisticsStore.open(resolved.root), neurons),
+        layout=(lambda signature: layout(signature, seed=seed)) if name else None,
+        layout_name=name,
+        seed=seed,
+    )
+
+
+def stored_exemplars(statistics: "StatisticsStore", neurons: Sequence[tuple[str, int]]) -> "Exemplars":
+    """The exemplars of neurons that come layer by layer."""
+    import numpy as np
+
+    from pipeline.atlas.signatures import Exemplars
+
+    units: dict[str, list[int]] = {}
+    for layer, unit in neurons:
+        units.setdefault(layer, []).append(unit)
+    parts = [
+        (topk.activation[some], topk.sample[some], statistics.activation_moments(layer).mean[some])
+        for layer, some in units.items()
+        for topk in [statistics.topk(layer)]
+    ]
+    activation, sample, mean = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Exemplars(activation=activation, sample=sample, mean=mean)

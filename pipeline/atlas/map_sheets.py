@@ -1,0 +1,105 @@
+"""The thumbnails of the map: 256 neurons on each `map/NNNN.webp`, in the order of `map.parquet`.
+
+A window on the map shows neurons of every layer. On the contact sheets of the layers they stand far apart, and a window
+of 150 would load 150 sheets of 157 KiB; along the Morton curve they stand together on one to four of these. Tiles are
+cut from the contact sheets, so no picture is decoded twice. Neuron i is on tile i mod 256 of sheet i div 256.
+
+Legend: H, W = height and width in pixels; sheets and tiles are uint8 RGB [H, W, 3].
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from pipeline.atlas.picture_checks import MAX_TILE_DIFFERENCE, status_thumbnail
+from pipeline.atlas.sheets import tile_box
+
+MAP_FOLDER: Final = "map"
+MAP_TILE_PX: Final = 64  # the map shows thumbnails of 40 to 64 px
+MAP_SHEET_COLUMNS: Final = 16
+TILES_PER_MAP_SHEET: Final = MAP_SHEET_COLUMNS**2
+MAP_SHEET_PX: Final = MAP_SHEET_COLUMNS * MAP_TILE_PX
+MAP_SHEET_QUALITY: Final = 75
+# Sheets of the map held at once, 3.1 MB each: 100,000 neurons take seven passes over their contact sheets.
+_HELD_SHEETS: Final = 60
+_THUMBNAIL_PX: Final = 16
+
+Place = tuple[str, int]  # contact sheet and tile
+
+
+def map_sheet_path(number: int) -> str:
+    """Where sheet `number` (from 0) of the map lies."""
+    return f"{MAP_FOLDER}/{number:04d}.webp"
+
+
+def num_map_sheets(num_neurons: int) -> int:
+    """How many sheets the thumbnails of so many neurons fill."""
+    return -(-num_neurons // TILES_PER_MAP_SHEET)
+
+
+def draw_map_sheets(
+    places: Sequence[Place], read_sheet: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, sheet [1024, 1024, 3]) of every sheet of the map, in order.
+
+    Args:
+        places: of the neurons of the map in its order, where each stands on the contact sheets.
+        read_sheet: path → decoded contact sheet [896, 896, 3]; called once for each in each pass.
+    """
+    per_pass = _HELD_SHEETS * TILES_PER_MAP_SHEET
+    for start in range(0, len(places), per_pass):
+        some = places[start : start + per_pass]
+        sheets = np.zeros((num_map_sheets(len(some)), MAP_SHEET_PX, MAP_SHEET_PX, 3), np.uint8)
+        wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for position, (path, tile) in enumerate(some):
+            wanted[path].append((position, tile))
+        for path in sorted(wanted):
+            contact_sheet = Image.fromarray(read_sheet(path))
+            for position, tile in wanted[path]:
+                number, (left, top, right, bottom) = position // TILES_PER_MAP_SHEET, map_tile_box(position)
+                small = contact_sheet.resize(
+                    (MAP_TILE_PX, MAP_TILE_PX), Image.Resampling.LANCZOS, box=tile_box(tile), reducing_gap=None
+                )
+                sheets[number, top:bottom, left:right] = np.asarray(small)
+        first = start // TILES_PER_MAP_SHEET
+        yield from ((map_sheet_path(first + number), sheet) for number, sheet in enumerate(sheets))
+
+
+def map_tile_box(position: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in pixels of the neuron at a position of the map, on its sheet."""
+    row, column = divmod(position % TILES_PER_MAP_SHEET, MAP_SHEET_COLUMNS)
+    left, top = column * MAP_TILE_PX, row * MAP_TILE_PX
+    return left, top, left + MAP_TILE_PX, top + MAP_TILE_PX
+
+
+def map_sheet_problems(
+    sheet: np.ndarray, rows: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+    """What is wrong with a decoded sheet of the map, in words.
+
+    Args:
+        sheet: uint8 [H, W, 3].
+        rows: the primary rows of its neurons, in the order of the map.
+        thumbnails: float32 [16, 16, 3] by image_path; a picture without one is not compared.
+    """
+    if sheet.shape != (MAP_SHEET_PX, MAP_SHEET_PX, 3):
+        yield f"is {sheet.shape[1]} × {sheet.shape[0]} px, expected {MAP_SHEET_PX} × {MAP_SHEET_PX}"
+        return
+    step = MAP_TILE_PX // _THUMBNAIL_PX
+    for position, row in enumerate(rows):
+        path = row["image_path"]
+        expected = thumbnails.get(path) if path else status_thumbnail(row["status"])
+        if expected is None:
+            continue
+        left, top, right, bottom = map_tile_box(position)
+        tile = sheet[top:bottom, left:right].reshape(_THUMBNAIL_PX, step, _THUMBNAIL_PX, step, 3)
+        difference = np.abs(tile.mean(axis=(1, 3), dtype=np.float32) - expected).mean()
+        # Twice the bound of a contact sheet: the tile was packed by WebP twice and is smaller.
+        if difference > 2 * MAX_TILE_DIFFERENCE:
+            yield (
+                f"tile {position} does not show {path or row['status']} of {row['layer']}:{row['unit']} "
+                f"(mean difference {difference:.0f} of 255)"
+            )

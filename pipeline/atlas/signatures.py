@@ -1,0 +1,119 @@
+"""What a neuron answers to, as a short vector: its signature, made of its natural exemplars alone.
+
+Two neurons are similar if the same photographs excite them, whatever their layers. The statistics store knows the k
+photographs that excite each neuron most, so every atlas has signatures, at no cost in forward passes:
+
+    w(i, s) = max(0, a(i, s) − m(i)) / (a(i, best) − m(i))     how far photograph s lifts neuron i above its mean
+    x(i, s) = w(i, s) · (ln((1 + N) / (1 + n(s))) + 1)         less for photographs that excite many neurons
+    X       = rows x(i), each of length 1                      [N neurons, S photographs], sparse
+    X      ≈ U Σ Vᵀ, truncated                                 signature(i) = row i of U Σ, of length 1
+
+a: activation, m: mean activation over the data set, n(s): neurons that have s among their exemplars.
+
+Why so. w does not change if a neuron's activations are shifted or scaled, so logits and the outputs of a ReLU compare.
+The second factor is the smoothed inverse document frequency of text retrieval (Salton & Buckley, Information
+Processing & Management 1988; the smoothing is scikit-learn's). The truncation is latent semantic analysis (Deerwester
+et al., JASIS 1990): with many photographs two neurons for one thing have few exemplars in common, but both share some
+with a third. The factors come from the randomized method of Halko, Martinsson & Tropp (SIAM Review 2011), in torch.
+
+Shapes: N neurons, k exemplars, S photographs, R dimensions.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+NUM_DIMENSIONS: Final = 64  # of a signature; an atlas of fewer neurons or photographs has fewer
+_OVERSAMPLING: Final = 16  # further columns of the random projection; Halko et al. advise 5 to 10
+# A neuron of which the truncation keeps less shares its photographs with hardly any other: what is left is noise.
+_MIN_LENGTH: Final = 1e-3
+_POWER_ITERATIONS: Final = 2  # Halko et al., 4.5: enough for slowly falling singular values
+NO_SAMPLE: Final = -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exemplars:
+    """The photographs that excite N neurons most, best first.
+
+    Attributes:
+        activation: float [N, k].
+        sample: int64 [N, k], NO_SAMPLE in slots without a photograph.
+        mean: float [N], mean activation over the data set.
+    """
+
+    activation: np.ndarray
+    sample: np.ndarray
+    mean: np.ndarray
+
+
+def exemplar_weights(exemplars: Exemplars) -> np.ndarray:
+    """w above, float64 [N, k] in 0–1; a neuron that no photograph lifts above its mean (a dead one) has only zeros."""
+    activation = np.where(exemplars.sample == NO_SAMPLE, -np.inf, exemplars.activation.astype(np.float64))
+    lift = np.maximum(0.0, activation - exemplars.mean[:, None])
+    best = lift.max(axis=1, keepdims=True, initial=0.0)
+    return np.divide(lift, best, out=np.zeros_like(lift), where=best > 0)
+
+
+def signatures(exemplars: Exemplars, *, num_dimensions: int = NUM_DIMENSIONS, seed: int = 0) -> np.ndarray:
+    """Signatures, float32 [N, R] with R ≤ num_dimensions: rows of length 1, or of zeros.
+
+    Zeros stand for neurons without exemplars, or with none that other neurons have.
+
+    Equal exemplars give equal signatures on one machine. The sign of each dimension is the one that makes its largest
+    entry positive.
+    """
+    rows, columns, values, shape = _weighted(exemplars)
+    num_dimensions = min(num_dimensions, *shape)
+    if num_dimensions == 0:
+        return np.zeros((len(exemplars.mean), 0), np.float32)
+    left = _left_factors(rows, columns, values, shape, num_dimensions, seed)
+    peak = left[np.abs(left).argmax(axis=0), np.arange(num_dimensions)]
+    left *= np.where(peak < 0, -1.0, 1.0)
+    length = np.linalg.norm(left, axis=1, keepdims=True)
+    return np.divide(left, length, out=np.zeros_like(left), where=length > _MIN_LENGTH).astype(np.float32)
+
+
+def _weighted(exemplars: Exemplars) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+    """X as (row, column, value) of its entries by row, and its shape."""
+    weight = exemplar_weights(exemplars)
+    rows, slots = np.nonzero(weight)
+    samples, columns = np.unique(exemplars.sample[rows, slots], return_inverse=True)
+    num_neurons = len(weight)
+    frequency = np.bincount(columns, minlength=len(samples))
+    rarity = np.log((1 + num_neurons) / (1 + frequency)) + 1
+    values = weight[rows, slots] * rarity[columns]
+    norms = np.sqrt(np.bincount(rows, weights=values**2, minlength=num_neurons))
+    return rows, columns, values / norms[rows], (num_neurons, len(samples))
+
+
+def _left_factors(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    values: np.ndarray,
+    shape: tuple[int, int],
+    num_dimensions: int,
+    seed: int,
+) -> np.ndarray:
+    """The first columns of U Σ, float64 [N, R]."""
+    import torch
+
+    order = np.lexsort((columns, rows))
+    starts = np.searchsorted(rows[order], np.arange(shape[0] + 1))
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.manual_seed(seed)
+        # Float32 halves the memory of the projections [S, R], the largest arrays here; neighbors are told apart by
+        # the third decimal.
+        matrix = torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            torch.from_numpy(columns[order]),
+            torch.from_numpy(values[order].astype(np.float32)),
+            size=shape,
+            check_invariants=False,
+        )
+        q = min(num_dimensions + _OVERSAMPLING, *shape)
+        u, s, _ = torch.svd_lowrank(matrix, q=q, niter=_POWER_ITERATIONS)
+    factors = (u * s)[:, :num_dimensions]
+    return factors.numpy().astype(np.float64)

@@ -1,0 +1,159 @@
+"""What an atlas says of similar neurons: tables of neighbors, and the map with its thumbnails.
+
+`find_similar` computes (pure); `SimilarNeurons.files` gives what is published. `signatures` has the formula.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.atlas.map_sheets import (
+    MAP_SHEET_COLUMNS,
+    MAP_SHEET_QUALITY,
+    MAP_TILE_PX,
+    draw_map_sheets,
+    map_sheet_path,
+    num_map_sheets,
+)
+from pipeline.atlas.neighbors import NUM_NEIGHBORS, SIMILAR_SCHEMA, nearest_neighbors, similar_path, similar_rows
+from pipeline.atlas.neuron_map import (
+    MAP_ENCODINGS,
+    MAP_SCHEMA,
+    MAP_SIDE,
+    MAP_TABLE,
+    MIN_NEURONS,
+    morton_order,
+    quantize,
+)
+from pipeline.atlas.rows import LayerRows
+from pipeline.atlas.signatures import Exemplars, signatures
+from pipeline.images import decode_webp, encode_webp
+from pipeline.storage import Root
+from pipeline.tables import Columns, table_bytes
+
+NeuronKey = tuple[str, int]  # layer and unit
+Layout = Callable[[np.ndarray], np.ndarray]  # signatures [N, R] → places [N, 2]
+SIMILAR_FOLDER: Final = "similar"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SimilarNeurons:
+    """Neighbors and places of the N neurons of an atlas.
+
+    Attributes:
+        neurons: all N, by layer in model order, then unit.
+        index: int64 [N, k], neighbors by place in `neurons`; cosine: float32 [N, k]. See `nearest_neighbors`.
+        num_dimensions: of the signatures.
+        num_exemplars: photographs that a signature was made of, at most.
+        on_map: int64 [M], the neurons on the map, in the order of its table; empty without a map.
+        places: int32 [M, 2] of them.
+        layout_name: what made the layout.
+    """
+
+    neurons: Sequence[NeuronKey]
+    index: np.ndarray
+    cosine: np.ndarray
+    num_dimensions: int
+    num_exemplars: int
+    on_map: np.ndarray
+    places: np.ndarray
+    layout_name: str
+
+    def note(self) -> dict[str, Any]:
+        """`similar` of atlas.json: how neighbors were found, and the map, null without one."""
+        on_map = {
+            "file": MAP_TABLE,
+            "layout": self.layout_name,
+            "num_neurons": len(self.on_map),
+            "side": MAP_SIDE,
+            "tile_size_px": MAP_TILE_PX,
+            "sheet_columns": MAP_SHEET_COLUMNS,
+        }
+        return {
+            "num_neighbors": self.index.shape[1],
+            "num_exemplars": self.num_exemplars,
+            "num_dimensions": self.num_dimensions,
+            "map": on_map if len(self.on_map) else None,
+        }
+
+    def files(self, root: Root, layers: Sequence[LayerRows]) -> Iterator[tuple[str, bytes]]:
+        """(path, bytes) of every file to publish; `root` holds the contact sheets of `layers` already."""
+        for layer, rows in similar_rows(self.neurons, self.index, self.cosine):
+            yield similar_path(layer), table_bytes(rows, SIMILAR_SCHEMA)
+        if not len(self.on_map):
+            return
+        tiles = {
+            (layer.name, row["unit"]): (sheet.path, tile)
+            for layer in layers
+            for sheet in layer.sheets
+            for tile, row in enumerate(sheet.rows)
+        }
+        shown = [self.neurons[place] for place in self.on_map]
+        columns: Columns = {
+            "layer": [layer for layer, _ in shown],
+            "unit": np.array([unit for _, unit in shown], np.int32),
+            "x": self.places[:, 0],
+            "y": self.places[:, 1],
+        }
+        yield MAP_TABLE, table_bytes(columns, MAP_SCHEMA, encodings=MAP_ENCODINGS)
+        sheets = draw_map_sheets([tiles[key] for key in shown], lambda path: decode_webp(root.read_bytes(path)))
+        for path, sheet in sheets:
+            yield path, encode_webp(sheet, quality=MAP_SHEET_QUALITY)
+
+
+def find_similar(
+    neurons: Sequence[NeuronKey], exemplars: Exemplars, *, layout: Layout | None, layout_name: str = "", seed: int = 0
+) -> SimilarNeurons:
+    """Neighbors of all neurons and, with a layout, the map.
+
+    Args:
+        neurons: N of them, by layer in model order, then unit.
+        exemplars: theirs, in this order.
+        layout: what places signatures on a plane; None for no map.
+        layout_name: what readers are told of it.
+        seed: of the factorization.
+    """
+    signature = signatures(exemplars, seed=seed)
+    index, cosine = nearest_neighbors(signature, NUM_NEIGHBORS)
+    (present,) = np.nonzero(signature.any(axis=1))
+    on_map, places = np.zeros(0, np.int64), np.zeros((0, 2), np.int32)
+    if layout is not None and len(present) >= MIN_NEURONS:
+        quantized = quantize(layout(signature[present]))
+        order = morton_order(quantized)
+        on_map, places = present[order], quantized[order]
+    return SimilarNeurons(
+        neurons=neurons,
+        index=index,
+        cosine=cosine,
+        num_dimensions=signature.shape[1],
+        num_exemplars=exemplars.sample.shape[1],
+        on_map=on_map,
+        places=places,
+        layout_name=layout_name,
+    )
+
+
+def map_problems(rows: Sequence[Mapping[str, Any]], neurons: frozenset[NeuronKey]) -> Iterator[str]:
+    """What is wrong with the rows of `map.parquet`; `neurons` are all of the atlas."""
+    keys = [(row["layer"], row["unit"]) for row in rows]
+    if len(set(keys)) != len(keys):
+        yield "a neuron has two places"
+    strangers = set(keys) - neurons
+    if strangers:
+        yield f"{len(strangers)} places are of no neuron of this atlas, e.g. {str(min(strangers))[:200]}"
+    places = np.array([(row["x"], row["y"]) for row in rows], np.int64).reshape(-1, 2)
+    if ((places < 0) | (places >= MAP_SIDE)).any():
+        yield f"places must be from 0 to {MAP_SIDE - 1}"
+    elif (morton_order(places.astype(np.int32)) != np.arange(len(rows))).any():
+        yield "rows must go along the Morton curve: thumbnails are found by it"
+
+
+def map_sheet_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[NeuronKey]]:
+    """Path → the neurons on it, for every sheet of the map that has these rows."""
+    keys = [(row["layer"], row["unit"]) for row in rows]
+    return {
+        map_sheet_path(number): keys[number * MAP_SHEET_COLUMNS**2 : (number + 1) * MAP_SHEET_COLUMNS**2]
+        for number in range(num_map_sheets(len(keys)))
+    }

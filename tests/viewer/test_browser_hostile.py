@@ -1,0 +1,177 @@
+"""Somebody's hostile text, in every view of a real browser: it is shown as text, runs nothing, and fits a telephone.
+
+The visits fail by themselves on a dialog, any console message (a violation of the policy is one), an error in the page
+and a request to another origin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.atlas.manifest import build_id, file_entry
+from pipeline.atlas.schema import LAYER_SCHEMA
+from pipeline.atlas.site import write_site
+from pipeline.atlas.site_parts import SiteForm
+from pipeline.storage import Root
+from pipeline.tables import column_types, read_rows, write_table
+from tests import synthetic_atlas
+from tests.synthetic_atlas import build_synthetic_atlas, without_head
+from tests.viewer.plain_server import plain_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.viewer.conftest import Visitor
+
+LONG = "long" * 2500  # 10 kB without a place to break
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</title></script><script>alert(2)</script>",
+    "\" onmouseover=alert(3) x='",
+    "javascript:alert(4)//",
+    "\u202egnp.exe\u202c \u2067isolated",
+    "\u200bzero\u200dwidth\ufeff",
+    "🧑‍🚀 emoji 🏳️‍🌈 e\u0301\u0302\u0303\u0304\u0305\u0306",
+    LONG,
+    "<style>*{display:none}</style>",
+    "&lt;b&gt; {{7*7}} ${7*7} %00 %n",
+    "line\nbreak\ttab",
+    "",
+)
+TITLE = f"<svg onload=alert(5)> \u202e {LONG}"
+LAYERS = {"conv_stem": (16, 5), "classifier": (1000, len(HOSTILE))}
+# What the browser would have made of them, had it read them as HTML.
+INJECTED = (
+    "main :is(script, style, iframe, object, embed, form[action], svg[onload], img[src='x'], a[href^='javascript'])"
+)
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a site with an atlas of hostile labels, keys, reasons and title, and one with hostile layer names."""
+    folder = tmp_path_factory.mktemp("hostile")
+    recipe = synthetic_atlas.recipe
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_atlas, "CLASS_NAMES", HOSTILE * 4)
+        patch.setattr(synthetic_atlas, "HOSTILE_STRINGS", HOSTILE)
+        patch.setattr(synthetic_atlas, "_REASONS", dict.fromkeys(synthetic_atlas._REASONS, HOSTILE[0]))
+        patch.setattr(synthetic_atlas, "recipe", lambda **options: _titled(recipe(**options)))
+        texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, similar=True)
+        names = build_synthetic_atlas(str(folder / "names"), name="names", layers=LAYERS, seeds=1)
+    without_head(names)
+    site = Root.open(str(folder / "site"))
+    write_site(site, [texts, names], SiteForm(neuron_pages_url="https://example.org/atlas/", embedding_table=True))
+    _rename_layer(site, "names", "conv_stem", HOSTILE[0])
+    with plain_server(site.local_path, prefix="/people/me/") as base:
+        yield base
+
+
+def _titled(recipe: synthetic_atlas.Recipe) -> synthetic_atlas.Recipe:
+    return dataclasses.replace(recipe, atlas=dataclasses.replace(recipe.atlas, title=TITLE))
+
+
+def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:
+    """Give a published layer a name that `build` would refuse: the viewer must not trust that one was built by us."""
+    (entry,) = [entry for entry in site.read_json("sites.json")["atlases"] if entry["slug"] == slug]
+    atlas = site.join(entry["path"])
+    manifest = atlas.read_json("atlas.json")
+    for path in ("index.parquet", f"layers/{layer}.parquet"):
+        types = column_types(atlas.read_bytes(path), source=path)
+        rows = [row | {"layer": name if row["layer"] == layer else row["layer"]} for row in read_rows(atlas, path)]
+        write_table(atlas, path, rows, types if path == "index.parquet" else LAYER_SCHEMA | types)
+    for file in manifest["files"]:
+        if file["path"].endswith(".parquet"):
+            file |= file_entry(file["path"], atlas.read_bytes(file["path"]))
+    for listed in manifest["layers"]:
+        listed["name"] = name if listed["name"] == layer else listed["name"]
+    assert manifest["build_id"] != build_id(manifest["files"])
+    atlas.write_json("atlas.json", manifest)
+
+
+def check(page: Page, address: str) -> None:
+    """Nothing was made of the text, and nothing sticks out of the window."""
+    assert page.locator(INJECTED).count() == 0, address
+    assert page.evaluate(OVERFLOW) <= 0, address
+    assert page.evaluate("document.styleSheets.length") >= 1
+    assert page.locator("main").first.is_visible(), address
+
+
+CLASS = "#/atlas/texts/classifier/"
+QUERY = "q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E"
+VIEWS = [
+    "#/",
+    "#/about?atlas=texts",
+    *(f"#/atlas/texts?size={size}" for size in ("small", "medium", "large")),
+    f"#/atlas/texts?{QUERY}",
+    f"#/atlas/texts?{QUERY}%20nothing",
+    "#/atlas/texts?q=classifier:9999",
+    "#/atlas/texts?sort=-activation_ratio&status=dead,failed",
+    *(f"{CLASS}{unit}" for unit in range(len(HOSTILE))),
+    "#/atlas/texts/conv_stem/3",
+    "#/compare/texts?layer=classifier",
+    "#/compare/texts?n=classifier:0,classifier:7",
+    "#/compare/texts?with=names",
+    "#/compare/names?n=conv_stem:0&with=texts&m=classifier:3",
+    f"#/compare/texts?n=classifier:0,classifier:1&with=texts&m={QUERY},%22%3E",
+    "#/study/texts?rater=%3Cb%3E",
+    "#/map/texts?n=classifier:0",
+    "#/atlas/%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+    "#/atlas/names?size=large",
+    "#/atlas/names/%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E/1",
+    "#/compare/names",
+    "#/about?atlas=names",
+]
+
+
+def test_every_view_shows_it_as_text_letter_by_letter_and_fits_a_telephone(visitor: Visitor, hostile_site: str) -> None:
+    visit = visitor(hostile_site, viewport={"width": 390, "height": 800})
+    for address in VIEWS:
+        page = visit.open(address)
+        page.wait_for_function("() => !document.querySelector('#content').hasAttribute('aria-busy')")
+        page.evaluate("document.querySelectorAll('#content details').forEach(details => { details.open = true })")
+        page.wait_for_timeout(50)  # what opens is filled in by an event
+        check(page, address)
+        if address.startswith(CLASS) and (label := HOSTILE[int(address.removeprefix(CLASS))]):
+            assert label in (page.locator("h1").text_content() or "")
+
+
+def test_titles_and_layer_names_are_there_letter_by_letter(visitor: Visitor, hostile_site: str) -> None:
+    visit = visitor(hostile_site)
+    page = visit.open("#/")
+    assert page.locator(".card-title").first.text_content() == TITLE
+    visit.open(f"#/atlas/texts?{QUERY}&layer=classifier&size=large")
+    visit.drawn_tiles()
+    assert HOSTILE[0] in page.locator(".tile-name").all_text_contents()
+    visit.open("#/atlas/names?size=large")
+    visit.drawn_tiles()
+    assert any(HOSTILE[0] in text for text in page.locator("#content").all_text_contents())
+
+
+def test_a_study_of_it_asks_its_questions(visitor: Visitor, hostile_site: str) -> None:
+    page = visitor(hostile_site, viewport={"width": 390, "height": 800}).open("#/study/texts?q=classifier")
+    page.locator("#study-rater").fill(HOSTILE[1])
+    page.get_by_role("button", name="Start").click()
+    page.locator("#study-question").wait_for()
+    check(page, "study")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without JavaScript"])
+def test_pages_that_need_no_javascript_show_it_as_text(visitor: Visitor, hostile_site: str, scripts: bool) -> None:
+    visit = visitor(hostile_site, viewport={"width": 390, "height": 800}, java_script_enabled=scripts)
+    page = visit.page
+    units = [f"neurons/texts/classifier/{unit}.html" for unit in range(len(HOSTILE))]
+    for path in ("atlases.html", "cards/texts.html", "neurons/texts/classifier/index.html", *units):
+        page.goto(hostile_site + path)
+        if scripts:
+            check(page, path)
+        assert page.locator("h1").is_visible(), path
+    page.goto(hostile_site + units[0])
+    assert page.locator("h1").text_content() == HOSTILE[0]
+    assert page.locator('a[href$="#/atlas/texts/classifier/0"]').count() == 1
+    page.goto(hostile_site + "cards/texts.html")
+    assert page.locator("h1").text_content() == TITLE

@@ -1,0 +1,110 @@
+"""Sites as they are found: below a path, compressed or not, without Range, without a network, used from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.atlas.site import write_site
+from pipeline.storage import Root
+from tests.synthetic_atlas import build_synthetic_atlas
+from tests.viewer.plain_server import plain_server
+
+if TYPE_CHECKING:
+    from tests.viewer.conftest import Visitor
+
+WALL = "#/atlas/synthetic"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published site with one atlas."""
+    folder = tmp_path_factory.mktemp("plain")
+    layers = {"conv_stem": (16, 12), "classifier": (1000, 4)}
+    atlas = build_synthetic_atlas(str(folder / "atlas"), layers=layers, seeds=1, similar=True)
+    write_site(Root.open(str(folder / "site")), [atlas])
+    return folder / "site"
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "gzip"])
+def address(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Its address below a path, at a host that knows no Range; with and without gzip."""
+    with plain_server(folder, prefix="/people/me/atlas/", gzipped=request.param) as base:
+        yield base
+
+
+def test_every_view_works_below_a_path_without_range_compressed_or_not(visitor: Visitor, address: str) -> None:
+    visit = visitor(address)
+    page = visit.open()
+    assert visit.drawn_tiles()
+    visit.wait_for_image(".tile img")
+    for view in (f"{WALL}/conv_stem/1", "#/compare/synthetic", "#/about?atlas=synthetic", "#/map/synthetic"):
+        visit.open(view)
+        assert page.locator("#content .problem").count() == 0, view
+
+
+def test_what_is_loaded_stays_usable_without_a_network_and_the_rest_says_so(visitor: Visitor, folder: Path) -> None:
+    with plain_server(folder, prefix="/atlas/") as base:
+        visit = visitor(base)
+        page = visit.open(f"{WALL}?layer=conv_stem")
+        assert visit.drawn_tiles()
+        visit.wait_for_image(".tile img")
+        visit.page.evaluate(f"location.hash = '{WALL}/conv_stem/1?layer=conv_stem'")
+        visit.wait_for_image(".stage img")
+        page.context.set_offline(True)
+        visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
+        page.keyboard.press("Escape")  # back to the wall
+        assert visit.drawn_tiles()
+        page.evaluate(f"location.hash = '{WALL}/conv_stem/2?layer=conv_stem'")  # of a table that is there
+        page.locator("h1", has_text="conv_stem:2").wait_for()
+        page.evaluate(f"location.hash = '{WALL}/classifier/1'")  # of one that is not
+        words = page.locator("#content .problem")
+        words.wait_for()
+        for expected in (base, "classifier.parquet", "no answer"):
+            assert expected in words.inner_text()
+        page.context.set_offline(False)
+        page.get_by_role("button", name="Try again").click()
+        page.locator(".neuron-page h1").wait_for()
+
+
+def test_without_javascript_the_page_leads_to_the_tables(visitor: Visitor, address: str, folder: Path) -> None:
+    page = visitor(address, java_script_enabled=False).page
+    page.goto(address)
+    assert "needs JavaScript" in page.locator("noscript").inner_text()
+    page.locator('noscript a[href="atlases.html"]').click()
+    table = page.locator('a[href$="/layers/classifier.parquet"]')
+    answer = page.request.get(address + (table.get_attribute("href") or ""))
+    assert answer.body()[:4] == b"PAR1"
+    page.get_by_role("link", name="data card").click()
+    assert "timm:synthetic_net" in page.locator("main").inner_text()
+
+
+def snippets(visitor: Visitor, address: str) -> list[str]:
+    """The texts that the about page offers: for pandas, for DuckDB."""
+    return visitor(address).open("#/about?atlas=synthetic").locator(".elsewhere pre").all_text_contents()
+
+
+def test_the_pandas_snippet_of_the_about_page_runs_as_it_stands(visitor: Visitor, folder: Path) -> None:
+    pytest.importorskip("pandas")
+    printed = io.StringIO()
+    with plain_server(folder, prefix="/atlas/") as base, contextlib.redirect_stdout(printed):
+        text = snippets(visitor, base)[0]
+        assert base in text
+        exec(compile(text, "pandas snippet", "exec"), {})
+    assert "activation_percentile" in printed.getvalue()
+    assert "reference_keys" in printed.getvalue()
+
+
+def test_the_duckdb_snippet_of_the_about_page_runs_as_it_stands(visitor: Visitor, folder: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed (pip install duckdb)")
+    try:
+        duckdb.sql("INSTALL httpfs; LOAD httpfs")
+    except duckdb.IOException as error:
+        pytest.skip(f"DuckDB's extension httpfs cannot be had here: {error}")
+    with plain_server(folder, prefix="/atlas/") as base:
+        exec(compile(snippets(visitor, base)[1], "DuckDB snippet", "exec"), {})
