@@ -26,14 +26,14 @@ def test_stages_take_their_work_over_the_workers_that_have_any(shards, tmp_path)
 
 
 def test_the_recipe_says_whether_workers_have_gpus_and_what_they_share(shards, tmp_path):
-    whole = make_plan(tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=1", "visualize.steps=9000"), num_workers=2)
+    whole = make_plan(tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=1", "visualize.steps=90000"), num_workers=2)
     shared = make_plan(
-        tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=0.5", "visualize.steps=9000"), num_workers=2
+        tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=0.5", "visualize.steps=90000"), num_workers=2
     )
     assert worker_seconds(whole) == worker_seconds(shared)
     assert worker_seconds(whole)["targets"] == SECONDS_PER_REFERENCE["cuda"] * 4 * NUM_NEURONS
-    assert "about 0.02 GPU-hours; with 2 GPU workers" in describe_plan(whole)
-    assert "about 0.02 GPU-hours; with 2 GPU workers" in describe_plan(shared)
+    assert "about 0.14 GPU-hours; with 2 GPU workers" in describe_plan(whole)
+    assert "about 0.07 GPU-hours; with 2 GPU workers" in describe_plan(shared)
 
 
 def test_without_a_number_the_workers_are_those_of_this_machine(shards, tmp_path):

@@ -41,12 +41,13 @@ class Visit:
     expected_messages: list[str] = field(default_factory=list)  # patterns of what a test provokes
     problems: list[str] = field(default_factory=list)
 
-    def open(self, address: str = "") -> "Page":
-        """Open an address of the site, as from a bookmark, and wait for a view and for what it loads afterwards."""
+    def open(self, address: str = "", *, settled: bool = True) -> "Page":
+        """Open an address of the site, as from a bookmark, and wait for a view and what a wall loads later."""
         self.page.goto("about:blank")  # else only the hash would change, and the old view still stand there
         self.page.goto(self.base + address)
         self.page.locator("#content h1, #content .problem").first.wait_for(state="attached")
-        self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
+        if settled:
+            self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
         return self.page
 
     def drawn_tiles(self) -> list[str]:

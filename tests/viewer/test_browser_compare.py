@@ -172,6 +172,7 @@ def test_a_neuron_page_leads_there_and_others_are_added_and_removed(visit: Visit
     assert names(page) == ["blocks.2.1:5"]
     page.get_by_role("link", name="All neurons").click()
     page.wait_for_function("() => !location.hash.includes('n=')")
+    page.locator("tbody").nth(23).wait_for()
     assert len(names(page)) == 24
 
 

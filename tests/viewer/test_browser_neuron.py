@@ -114,10 +114,13 @@ def test_previous_and_next_walk_the_result_list(visit: Visit) -> None:
     assert "2 of" in page.locator(".place").inner_text()
     page.keyboard.press("j")
     page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    page.locator(".place", has_text="3 of").wait_for()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("() => location.hash.includes('/classifier/7?')")  # 3 to 6 are not ok
+    page.locator(".place", has_text="4 of").wait_for()
     page.keyboard.press("k")
     page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    page.locator(".place", has_text="3 of").wait_for()
     page.get_by_role("link", name="Next").click()
     page.wait_for_function("() => location.hash.includes('/classifier/7?')")
     assert page.evaluate("document.activeElement.dataset.keep") == "Next"

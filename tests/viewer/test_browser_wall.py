@@ -148,11 +148,11 @@ def test_the_first_pictures_wait_for_small_files_only(visit: Visit) -> None:
     visit.page.on("request", lambda request: asked.append(request.url))
     for file in ("atlas.json", "index.parquet", "labels.parquet"):
         visit.page.route(f"**/{file}", lambda route: None)
-    page = visit.open()
+    page = visit.open(settled=False)
     visit.wait_for_image(".tile img")
     assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
     assert not [url for url in asked if url.endswith("/atlas.json")]
     page.goto("about:blank")
     visit.open(f"{WALL}/blocks.2.1/5")
-    visit.open(f"{WALL}?layer=blocks.2.1&sort=-activation_percentile")
+    visit.open(f"{WALL}?layer=blocks.2.1&sort=-activation_percentile", settled=False)
     assert f"{WALL}/blocks.2.1/9?layer=blocks.2.1&sort=-activation_percentile" in visit.drawn_tiles()
