@@ -162,8 +162,8 @@ class Session:
             "worker": tried.worker,
             "device": (self.resources if stage == "visualize" else self.task_resources).device,
         }
-        if isinstance(tried.result, Mapping) and "at_once" in tried.result:
-            entry["at_once"] = tried.result["at_once"]
+        if isinstance(tried.result, Mapping):
+            entry |= {name: tried.result[name] for name in ("at_once", "untraced") if name in tried.result}
         if tried.error:
             entry |= {"error": tried.error, "traceback": tried.traceback, "lost": tried.lost}
         self.log.append(**entry)

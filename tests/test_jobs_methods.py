@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from jobs import visualizer
 from jobs.runfolder import STAGES
 from jobs.session import run_stages
 from pipeline.atlas.validate import validate
@@ -23,6 +25,17 @@ def plain_net() -> nn.Module:
     for stage in (module.stage1, module.stage2, module.stage3):
         stage.block[1] = nn.Identity()
     module.bn = nn.Identity()
+    return module
+
+
+def look(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    assert inputs[0].detach().mean().item() > -1e9  # no trace holds what follows from a value
+
+
+def net_that_looks_at_values() -> nn.Module:
+    """A network whose steps can only be computed plainly."""
+    module = small_net()
+    module.stage1.register_forward_pre_hook(look)
     return module
 
 
@@ -121,3 +134,21 @@ def test_a_method_that_cannot_be_is_refused_before_work_starts(shards, tmp_path,
     with pytest.raises(RecipeError, match=message):
         run(tiny_recipe(shards, tmp_path / "out", *overrides))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [("tests.tiny_run:small_net", None), (f"{__name__}:net_that_looks_at_values", "cannot be traced")],
+)
+def test_steps_are_traced_where_it_pays_and_plain_where_they_cannot_be(shards, tmp_path, monkeypatch, net, reason):
+    neurons = 'neurons=[{layer="stage2", units=[1, 2]}]'
+    pictures = []
+    for folder, trace_from in (("plain", 10**9), ("traced", 1)):
+        monkeypatch.setattr(visualizer, "TRACE_FROM_STEPS", trace_from)
+        root = tmp_path / folder
+        run(tiny_recipe(shards, root, neurons, f"model.name=python:{net}", "visualize.steps=3"))
+        pictures.append([row["image_sha256"] for row in read_rows(Root.open(root), "layers/stage2.parquet")])
+    assert pictures[0] == pictures[1]
+    log = [line for line in (tmp_path / "traced/run/log.jsonl").read_text().splitlines() if '"visualize"' in line]
+    assert any("untraced" in line for line in log) == (reason is not None)
+    assert reason is None or any(reason in line for line in log)
