@@ -144,7 +144,7 @@ class RunLog:
 
     def append(self, **entry: Any) -> None:
         """Add one line; `time` (UTC) and `run` are filled in."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         line = json.dumps({"time": now, "run": self.run, **entry}, ensure_ascii=False) + "\n"
         if self._root.is_local:
             self._root.append_text(LOG_PATH, line)
