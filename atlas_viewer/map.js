@@ -10,6 +10,7 @@ import { chosenPoints, loadMap, mapNote, picturedPoints, pointsNear } from './ma
 import { clampPlace, formatPlace, parsePlace, scaleOf, WHOLE_MAP, zoomAbout } from './mapgrid.js'
 import { listenToHands } from './mapinput.js'
 import { fillNearList, mapLegend } from './maplegend.js'
+import { mapPage, markedWords, noMapView } from './mappage.js'
 import { MapSheets } from './mapsheets.js'
 import { MapTiles } from './maptiles.js'
 import { resultList } from './results.js'
@@ -63,7 +64,12 @@ export async function mapView({ atlas, route, go }) {
   const legend = h('div', {})
   const near = h('ul', { class: 'similar-list' })
   const marked = h('p', { class: 'map-marked' })
-  const element = page({ atlas, map, route, canvas, caption, notice, legend, near, marked, zoomBy, fit })
+  const element = mapPage({
+    ...{ atlas, map, canvas, caption, notice, legend, near, marked },
+    zoomIn: () => zoomBy(ZOOM_STEP),
+    zoomOut: () => zoomBy(1 / ZOOM_STEP),
+    fit,
+  })
 
   const pictured = picturedPoints(map, atlas.index)
   let current = route
@@ -353,106 +359,14 @@ export async function mapView({ atlas, route, go }) {
 
 /**
  * @param {Atlas} atlas
- * @param {Route} route
- * @param {string} title
- * @returns {import('./main.js').View}
- */
-function noMapView(atlas, route, title) {
-  const wall = link(formatRoute({ ...route, view: 'wall', neurons: [] }), {}, 'Go to the wall')
-  const words = [
-    'It was built without one: the map needs the extra “map” of neuron-atlas, or more neurons with photographs.',
-    wall,
-  ]
-  return {
-    element: h(
-      'div',
-      { class: 'page' },
-      h('h1', { tabindex: '-1' }, atlas.title),
-      problem('This atlas has no map', words),
-    ),
-    title,
-  }
-}
-
-/**
- * @param {object} parts
- * @param {Atlas} parts.atlas
- * @param {NeuronMap} parts.map
- * @param {Route} parts.route
- * @param {HTMLCanvasElement} parts.canvas
- * @param {HTMLElement} parts.caption
- * @param {HTMLElement} parts.notice
- * @param {HTMLElement} parts.legend
- * @param {HTMLElement} parts.near
- * @param {HTMLElement} parts.marked
- * @param {(factor: number) => void} parts.zoomBy
- * @param {() => void} parts.fit
- * @returns {HTMLElement}
- */
-function page({ atlas, map, canvas, caption, notice, legend, near, marked, zoomBy, fit }) {
-  const button = (/** @type {string} */ sign, /** @type {string} */ name, /** @type {() => void} */ onClick) =>
-    h('button', { type: 'button', class: 'icon-button', 'aria-label': name, title: name, onClick }, sign)
-  const missing = (atlas.manifest.counts?.neurons ?? map.x.length) - map.x.length
-  return h(
-    'div',
-    { class: 'page map-page' },
-    h(
-      'header',
-      { class: 'map-head' },
-      h('h1', { tabindex: '-1' }, `Map of ${atlas.title}`),
-      h(
-        'p',
-        { class: 'lead' },
-        'Neurons that the same photographs excite lie near each other, whatever their layers. ',
-        `Distances between far groups mean little. Made by ${map.note.layout}.`,
-        missing > 0 ? ` Not on it: ${plural(missing, 'neuron')} that no photograph excites.` : '',
-      ),
-    ),
-    h(
-      'div',
-      { class: 'map-columns' },
-      h(
-        'section',
-        { class: 'map-frame', 'aria-label': 'Map' },
-        canvas,
-        h(
-          'div',
-          { class: 'map-buttons', role: 'group', 'aria-label': 'Zoom' },
-          button('+', 'Zoom in', () => zoomBy(ZOOM_STEP)),
-          button('−', 'Zoom out', () => zoomBy(1 / ZOOM_STEP)),
-          button('⤢', 'Show the whole map', fit),
-        ),
-        caption,
-      ),
-      h('aside', { class: 'map-beside' }, marked, legend),
-    ),
-    notice,
-    h('section', { class: 'map-near' }, h('h2', {}, 'Nearest to the middle'), near),
-  )
-}
-
-/**
- * @param {Atlas} atlas
- * @param {NeuronMap} map
- * @param {Uint8Array | null} chosen
- * @returns {string}
- */
-function markedWords(atlas, map, chosen) {
-  if (!chosen) return `${plural(map.x.length, 'neuron')} of ${atlas.modelName}`
-  const count = chosen.reduce((sum, one) => sum + one, 0)
-  return `${plural(count, 'neuron')} of ${map.x.length.toLocaleString('en-US')} marked; the others are gray`
-}
-
-/**
- * @param {Atlas} atlas
  * @param {string} layer
  * @param {number} unit
  * @returns {string} '' without a label
  */
 function labelInIndex(atlas, layer, unit) {
   const { columns } = atlas.index
-  const row = columns.unit.findIndex(
-    (/** @type {number} */ each, /** @type {number} */ at) => each === unit && columns.layer[at] === layer,
-  )
-  return row < 0 ? '' : (columns.label[row] ?? '')
+  const start = atlas.offsetOf(layer)
+  const end = start + (atlas.layer(layer)?.num_neurons ?? 0)
+  for (let row = start; row < end; row++) if (columns.unit[row] === unit) return columns.label[row] ?? ''
+  return ''
 }

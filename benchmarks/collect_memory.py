@@ -3,8 +3,9 @@
     python benchmarks/collect_memory.py [--images 200]
     python benchmarks/collect_memory.py --images 64 --settings MALLOC_MMAP_THRESHOLD_=4194304 "A=1 B=2" [--rounds 3]
 
-Each case is a process of its own, as a Ray worker is one, that surveys its shards as the task of `collect` does: stem,
-stages and classes of `--model` with random weights, photographs of 224 px drawn at random.
+Each case is a process of its own, as a Ray worker is one, in the environment of those on a cluster. It surveys its
+shards as the task of `collect` does: stem, stages and classes of `--model` with random weights, photographs of 224 px
+drawn at random.
 
 With `--settings`: what environments of a worker cost, in CPU seconds (its own and the kernel's) over one shard of N
 after a first one, and its peak memory. Workers with none and with each take turns.
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jobs.ray_pools import TASK_ENVIRONMENT
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 from pipeline.shards import ErrorBudget, iterate_samples
@@ -60,6 +62,7 @@ def main() -> None:
         small = [write_shard(Path(folder, f"small-{index}.tar"), few, seed=index) for index in range(TIMES)]
         large = write_shard(Path(folder, "large.tar"), many, seed=TIMES)
         cases = {f"1 shard of {few}": small[:1], f"1 shard of {many}": [large], f"{TIMES} shards of {few}": small}
+        os.environ.update(TASK_ENVIRONMENT)  # as workers on a cluster have it; read when a process starts
         peaks = {}
         for name, shards in cases.items():
             peaks[name], _ = worker(shards, arguments.model, arguments.layers, f"{folder}/out")

@@ -8,7 +8,7 @@ inner layers drawn at random. Each variant (a preset and its methods) is a run o
 own below WORK, classes and inner units apart, which resumes; the numbers are those of its `evaluate` stage. Printed:
 
     the scores of each variant and method, with 95 % intervals over neurons,
-    the paired differences of the variants of `vital` from `published` on the same neurons (inner: from `fast` too),
+    the paired differences of the variants of `vital` from `published`, `fast` and others on the same neurons,
     and, into WORK, a contact sheet of the first neurons.
 
 `--judge` names the held-out networks; the weights of lite1 and lite2 are in packages, and
@@ -41,7 +41,10 @@ INNER_LAYERS = ("blocks.3", "blocks.4", "blocks.5")
 UNITS_PER_LAYER = 20
 BASELINES = ("maco", "fourier", "deepinversion", "pixel")
 KINDS = ("class", "inner")
-BASES = {"class": ("published",), "inner": ("published", "fast")}  # what the other variants of VITAL are compared with
+BASES = {
+    "class": ("published", "published-full", "fast", "best-all"),
+    "inner": ("published", "fast", "best-all"),
+}  # what the other variants of VITAL are compared with
 SHEET_COLUMNS, TILE_PX, CAPTION_PX = 10, 112, 12
 # What a run keeps of its pass over the photographs; the last is the marker.
 STATISTICS = ("partials", "samples.parquet", "statistics.zarr", "statistics.json")
@@ -55,6 +58,7 @@ class Variant:
     methods: tuple[str, ...] = ("vital",)
     steps: Mapping[str, int] = field(default_factory=dict)
     relevance: str = "auto"
+    precision: str = "float32"
     kinds: tuple[str, ...] = KINDS
     units_per_layer: int = UNITS_PER_LAYER
 
@@ -68,6 +72,15 @@ VARIANTS = {
     "baselines": Variant(preset="fast", methods=BASELINES),
     "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("inner",)),
 }
+# Only by name: for GPUs (on two CPU cores a day), as in results/2026-11-26-gpu.md.
+ON_GPUS = {
+    "published-full": Variant(preset="published", kinds=("class",)),
+    "published-full-bfloat16": Variant(preset="published", kinds=("class",), precision="bfloat16"),
+    "fast-bfloat16": Variant(preset="fast", precision="bfloat16"),
+    "best-all": Variant(preset="best"),
+    "best-all-bfloat16": Variant(preset="best", precision="bfloat16"),
+}
+ALL_VARIANTS = VARIANTS | ON_GPUS
 
 
 def write_shards(photographs: Path, out: Path) -> list[int]:
@@ -136,6 +149,7 @@ relevance = "{variant.relevance}"
 [visualize]
 methods = {list(variant.methods)}
 preset = "{variant.preset}"
+precision = "{variant.precision}"
 {steps}
 image_size_px = 224
 batch_size = 8
@@ -164,7 +178,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, metavar="PHOTOGRAPHS")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder of the runs; finished work is not done again")
     parser.add_argument("--judge", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", choices=list(ALL_VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop every run after this stage")
     parser.add_argument("--tables-only", action="store_true", help="of the runs that are finished")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -172,7 +186,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     classes = write_shards(arguments.photographs, arguments.work / "shards")
-    runs = [VariantRun(name, kind, arguments.work) for name in arguments.variants for kind in VARIANTS[name].kinds]
+    runs = [VariantRun(name, kind, arguments.work) for name in arguments.variants for kind in ALL_VARIANTS[name].kinds]
     if not arguments.tables_only:
         for run in runs:
             run.make(classes, arguments.judge, STAGES[: STAGES.index(arguments.until) + 1])
@@ -208,7 +222,7 @@ class VariantRun:
                 shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
         self._share_looks()
         recipe = recipe_of(
-            VARIANTS[self.variant],
+            ALL_VARIANTS[self.variant],
             self.kind,
             classes=classes,
             shards=self.work / "shards",
@@ -323,7 +337,7 @@ def draw_sheets(runs: Sequence[VariantRun], work: Path) -> None:
             continue
         neurons = own[0].rows()[["layer", "unit", "label"]].drop_duplicates(["layer", "unit"])
         neurons = neurons.iloc[:: max(1, len(neurons) // SHEET_COLUMNS)].head(SHEET_COLUMNS)
-        lines = [(run, method) for run in own for method in VARIANTS[run.variant].methods]
+        lines = [(run, method) for run in own for method in ALL_VARIANTS[run.variant].methods]
         step = TILE_PX + CAPTION_PX
         sheet = Image.new("RGB", (TILE_PX * len(neurons), step * len(lines)), "white")
         draw = ImageDraw.Draw(sheet)

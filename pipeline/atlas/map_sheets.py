@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from pipeline.atlas.picture_checks import MAX_TILE_DIFFERENCE, status_thumbnail
+from pipeline.atlas.picture_checks import MAX_TILE_DIFFERENCE, tile_problems
 from pipeline.atlas.sheets import tile_box
 
 MAP_FOLDER: Final = "map"
@@ -25,7 +25,6 @@ MAP_SHEET_PX: Final = MAP_SHEET_COLUMNS * MAP_TILE_PX
 MAP_SHEET_QUALITY: Final = 75
 # Sheets of the map held at once, 3.1 MB each: 100,000 neurons take seven passes over their contact sheets.
 _HELD_SHEETS: Final = 60
-_THUMBNAIL_PX: Final = 16
 
 Place = tuple[str, int]  # contact sheet and tile
 
@@ -88,18 +87,5 @@ def map_sheet_problems(
     if sheet.shape != (MAP_SHEET_PX, MAP_SHEET_PX, 3):
         yield f"is {sheet.shape[1]} × {sheet.shape[0]} px, expected {MAP_SHEET_PX} × {MAP_SHEET_PX}"
         return
-    step = MAP_TILE_PX // _THUMBNAIL_PX
-    for position, row in enumerate(rows):
-        path = row["image_path"]
-        expected = thumbnails.get(path) if path else status_thumbnail(row["status"])
-        if expected is None:
-            continue
-        left, top, right, bottom = map_tile_box(position)
-        tile = sheet[top:bottom, left:right].reshape(_THUMBNAIL_PX, step, _THUMBNAIL_PX, step, 3)
-        difference = np.abs(tile.mean(axis=(1, 3), dtype=np.float32) - expected).mean()
-        # Twice the bound of a contact sheet: the tile was packed by WebP twice and is smaller.
-        if difference > 2 * MAX_TILE_DIFFERENCE:
-            yield (
-                f"tile {position} does not show {path or row['status']} of {row['layer']}:{row['unit']} "
-                f"(mean difference {difference:.0f} of 255)"
-            )
+    # Twice the bound of a contact sheet: the tile was packed by WebP twice and is smaller.
+    yield from tile_problems(sheet, rows, thumbnails, box=map_tile_box, max_difference=2 * MAX_TILE_DIFFERENCE)

@@ -4,7 +4,7 @@ Legend: H, W = height and width in pixels; a thumbnail is uint8 [16, 16, 3] of w
 a tile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -52,14 +52,34 @@ def sheet_problems(
     if sheet.shape != (height_px, width_px, 3):
         yield f"is {sheet.shape[1]} × {sheet.shape[0]} px, expected {width_px} × {height_px}"
         return
+    yield from tile_problems(sheet, rows, thumbnails, box=tile_box, max_difference=MAX_TILE_DIFFERENCE)
+
+
+def tile_problems(
+    sheet: np.ndarray,
+    rows: Sequence[Mapping[str, Any]],
+    thumbnails: Mapping[str, np.ndarray],
+    *,
+    box: Callable[[int], tuple[int, int, int, int]],
+    max_difference: float,
+) -> Iterator[str]:
+    """Which tiles of a sheet do not show what their rows say, in words.
+
+    Args:
+        sheet: uint8 [H, W, 3].
+        rows: the primary rows of its tiles in order.
+        thumbnails: by image_path; a picture without one is not compared.
+        box: tile → (left, top, right, bottom) in pixels, a multiple of 16 wide and high.
+        max_difference: of the mean over a thumbnail, 0–255.
+    """
     for tile, row in enumerate(rows):
         path = row["image_path"]
-        expected = thumbnails.get(path) if path else status_thumbnail(row["status"])
+        expected = thumbnails.get(path) if path else _status_thumbnail(row["status"])
         if expected is None:
             continue
-        left, top, right, bottom = tile_box(tile)
+        left, top, right, bottom = box(tile)
         difference = np.abs(_averaged(sheet[top:bottom, left:right]) - expected).mean()
-        if difference > MAX_TILE_DIFFERENCE:
+        if difference > max_difference:
             shown = path or f"the {row['status']} tile"
             yield (
                 f"tile {tile} does not show {shown} of {row['layer']}:{row['unit']} "
@@ -68,12 +88,12 @@ def sheet_problems(
 
 
 @cache
-def status_thumbnail(status: str) -> np.ndarray:
+def _status_thumbnail(status: str) -> np.ndarray:
     """The thumbnail of the tile of a neuron without a picture."""
     return _averaged(status_tile(status))
 
 
 def _averaged(tile: np.ndarray) -> np.ndarray:
-    """float32 [16, 16, 3] of a tile [112, 112, 3]: means over 7 × 7 pixels."""
-    step = TILE_SIZE_PX // _THUMBNAIL_PX
+    """float32 [16, 16, 3] of a tile [16·n, 16·n, 3]: means over n × n pixels."""
+    step = len(tile) // _THUMBNAIL_PX
     return tile.reshape(_THUMBNAIL_PX, step, _THUMBNAIL_PX, step, 3).mean(axis=(1, 3), dtype=np.float32)

@@ -107,21 +107,23 @@ class AlignmentObjective:
             self._captured.add(self._space)
 
         goals = [float("nan") if t.goal_activation is None else t.goal_activation for t in targets]
-        tensors = {"unit": torch.tensor(units), "goal": torch.tensor(goals) * options.activation_goal}
+        self.tensors = {
+            "unit": torch.tensor(units, device=model.device),
+            "goal": torch.tensor(goals, device=model.device) * options.activation_goal,
+        }
         for name in self._aligned:
-            tensors |= self._target_tensors(name, [t.layers[name] for t in targets])
-        self.tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+            self.tensors |= self._target_tensors(name, [t.layers[name] for t in targets], model.device)
 
-    def _target_tensors(self, name: str, layers: Sequence[LayerTarget]) -> dict[str, Tensor]:
+    def _target_tensors(self, name: str, layers: Sequence[LayerTarget], device: torch.device) -> dict[str, Tensor]:
         """`quantile`, `weight` [B] and, where there is one, `importance` of an aligned layer."""
-        quantile = torch.stack([target.quantile for target in layers])
-        weight = torch.tensor([target.weight for target in layers])
+        quantile = torch.stack([target.quantile for target in layers]).to(device)
+        weight = torch.tensor([target.weight for target in layers], device=device)
         if self._options.normalize_layers and self._options.alignment != "kl":
             weight = weight / target_spread(quantile)
         tensors = {f"quantile {name}": quantile, f"weight {name}": weight}
         weights_C = [target.importance for target in layers if target.importance is not None]
         if len(weights_C) == len(layers):  # one weight per channel, repeated for each cell of the grid
-            importance = torch.stack(weights_C)
+            importance = torch.stack(weights_C).to(device)
             cells = quantile.shape[1] // importance.shape[1]
             tensors[f"importance {name}"] = importance.repeat_interleave(cells, dim=1)
         return tensors
