@@ -50,6 +50,10 @@ class Visit:
             self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
         return self.page
 
+    def leave(self) -> None:
+        """Leave the page, before its server ends: it may still be asking for pictures."""
+        self.page.goto("about:blank")
+
     def drawn_tiles(self) -> list[str]:
         """Addresses of the tiles that are in the page, in the order of the wall."""
         self.page.locator(".tile").first.wait_for()

@@ -56,8 +56,8 @@ def test_what_is_loaded_stays_usable_without_a_network_and_the_rest_says_so(visi
         visit.wait_for_image(".tile img")
         visit.page.evaluate(f"location.hash = '{WALL}/conv_stem/1?layer=conv_stem'")
         visit.wait_for_image(".stage img")
-        page.context.set_offline(True)
         visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
+        page.context.set_offline(True)
         page.keyboard.press("Escape")  # back to the wall
         assert visit.drawn_tiles()
         page.evaluate(f"location.hash = '{WALL}/conv_stem/2?layer=conv_stem'")  # of a table that is there

@@ -34,7 +34,9 @@ def messages(visit: Visit, address: str = STEM) -> str:
     """What stands in place of the first picture of a wall."""
     message = visit.open(address).locator(".tile .picture-message").first
     message.wait_for()
-    return message.inner_text()
+    text = message.inner_text()
+    visit.leave()
+    return text
 
 
 def test_pictures_come_out_of_the_archives_by_range(visitor: Visitor, serving: Serving, packed: Path) -> None:
@@ -61,6 +63,7 @@ def test_pictures_come_out_of_the_archives_by_range(visitor: Visitor, serving: S
         visit.open("#/compare/synthetic?layer=conv_stem")
         visit.wait_for_image("#content img")
         assert page.locator(".picture-missing").count() == 0
+        visit.leave()
 
 
 @pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzip"])
@@ -74,6 +77,7 @@ def test_small_archives_are_taken_whole_from_a_host_without_ranges(
         visit.open(f"{WALL}/conv_stem/1")
         visit.wait_for_image(".stage img")
         assert page.locator(".picture-missing").count() == 0
+        visit.leave()
 
 
 def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: Path) -> None:
