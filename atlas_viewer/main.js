@@ -38,6 +38,9 @@ const MODULES = {
   study: () => import('./study.js'),
 }
 
+/** Keys of the views that the browser itself has no use for: letters, digits and a few by name. */
+const WAITING_KEYS = /^([^ ]|ArrowLeft|ArrowRight|Escape)$/
+
 const content = /** @type {HTMLElement} */ (document.getElementById('content'))
 const header = makeHeader(/** @type {HTMLElement} */ (document.getElementById('header')), go, toggleHelp)
 
@@ -51,6 +54,10 @@ let view = null
 let lastNeuron = null
 let shownHash = ''
 let turn = 0
+/** Whether the view of the address is still on its way. */
+let coming = false
+/** @type {KeyboardEvent[]} pressed meanwhile: meant for the view that comes, not for the one it replaces */
+const waitingKeys = []
 /** @type {Map<string, number>} scroll place by address */
 const scrollPlaces = new Map()
 
@@ -91,8 +98,21 @@ function openAtlasOnce(entry) {
  * Shows the view of the current address.
  * @param {{keepPlace?: boolean, restorePlace?: boolean}} [options]
  */
-async function show({ keepPlace = false, restorePlace = false } = {}) {
+async function show(options = {}) {
   const mine = ++turn
+  coming = true
+  await showAddress(mine, options)
+  if (mine !== turn) return
+  coming = false
+  // One of them may lead on; the others then wait for the view it leads to.
+  while (waitingKeys.length && !coming) view?.onKey?.(/** @type {KeyboardEvent} */ (waitingKeys.shift()))
+}
+
+/**
+ * @param {number} mine the turn
+ * @param {{keepPlace?: boolean, restorePlace?: boolean}} options
+ */
+async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
   const hash = location.hash
   if (shownHash) scrollPlaces.set(shownHash, scrollY)
   shownHash = hash
@@ -246,6 +266,10 @@ function onKey(event) {
   if (event.key === '?') toggleHelp()
   else if (event.key === '/') {
     if (!header.focusSearch()) return
+  } else if (coming) {
+    // A key held down leads on as fast as the views come, and no farther.
+    if (WAITING_KEYS.test(event.key) && !event.repeat) waitingKeys.push(event)
+    return
   } else if (!view?.onKey?.(event)) return
   event.preventDefault()
 }

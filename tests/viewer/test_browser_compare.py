@@ -139,6 +139,18 @@ def test_keys_turn_the_pages(visit: Visit) -> None:
     page.locator(".wall").wait_for()
 
 
+def test_keys_pressed_before_the_page_has_come_are_meant_for_it(visit: Visit) -> None:
+    page = visit.open(SYNTHETIC)
+    # All at once, so that each is pressed while the page that the one before leads to is still on its way.
+    page.evaluate(
+        """keys => { for (const key of keys) document.body.dispatchEvent(
+                     new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true })) }""",
+        ["j", "j", "ArrowRight", "k", "ArrowRight"],
+    )
+    page.locator(".place", has_text="73–").first.wait_for()
+    assert page.evaluate("location.hash").endswith("from=73")
+
+
 def test_the_wall_leads_to_its_results_in_their_order(visit: Visit) -> None:
     page = visit.open(f"{WALL}?layer=conv_stem&status=ok&sort=-activation_percentile")
     tiles = [tile.split("?")[0].removeprefix(f"{WALL}/").replace("/", ":") for tile in visit.drawn_tiles()]
