@@ -73,21 +73,26 @@ TARGET_LAYER = "target-layer"
 TARGET_UNIT = "target-unit"
 
 
-def partition(features: Tensor, grid: int = 1) -> Tensor:
+def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:
     """Features as rows of positions, optionally split into grid × grid cells that are sorted apart.
 
     Sorting forgets where a value was; sorting within cells keeps the coarse layout. The cells of a map that the
     grid does not divide are cut at rounded borders and padded by repeating their own last rows and columns.
 
     Args:
-        features: [B, C, H, W], or [B, C, N] (tokens and logits have no layout: the grid is ignored).
+        features: [B, C, H, W], or [B, C, N] (tokens and logits have no layout: they are taken as they are).
         grid: cells per side.
+        side: a larger map is thinned first, to every k-th row and column with the smallest k that leaves no more than
+            `side` of either; 0 keeps all. Neighbors in a large map resemble one another, so few tell its distribution.
 
     Returns:
-        [B, C·P, N/P], P = grid²; channel-major, so row c·P + p is channel c in cell p.
+        [B, C·P, N/P], P = grid², N positions after thinning; channel-major, so row c·P + p is channel c in cell p.
     """
     if features.ndim == 2:
         return features.unsqueeze(2)
+    if features.ndim == 4 and side and max(features.shape[2:]) > side:
+        k = -(-max(features.shape[2:]) // side)
+        features = features[:, :, ::k, ::k]
     if features.ndim == 3 or grid == 1 or min(features.shape[2:]) < grid:
         return features.flatten(2)
     rows, columns = (_cell_index(side, grid, features.device) for side in features.shape[2:])

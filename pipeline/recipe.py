@@ -395,7 +395,7 @@ _NEUTRAL: Mapping[str, Any] = {
 }
 # Synthesis options that change what a target holds, and only VITAL has targets: its cells, extra distributions in it.
 _TARGET_OPTIONS = tuple(
-    f"{table}{name}" for table in ("", "vital.") for name in ("grid", "layer_weight", "pixel_weight", "unit_weight")
+    f"{table}{name}" for table in ("", "vital.") for name in ("grid", "aligned_side", "layer_weight", "pixel_weight", "unit_weight")
 )
 
 

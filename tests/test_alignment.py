@@ -94,9 +94,18 @@ def test_a_grid_that_divides_the_map_repeats_nothing() -> None:
     assert torch.equal(partition(image, 4).flatten().sort().values, image.flatten().sort().values)
 
 
+@pytest.mark.parametrize(("height", "width", "side", "k"), [(8, 12, 6, 2), (7, 7, 7, 1), (9, 5, 4, 3), (5, 5, 0, 1)])
+def test_a_large_map_is_thinned_to_every_kth_row_and_column(height: int, width: int, side: int, k: int) -> None:
+    image = torch.randn(2, 3, height, width)
+    thinned = image[:, :, ::k, ::k]
+    assert max(thinned.shape[2:]) <= (side or height)
+    assert torch.equal(partition(image, 1, side), thinned.flatten(2))
+    assert torch.equal(partition(image, 2, side), partition(thinned, 2))
+
+
 def test_tokens_and_logits_have_no_cells() -> None:
-    assert partition(torch.randn(2, 5, 7), 3).shape == (2, 5, 7)
-    assert partition(torch.randn(2, 5), 3).shape == (2, 5, 1)
+    assert partition(torch.randn(2, 5, 7), 3, 2).shape == (2, 5, 7)
+    assert partition(torch.randn(2, 5), 3, 2).shape == (2, 5, 1)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -390,6 +390,7 @@ REACHES = [
     ("visualize.image_size_px=64", "targets"),
     ("visualize.preset=fast", "targets"),
     ("visualize.grid=2", "targets"),
+    ("visualize.aligned_side=14", "targets"),
     ("seed=1", "visualize"),
     ("visualize.steps=10", "visualize"),
     ("visualize.precision=bfloat16", "visualize"),

@@ -165,10 +165,16 @@ def test_feature_layers_that_do_not_feed_the_unit_are_refused(model: Model) -> N
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
-def test_shapes_are_known_before_anything_is_computed(model: Model, layer: str) -> None:
-    plan = plan_alignment(model, layer, dataclasses.replace(FAST, grid=3, layer_weight=1.0, unit_weight=1.0))
+@pytest.mark.parametrize("side", [0, 4])
+def test_shapes_are_known_before_anything_is_computed(model: Model, layer: str, side: int) -> None:
+    options = dataclasses.replace(FAST, grid=3, aligned_side=side, layer_weight=1.0, unit_weight=1.0)
+    plan = plan_alignment(model, layer, options)
     target = reference_target(model, plan, 0, references(0))
-    assert {k: tuple(v.quantile.shape) for k, v in target.layers.items()} == target_shapes(model, plan)
+    shapes = {k: tuple(v.quantile.shape) for k, v in target.layers.items()}
+    assert shapes == target_shapes(model, plan)
+    assert shapes[INPUT_PIXELS][1] == (4 if side else 121)  # of 4 × 4 or 32 × 32 pixels in nine cells
+    objective = AlignmentObjective(model, layer, [0], [target], options)
+    assert losses_of(objective, references(1)[:1]).isfinite().all()
 
 
 def test_relevance_enters_the_target(model: Model) -> None:

@@ -176,7 +176,12 @@ def alignment_distances(
     """
     # Only what an objective needs to be evaluated once; options for how a picture is made have no say here.
     options = replace(
-        options_for(recipe), alignment="sort", normalize_layers=True, activation_weight=0.0, grid=plan.grid
+        options_for(recipe),
+        alignment="sort",
+        normalize_layers=True,
+        activation_weight=0.0,
+        grid=plan.grid,
+        aligned_side=plan.side,
     )
     objective = AlignmentObjective(model, plan.layer, units, targets, options)
     size = (plan.image_size_px, plan.image_size_px)

@@ -1,7 +1,7 @@
 """`Model`: a network with what is known of its input, its layers, its tokens and its classes."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.models.added_layers import added_layers
 from pipeline.models.capture import capture, unit_activation
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
+from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
 from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
@@ -38,6 +39,7 @@ class Model:
         self.preprocessing = preprocessing
         self._labels = labels
         self._probes: dict[int, Probe] = {}
+        self._folded: tuple[frozenset[str], nn.Module] | None = None
         self.move_to(device)
 
     def move_to(self, device: str | torch.device) -> None:
@@ -47,6 +49,7 @@ class Model:
         if self.device.type == "cuda":
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.__dict__.pop("_in_bfloat16", None)
+        self._folded = None
 
     @property
     def input_size_px(self) -> int:
@@ -120,6 +123,7 @@ class Model:
     def forget_measurements(self) -> None:
         """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
         self._probes.clear()
+        self._folded = None
         for name in ("weights_sha256", "classifier_layer", "class_names", "_in_bfloat16"):
             self.__dict__.pop(name, None)
 
@@ -137,7 +141,24 @@ class Model:
         _ = self.weights_sha256, self.classifier_layer  # measured here, on the weights as they are
         narrow = copy.copy(self)
         narrow.module = in_bfloat16(self.module)
+        narrow._folded = None
         return narrow
+
+    def folded(self, layers: Collection[str]) -> nn.Module:
+        """The network in a form that is quicker to run: the features of `layers` are the same up to rounding.
+
+        Features of other layers need not be; see `fold_batch_norms`. In bfloat16 the network stays as it is: folded
+        weights would be rounded otherwise. The one made last is kept.
+        """
+        if any(parameter.dtype != torch.float32 for parameter in self.module.parameters()):
+            return self.module
+        key = frozenset(layers)
+        if self._folded is None or self._folded[0] != key:
+            generator = torch.Generator().manual_seed(0)
+            shape = (2, len(self.mean), self.input_size_px, self.input_size_px)
+            example = torch.randn(shape, generator=generator).to(self.device)
+            self._folded = (key, fold_batch_norms(self.module, example, key))
+        return self._folded[1]
 
     def layers(self) -> list[str]:
         """The layers that have units, in the order in which the forward pass completes them."""

@@ -35,6 +35,7 @@ class ActivationObjective:
         options: SynthesisOptions,
     ) -> None:
         self._model = model
+        self._module = model.folded([layer])
         self._layer = layer
         self.tensors = unit_tensors(units, targets, model.device)
         self.signature: Hashable = (type(self), layer)
@@ -43,9 +44,9 @@ class ActivationObjective:
         """None: the activation depends on the image alone."""
         return {}
 
-    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors, *, is_fresh: bool = True) -> Tensor:
         """Minus the activation of each image's unit (mean over positions; a class's logit): → [B]."""
-        features = features_of(self._model.module, images, [self._layer])[self._layer].float()
+        features = features_of(self._module, images, [self._layer])[self._layer].float()
         return -self._model.activation(features, self._layer, tensors["unit"], "mean") / tensors["scale"]
 
 

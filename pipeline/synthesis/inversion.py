@@ -56,7 +56,7 @@ class InversionObjective:
         """None: the statistics depend on the image alone."""
         return {}
 
-    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors, *, is_fresh: bool = True) -> Tensor:
         """The loss of each image: [B, C, H, W] in the model's input space → [B]."""
         with (
             capture(self._model.module, [self._layer]) as features,

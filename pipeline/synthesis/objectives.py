@@ -39,6 +39,7 @@ def aligned_features(
     space: str,
     units: Sequence[int] | Tensor,
     grid: int,
+    side: int,
 ) -> Tensor:
     """What is sorted at one feature layer: the same for references and for synthetic images.
 
@@ -51,18 +52,19 @@ def aligned_features(
         space: the layer that `TARGET_LAYER` stands for, `Model.feature_space` of the neurons' layer.
         units: the unit of each image.
         grid: cells per side; the unit's own map is always sorted as a whole.
+        side: to which larger maps are thinned, see `partition`; the neurons' own layer is always taken whole.
 
     Returns:
         [B, C·P, N/P].
     """
     if name == INPUT_PIXELS:
-        return partition(images, grid)
+        return partition(images, grid, side)
     if name == TARGET_LAYER:
         return partition(features[space], grid)
     if name == TARGET_UNIT:
         return partition(own_maps(features[layer], units).unsqueeze(1))
     maps = features[name]
-    return partition(maps * relevance[name].to(maps.dtype) if name in relevance else maps, grid)
+    return partition(maps * relevance[name].to(maps.dtype) if name in relevance else maps, grid, side)
 
 
 class AlignmentObjective:
@@ -105,6 +107,7 @@ class AlignmentObjective:
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
         if TARGET_LAYER in first.layers:
             self._captured.add(self._space)
+        self._folded = model.folded(self._captured)
 
         goals = [float("nan") if t.goal_activation is None else t.goal_activation for t in targets]
         self.tensors = {
@@ -148,9 +151,11 @@ class AlignmentObjective:
         )
         return {name: normalize_relevance(value) for name, value in maps.items()}
 
-    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors, *, is_fresh: bool = True) -> Tensor:
         """The loss of each image: [B, 3, H, W] in the model's input space → [B]."""
-        features = features_of(self._module, images, self._captured)
+        # Relevance is defined on the network as it is, and its forward pass is shared; alone the folded one is quicker.
+        module = self._module if relevance and is_fresh else self._folded
+        features = features_of(module, images, self._captured)
         loss = images.new_zeros(len(images))
         for name in self._aligned:
             aligned = self._aligned_features(name, images, features, tensors, relevance)
@@ -188,4 +193,5 @@ class AlignmentObjective:
             space=self._space,
             units=tensors["unit"],
             grid=self._options.grid,
+            side=self._options.aligned_side,
         )

@@ -42,6 +42,8 @@ class SynthesisOptions:
         alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
             and standard deviation.
         grid: VITAL: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
+        aligned_side: VITAL: feature maps and pictures of more positions per side are thinned before they are compared, to
+            every k-th row and column; jitter brings the others in turn. 0 keeps all.
         normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
             the same in every layer and model; `kl` has no unit and is left as it is.
         pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
@@ -83,6 +85,7 @@ class SynthesisOptions:
     noise: float = 0.0
     alignment: Literal["sort", "kl", "moments"] = "sort"
     grid: int = 1
+    aligned_side: int = 0
     normalize_layers: bool = False
     pixel_weight: float = 0.0
     layer_weight: float = 0.0
@@ -148,6 +151,7 @@ FAST = SynthesisOptions(
     warmup_steps=10,
     jitter_px=8,
     grid=3,
+    aligned_side=28,
     normalize_layers=True,
     pixel_weight=1.0,
     layer_weight=2.0,
@@ -162,5 +166,13 @@ FAST = SynthesisOptions(
 # Ours at a tenth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls
 # off less steeply than colors do. Coarser cells and wider jitter let shapes find their place.
 BEST = replace(
-    FAST, steps=200, warmup_steps=20, spectrum_decay=1.2, chroma_decay=0.5, jitter_px=16, grid=2, activation_goal=1.3
+    FAST,
+    steps=200,
+    warmup_steps=20,
+    spectrum_decay=1.2,
+    chroma_decay=0.5,
+    jitter_px=16,
+    grid=2,
+    aligned_side=0,
+    activation_goal=1.3,
 )

@@ -38,6 +38,7 @@ class AlignmentPlan:
         rule: relevance rule; `correlation`, which weights channels by their correlation with the unit over a data set
             and needs no relevance maps; or `none`.
         grid: cells per side.
+        side: to which larger maps are thinned, 0 for not at all, see `partition`.
         image_size_px: of references and synthetic images.
         facets: clusters that a neuron's references are divided into, each with a target of its own.
     """
@@ -46,6 +47,7 @@ class AlignmentPlan:
     weights: dict[str, float]
     rule: str
     grid: int
+    side: int
     image_size_px: int
     facets: int = 1
 
@@ -72,7 +74,7 @@ def plan_alignment(
     Args:
         model: whose layer it is.
         layer: the neurons' layer.
-        options: `grid` and the weights of the additional layers are read.
+        options: `grid`, `aligned_side` and the weights of the additional layers are read.
         rule: relevance rule; `auto` is `none` for classes and `lrp` for inner neurons.
         feature_layers: those of the recipe; empty takes the model's own, with the published inner weights.
         image_size_px: None takes the model's input size.
@@ -107,7 +109,14 @@ def plan_alignment(
             f'none of the feature layers {[f.layer for f in chosen]} feeds layer "{layer}"; '
             "name earlier ones in targets.feature_layers"
         )
-    return AlignmentPlan(layer=layer, weights=weights, rule=rule, grid=options.grid, image_size_px=size_px)
+    return AlignmentPlan(
+        layer=layer,
+        weights=weights,
+        rule=rule,
+        grid=options.grid,
+        side=options.aligned_side,
+        image_size_px=size_px,
+    )
 
 
 @torch.no_grad()
@@ -155,7 +164,15 @@ def reference_target(
             importance_sums[name] = importance_sums.get(name, torch.zeros_like(add)) + add
         for name in plan.weights:
             aligned = aligned_features(
-                name, images, features, maps, layer=plan.layer, space=space, units=units, grid=plan.grid
+                name,
+                images,
+                features,
+                maps,
+                layer=plan.layer,
+                space=space,
+                units=units,
+                grid=plan.grid,
+                side=plan.side,
             )
             add = sorted_target(aligned.float()) * len(images)
             sums[name] = sums.get(name, torch.zeros_like(add)) + add
@@ -199,6 +216,7 @@ def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int
         else:
             shape = shapes[model.feature_space(plan.layer) if name == TARGET_LAYER else name]
         grid = 1 if name == TARGET_UNIT else plan.grid
-        rows = partition(torch.empty(1, *shape), grid).shape
+        side = 0 if name in (TARGET_UNIT, TARGET_LAYER) else plan.side
+        rows = partition(torch.empty(1, *shape), grid, side).shape
         result[name] = (rows[1], rows[2])
     return result

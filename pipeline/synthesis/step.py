@@ -38,8 +38,12 @@ class Objective(Protocol):
         """What depends on the images [B, C, H, W] and is held constant in the gradient."""
         ...
 
-    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors) -> Tensor:
-        """The loss of each image: [B, C, H, W] in the model's input space → [B]."""
+    def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors, *, is_fresh: bool = True) -> Tensor:
+        """The loss of each image: [B, C, H, W] in the model's input space → [B].
+
+        `is_fresh` says that the relevance was computed of these very images: traced, its forward pass is that of the
+        loss too, if both run the network in the same form.
+        """
         ...
 
 
@@ -58,8 +62,10 @@ class _Graph:
     maps: tuple[str, ...]  # names of the relevance maps among its results
 
 
-# Network → its traced steps, which hold its parameters, but not the network.
+# Network → its traced steps, which hold parameters, but not the network.
 _graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
+# Of a network so many are kept: batches of a layer follow one another, and each layer has its own folded parameters.
+_MAX_GRAPHS = 8
 
 
 class Step:
@@ -100,7 +106,11 @@ class Step:
         shapes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in given)
         key = (objective.signature, self._way, relevance is None, tuple(tensors), shapes)
         graphs = _graphs.setdefault(self._module, {})
-        if key not in graphs:
+        if key in graphs:
+            graphs[key] = graphs.pop(key)  # to the end: the first is the one that was not used the longest
+        else:
+            if len(graphs) == _MAX_GRAPHS:
+                del graphs[next(iter(graphs))]
             kept = None if relevance is None else tuple(relevance)
             graphs[key] = _make_graph(objective, given, tuple(tensors), kept, compiled=self._way == "compiled")
         losses, gradient, *maps = graphs[key].run(*given)
@@ -111,9 +121,10 @@ def _value_and_gradient(
     objective: Objective, views: Tensor, tensors: Tensors, relevance: Tensors | None
 ) -> tuple[Tensor, Tensor, Tensors]:
     views = views.detach().requires_grad_()
+    is_fresh = relevance is None
     if relevance is None:
         relevance = objective.relevance(views, tensors)
-    losses = objective(views, tensors, relevance)
+    losses = objective(views, tensors, relevance, is_fresh=is_fresh)
     (gradient,) = torch.autograd.grad(losses.sum(), views)
     return losses.detach(), gradient, relevance
 

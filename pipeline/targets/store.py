@@ -77,6 +77,8 @@ def prepare_store(
         "weights": dict(plan.weights),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
     }
+    if plan.side:
+        attributes["side"] = plan.side
     if plan.facets > 1:
         attributes["facets"] = plan.facets
     marker = f"run/targets/{check_layer_name(plan.layer)}.json"
