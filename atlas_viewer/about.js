@@ -89,7 +89,7 @@ export function aboutView(atlas, section) {
     atlas && scoresPart(atlas),
     atlas && studyPart(atlas),
     h('h2', {}, 'Search'),
-    searchTable(),
+    searchTable(atlas?.hasCaptions === true),
     h('h2', {}, 'Keyboard'),
     keyTable(),
     atlas && thisAtlas(atlas),

@@ -84,7 +84,7 @@ function tableHead({ atlas, methods }) {
           { role: 'cell' },
           methodMeaning(method),
           ' ',
-          link(help, { class: 'compare-help', 'aria-label': `About the method ${methodTitle(method)}` }, 'More'),
+          link(help, { class: 'compare-help', 'aria-label': `More about the method ${methodTitle(method)}` }, 'More'),
         ),
       ),
     ),

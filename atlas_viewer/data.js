@@ -3,6 +3,7 @@
  */
 
 import { fetchJson, LoadError, resolvePath } from './files.js'
+import { prepareTexts } from './search.js'
 import { fetchTable, joinTables, packLabels } from './tables.js'
 
 export { fetchBytes, fetchJson, LoadError, resolvePath } from './files.js'
@@ -10,6 +11,9 @@ export { decodeTable, rowObject } from './tables.js'
 
 export const ATLAS_SCHEMA = 'atlas/1'
 export const HEAD_SCHEMA = 'head/1'
+
+/** How many captions of a row are searched; as in labels.parquet. */
+const TOP_CAPTIONS = 4
 
 /**
  * @typedef {import('./tables.js').Table} Table
@@ -58,6 +62,8 @@ export class Atlas {
     this.methods = manifest.methods ?? []
     /** @type {Map<string, Promise<any>>} */
     this.tables = new Map()
+    /** @type {Set<string>} what of it is on its way */
+    this.pending = new Set()
     /** @type {Map<string, number>} */
     this.expectedBytes = new Map(
       manifest.sizes
@@ -68,6 +74,8 @@ export class Atlas {
     this.numNeurons = manifest.counts?.neurons ?? index.numRows
     /** Whether each layer's rows of the index lie in a file of their own. */
     this.hasParts = manifest.schema === HEAD_SCHEMA
+    /** Whether photographs have captions. */
+    this.hasCaptions = manifest.has_captions === true
     this.indexLoaded = false
   }
 
@@ -137,14 +145,16 @@ export class Atlas {
   }
 
   /**
-   * The labels of the exemplars of all neurons, in the order of the index; null where the index holds them itself.
+   * The labels and captions of the exemplars of all neurons, in the order of the index; null where the index holds them itself.
    * @returns {Promise<Labels | null>}
    */
   async loadLabels() {
     if (!this.hasParts) return null
     return this.once('labels.parquet', async () => {
       const { columns } = await fetchTable(this.base, 'labels.parquet', this.expectedBytes)
-      return packLabels(columns.top_labels)
+      const labels = packLabels(columns.top_labels, columns.top_captions)
+      prepareTexts(labels)
+      return labels
     })
   }
 
@@ -159,10 +169,24 @@ export class Atlas {
     let promise = /** @type {Promise<any> | undefined} */ (this.tables.get(key))
     if (!promise) {
       promise = make()
-      promise.catch(() => this.tables.delete(key))
+      this.pending.add(key)
+      promise.catch(() => this.tables.delete(key)).finally(() => this.pending.delete(key))
       this.tables.set(key, promise)
     }
     return promise
+  }
+
+  /** Bytes of the tables that are on their way. */
+  get pendingBytes() {
+    let bytes = 0
+    for (const path of this.pending) bytes += this.expectedBytes.get(path) ?? 0
+    return bytes
+  }
+
+  /** Sets off what a search looks through. What fails is said when it is used. */
+  prepareSearch() {
+    this.loadIndex().catch(() => {})
+    this.loadLabels().catch(() => {})
   }
 
   /** @param {string} path @returns {string} */
@@ -192,8 +216,9 @@ export class Atlas {
    */
   async neuronTable(layer, unit) {
     if (!layer.num_parts || this.tables.has(layer.file)) return this.layerTable(layer)
-    const { columns } = await this.layerIndex(layer)
-    const row = columns.unit.indexOf(unit)
+    // Rows go by unit: where all units have one, the place of a neuron is known without the index.
+    const whole = layer.num_units === layer.num_neurons && unit < layer.num_units
+    const row = whole ? unit : (await this.layerIndex(layer)).columns.unit.indexOf(unit)
     if (row < 0) return { numRows: 0, columns: { unit: [] } }
     const { sheet_columns: across = 8, sheet_rows: down = 8 } = this.manifest
     const path = `parts/${layer.name}/${String(Math.floor(row / (across * down))).padStart(4, '0')}.parquet`
@@ -213,15 +238,18 @@ export class Atlas {
     const columns = this.indexLoaded ? this.index.columns : (await this.layerIndex(layers[0])).columns
     const names = Object.keys(columns).filter((name) => name !== 'sheet_path' && name !== 'tile')
     if (!names.includes('top_labels')) names.push('top_labels')
+    if (this.hasCaptions) names.push('top_captions')
     for (const name of names) result.columns[name] = []
     for (const table of tables) {
-      const { unit, method: methods, reference_labels: labels } = table.columns
+      const { unit, method: methods, reference_labels: labels, reference_captions: captions } = table.columns
       let previousUnit = -1
       for (let row = 0; row < table.numRows; row++) {
         if (methods[row] !== method || unit[row] === previousUnit) continue
         previousUnit = unit[row]
         for (const name of names) {
-          const value = name === 'top_labels' ? joinLabels(labels?.[row]) : table.columns[name]?.[row]
+          let value = table.columns[name]?.[row]
+          if (name === 'top_labels') value = joinLabels(labels?.[row])
+          if (name === 'top_captions') value = joinLabels(captions?.[row]?.slice(0, TOP_CAPTIONS))
           result.columns[name].push(value ?? null)
         }
         result.numRows++

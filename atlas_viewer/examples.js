@@ -31,15 +31,29 @@ export function referenceBox(positions, order) {
 }
 
 /**
+ * What a row says of its photographs, in their order; lists may be shorter than others, or empty.
+ * @typedef {object} References
+ * @property {string[]} keys
+ * @property {number[]} activations
+ * @property {string[]} labels
+ * @property {string[]} captions
+ */
+
+/**
  * @param {Atlas} atlas
  * @param {Record<string, any>} row of a layer's table
  * @param {string} name of the neuron, for text alternatives
  * @returns {HTMLElement}
  */
 export function examplesSection(atlas, row, name) {
-  const keys = Array.from(row.reference_keys ?? [])
-  const activations = Array.from(row.reference_activations ?? [])
-  const labels = Array.from(row.reference_labels ?? [])
+  /** @type {References} */
+  const references = {
+    keys: Array.from(row.reference_keys ?? []),
+    activations: Array.from(row.reference_activations ?? []),
+    labels: Array.from(row.reference_labels ?? []),
+    captions: Array.from(row.reference_captions ?? []),
+  }
+  const { keys, activations, labels, captions } = references
   const shown = row.examples_path ? Number(row.num_examples) || 0 : 0
   const facet = facetWords(row)
   const heading = h(
@@ -49,7 +63,7 @@ export function examplesSection(atlas, row, name) {
     facet && `: ${facet}`,
   )
   if (!shown) {
-    return h('section', { class: 'examples' }, heading, withoutPictures(keys, activations, labels))
+    return h('section', { class: 'examples' }, heading, withoutPictures(references))
   }
 
   const boxes = Array.from({ length: shown }, (_, order) => referenceBox(row.reference_positions, order))
@@ -73,6 +87,8 @@ export function examplesSection(atlas, row, name) {
         photograph,
         h('span', { class: 'example-label' }, label || '\u00a0'),
         h('span', { class: 'example-value' }, activations[order] === undefined ? '' : formatNumber(activations[order])),
+        // Three lines of it; the table below has the whole text.
+        captions[order] ? h('span', { class: 'example-caption', dir: 'auto', title: captions[order] }, captions[order]) : null,
       )
     }),
   )
@@ -90,7 +106,7 @@ export function examplesSection(atlas, row, name) {
       hasBoxes && ' The frame marks the part that excites it.',
       facet && ' They were sorted into groups that look alike; a facet is one group, and the picture was made from it.',
     ),
-    keys.length > 0 && keysTable(keys, activations, labels),
+    keys.length > 0 && keysTable(references),
   )
 }
 
@@ -154,12 +170,11 @@ function boxToggle(list) {
 }
 
 /**
- * @param {string[]} keys
- * @param {number[]} activations
- * @param {string[]} labels
+ * @param {References} references
  * @returns {HTMLElement}
  */
-function withoutPictures(keys, activations, labels) {
+function withoutPictures(references) {
+  const { keys, activations } = references
   if (!keys.length && !activations.length) {
     return h('p', { class: 'note' }, 'No photographs are recorded for this neuron.')
   }
@@ -172,46 +187,44 @@ function withoutPictures(keys, activations, labels) {
       'This atlas does not publish the photographs themselves (their licenses may not allow it). ' +
         'Their names in the data set and the neuron’s activation on each are below.',
     ),
-    referenceTable(keys, activations, labels),
+    referenceTable(references),
   )
 }
 
 /**
- * @param {string[]} keys
- * @param {number[]} activations
- * @param {string[]} labels
+ * @param {References} references
  * @returns {HTMLElement}
  */
-function keysTable(keys, activations, labels) {
+function keysTable(references) {
+  const what = references.captions.some(Boolean) ? 'Names and captions' : 'Names'
   return h(
     'details',
     { class: 'more' },
-    h('summary', {}, `Names of ${plural(keys.length, 'photograph')} in the data set`),
-    referenceTable(keys, activations, labels),
+    h('summary', {}, `${what} of ${plural(references.keys.length, 'photograph')} in the data set`),
+    referenceTable(references),
   )
 }
 
 /**
- * @param {string[]} keys
- * @param {number[]} activations
- * @param {string[]} labels
+ * @param {References} references
  * @returns {HTMLElement}
  */
-function referenceTable(keys, activations, labels) {
+function referenceTable({ keys, activations, labels, captions }) {
   const count = Math.max(keys.length, activations.length)
+  const hasCaptions = captions.some(Boolean)
   return h(
     'div',
     { class: 'scrollable', tabindex: '0', role: 'region', 'aria-label': 'Photographs in the data set' },
     h(
       'table',
-      { class: 'table' },
+      { class: hasCaptions ? 'table table-captions' : 'table' },
       h(
         'thead',
         {},
         h(
           'tr',
           {},
-          ['', 'Activation', 'Label', 'Name'].map((title, column) =>
+          ['', 'Activation', 'Label', 'Name', ...(hasCaptions ? ['Caption'] : [])].map((title, column) =>
             h(
               'th',
               { scope: 'col', class: column < 2 ? 'number' : '' },
@@ -231,6 +244,7 @@ function referenceTable(keys, activations, labels) {
             h('td', { class: 'number' }, formatNumber(activations[order])),
             h('td', {}, labels[order] || ''),
             h('td', { class: 'code' }, keys[order] ?? ''),
+            hasCaptions && h('td', { class: 'caption-cell', dir: 'auto' }, captions[order] ?? ''),
           ),
         ),
       ),

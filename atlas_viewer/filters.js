@@ -146,7 +146,7 @@ export function statusLabel(status) {
 /**
  * @param {Atlas} atlas
  * @param {Go} go
- * @returns {{element: HTMLElement, update: (route: Route, message: string) => void}}
+ * @returns {{element: HTMLElement, sort: HTMLElement, update: (route: Route, message: string) => void}}
  */
 export function makeResultBar(atlas, go) {
   const count = h('p', { class: 'result-count' })
@@ -219,5 +219,5 @@ export function makeResultBar(atlas, go) {
     if (focused) /** @type {HTMLElement | null} */ (sizes.querySelector('[aria-pressed="true"]'))?.focus()
   }
 
-  return { element, update }
+  return { element, sort, update }
 }

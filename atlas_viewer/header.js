@@ -13,13 +13,15 @@ import { findNeuron } from './search.js'
 /** ms after the last keystroke before the wall follows the search box. */
 const TYPING_PAUSE_MS = 20
 
+const SEARCH_LABEL = 'Search: a neuron such as blocks.5:54, a layer, a class, a label'
+
 const THEME_KEY = 'neuron-atlas-theme'
 
 /**
  * @param {HTMLElement} element
  * @param {Go} go
- * @param {() => void} showHelp
- * @returns {{update: (route: Route, atlas: Atlas | null) => void, focusSearch: () => boolean}}
+ * @param {(hasCaptions: boolean) => void} showHelp
+ * @returns {{update: (route: Route, atlas: Atlas | null) => void, focusSearch: () => boolean, help: () => void}}
  */
 export function makeHeader(element, go, showHelp) {
   const brand = h('a', { class: 'brand', href: '#/' }, brandMark(), h('span', {}, 'Neuron Atlas'))
@@ -33,24 +35,22 @@ export function makeHeader(element, go, showHelp) {
     spellcheck: 'false',
     'aria-keyshortcuts': '/',
   })
+  const searchLabel = h('label', { class: 'visually-hidden', for: 'search' }, SEARCH_LABEL)
   const search = h(
     'div',
     // Comes with the other parts that an atlas has, so that none of them moves.
     { class: 'search', role: 'search', hidden: true },
-    h(
-      'label',
-      { class: 'visually-hidden', for: 'search' },
-      'Search: a neuron such as blocks.5:54, a layer, a class, a label',
-    ),
+    searchLabel,
     input,
     h('kbd', { 'aria-hidden': 'true' }, '/'),
   )
   const map = h('a', { class: 'header-link', href: '#/', hidden: true }, 'Map')
   const about = h('a', { class: 'header-link', href: '#/about' }, 'About')
   const theme = h('button', { type: 'button', class: 'icon-button', onClick: switchTheme })
+  const openHelp = () => showHelp(atlas?.hasCaptions === true)
   const help = h(
     'button',
-    { type: 'button', class: 'icon-button', 'aria-label': 'Help and keyboard', title: 'Help (?)', onClick: showHelp },
+    { type: 'button', class: 'icon-button', 'aria-label': 'Help and keyboard', title: 'Help (?)', onClick: openHelp },
     '?',
   )
   fill(element, brand, search, map, h('nav', { class: 'header-links', 'aria-label': 'Site' }, about, theme, help))
@@ -73,6 +73,7 @@ export function makeHeader(element, go, showHelp) {
     // On the map the results are marked where they lie.
     go({ ...route, view: route.view === 'map' ? 'map' : 'wall', atlas: atlas.slug, list }, { replace })
   }
+  input.addEventListener('focus', () => atlas?.prepareSearch())
   input.addEventListener('input', () => {
     typed = true
     clearTimeout(timer)
@@ -85,8 +86,11 @@ export function makeHeader(element, go, showHelp) {
     // Where the table cannot be read, the wall says why.
     const neuron = atlas && (await findNeuron(atlas, text).catch(() => null))
     if (input.value !== text) return
-    if (neuron && route && atlas) go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '' })
-    else openWall(route?.view === 'wall')
+    if (neuron && route && atlas) {
+      // Whether or not the wall has followed the typing meanwhile, what names the neuron is no search to walk through.
+      const list = { ...route.list, query: '' }
+      go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '', list })
+    } else openWall(route?.view === 'wall')
   }
   input.addEventListener('keydown', (event) => {
     if (event.key === 'Enter') {
@@ -110,6 +114,8 @@ export function makeHeader(element, go, showHelp) {
     update(nextRoute, nextAtlas) {
       route = nextRoute
       atlas = nextAtlas
+      input.placeholder = `Search neurons${atlas?.hasCaptions ? ', labels, captions' : ' and labels'}`
+      fill(searchLabel, `${SEARCH_LABEL}${atlas?.hasCaptions ? ', words of a caption' : ''}`)
       search.hidden = !atlas
       map.hidden = !atlas?.manifest.similar?.map
       const neurons = nextRoute.view === 'neuron' ? [`${nextRoute.layer}:${nextRoute.unit}`] : []
@@ -120,6 +126,7 @@ export function makeHeader(element, go, showHelp) {
         input.value = nextRoute.list.query
       }
     },
+    help: openHelp,
     focusSearch() {
       if (search.hidden) return false
       input.focus()

@@ -1,6 +1,6 @@
 /** The help overlay: a modal dialog of the browser itself, so that focus stays in it and Escape closes it. */
 
-import { h } from './dom.js'
+import { fill, h } from './dom.js'
 
 /** Keys and what they do; the about page lists them too. */
 export const KEYS = [
@@ -16,10 +16,13 @@ export const KEYS = [
   [['?'], 'This help'],
 ]
 
-/** What may be typed in the search box. */
-export const SEARCHES = [
+/**
+ * What may be typed in the search box, and what it finds.
+ * @param {boolean} hasCaptions whether the photographs have captions
+ */
+const searches = (hasCaptions) => [
   ['blocks.5:54', 'one neuron: layer and unit, also as blocks.5/54'],
-  ['castle', 'layer names, class names, labels of the photographs'],
+  ['castle', `layer names, class names, labels${hasCaptions ? ' and captions' : ''} of the photographs`],
   ['"great white"', 'a phrase'],
   ['activation_percentile>99', 'a condition on a score: < <= > >= ='],
 ]
@@ -44,20 +47,29 @@ export function keyTable() {
   )
 }
 
-/** @returns {HTMLElement} */
-export function searchTable() {
+/**
+ * @param {boolean} hasCaptions
+ * @returns {HTMLElement}
+ */
+export function searchTable(hasCaptions) {
   return h(
     'dl',
     { class: 'keys keys-wide' },
-    SEARCHES.map(([example, meaning]) => h('div', {}, h('dt', {}, h('code', {}, example)), h('dd', {}, meaning))),
+    searches(hasCaptions).map(([example, meaning]) => h('div', {}, h('dt', {}, h('code', {}, example)), h('dd', {}, meaning))),
   )
 }
 
 /** @type {HTMLDialogElement | null} */
 let dialog = null
 
-/** Opens the help, or closes it when it is open. */
-export function toggleHelp() {
+const searchHelp = h('div', {})
+
+/**
+ * Opens the help, or closes it when it is open.
+ * @param {boolean} hasCaptions whether photographs of the atlas that is shown have captions
+ */
+export function toggleHelp(hasCaptions) {
+  fill(searchHelp, searchTable(hasCaptions))
   if (!dialog) {
     dialog = h(
       'dialog',
@@ -75,7 +87,7 @@ export function toggleHelp() {
       h('h3', {}, 'Keyboard'),
       keyTable(),
       h('h3', {}, 'Search'),
-      searchTable(),
+      searchHelp,
       h(
         'p',
         { class: 'note' },

@@ -1,7 +1,7 @@
 /**
  * The page: follows the address, opens atlases, shows one view at a time, keeps focus and scroll place, hears the keys.
  * Whatever fails is shown in words where the view would have been. The modules of the wall come with the page, those of
- * the other views when they are first asked for.
+ * the other views, and their stylesheets, when they are first asked for.
  */
 
 import { LoadError, openAtlas, openSite } from './data.js'
@@ -28,14 +28,20 @@ import { wallView } from './wall.js'
  * @property {() => void} [destroy]
  */
 
+/** What neuron.js imports that is not there yet: asked for with it, as each import found later is a round trip more. */
+const NEURON_IMPORTS = [
+  ...['actions.js', 'charts.js', 'examples.js', 'facts.js', 'mapdata.js', 'mapgrid.js', 'mask.js', 'similar.js'],
+  ...['variants.js', 'visualization.js'],
+]
+
 /** The modules of the views, fetched when they are first asked for. */
 const MODULES = {
   home: () => import('./home.js'),
   about: () => import('./about.js'),
   neuron: () => import('./neuron.js'),
-  map: () => import('./map.js'),
-  compare: () => import('./compare.js'),
-  study: () => import('./study.js'),
+  map: () => withStyle('map.css', import('./map.js')),
+  compare: () => withStyle('compare.css', import('./compare.js')),
+  study: () => withStyle('study.css', import('./study.js')),
 }
 
 /** Keys of the views that the browser itself has no use for: letters, digits and a few by name. */
@@ -72,6 +78,30 @@ function go(route, { replace = false } = {}) {
   if (replace) history.replaceState(null, '', hash)
   else history.pushState(null, '', hash)
   show({ keepPlace: replace })
+}
+
+/** @type {Map<string, Promise<unknown>>} loaded, or found missing, by name */
+const styles = new Map()
+
+/**
+ * A view's module once its stylesheet is there. A view without its looks is better than none: the console names a sheet
+ * that is missing.
+ * @template T
+ * @param {string} name of the stylesheet
+ * @param {Promise<T>} module
+ * @returns {Promise<T>}
+ */
+async function withStyle(name, module) {
+  if (!styles.has(name)) {
+    styles.set(
+      name,
+      new Promise((resolve) => {
+        document.head.append(h('link', { rel: 'stylesheet', href: name, onLoad: resolve, onError: resolve }))
+      }),
+    )
+  }
+  await Promise.all([module, styles.get(name)])
+  return module
 }
 
 /** @returns {Promise<SiteEntry[]>} */
@@ -125,12 +155,18 @@ async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
   try {
     // Its module is on its way while the atlas is opened; whether it came is asked where it is used.
     if (Object.hasOwn(MODULES, route.view)) MODULES[/** @type {keyof MODULES} */ (route.view)]().catch(() => {})
+    if (route.view === 'neuron' && !view) {
+      for (const href of NEURON_IMPORTS) document.head.append(h('link', { rel: 'modulepreload', href }))
+    }
     const sites = await openSiteOnce()
     // A site with one atlas opens it at once.
     if (route.view === 'home' && sites.length === 1) route = { ...route, view: 'wall', atlas: sites[0].slug }
     const entry = sites.find((candidate) => candidate.slug === route.atlas)
     const atlas = entry ? await openAtlasOnce(entry) : null
     if (mine !== turn) return
+    // So is the table of a neuron.
+    const layer = route.view === 'neuron' ? atlas?.layer(route.layer) : undefined
+    if (layer) atlas?.neuronTable(layer, route.unit).catch(() => {})
     header.update(route, atlas)
     if (await view?.update?.(route)) {
       if (restorePlace && mine === turn) scrollTo(0, scrollPlaces.get(hash) ?? 0)
@@ -263,7 +299,7 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || helpIsOpen()) return
   const target = /** @type {HTMLElement} */ (event.target)
   if (target.closest('input, select, textarea, [contenteditable]')) return
-  if (event.key === '?') toggleHelp()
+  if (event.key === '?') header.help()
   else if (event.key === '/') {
     if (!header.focusSearch()) return
   } else if (coming) {

@@ -32,7 +32,8 @@ import { layerKind, statusWords } from './words.js'
 export async function neuronView({ atlas, route, go, sites }) {
   const layer = atlas.layer(route.layer)
   if (!layer) return null
-  const rows = neuronRows(await atlas.neuronTable(layer, route.unit), route.unit)
+  const [table, neighbors] = await Promise.all([atlas.neuronTable(layer, route.unit), findNeighbors(atlas, route)])
+  const rows = neuronRows(table, route.unit)
   if (!rows.length) return null
   // The list's method chooses the picture unless the address names a variant.
   const row =
@@ -41,7 +42,6 @@ export async function neuronView({ atlas, route, go, sites }) {
     rows[0]
   const name = `${layer.name}:${route.unit}`
   const title = row.label || name
-  const neighbors = await findNeighbors(atlas, route)
   const beside = sites.find(({ slug }) => slug !== atlas.slug)?.slug
 
   const element = h(
@@ -77,7 +77,11 @@ export async function neuronView({ atlas, route, go, sites }) {
     h('div', { class: 'neuron-more' }, provenanceSection(atlas, row), disclosures({ atlas, row, name: title })),
   )
 
-  prefetch(atlas, neighbors.next)
+  // The next neuron's picture comes after this one's.
+  const shown = /** @type {HTMLImageElement | null} */ (element.querySelector('.stage img'))
+  const prefetchNext = () => prefetch(atlas, neighbors.next)
+  if (shown && !shown.complete) shown.addEventListener('load', prefetchNext, { once: true })
+  else prefetchNext()
   return {
     element,
     title: `${title}${row.label ? ` · ${name}` : ''} · ${atlas.title}`,

@@ -52,15 +52,15 @@ async function findResults(atlas, list) {
 }
 
 /**
- * Gives a table the labels of its neurons' exemplars.
+ * Gives a table the labels and captions of its neurons' exemplars.
  * @param {Atlas} atlas
  * @param {ListState} list that the table is of
- * @param {Table} table the index, or a layer's part of it
+ * @param {Table} table the index, its beginning, or a layer's part of it
  */
 export async function addLabels(atlas, list, table) {
   if (table.columns.top_labels) return
   const labels = await atlas.loadLabels()
-  if (labels) table.labels = { ...labels, first: table === atlas.index ? 0 : atlas.offsetOf(list.layer) }
+  if (labels) table.labels = { ...labels, first: table !== atlas.index && list.layer ? atlas.offsetOf(list.layer) : 0 }
 }
 
 /** Whether a list is all neurons of the atlas in its own order. @param {ListState} list @returns {boolean} */

@@ -2,8 +2,8 @@
  * Finding neurons in the slim index: parsing the search box, filtering, sorting. Pure functions over columns; a result
  * is a list of row numbers.
  *
- * The search box takes words (each must occur in the layer, the label or a label of the exemplars), "phrases in
- * quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
+ * The search box takes words (each must occur in the layer, the label or a label or caption of the exemplars), "phrases
+ * in quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
  */
 
 /**
@@ -35,6 +35,7 @@ const NOT_SCORES = new Set([
   'sheet_path',
   'tile',
   'top_labels',
+  'top_captions',
 ])
 
 /**
@@ -105,7 +106,7 @@ export async function findNeuron(atlas, text) {
   return columns.unit.includes(wanted.unit) ? { layer: layer.name, unit: wanted.unit } : null
 }
 
-/** Whether a search looks through words, and so needs the labels of the exemplars. @param {string} query */
+/** Whether a search looks through words, and so needs labels and captions of the exemplars. @param {string} query */
 export function hasTerms(query) {
   return parseSearch(query).terms.length > 0
 }
@@ -140,28 +141,84 @@ function distinctOf(column) {
   return distinct
 }
 
-/** @param {string[]} texts @param {string} term @returns {Uint8Array} 1 where a text holds the term */
-const holding = (texts, term) => Uint8Array.from(texts, (text) => (text.toLowerCase().includes(term) ? 1 : 0))
+/**
+ * Texts as one string in lower case, in which a word is found many times as fast as in each of them.
+ * @typedef {object} Haystack
+ * @property {string} text with a line break after each
+ * @property {Uint32Array} starts of each, and the end of all
+ */
+
+/** @type {WeakMap<string[], Haystack>} by list of texts */
+const haystacks = new WeakMap()
 
 /**
- * A test of rows for one word, which may stand in the layer, the label or a label of the exemplars.
+ * @param {string[]} texts
+ * @returns {Haystack}
+ */
+function haystackOf(texts) {
+  let haystack = haystacks.get(texts)
+  if (!haystack) {
+    const lower = texts.map((text) => `${text.toLowerCase()}\n`)
+    const starts = new Uint32Array(texts.length + 1)
+    for (let i = 0; i < lower.length; i++) starts[i + 1] = starts[i] + lower[i].length
+    haystack = { text: lower.join(''), starts }
+    haystacks.set(texts, haystack)
+  }
+  return haystack
+}
+
+/**
+ * Makes what a search looks through, so that the first one need not.
+ * @param {import('./tables.js').Labels} labels
+ */
+export function prepareTexts(labels) {
+  haystackOf(labels.names)
+  if (labels.captions) haystackOf(labels.captions.names)
+}
+
+/**
+ * @param {string[]} texts
+ * @param {string} term lower case, not empty
+ * @returns {Uint8Array} 1 where a text holds the term
+ */
+function holding(texts, term) {
+  const { text, starts } = haystackOf(texts)
+  const hits = new Uint8Array(texts.length)
+  let number = 0
+  let place = text.indexOf(term)
+  while (place >= 0) {
+    while (starts[number + 1] <= place) number++
+    // A term with a line break could reach into the next text.
+    const inside = place + term.length < starts[number + 1]
+    if (inside) hits[number] = 1
+    place = text.indexOf(term, inside ? starts[number + 1] : place + 1)
+  }
+  return hits
+}
+
+/**
+ * A test of rows for one word, which may stand in the layer, the label or a label or caption of the exemplars.
  * @param {Table} index
  * @param {string} term lower case
  * @returns {(row: number) => boolean}
  */
 function termTest(index, term) {
-  const columns = ['layer', 'label', 'top_labels'].filter((name) => index.columns[name])
+  const columns = ['layer', 'label', 'top_labels', 'top_captions'].filter((name) => index.columns[name])
   const tests = columns.map((name) => {
     const { values, codes } = distinctOf(index.columns[name])
     return { codes, hits: holding(values, term) }
   })
-  const labels = index.labels
-  const hits = labels ? holding(labels.names, term) : new Uint8Array(0)
+  const first = index.labels?.first ?? 0
+  const lists = [index.labels, index.labels?.captions].flatMap((packed) => {
+    if (!packed) return []
+    const hits = holding(packed.names, term)
+    return hits.includes(1) ? [{ starts: packed.starts, ids: packed.ids, hits }] : []
+  })
   return (row) => {
     for (const test of tests) if (test.hits[test.codes[row]]) return true
-    if (!labels) return false
-    const { starts, ids, first } = labels
-    for (let at = starts[first + row]; at < starts[first + row + 1]; at++) if (hits[ids[at]]) return true
+    for (const { starts, ids, hits } of lists) {
+      for (let at = starts[first + row]; at < starts[first + row + 1]; at++) if (hits[ids[at]]) return true
+    }
     return false
   }
 }

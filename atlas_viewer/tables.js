@@ -1,7 +1,6 @@
 /** Parquet tables as columns: fetched whole, decoded without holding up the page. */
 
 import { fetchBytes, LoadError, resolvePath } from './files.js'
-import { parquetMetadata, parquetRead } from './vendor/hyparquet.min.js'
 
 /**
  * A Parquet table as columns; a list column holds arrays, a missing value is null. In the index numbers lie in typed
@@ -11,16 +10,35 @@ import { parquetMetadata, parquetRead } from './vendor/hyparquet.min.js'
  * @property {Record<string, any>} columns
  * @property {Labels} [labels] of the exemplars, once they are loaded
  *
- * What the exemplars of each neuron show: names by number, and each neuron's numbers in one long list.
- * @typedef {object} Labels
+ * Texts that many neurons share: names by number, and each neuron's numbers in one long list.
+ * @typedef {object} Packed
  * @property {string[]} names distinct
  * @property {Uint32Array} starts of each neuron's numbers in `ids`, and the end of the last
  * @property {Uint32Array} ids
- * @property {number} first the neuron that the table's row 0 is
+ *
+ * What the exemplars of each neuron show: labels, and captions where there are any.
+ * @typedef {Packed & {captions: Packed | null, first: number}} Labels `first`: the neuron that the table's row 0 is
  */
 
 /** ms of decoding after which the page may answer its reader. */
 const BUSY_MS = 10
+
+/** @type {Promise<any> | null} */
+let reader = null
+
+/**
+ * The Parquet reader: a fifth of the code, and not needed before the first table, so nothing earlier waits for it.
+ * @returns {Promise<any>}
+ */
+function openReader() {
+  reader ??= import('./vendor/hyparquet.min.js').catch((error) => {
+    reader = null
+    throw new LoadError('vendor/hyparquet.min.js', 'the reader of Parquet tables', `no module (${error.message})`)
+  })
+  return reader
+}
+
+openReader().catch(() => {}) // on its way at once; what failed is tried again, and said, where a table is decoded
 
 /**
  * Decodes a whole Parquet file into columns (row objects are about five times slower), and lets the page breathe every
@@ -36,6 +54,7 @@ export async function decodeTable(buffer, file, { typed = false } = {}) {
   if (magic !== 'PAR1') {
     throw new LoadError(file, expected, `${buffer.byteLength} bytes that do not begin with “PAR1”`)
   }
+  const { parquetMetadata, parquetRead } = await openReader()
   try {
     const metadata = parquetMetadata(buffer)
     const numRows = Number(metadata.num_rows)
@@ -146,11 +165,21 @@ export async function fetchTable(base, path, expectedBytes, options = {}) {
 }
 
 /**
- * Lists of names as numbers, which take a tenth of the memory.
- * @param {ArrayLike<string[] | null>} lists of each neuron
+ * @param {ArrayLike<string[] | null>} labels of each neuron
+ * @param {ArrayLike<string[] | null> | null} [captions] of each neuron
  * @returns {Labels}
  */
-export function packLabels(lists) {
+export function packLabels(labels, captions) {
+  const packed = captions ? packTexts(captions) : null
+  return { ...packTexts(labels), captions: packed?.ids.length ? packed : null, first: 0 }
+}
+
+/**
+ * Lists of texts as numbers, which take a tenth of the memory.
+ * @param {ArrayLike<string[] | null>} lists of each neuron
+ * @returns {Packed}
+ */
+function packTexts(lists) {
   /** @type {Map<string, number>} */
   const numbers = new Map()
   const starts = new Uint32Array(lists.length + 1)
@@ -164,5 +193,5 @@ export function packLabels(lists) {
       ids[at++] = number
     }
   }
-  return { names: [...numbers.keys()], starts, ids, first: 0 }
+  return { names: [...numbers.keys()], starts, ids }
 }

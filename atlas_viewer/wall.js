@@ -5,7 +5,7 @@
 
 import { announce, fill, h, link } from './dom.js'
 import { makeFilters, makeResultBar } from './filters.js'
-import { joinWords, plural } from './format.js'
+import { formatBytes, joinWords, plural } from './format.js'
 import { bandOf, layoutWall, movePosition, tileMetrics, visibleBands } from './layout.js'
 import { emptyWall } from './notfound.js'
 import { addLabels, firstResults, positionOf, resultList } from './results.js'
@@ -22,8 +22,11 @@ import { layerKind, methodTitle } from './words.js'
  * @typedef {import('./filters.js').Go} Go
  */
 
-/** ms after which the index is fetched even if pictures of the window are still on their way. */
+/** ms after which a wall counts as shown even if pictures of the window are still on their way. */
 const PICTURES_FIRST_MS = 1500
+
+/** ms of waiting for results after which the reader is told what for. */
+const SILENT_WAIT_MS = 200
 
 /** The bar that stays at the top of the window, with a little air. */
 const HEADER_HEIGHT_PX = 72
@@ -41,6 +44,12 @@ const HEADER_HEIGHT_PX = 72
 export async function wallView({ atlas, route, go, lastNeuron, several, fail }) {
   const filters = makeFilters(atlas, go)
   const bar = makeResultBar(atlas, go)
+  // Whoever is about to filter or sort will want the whole index. What fails is said when it is used.
+  for (const part of [filters.element, bar.sort]) {
+    for (const event of ['pointerenter', 'focusin']) {
+      part.addEventListener(event, () => atlas.loadIndex().catch(() => {}), { once: true })
+    }
+  }
   const tiles = h('ul', { class: 'wall', 'aria-label': 'Neurons' })
   const message = h('div', {})
   const element = h(
@@ -67,17 +76,22 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
   let arrangedWidth = 0
   /** Position that Tab reaches; arrow keys move it. */
   let active = 0
+  /** Whether the tile there gets the focus once its row has come. */
+  let focusComes = false
+  let extending = false
+  /** @type {Promise<void> | null} the labels that large tiles show */
+  let details = null
   /** @type {Map<string, HTMLElement>} elements in the page by key: 't' position or 'h' band */
   let drawn = new Map()
 
   /** @param {Route} next */
   async function update(next) {
     current = next
-    const found = await ((lastNeuron ? null : firstResults(atlas, next.list)) ?? resultList(atlas, next.list))
-    if (!found.count) await atlas.loadIndex() // the nearest neurons are looked for in it
+    const found = await whileSaying(next, findResults(next.list))
     if (current !== next) return
     results = found
     active = 0
+    focusComes = false
     filters.update(next)
     const count = plural(results.count, 'neuron')
     const partial = results.count !== results.total
@@ -85,32 +99,89 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     announce(`${count} found`)
     fill(message, results.count ? null : emptyWall(atlas, next))
     arrange()
+    details = next.size === 'large' ? addDetails(next) : null
     // Other results begin at their beginning, even for a reader who had scrolled down.
     const barTop = bar.element.getBoundingClientRect().top - HEADER_HEIGHT_PX
     if (barTop < 0) scrollBy(0, barTop)
   }
 
   /**
-   * Fetches the rest once the pictures of the window are there: the index, if only the beginning of it was needed, and
-   * the labels, so that the first search finds them here.
+   * The results of a list: of all neurons at first only the beginning, so that a wall nobody searches costs little.
+   * @param {import('./router.js').ListState} list
+   * @returns {Promise<Results>}
    */
-  async function complete() {
-    await picturesShown(tiles)
+  async function findResults(list) {
+    const beginning = await firstResults(atlas, list)
+    // The neuron that the reader comes back from must be among them, to get the focus.
+    const within = beginning && (!lastNeuron || positionOf(beginning, lastNeuron.layer, lastNeuron.unit) >= 0)
+    const found = within ? beginning : await resultList(atlas, list)
+    if (!found.count) await atlas.loadIndex() // the nearest neurons are looked for in it
+    return found
+  }
+
+  /**
+   * Tells what is waited for, where the number of results will stand.
+   * @param {Route} next
+   * @param {Promise<Results>} found
+   * @returns {Promise<Results>}
+   */
+  async function whileSaying(next, found) {
+    const silence = setTimeout(() => {
+      if (current !== next || !atlas.pendingBytes) return
+      const words = `Fetching ${formatBytes(atlas.pendingBytes)} …`
+      bar.update(next, words)
+      announce(words)
+    }, SILENT_WAIT_MS)
     try {
-      await atlas.loadIndex()
-      const shown = current
-      if (results.rows.length < results.count) {
-        const found = await resultList(atlas, shown.list)
-        if (current !== shown) return
-        results = found // the same neurons in the same places: what is in the page stays
-        draw()
-      }
-      await addLabels(atlas, shown.list, atlas.index)
-    } catch (error) {
-      fail(error)
+      return await found
     } finally {
-      element.dataset.complete = '' // for those who wait for it: tests and benchmarks
+      clearTimeout(silence)
     }
+  }
+
+  /** Fetches the rows after the beginning, once the reader comes near them. */
+  async function extend() {
+    if (extending) return
+    extending = true
+    const shown = current
+    try {
+      const found = await resultList(atlas, shown.list)
+      // The same neurons in the same places: what is in the page stays.
+      if (current === shown) results = found
+    } catch (error) {
+      if (current === shown) fail(error)
+      return
+    } finally {
+      extending = false
+    }
+    if (!element.isConnected) return
+    draw()
+    if (focusComes && tiles.contains(document.activeElement)) focusTile(active, 'nearest')
+  }
+
+  /**
+   * Gives large tiles the labels of their exemplars.
+   * @param {Route} shown
+   */
+  async function addDetails(shown) {
+    const { table } = results
+    if (table.labels) return
+    try {
+      await addLabels(atlas, shown.list, table)
+      if (current !== shown || results.table !== table || !table.labels) return
+      const hadFocus = tiles.contains(document.activeElement)
+      arrange()
+      if (hadFocus) focusTile(active, 'nearest')
+    } catch (error) {
+      if (current === shown) fail(error)
+    }
+  }
+
+  /** Says once the pictures of the window are there and nothing is on its way: tests and benchmarks wait for it. */
+  async function settle() {
+    await picturesShown(tiles)
+    await details
+    element.dataset.complete = ''
   }
 
   /** Computes the layout anew: other results, another width, another size of tiles. */
@@ -120,8 +191,10 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     arrangedWidth = width
     const { table, rows, count } = results
     const grouped = !current.list.sort && !current.list.layer && atlas.layers.length > 1
-    const complete = rows.length === count
-    const layerOf = complete ? (/** @type {number} */ position) => table.columns.layer[rows[position]] : layersInOrder(atlas)
+    const layerOf =
+      rows.length === count
+        ? (/** @type {number} */ position) => table.columns.layer[rows[position]]
+        : layersInOrder(atlas)
     layout = layoutWall({
       count,
       width,
@@ -164,6 +237,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     }
     for (const [key, node] of wanted) if (!drawn.has(key)) tiles.append(node)
     drawn = wanted
+    if (last > first && layout.bands[last - 1].end > results.rows.length) extend()
   }
 
   /** @param {Band} band */
@@ -216,6 +290,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     active = position
     draw()
     const anchor = /** @type {HTMLElement | null} */ (tiles.querySelector(`[data-position="${position}"]`))
+    focusComes = !anchor
     if (anchor) anchor.tabIndex = 0
     anchor?.focus({ preventScroll: true })
   }
@@ -260,7 +335,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
       await update(current)
       addEventListener('scroll', onScroll, { passive: true })
       observer.observe(element)
-      complete()
+      settle()
     },
     restored() {
       const position = lastNeuron ? positionOf(results, lastNeuron.layer, lastNeuron.unit) : -1

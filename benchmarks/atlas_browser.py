@@ -109,10 +109,15 @@ def main() -> None:
             found = [first_visit(browser, base + address) for _ in range(arguments.repeats)]
             seconds, then, total, shift, longest = (statistics.median(values) for values in zip(*found, strict=True))
             print(f"{name:<20}{seconds:>10.2f}{then:>9.2f}{total:>10.2f}{shift:>7.3f}{longest:>17.0f}", flush=True)
+        typed = statistics.median(first_search(browser, base + wall) for _ in range(arguments.repeats))
+        print(f"search typed once the first picture is there, until its results: {typed:.0f} ms")
         print(f"\n{'event to repaint':<28}{'ms':>6}{'of':>20}")
         report_repaints(browser, base + wall, arguments.repeats)
         if arguments.axe:
-            report_rules(browser, base, {"wall": wall, "neuron": neuron}, arguments.axe.read_text())
+            seen = {"wall": wall, "neuron": neuron, "compare": f"#/compare/{slug}?n={layer}:10"}
+            if manifest.get("similar", {}).get("map"):
+                seen["map"] = f"#/map/{slug}"
+            report_rules(browser, base, seen, arguments.axe.read_text())
         browser.close()
         if arguments.lighthouse:
             report_audits(arguments.lighthouse, chromium, base, {"wall": wall, "neuron": neuron})
@@ -173,6 +178,16 @@ def first_visit(browser: Browser, address: str) -> tuple[float, float, float, fl
         return seconds, then / 1e6, sum(size for _, size in received) / 1e6, seen["shift"], seen["longest"]
 
 
+def first_search(browser: Browser, address: str) -> float:
+    """ms from typing, before the index and the labels were asked for, to the results, over the throttled link."""
+    with visiting(browser, throttled=True) as (page, _session, _received):
+        page.goto(address)
+        page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
+        page.focus("#search")
+        milliseconds: float = page.evaluate(REPAINT, ["#search", "input", "tari"])
+        return milliseconds
+
+
 def report_repaints(browser: Browser, address: str, repeats: int) -> None:
     """What a reader does on the wall, until the frame that shows it; and the heap afterwards."""
     actions = {
@@ -198,6 +213,9 @@ def report_repaints(browser: Browser, address: str, repeats: int) -> None:
             page.wait_for_load_state("networkidle", timeout=120_000)
             page.wait_for_timeout(1000)
             heaps["after load"].append(heap_mb(session))
+            page.focus("#search")  # the index and the labels are fetched now
+            page.wait_for_load_state("networkidle", timeout=120_000)
+            page.wait_for_timeout(1000)
             for name, action in actions.items():
                 times[name].append(page.evaluate(REPAINT, list(action)))
                 counts[name] = page.locator(".result-count").inner_text()
@@ -222,7 +240,8 @@ def report_rules(browser: Browser, base: str, views: dict[str, str], axe: str) -
             with visiting(browser, throttled=False) as (page, session, _received):
                 page.emulate_media(color_scheme=scheme)
                 page.goto(base + address)
-                page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
+                page.locator("#content h1").wait_for(state="attached", timeout=120_000)
+                page.wait_for_load_state("networkidle", timeout=120_000)
                 session.send("Runtime.evaluate", {"expression": axe})
                 answer = session.send(
                     "Runtime.evaluate",

@@ -1,12 +1,13 @@
 """Seconds and memory of `build` and `validate` by the number of neurons, on atlases made of drawn rows and pictures.
 
-    python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate]
+    python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate] [--again]
 
-Each atlas is `FOLDER/atlas-N`; one that is there already is kept, and only validated. Rows have what a run writes at
-ImageNet's size: fifty references with keys, labels and activations, a histogram, seven scores. A few distinct pictures
-of usual size (VIEWER: 224 px at quality 80, strips of nine photographs, masks) are linked under every neuron's name, so
-that a large atlas takes little room; contact sheets are painted from them as always. Neighbors and map are of the drawn
-exemplars of `similar_neurons.py`, which has the times of their parts. `atlas_browser.py` shows the atlases.
+Each atlas is `FOLDER/atlas-N`; one that is there already is kept, and only validated (`--again` builds it once more
+from its fragments). Rows have what a run writes at ImageNet's size: fifty references with keys, labels and
+activations, a histogram, seven scores. A few distinct pictures of usual size (VIEWER: 224 px at quality 80, strips of
+nine photographs, masks) are linked under every neuron's name, so that a large atlas takes little room; contact sheets
+are painted from them as always. Neighbors and map are of the drawn exemplars of `similar_neurons.py`, which has the
+times of their parts. `atlas_browser.py` shows the atlases.
 Every step runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -19,6 +20,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +29,9 @@ import numpy as np
 from benchmarks.similar_neurons import drawn_exemplars
 from pipeline.atlas import schema
 from pipeline.atlas.build import build_atlas
-from pipeline.atlas.fragments import pack_lists
+from pipeline.atlas.fragments import RunRows, write_fragment, write_scores
 from pipeline.atlas.neuron_map import layout, layout_name
-from pipeline.atlas.schema import PICTURED_STATUSES
+from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, PICTURED_STATUSES
 from pipeline.atlas.sheets import draw_examples
 from pipeline.atlas.similar import SimilarNeurons, find_similar
 from pipeline.atlas.validate import validate
@@ -39,6 +41,7 @@ from pipeline.storage import Root
 
 NUM_LAYERS: Final = 48  # beside the classes: about two thousand units each at 100,000 neurons, as in a large ResNet
 NUM_CLASSES: Final = 1000
+BATCH_SIZE: Final = 128
 CLASSIFIER: Final = "classifier"
 NUM_PICTURES: Final = 48
 NUM_REFERENCES: Final = 50
@@ -53,14 +56,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--neurons", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     parser.add_argument("--no-validate", action="store_true")
+    parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     print(f"{'neurons':>8}  {'step':<9}{'seconds':>9}{'CPU s':>9}{'CPU ms/neuron':>15}{'peak MiB':>10}{'load':>6}")
     for num_neurons in arguments.neurons:
         folder = arguments.folder / f"atlas-{num_neurons}"
-        if not (folder / "atlas.json").exists():
+        if not (folder / "drawn" / "similar.pickle").exists():
             in_child(write_pictures, folder, num_neurons)
+            in_child(write_run, folder, num_neurons)
             report(num_neurons, "similar", *in_child(make_similar, folder, num_neurons))
+        if arguments.again or not (folder / "atlas.json").exists():
             report(num_neurons, "build", *in_child(make_atlas, folder, num_neurons))
         if not arguments.no_validate:
             report(num_neurons, "validate", *in_child(check_atlas, folder, num_neurons))
@@ -100,10 +106,11 @@ def neurons_of(num_neurons: int) -> list[tuple[str, int]]:
 def make_atlas(folder: Path, num_neurons: int) -> None:
     """The build step over the drawn rows."""
     similar: SimilarNeurons = pickle.loads((folder / "drawn" / "similar.pickle").read_bytes())
+    root = Root.open(str(folder))
     build_atlas(
-        Root.open(str(folder)),
+        root,
         recipe=recipe(num_neurons),
-        rows=rows(num_neurons),
+        rows=RunRows(root),
         model={
             "name": MODEL_NAME,
             "weights": "random",
@@ -175,6 +182,22 @@ def class_names() -> list[str]:
     return [f"{word()} {word()}" + (f", {word()} {word()}" if i % 3 == 0 else "") for i in range(NUM_CLASSES)]
 
 
+def write_run(folder: Path, num_neurons: int) -> None:
+    """Fragments and scores in batches of neurons of one layer, as `visualize` and `evaluate` leave them."""
+    root = Root.open(str(folder))
+    for layer, members in groupby(rows(num_neurons), key=lambda row: row["layer"]):
+        while batch := list(islice(members, BATCH_SIZE)):
+            name = f"{layer}-vital-s0-{batch[0]['unit']:05d}-{len(batch)}"
+            write_fragment(root, name, [{key: row[key] for key in row if key in FRAGMENT_SCHEMA} for row in batch])
+            scored = [row for row in batch if row["status"] != "failed"]
+            of_scores = {*KEY_COLUMNS, "status", "status_reason", "activation"}
+            write_scores(
+                root,
+                name,
+                [{key: row[key] for key in row if key in of_scores or key not in FRAGMENT_SCHEMA} for row in scored],
+            )
+
+
 def rows(num_neurons: int) -> Iterator[dict[str, Any]]:
     """What fragments joined with scores would hold: one method, one seed, a few of every status."""
     names = class_names()
@@ -183,8 +206,7 @@ def rows(num_neurons: int) -> Iterator[dict[str, Any]]:
     number = 0
     for layer, num_units in layer_units(num_neurons).items():
         for unit in range(num_units):
-            # Packed, as `read_fragments` gives them.
-            yield pack_lists(_row(number, layer, unit, names, digests["picture"][number % NUM_PICTURES]))
+            yield _row(number, layer, unit, names, digests["picture"][number % NUM_PICTURES])
             number += 1
 
 

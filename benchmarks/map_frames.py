@@ -23,7 +23,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from atlas_viewer import viewer_files
-from pipeline.atlas.manifest import file_entry
+from pipeline.atlas.file_list import file_entry
 from pipeline.atlas.map_sheets import MAP_SHEET_COLUMNS, MAP_SHEET_PX, MAP_TILE_PX, map_sheet_path, num_map_sheets
 from pipeline.atlas.neuron_map import MAP_ENCODINGS, MAP_SCHEMA, MAP_SIDE, MAP_TABLE, morton_order, quantize
 from pipeline.atlas.schema import HEAD_PATH, HEAD_SCHEMA_VERSION, INDEX_PATH, INDEX_SCHEMA, index_encodings

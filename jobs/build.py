@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from jobs.captions import add_captions, require_captions
 from jobs.collect_plan import SET_ASIDE
 from jobs.evaluate_plan import summary_is_current
+from jobs.progress import Progress
 from jobs.schedule import RunStoppedError, Work
 from jobs.session import Session, StageReport
 from jobs.similar import similar_digest, similar_neurons, similar_remark
@@ -21,6 +22,7 @@ from pipeline.recipe import Recipe
 from pipeline.storage import Root
 
 if TYPE_CHECKING:
+    from pipeline.atlas.fragments import RunRows
     from pipeline.models import Model
 
 STAGE: Final = "build"
@@ -35,24 +37,25 @@ def run(session: Session) -> StageReport:
     """Build the atlas unless it is there already, made of the same rows under the same recipe.
 
     Raises:
-        RunStoppedError: nothing was visualized yet, or an example strip could not be drawn.
+        RunStoppedError: nothing was visualized yet, captions are wanted that were not collected, or an example strip
+            could not be drawn.
     """
+    from pipeline.statistics.store import StatisticsStore
+
     resolved, started = session.resolved, time.perf_counter()
     root, recipe = resolved.root, resolved.recipe
     sources = source_digest(root, recipe)
     built = committed_build(root, sources)
     if built is not None:
         return StageReport(stage=STAGE, noun="pictures", done=0, already=built["done"], failed=built["failed"])
-    rows = _wanted_rows(session)
+    _require_pictures(session)
+    require_captions(root, recipe, StatisticsStore.open(root))
     if recipe.atlas.publish_examples == "thumbnails":
-        _draw_strips(session, rows)
-        rows = [row | _examples_columns(root, row) for row in rows]
-    if recipe.atlas.publish_examples == "none":  # which samples they are stays here; their labels and scores go out
-        rows = [row | {"reference_keys": [""] * len(row["reference_keys"] or ())} for row in rows]
+        _draw_strips(session)
     root.remove(MARKER)
-    _build(session, rows)
-    failed = sum(row["status"] == "failed" for row in rows)
-    done = len(rows) - failed
+    _build(session)
+    failed = _num_failed(session)
+    done = len(resolved.keys) - failed
     root.write_json(MARKER, {"sources": sources, "done": done, "failed": failed})
     return StageReport(
         stage=STAGE,
@@ -91,25 +94,48 @@ def source_digest(root: Root, recipe: Recipe) -> str:
     return digest.hexdigest()
 
 
-def _wanted_rows(session: Session) -> list[dict[str, Any]]:
-    """Fragments joined with all scores, of the neurons that the recipe wants."""
-    from pipeline.atlas.fragments import join_rows, read_fragments, read_scores, row_key
-    from pipeline.evaluation.derived import read_derived
-    from pipeline.evaluation.pictures import data_columns
-    from pipeline.statistics.store import StatisticsStore
+def _require_pictures(session: Session) -> None:
+    """Raise RunStoppedError if a picture that the recipe wants is not made yet."""
+    from pipeline.atlas.fragments import committed_neurons
 
     root, wanted = session.resolved.root, set(session.resolved.keys)
-    joined = join_rows(join_rows(read_fragments(root), read_scores(root)), read_derived(root))
-    rows = [row for row in joined if row_key(row) in wanted]
-    missing = len(wanted) - len(rows)
+    missing = len(wanted - committed_neurons(root))
     if missing:
         raise RunStoppedError(
             f"{root.url}: {missing} of {len(wanted)} pictures are not made yet: "
             "run `neuron-atlas visualize RECIPE` first"
         )
-    statistics = StatisticsStore.open(root)
-    # Neurons without a picture were not scored; what the data set does to them is known all the same.
-    return [data_columns(statistics, row["layer"], row["unit"]) | row if is_bare(row) else row for row in rows]
+
+
+def wanted_rows(session: Session, *, captions: bool = False) -> "RunRows":
+    """Layer → what the atlas has of it: fragments joined with all scores, of the neurons that the recipe wants.
+
+    `captions`: with those of the references.
+    """
+    from pipeline.atlas.fragments import RunRows, join_rows, row_key
+    from pipeline.evaluation.derived import read_derived
+    from pipeline.evaluation.pictures import data_columns
+    from pipeline.statistics.store import StatisticsStore
+
+    root, recipe, wanted = session.resolved.root, session.resolved.recipe, set(session.resolved.keys)
+    published = recipe.atlas.publish_examples
+    captioned = StatisticsStore.open(root) if captions else None  # keeps what it has read of them, whatever the layer
+
+    def finish(layer: str, joined: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        statistics = StatisticsStore.open(root)  # of this layer alone: it keeps what it has read
+        rows = [row for row in join_rows(joined, read_derived(root, layer)) if row_key(row) in wanted]
+        for row in rows:
+            if is_bare(row):  # without a picture it was not scored; what the data set does to it is known all the same
+                row |= data_columns(statistics, layer, row["unit"]) | row
+            if published == "thumbnails":
+                row |= _examples_columns(row)
+            if published == "none":  # which samples they are stays here; their labels and scores go out
+                row["reference_keys"] = [""] * len(row["reference_keys"] or ())
+        if captioned is not None:
+            add_captions(root, captioned, layer, rows)
+        return rows
+
+    return RunRows(root, finish)
 
 
 def is_bare(row: dict[str, Any]) -> bool:
@@ -117,25 +143,28 @@ def is_bare(row: dict[str, Any]) -> bool:
     return row.get("max_activation") is None
 
 
-def _draw_strips(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_strips(session: Session) -> None:
     """Draw the strips of photographs that are not there yet, in tasks."""
     from pipeline.atlas.schema import examples_path
 
     resolved = session.resolved
-    present = {path for layer in resolved.units for path in _strips_present(resolved.root, layer)}
+    wanted = wanted_rows(session)
     works = []
-    for layer, facet in product(resolved.units, range(resolved.recipe.targets.facets)):
-        units = {
-            row["unit"] for row in rows if row["layer"] == layer and row["facet"] == facet and row["num_references"]
-        }
-        left = [unit for unit in sorted(units) if examples_path(layer, unit, facet) not in present]
-        works += [
-            Work(
-                name=f"{layer}-examples-f{facet}-{members[0]:05d}-{len(members)}",
-                arguments={"layer": layer, "facet": facet, "units": members},
-            )
-            for members in chunk(left, STRIPS_PER_TASK)
-        ]
+    for layer in resolved.units:
+        present = set(_strips_present(resolved.root, layer))
+        units: dict[int, set[int]] = {facet: set() for facet in range(resolved.recipe.targets.facets)}
+        for row in wanted[layer]:
+            if row["num_references"]:
+                units[row["facet"]].add(row["unit"])
+        for facet, of_facet in units.items():
+            left = [unit for unit in sorted(of_facet) if examples_path(layer, unit, facet) not in present]
+            works += [
+                Work(
+                    name=f"{layer}-examples-f{facet}-{members[0]:05d}-{len(members)}",
+                    arguments={"layer": layer, "facet": facet, "units": members},
+                )
+                for members in chunk(left, STRIPS_PER_TASK)
+            ]
     if not works:
         return
     task = partial(draw_strips, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe)
@@ -184,7 +213,7 @@ def draw_strips(
     return len(units)
 
 
-def _examples_columns(root: Root, row: dict[str, Any]) -> dict[str, Any]:
+def _examples_columns(row: dict[str, Any]) -> dict[str, Any]:
     from pipeline.atlas.schema import examples_path
 
     if not row["num_references"]:
@@ -195,40 +224,51 @@ def _examples_columns(root: Root, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+def _num_failed(session: Session) -> int:
+    """How many of the wanted pictures failed."""
+    from pipeline.atlas.fragments import read_statuses
+
+    statuses = read_statuses(session.resolved.root)
+    return sum(statuses[key] == "failed" for key in session.resolved.keys)
+
+
+def _build(session: Session) -> None:
     from pipeline.atlas.build import build_atlas
     from pipeline.statistics.store import StatisticsStore
 
     resolved = session.resolved
     model, statistics = resolved.model, StatisticsStore.open(resolved.root)
     scores, judges = _scores_of_methods(session)
-    build_atlas(
-        resolved.root,
-        recipe=resolved.recipe,
-        rows=rows,
-        model={
-            "name": model.name,
-            "weights": resolved.recipe.model.weights,
-            "weights_sha256": model.weights_sha256,
-            "input_size_px": model.input_size_px,
-            "num_classes": model.num_classes,
-            "classifier_layer": model.classifier_layer,
-        },
-        provenance={
-            "versions": {package: version(package) for package in PACKAGES},
-            "weights_sha256": model.weights_sha256,
-            "data_fingerprint": statistics.attrs["data_fingerprint"],
-            "num_samples": statistics.num_samples,
-            "num_skipped": statistics.attrs["num_skipped"],
-            "num_shards_set_aside": len(statistics.attrs.get(SET_ASIDE, ())),
-            "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
-            "git_commit": git_commit(),
-            "judges": judges,
-        },
-        layers={layer: model.units(layer) for layer in resolved.layers},
-        scores=scores,
-        similar=similar_neurons(session, rows),
-    )
+    similar = similar_neurons(resolved)
+    with Progress(STAGE, total=len(similar.neurons), noun="neurons", stream=session.stream) as progress:
+        build_atlas(
+            resolved.root,
+            recipe=resolved.recipe,
+            rows=wanted_rows(session, captions=bool(resolved.recipe.data.caption_key)),
+            model={
+                "name": model.name,
+                "weights": resolved.recipe.model.weights,
+                "weights_sha256": model.weights_sha256,
+                "input_size_px": model.input_size_px,
+                "num_classes": model.num_classes,
+                "classifier_layer": model.classifier_layer,
+            },
+            provenance={
+                "versions": {package: version(package) for package in PACKAGES},
+                "weights_sha256": model.weights_sha256,
+                "data_fingerprint": statistics.attrs["data_fingerprint"],
+                "num_samples": statistics.num_samples,
+                "num_skipped": statistics.attrs["num_skipped"],
+                "num_shards_set_aside": len(statistics.attrs.get(SET_ASIDE, ())),
+                "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
+                "git_commit": git_commit(),
+                "judges": judges,
+            },
+            layers={layer: model.units(layer) for layer in resolved.layers},
+            scores=scores,
+            similar=similar,
+            advance=progress.advance,
+        )
 
 
 def _scores_of_methods(session: Session) -> tuple[dict[str, bytes], list[dict[str, Any]]]:

@@ -257,9 +257,15 @@ def _site(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    from jobs.progress import Progress
     from pipeline.atlas.validate import validate
 
-    faults = validate(arguments.path)
+    @contextlib.contextmanager
+    def watch(num_files: int) -> Iterator[Callable[[int], None]]:
+        with Progress("validate", total=num_files, noun="files") as progress:
+            yield progress.advance
+
+    faults = validate(arguments.path, watch=watch)
     for fault in faults:
         print(fault)
     if faults:

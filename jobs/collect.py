@@ -94,6 +94,7 @@ def survey_shard(
         url,
         image_key=recipe.data.image_key,
         label_key=recipe.data.label_key,
+        caption_key=recipe.data.caption_key,
         num_classes=model.num_classes or None,  # a backbone takes any label
         on_skip=budget.add_skip,
     )
@@ -110,7 +111,13 @@ def survey_shard(
         max_pixels=recipe.data.max_pixels,
     )
     write_partial(
-        root, index, surveyed, recipe_fingerprint=recipe.fingerprint(STAGE), shard_url=url, folder=plan.folder
+        root,
+        index,
+        surveyed,
+        recipe_fingerprint=recipe.fingerprint(STAGE),
+        shard_url=url,
+        folder=plan.folder,
+        captions=bool(recipe.data.caption_key),
     )
     return {
         "num_samples": surveyed.num_samples,
@@ -203,6 +210,8 @@ def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) ->
         "recipe_fingerprint": resolved.collect_fingerprint,
         "shards_digest": shards_digest(resolved.shard_urls),
     }
+    if resolved.recipe.data.caption_key:
+        attrs["caption_key"] = resolved.recipe.data.caption_key
     task = partial(
         merge_shards,
         resolved.root,

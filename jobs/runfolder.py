@@ -30,6 +30,8 @@ RESULTS: Final[Mapping["Stage", str]] = {
 }
 # Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
 UNBOUND_KEYS: Final = ("evaluate.held_out_models", "statistics.layers")
+# Change what is kept beside the results of a stage and not these: the stage runs again, later ones do not.
+ADDED_KEYS: Final = ("data.caption_key",)
 # Tar shards change what neurons are aligned to, but not what was found in other tar shards.
 _SHARDS_REMEDY: Final = (
     "To survey only the tar shards that are new, copy the folder run/partials into the new output.root first: what it "
@@ -54,11 +56,11 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         entry = recorded.get(stage)
         if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
-        here = _plain(recipe.stage_keys(stage))
+        here = {name: value for name, value in _plain(recipe.stage_keys(stage)).items() if name not in ADDED_KEYS}
         there = {
             name: value
             for name, value in entry["keys"].items()
-            if name not in UNBOUND_KEYS and (name != "data.shards" or name in here)
+            if name not in (*UNBOUND_KEYS, *ADDED_KEYS) and (name != "data.shards" or name in here)
         }
         differing = differing_keys(there, here)
         if not differing:

@@ -1,9 +1,9 @@
 """Similar neurons and the map, as a part of stage 5: from the statistics store to what `build_atlas` publishes."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-from jobs.session import Session
+from jobs.resolved import ResolvedRecipe
 
 if TYPE_CHECKING:
     from pipeline.atlas.signatures import Exemplars
@@ -29,8 +29,8 @@ def similar_remark() -> str:
     return "" if layout_name() else NO_MAP
 
 
-def similar_neurons(session: Session, rows: Sequence[Mapping[str, Any]]) -> "SimilarNeurons":
-    """Neighbors and map of the neurons of `rows`.
+def similar_neurons(resolved: ResolvedRecipe) -> "SimilarNeurons":
+    """Neighbors and map of the neurons that the recipe wants.
 
     One thread lays the map out, so that the same statistics give the same map on machines of any size.
     """
@@ -38,11 +38,8 @@ def similar_neurons(session: Session, rows: Sequence[Mapping[str, Any]]) -> "Sim
     from pipeline.atlas.similar import find_similar
     from pipeline.statistics.store import StatisticsStore
 
-    resolved, name = session.resolved, layout_name()
-    units: dict[str, set[int]] = {layer: set() for layer in resolved.layers}
-    for row in rows:
-        units[row["layer"]].add(row["unit"])
-    neurons = [(layer, unit) for layer, members in units.items() for unit in sorted(members)]
+    name, units = layout_name(), resolved.units
+    neurons = [(layer, unit) for layer in resolved.layers for unit in units.get(layer, ())]
     seed = resolved.recipe.seed
     return find_similar(
         neurons,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from pipeline import recipe_checks as checks
+from pipeline.captions import CAPTION_KEY
 from pipeline.neurons import check_layer_name, check_units
 from pipeline.recipe_added import CircuitsBlock, ConceptsBlock, added_keys, require_distinct_names
 from pipeline.recipe_checks import Check, RecipeError, Section, Unexpected, key
@@ -85,6 +86,14 @@ class DataSection(Section):
     shards: tuple[str, ...] = key(checks.many(checks.text(), what="paths, globs or URLs", minimum=1))
     image_key: str = key(checks.text(), "jpg;jpeg;png;webp")
     label_key: str = key(checks.text(), "cls")
+    caption_key: str = key(
+        checks.text(
+            pattern=CAPTION_KEY,
+            expected='suffixes such as "txt", or "json:KEY" for a key of the JSON member; "" for no captions',
+            may_be_empty=True,
+        ),
+        "",
+    )
     max_error_fraction: float = key(checks.number(minimum=0, maximum=1), 0.01)
     max_pixels: int = key(checks.whole(minimum=1), MAX_PIXELS)
 
@@ -320,6 +329,8 @@ class Recipe(Section):
             names += _STAGE_KEYS[earlier]
         if self.model.weights == "random":
             names.append("seed")
+        if stage == "collect":
+            names.append("data.caption_key")  # kept beside the statistics, which do not depend on it, nor do pictures
         if self.targets.relevance == "correlation":
             names += ["targets.relevance", "targets.feature_layers"]  # the pass keeps co-moments for these
         keys = {name: plain(self._value(name)) for name in names}
@@ -382,12 +393,14 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "visualize.methods",
         "visualize.seeds",
         "atlas.publish_examples",
+        "data.caption_key",
     ),
 }
 # Values with which a key changes nothing: they are left out, so that results from before the key was there stay valid.
 _NEUTRAL: Mapping[str, Any] = {
     "model.input_size_px": None,
     "model.options": {},
+    "data.caption_key": "",
     "targets.facets": 1,
     "targets.duplicate_distance": -1,
     "targets.reference_ranking": "activation",
@@ -395,7 +408,9 @@ _NEUTRAL: Mapping[str, Any] = {
 }
 # Synthesis options that change what a target holds, and only VITAL has targets: its cells, extra distributions in it.
 _TARGET_OPTIONS = tuple(
-    f"{table}{name}" for table in ("", "vital.") for name in ("grid", "aligned_side", "layer_weight", "pixel_weight", "unit_weight")
+    f"{table}{name}"
+    for table in ("", "vital.")
+    for name in ("grid", "aligned_side", "layer_weight", "pixel_weight", "unit_weight")
 )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.captions import MAX_TEXT_BYTES, one_line
 from pipeline.data_errors import SkippedSample
 from pipeline.images import BadImage, decode_image
 from pipeline.storage import Root
@@ -42,7 +43,7 @@ class ShardReport:
         num_bytes: their size in bytes.
         class_names: by class index; empty without class folders.
         skipped: pictures that cannot be decoded.
-        num_ignored: files that are no pictures by their name.
+        num_ignored: files that are neither pictures nor captions by their names.
     """
 
     shards: tuple[str, ...]
@@ -75,7 +76,8 @@ def write_shards(
     """Pack a folder of pictures into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
 
     With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt`
-    lists them; pictures that lie flat get no label. Every picture is decoded once and left out if that fails.
+    lists them; pictures that lie flat get no label. Every picture is decoded once and left out if that fails. The text
+    in a `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
 
     Args:
         images_folder: local folder with .jpg, .jpeg, .png and .webp files.
@@ -100,6 +102,7 @@ def write_shards(
     pictures = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
     if not pictures:
         raise ValueError(f"{folder} holds no pictures: expected {', '.join(_IMAGE_SUFFIXES)} files")
+    captions = {path.with_suffix(".txt") for path in pictures} & set(files)
     classes = () if labels is not None else tuple(sorted({p.parts[0] for p in pictures if len(p.parts) > 1}))
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     skipped: list[SkippedSample] = []
@@ -124,6 +127,8 @@ def write_shards(
             class_name = path.parts[0] if classes and len(path.parts) > 1 else ""
             label = labels.get(path.as_posix()) if labels is not None else index_of.get(class_name)
             description = {"file": path.as_posix()} | ({"class_name": class_name} if class_name else {})
+            if path.with_suffix(".txt") in captions and (caption := _read_caption(folder / path.with_suffix(".txt"))):
+                description["caption"] = caption
             yield NewSample(
                 key=key,
                 suffix=_IMAGE_SUFFIXES[path.suffix.lower()],
@@ -141,7 +146,7 @@ def write_shards(
         num_bytes=sum(out.size_bytes(shard) for shard in shards),
         class_names=classes,
         skipped=tuple(skipped),
-        num_ignored=len(files) - len(pictures),
+        num_ignored=len(files) - len(pictures) - len(captions),
     )
 
 
@@ -186,6 +191,11 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
         taken.add(slug)
         slugs.append(slug)
     return slugs
+
+
+def _read_caption(path: Path) -> str:
+    with open(path, "rb") as file:
+        return one_line(file.read(MAX_TEXT_BYTES).decode("utf-8-sig", "replace"))
 
 
 def _pack(samples: Iterable[NewSample]) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import webdataset as wds
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from pipeline.captions import caption_fields, find_caption
 from pipeline.data_errors import ErrorBudget, SkippedSample, TooManyBadSamples
 from pipeline.shard_writing import NewSample, ShardReport, unique_slugs, write_shards, write_tar_shards
 from pipeline.storage import open_for_reading, read_range
@@ -56,6 +57,7 @@ class Sample:
         size: length of the picture's data in bytes.
         label: class index, or None for an unlabeled sample.
         image: the picture's file, as stored.
+        caption: one line of text, "" for a sample without one; None where captions were not asked for.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Sample:
     size: int
     label: int | None
     image: bytes = field(repr=False)
+    caption: str | None = None
 
 
 def sample_id(shard_index: int, index: int) -> int:
@@ -97,6 +100,7 @@ def iterate_samples(
     *,
     image_key: str = "jpg;jpeg;png;webp",
     label_key: str = "cls",
+    caption_key: str = "",
     num_classes: int | None,
     on_skip: Callable[[SkippedSample], None],
 ) -> Iterator[Sample]:
@@ -111,6 +115,7 @@ def iterate_samples(
         url: local path or fsspec URL of an uncompressed tar.
         image_key: member suffixes that hold the picture, separated by `;`, in order of preference.
         label_key: member suffixes that hold the class index as text.
+        caption_key: where the caption stands, member suffixes or `json:KEY`; "" for no captions. See `captions`.
         num_classes: classes of the model; None takes any label ≥ 0.
         on_skip: called with each sample that is left out.
 
@@ -119,8 +124,13 @@ def iterate_samples(
         FileNotFoundError, StorageError: the shard is missing or cannot be read.
     """
     image_suffixes, label_suffixes = _suffixes(image_key), _suffixes(label_key)
+    captions = caption_fields(caption_key)
+    wanted: dict[str, int | None] = {}
+    for caption in captions:
+        wanted[caption.suffix] = max(wanted.get(caption.suffix) or 0, caption.max_bytes)
+    wanted |= dict.fromkeys([*image_suffixes, *label_suffixes])
     with open_for_reading(url) as file:
-        members = _Members(file, wanted={*image_suffixes, *label_suffixes})
+        members = _Members(file, wanted=wanted)
         _check_uncompressed(url, file)
         group_stage = partial(group_by_keys, handler=members.note_duplicate)
         seen: set[str] = set()
@@ -152,6 +162,7 @@ def iterate_samples(
                     size=len(image.data),
                     label=label,
                     image=image.data,
+                    caption=find_caption(captions, partial(_data_of, group)) if captions else None,
                 )
             seen.add(key)
             index += 1
@@ -187,7 +198,8 @@ class _Fault:
 class _Members:
     """The first two stages of the pipeline: opens the tar and yields its files the way webdataset does."""
 
-    def __init__(self, file: BinaryIO, wanted: set[str]) -> None:
+    def __init__(self, file: BinaryIO, wanted: Mapping[str, int | None]) -> None:
+        """`wanted`: suffix → how many bytes of such a member are read at most, None for all."""
         self.fault: _Fault | None = None
         self._file = file
         # Asked for first: a remote file drops what it has read ahead when it looks for the end.
@@ -229,7 +241,8 @@ class _Members:
             data = b""
             if suffix.lower() in self._wanted:
                 self._file.seek(member.offset_data)
-                data = self._file.read(member.size)
+                bound = self._wanted[suffix.lower()]
+                data = self._file.read(member.size if bound is None else min(bound, member.size))
             yield {
                 "fname": member.name,
                 "data": _Member(offset=member.offset_data, data=data),
@@ -281,6 +294,10 @@ def _suffixes(keys: str) -> list[str]:
 
 def _first(group: Mapping[str, Any], suffixes: list[str]) -> _Member | None:
     return next((group[suffix] for suffix in suffixes if suffix in group), None)
+
+
+def _data_of(group: Mapping[str, Any], suffix: str) -> bytes | None:
+    return group[suffix].data if suffix in group else None
 
 
 def _parse_label(member: _Member | None, num_classes: int | None) -> int | str | None:

@@ -20,6 +20,8 @@ from pipeline.storage import Root, StorageError
 # A reader of whole files pays per group and column; one of 100k rows should still be able to breathe between
 # groups. 8,192 rows hold every layer of the usual networks in one group.
 ROW_GROUP_ROWS: Final = 8192
+# Above this a column falls back to its plain texts: a dictionary of 300,000 captions takes 20 MB.
+MAX_DICTIONARY_BYTES: Final = 64 << 20
 # Bound on what one table may unpack to: the index of a million neurons needs about 0.2 GB.
 MAX_TABLE_BYTES: Final = 2 << 30
 
@@ -83,14 +85,24 @@ def table_bytes(
     return _file_bytes([table], table.schema, metadata or {}, encodings or {})
 
 
-def join_tables(tables: Iterable[tuple[str, bytes]], schema: Mapping[str, str]) -> bytes:
+def join_tables(
+    tables: Iterable[tuple[str, bytes]],
+    schema: Mapping[str, str],
+    *,
+    encodings: Mapping[str, str] | None = None,
+    one_group: bool = False,
+) -> bytes:
     """The Parquet file with the rows of some tables one after the other, which are read as they are asked for.
 
-    The bytes are those that `table_bytes` gives for all rows at once; only a row group is held beside them.
+    The bytes are those that `table_bytes` gives for all rows at once; only a row group is held beside them, unless all
+    rows are one.
 
     Args:
         tables: (name for errors, Parquet file) of each.
         schema: of all of them, see `table_bytes`.
+        encodings: see `table_bytes`.
+        one_group: all rows in one row group, with one dictionary for each column: for texts that many rows share, which
+            would stand in the dictionary of each group.
 
     Raises:
         BadTable: a file is damaged or of another schema.
@@ -104,11 +116,22 @@ def join_tables(tables: Iterable[tuple[str, bytes]], schema: Mapping[str, str]) 
                 raise BadTable(f"{source}: columns {part.schema.names} of {part.schema.types}, expected {dict(schema)}")
             yield part
 
-    return _file_bytes(parts(), wanted, {}, {})
+    return _file_bytes(parts(), wanted, {}, encodings or {}, one_group=one_group)
 
 
-def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str], encodings: Mapping[str, str]) -> bytes:
-    """Arrow tables as one file in groups of `ROW_GROUP_ROWS`, however they were cut before."""
+def _file_bytes(
+    tables: Iterable[Any],
+    schema: Any,
+    metadata: Mapping[str, str],
+    encodings: Mapping[str, str],
+    *,
+    one_group: bool = False,
+) -> bytes:
+    """Arrow tables as one file in groups of `ROW_GROUP_ROWS` or in one, however they were cut before."""
+    group_rows = ROW_GROUP_ROWS
+    if one_group:
+        tables = [pa.concat_tables([schema.empty_table(), *tables])]
+        group_rows = max(1, len(tables[0]))
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
@@ -118,17 +141,18 @@ def _file_bytes(tables: Iterable[Any], schema: Any, metadata: Mapping[str, str],
         store_schema=False,  # no Arrow blob in the footer: the Parquet types say everything
         use_dictionary=[name for name in schema.names if name not in encodings] if encodings else True,
         column_encoding=dict(encodings) or None,
+        dictionary_pagesize_limit=MAX_DICTIONARY_BYTES if one_group else None,
     ) as writer:
         writer.add_key_value_metadata(dict(sorted(metadata.items())))
         waiting = schema.empty_table()
         for table in tables:
             waiting = pa.concat_tables([waiting, table])
-            whole = len(waiting) - len(waiting) % ROW_GROUP_ROWS
+            whole = len(waiting) - len(waiting) % group_rows
             if whole:
-                writer.write_table(waiting.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+                writer.write_table(waiting.slice(0, whole), row_group_size=group_rows)
                 waiting = waiting.slice(whole)
         if len(waiting):
-            writer.write_table(waiting, row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(waiting, row_group_size=group_rows)
     return buffer.getvalue()
 
 
@@ -168,6 +192,40 @@ def column_types(data: bytes, *, source: str) -> dict[str, str]:
     """Column name → type in the words of the schemas ("string", "list<float32>", …), in file order."""
     schema = _open(data, source).schema_arrow
     return {field.name: _type_word(field.type) for field in schema}
+
+
+class HeldTable:
+    """A table of bytes in memory as Arrow holds it, whose rows become Python's when they are asked for.
+
+    The index of 100,000 neurons takes 20 MB so, and 110 MB as rows.
+
+    Args:
+        data: the Parquet file.
+        source: names it in errors.
+
+    Raises:
+        BadTable: the file is damaged or too large.
+    """
+
+    def __init__(self, data: bytes, *, source: str) -> None:
+        self._table = _read(data, source, None)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Column name → type in the words of the schemas, in file order."""
+        return {field.name: _type_word(field.type) for field in self._table.schema}
+
+    def has_nulls(self, column: str) -> bool:
+        """Whether a cell of a column is empty."""
+        return bool(self._table.column(column).null_count)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> list[dict[str, Any]]:
+        """Rows from `start` to before `stop` as dicts."""
+        columns = self._table.slice(start, None if stop is None else max(0, stop - start)).to_pydict()
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def num_rows(root: Root, path: str) -> int:

@@ -12,6 +12,9 @@ from jobs.ray_engine import RayEngine
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
+# Ray kills workers once a machine has little memory left; how much others use of it is no part of any test.
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
+
 # No deadline per example: the machine may be busy, and a time-out per test is set in pyproject.toml.
 settings.register_profile("neuron-atlas", deadline=None)
 settings.load_profile("neuron-atlas")

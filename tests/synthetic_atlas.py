@@ -17,11 +17,12 @@ import numpy as np
 
 from pipeline.atlas import schema
 from pipeline.atlas.build import build_atlas
-from pipeline.atlas.fragments import Key, join_rows, read_fragments, read_scores, write_fragment, write_scores
-from pipeline.atlas.manifest import Manifest, build_id, file_entry
+from pipeline.atlas.file_list import build_id, file_entry
+from pipeline.atlas.fragments import Key, Row, RunRows, write_fragment, write_scores
 from pipeline.atlas.sheets import draw_examples
 from pipeline.atlas.signatures import Exemplars
 from pipeline.atlas.similar import SimilarNeurons, find_similar
+from pipeline.captions import one_line
 from pipeline.images import encode_webp
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
@@ -53,6 +54,15 @@ CLASS_NAMES = (
     "great white shark",
     *HOSTILE_STRINGS,
     *(f"class {i}" for i in range(40)),
+)
+CAPTIONS = (
+    "A heron waits at the edge of a pond",
+    "Two bicycles lean against a brick wall",
+    "Steam rises from a bowl of noodles",
+    "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village that "
+    "nobody on board has ever heard of, and a reflection of the photographer asleep",
+    "",
+    *HOSTILE_STRINGS,
 )
 METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
 
@@ -184,12 +194,13 @@ def build(
     seeds: int = 2,
     facets: int = 1,
     similar: bool = False,
-) -> Manifest:
-    """The build step over what `write_run` left in `root`."""
-    return build_atlas(
+    captions: bool = False,
+) -> None:
+    """The build step over what `write_run` left in `root`; `captions`: the photographs have some."""
+    build_atlas(
         root,
         recipe=recipe(name=name, publish_examples=publish_examples, methods=methods, seeds=seeds, facets=facets),
-        rows=join_rows(read_fragments(root), read_scores(root)),
+        rows=RunRows(root, _with_captions) if captions else RunRows(root),
         model={
             "name": MODEL_NAME,
             "weights": "random",
@@ -236,10 +247,24 @@ def build_synthetic_atlas(folder: str, **options: Any) -> Root:
     """
     root = Root.open(str(folder))
     write_run(
-        root, **{key: value for key, value in options.items() if key not in ("name", "publish_examples", "similar")}
+        root,
+        **{
+            key: value
+            for key, value in options.items()
+            if key not in ("name", "publish_examples", "similar", "captions")
+        },
     )
     build(root, **{key: value for key, value in options.items() if key != "methods_of"})
     return root
+
+
+def _with_captions(_layer: str, rows: list[Row]) -> list[Row]:
+    """The rows with a caption for each reference, other ones for the next neuron."""
+    for row in rows:
+        row["reference_captions"] = [
+            one_line(CAPTIONS[(row["unit"] + rank) % len(CAPTIONS)]) for rank in range(len(row["reference_keys"] or ()))
+        ]
+    return rows
 
 
 def without_head(root: Root) -> None:

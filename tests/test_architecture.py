@@ -42,6 +42,7 @@ FLOORS = {
     "pipeline.shards": 2,
     "pipeline.shard_writing": 2,
     "pipeline.data_errors": 2,
+    "pipeline.captions": 2,
     "pipeline.statistics": 3,
     "pipeline.targets": 4,
     "pipeline.evaluation": 4,

@@ -1,7 +1,9 @@
 """Building the atlas: complete tables, equal bytes for equal rows, atlas.json last, nothing dropped."""
 
 import hashlib
+import tracemalloc
 import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 
 import pipeline.atlas.build as build_module
 from pipeline.atlas.build import build_atlas
-from pipeline.atlas.fragments import join_rows, read_fragments, read_scores
-from pipeline.atlas.manifest import build_id
+from pipeline.atlas.file_list import build_id
+from pipeline.atlas.fragments import RunRows, join_rows, read_fragments, read_scores, rows_by_layer
+from pipeline.atlas.reading import READERS
+from pipeline.atlas.rows import shortened
 from pipeline.atlas.schema import INDEX_SCHEMA, LAYER_SCHEMA, STATUSES, check_atlas_path, image_path
+from pipeline.atlas.validate import validate
+from pipeline.captions import one_line
 from pipeline.storage import Root
 from pipeline.tables import column_types, read_rows
 from tests import synthetic_atlas
@@ -96,6 +102,36 @@ def test_the_labels_of_the_exemplars_stand_beside_the_index(atlas: Root) -> None
     assert labels[4]["top_labels"] == []  # dead: no references
 
 
+def test_captions_of_the_exemplars_are_kept_whole_and_searched_by_their_beginnings(tmp_path: Path) -> None:
+    atlas = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 12)}, seeds=1, captions=True)
+    (row, *_) = read_rows(atlas, "layers/conv_stem.parquet")
+    assert row["reference_captions"] == [one_line(text) for text in synthetic_atlas.CAPTIONS[:6]]
+    labels = read_rows(atlas, "labels.parquet")
+    assert labels[0]["top_captions"] == [
+        "A heron waits at the edge of a pond",
+        "Two bicycles lean against a brick wall",
+        "Steam rises from a bowl of noodles",
+        "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village "
+        "that nobody on",
+    ]
+    assert labels[4]["top_captions"] == []  # dead: no references
+    assert atlas.read_json("head.json")["has_captions"] is True
+    assert validate(atlas) == []
+
+
+def test_an_atlas_without_captions_does_not_speak_of_them(atlas: Root) -> None:
+    assert "has_captions" not in atlas.read_json("head.json")
+    assert not any(row["top_captions"] for row in read_rows(atlas, "labels.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [("x" * 120, "x" * 120), ("x" * 121, "x" * 120), ("a " * 60 + "b", "a " * 59 + "a"), ("word " + "x" * 200, "word")],
+)
+def test_shortened_captions_end_with_a_word(text: str, short: str) -> None:
+    assert shortened(text) == short
+
+
 def test_the_head_is_the_manifest_without_its_files(atlas: Root) -> None:
     head, manifest = atlas.read_json("head.json"), atlas.read_json("atlas.json")
     assert {key: head[key] for key in head.keys() & manifest.keys() if key != "schema"} == {
@@ -166,7 +202,7 @@ def test_a_build_that_is_killed_commits_nothing_and_resumes_to_the_same(
     assert published(root) == unbroken
 
 
-def test_pictures_are_decoded_a_sheet_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_pictures_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Root.open(str(tmp_path))
     write_run(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
     alive: weakref.WeakSet = weakref.WeakSet()
@@ -185,7 +221,59 @@ def test_pictures_are_decoded_a_sheet_at_a_time(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(build_module, "decode_webp", counting)
     build(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
-    assert 1 <= most <= 3
+    assert 1 <= most <= READERS + 1 < 70
+
+
+class DrawnRows(Mapping[str, list[dict[str, Any]]]):
+    """Layers of 64 units without pictures, each with 40 references of its own, of 2 kB: 5 MB a layer."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.names = [f"blocks.{number}" for number in range(num_layers)]
+
+    def __getitem__(self, layer: str) -> list[dict[str, Any]]:
+        same = {"layer": layer, "status": "failed", "status_reason": "made so", "method": "vital", "seed": 0}
+        texts = {
+            (unit, name): [f"{layer} {unit} {name} {i}".ljust(1000, ".") for i in range(40)]
+            for unit in range(64)
+            for name in ("keys", "labels")
+        }
+        return [
+            same
+            | {"unit": unit, "reference_keys": texts[unit, "keys"], "reference_labels": texts[unit, "labels"]}
+            | {"reference_activations": [0.5] * 40}
+            for unit in range(64)
+        ]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def peak_bytes(root: Root, num_layers: int) -> int:
+    """What a build of so many drawn layers holds at most."""
+    manifest = build_synthetic_atlas("memory://atlas-for-its-model", **SMALL).read_json("atlas.json")
+    rows = DrawnRows(num_layers)
+    tracemalloc.start()
+    build_atlas(
+        root,
+        recipe=synthetic_atlas.recipe(methods=("vital",), seeds=1),
+        rows=rows,
+        model=manifest["model"],
+        provenance=manifest["provenance"],
+        layers=dict.fromkeys(rows, 64),
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+    peak_bytes(Root.open(str(tmp_path / "first")), 1)  # what is loaded and kept at first use
+    few, many = (peak_bytes(Root.open(str(tmp_path / str(number))), number) for number in (2, 6))
+    # How far the threads are with packing sheets of 2.4 MB makes a difference of 4 MB; the rows of four layers have 20.
+    assert many < few + 8_000_000, f"{few} bytes of two layers, {many} of six"
 
 
 def test_stale_tables_and_sheets_of_an_earlier_build_go(tmp_path: Path) -> None:
@@ -206,16 +294,16 @@ def test_example_pictures_are_opt_in_but_keys_are_always_there(tmp_path: Path, s
     assert len(row["reference_keys"]) == len(row["reference_activations"]) == synthetic_atlas.NUM_REFERENCES
 
 
-def rebuild_with(root: Root, change: Any) -> dict[str, Any]:
+def rebuild_with(root: Root, change: Any) -> None:
     """Build again with `change` applied to the first row, which is conv_stem:0 by vital with seed 0."""
     rows = join_rows(read_fragments(root), read_scores(root))
     first = next(row for row in rows if (row["layer"], row["unit"], row["method"]) == ("conv_stem", 0, "vital"))
     change(first)
     manifest = root.read_json("atlas.json")
-    return build_atlas(
+    build_atlas(
         root,
         recipe=synthetic_atlas.recipe(),
-        rows=rows,
+        rows=rows_by_layer(rows),
         model=manifest["model"],
         provenance=manifest["provenance"],
         layers={"conv_stem": 16, "classifier": 30},
@@ -243,12 +331,15 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
         ({"image_path": ""}, "without a picture"),
         ({"image_path": "../../secret.webp"}, "image_path: path"),
         ({"image_path": "sheets/conv_stem/0000.webp"}, "below images/"),
+        ({"image_path": "images/classifier/00000-vital-s0.webp"}, "outside the layer's folder images/conv_stem/"),
         ({"alpha_path": "/etc/passwd"}, "alpha_path: path"),
         ({"image_path": "images/conv_stem/00000-none-s0.webp"}, "a picture that a fragment names is missing"),
         ({"image_sha256": "0" * 64}, "image_sha256 differs"),
         ({"width_px": 65}, "its row says 65"),
         ({"activation_percentile": 101.0}, "outside 0–100"),
         ({"reference_labels": ["one"]}, "reference_labels has 1 entries"),
+        ({"reference_captions": ["one"]}, "reference_captions has 1 entries"),
+        ({"reference_captions": ["x" * 1001] * 6}, "one of reference_captions has more than 1000 characters"),
         ({"histogram_counts": [1] * 65}, "65 bins"),
         ({"Score": 1.0}, "score column 'Score'"),
     ],
@@ -257,6 +348,23 @@ def test_rows_that_contradict_anything_are_named(tmp_path: Path, change: dict, m
     root = build_synthetic_atlas(str(tmp_path), **SMALL | {"methods": ("vital",), "seeds": 1})
     with pytest.raises(ValueError, match=message):
         rebuild_with(root, lambda row: row.update(change))
+
+
+def test_neighbors_of_other_neurons_are_refused(tmp_path: Path) -> None:
+    root = Root.open(str(tmp_path))
+    write_run(root, **SMALL)
+    others = synthetic_atlas.similar_neurons({"conv_stem": (16, 11), "classifier": (30, 8)})
+    manifest = build_synthetic_atlas("memory://atlas-for-its-model", **SMALL).read_json("atlas.json")
+    with pytest.raises(ValueError, match="layer 'conv_stem': neighbors were sought for other neurons"):
+        build_atlas(
+            root,
+            recipe=synthetic_atlas.recipe(),
+            rows=RunRows(root),
+            model=manifest["model"],
+            provenance=manifest["provenance"],
+            layers={"conv_stem": 16, "classifier": 30},
+            similar=others,
+        )
 
 
 def test_a_refused_build_leaves_the_earlier_atlas_alone(tmp_path: Path) -> None:

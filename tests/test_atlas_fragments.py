@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.atlas.fragments import (
+    RunRows,
     committed_neurons,
     committed_scores,
     join_rows,
@@ -35,7 +36,7 @@ def root(tmp_path: Path) -> Root:
 
 
 def test_fragments_and_scores_make_up_a_whole_row() -> None:
-    assert set(FRAGMENT_SCHEMA) | set(SCORE_SCHEMA) == set(LAYER_SCHEMA)
+    assert set(FRAGMENT_SCHEMA) | set(SCORE_SCHEMA) | {"reference_captions"} == set(LAYER_SCHEMA)
 
 
 def test_rows_come_back_ordered_and_their_keys_are_committed(root: Root) -> None:
@@ -116,6 +117,25 @@ def test_an_unsound_batch_is_not_committed(root: Root, rows: list, message: str)
     with pytest.raises(ValueError, match=message):
         write_fragment(root, "batch", rows)
     assert root.walk() == []
+
+
+def test_a_layer_is_read_from_the_files_that_have_rows_of_it(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fragment(root, "a", [make_row(1), make_row(0) | {"layer": "fc"}])
+    write_fragment(root, "b", [make_row(1, status="failed"), make_row(0)])
+    write_fragment(root, "c", [make_row(2) | {"layer": "fc"}])
+    write_scores(root, "a", [make_row(1, status="weak", status_reason="why", activation=2.0)])
+    rows = RunRows(root, lambda layer, found: [row | {"label": f"{layer}!"} for row in found])
+    assert list(rows) == ["conv1", "fc"]
+    whole = [
+        row | {"label": f"{row['layer']}!"}
+        for row in sorted(join_rows(read_fragments(root), read_scores(root)), key=row_key)
+    ]
+    assert [*rows["conv1"], *rows["fc"]] == whole
+    read = []
+    read_bytes = Root.read_bytes
+    monkeypatch.setattr(Root, "read_bytes", lambda self, path: read.append(path) or read_bytes(self, path))
+    assert [row["unit"] for row in rows["fc"]] == [0, 2]
+    assert sorted(read) == ["run/fragments/a.parquet", "run/fragments/c.parquet"]
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "a b"])

@@ -30,7 +30,7 @@ HOSTILE = (*HOSTILE_STRINGS, "\u202egpj.exe", "zero\u200bwidth", "\ud800 half a 
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Root:
     folder = tmp_path_factory.mktemp("pages") / "atlas"
     layers = {"conv_stem": (16, 5), "classifier": (1000, 14)}
-    return build_synthetic_atlas(str(folder), layers=layers, methods=("vital",), seeds=1, similar=True)
+    return build_synthetic_atlas(str(folder), layers=layers, methods=("vital",), seeds=1, similar=True, captions=True)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,8 @@ def test_a_neurons_page_has_picture_scores_and_previews(site: Root) -> None:
     assert page.values("img", "src") == [f"../../../{picture}"]
     assert f"../../../index.html#/atlas/synthetic/classifier/{unit}" in page.values("a", "href")
     text = " ".join(page.texts)
-    for words in ("great white shark", "Activation percentile", "99.2 %", "Labels of the photographs", "ok"):
+    facts = ("Labels of the photographs", "Captions of the photographs", "Steam rises from a bowl of noodles")
+    for words in ("great white shark", "Activation percentile", "99.2 %", "ok", *facts):
         assert words in text
 
 

@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.atlas.manifest import build_id, file_entry, make_head
+from pipeline.atlas.file_list import build_id, file_entry
+from pipeline.atlas.manifest import make_head
 from pipeline.atlas.picture_checks import sheet_problems, thumbnail
 from pipeline.atlas.schema import HEAD_PATH, INDEX_SCHEMA, LAYER_SCHEMA
 from pipeline.atlas.sheets import draw_sheet, picture_tile, status_tile
@@ -125,6 +127,28 @@ def test_damage_that_was_there_before_the_hashes_is_named(root: Root) -> None:
     assert "does not decode: truncated" in faults[PICTURE]
 
 
+def test_every_listed_file_is_counted_once_for_the_one_who_watches(root: Root) -> None:
+    told: list[int] = []
+    totals: list[int] = []
+
+    @contextmanager
+    def watch(num_files: int) -> Iterator[Callable[[int], None]]:
+        totals.append(num_files)
+        yield told.append
+
+    assert validate(root, watch=watch) == []
+    assert totals == [sum(told)] == [len(root.read_json("atlas.json")["files"])]
+
+
+@pytest.mark.parametrize("change", [{"sha256": "zz" * 32}, {"sha256": "ab"}, {"bytes": -1}, {"bytes": 1 << 70}])
+def test_a_list_with_sizes_or_hashes_that_are_none_is_named(root: Root, change: dict[str, Any]) -> None:
+    manifest = root.read_json("atlas.json")
+    manifest["files"][0] |= change
+    root.write_json("atlas.json", manifest | {"build_id": build_id(manifest["files"])})
+    path = manifest["files"][0]["path"]
+    assert validate(root) == [Fault("atlas.json", f"files: bytes or sha256 of {path} are none")]
+
+
 def test_work_after_the_last_build_is_named(root: Root) -> None:
     root.write_bytes("images/conv_stem/00015-vital-s0.webp", root.read_bytes(PICTURE))
     (fault,) = validate(root)
@@ -230,6 +254,27 @@ def test_parts_and_labels_that_say_something_else_are_named(root: Root) -> None:
         Fault("index/conv_stem.parquet", "row 3 (conv_stem:3): ['tile'] differ from the layer's table"),
         Fault("labels.parquet", "row 0 (conv_stem:0): ['top_labels'] differ from the layer's table"),
     ]
+
+
+def test_captions_that_say_something_else_are_named(tmp_path: Path) -> None:
+    root = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 5)}, seeds=1, captions=True)
+    assert validate(root) == []
+    change_rows(root, lambda rows: rows[1].update(top_captions=["<b>"]), "labels.parquet")
+    assert validate(root) == [
+        Fault("labels.parquet", "row 1 (conv_stem:1): ['top_captions'] differ from the layer's table")
+    ]
+    root.write_json("atlas.json", root.read_json("atlas.json") | {"has_captions": False})
+    assert Fault("atlas.json", "has_captions is not true, as the tables say") in validate(root)
+
+
+def test_an_atlas_from_before_there_were_captions_is_as_good(root: Root) -> None:
+    for path in (STEM, "labels.parquet"):
+        types = column_types(root.read_bytes(path), source=path)
+        kept = {name: kind for name, kind in types.items() if "captions" not in name}
+        rows = [{name: row[name] for name in kept} for row in read_rows(root, path)]
+        write_table(root, path, rows, kept)
+    sign(root)
+    assert validate(root) == []
 
 
 @pytest.mark.parametrize("text", ['{"title": "another"}', "no JSON"])

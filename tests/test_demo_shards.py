@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo import demo_recipe
 from pipeline.images import decode_image
 from pipeline.shards import Sample, iterate_samples
 from pipeline.storage import expand_urls
@@ -50,6 +51,12 @@ def test_the_shards_are_small_and_numbered(samples):
 def test_every_picture_decodes(samples):
     for sample in samples:
         assert min(decode_image(sample.image).size) >= 256, sample.key
+
+
+def test_captions_are_found_where_the_demo_looks_for_them(descriptions):
+    key = demo_recipe("out").data.caption_key
+    found = [s for url in URLS for s in iterate_samples(url, caption_key=key, num_classes=1000, on_skip=pytest.fail)]
+    assert {sample.key: sample.caption for sample in found} == {k: d["caption"] for k, d in descriptions.items()}
 
 
 def test_every_license_is_allowed(descriptions, samples):

@@ -17,7 +17,7 @@ from jobs.resolved import resolve
 from jobs.runfolder import STAGES, read_log
 from jobs.session import run_stages
 from jobs.status import read_status
-from pipeline.atlas.manifest import build_id, file_entry
+from pipeline.atlas.file_list import build_id, file_entry
 from pipeline.atlas.validate import validate
 from pipeline.evaluation.looks import MODEL, judge_key
 from pipeline.evaluation.photographs import Photographs, read_photograph

@@ -8,6 +8,7 @@ from jobs.cli import BAD_USAGE, DONE, FAILED, main
 from pipeline.arrays import open_group, read_array
 from pipeline.atlas.validate import validate
 from pipeline.storage import Root
+from pipeline.tables import read_rows
 from tests.tiny_run import recipe_toml, write_data
 
 
@@ -61,6 +62,40 @@ def test_one_more_seed_adds_only_its_pictures(run_again, tmp_path):
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
     assert len(now) == 2 * len(pictures)
     assert now | pictures == now  # the old ones were not touched
+
+
+def test_captions_are_collected_anew_and_nothing_else(run_again, tmp_path):
+    root = Root.open(tmp_path / "out")
+    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
+    assert not any(row["reference_captions"] for row in read_rows(root, "layers/stage2.parquet"))
+    before = root.read_json("run/statistics.json")
+    assert run_again("data.caption_key=txt") == [
+        "collect: 3 tar shards done",
+        "targets: nothing to do, 8 neurons already done",
+        "visualize: nothing to do, 8 pictures already done",
+        "evaluate: nothing to do, 8 pictures already done",
+        "build: 8 pictures done",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == pictures
+    after = root.read_json("run/statistics.json")
+    assert {key for key in after if after[key] != before.get(key)} == {"caption_key", "recipe_fingerprint"}
+    for layer in ("fc", "stage2"):
+        for row in read_rows(root, f"layers/{layer}.parquet"):
+            assert row["reference_captions"] == [f"stripes, number {int(key[5:])}" for key in row["reference_keys"]]
+            assert row["reference_captions"]
+    assert all(row["top_captions"] for row in read_rows(root, "labels.parquet"))
+    assert root.read_json("head.json")["has_captions"] is True
+    assert validate(str(tmp_path / "out")) == []
+    assert run_again("data.caption_key=txt")[0] == "collect: nothing to do, 3 tar shards already done"
+
+
+def test_a_build_asks_for_captions_that_were_not_collected(finished, tmp_path, capsys):
+    shutil.copytree(finished / "out", tmp_path / "out")
+    command = ["build", str(finished / "tiny.toml"), "--address", "inline", "--set", f"output.root={tmp_path}/out"]
+    assert main([*command, "--set", "data.caption_key=txt"]) == FAILED
+    message = capsys.readouterr().err
+    assert 'data.caption_key = "txt", but the statistics there hold no captions' in message
+    assert "`neuron-atlas collect RECIPE` first" in message
 
 
 def test_more_units_of_a_layer_add_only_themselves(run_again):

@@ -423,6 +423,11 @@ def test_a_fingerprint_changes_from_the_stage_that_a_key_reaches(override, first
     assert changed == ([] if first is None else list(STAGES[STAGES.index(first) :]))
 
 
+def test_captions_reach_what_is_kept_of_samples_and_what_is_published_and_nothing_between():
+    before, after = tiny(), tiny("data.caption_key=txt")
+    assert [s for s in STAGES if before.fingerprint(s) != after.fingerprint(s)] == ["collect", "build"]
+
+
 def test_the_seed_reaches_the_statistics_of_random_weights():
     first, second = tiny("model.weights=random"), tiny("model.weights=random", "seed=1")
     assert first.fingerprint("collect") != second.fingerprint("collect")

@@ -5,6 +5,7 @@ import pickle
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,25 @@ def test_samples_are_ordered_by_id_and_complete(store: StatisticsStore) -> None:
     labels = [-1 if sample.label is None else sample.label for shard in SAMPLES for sample in shard]
     assert store.samples.labels(ids).tolist() == labels
     assert (store.samples.labels(ids[[7, 3, 7]]).tolist()) == [labels[7], labels[3], labels[7]]
+
+
+def test_captions_are_kept_with_the_samples_also_of_shards_without_any(tmp_path: Path) -> None:
+    """The second tar shard has no good sample, and the statistics are those of a run without captions."""
+    root = Root.open(str(tmp_path))
+    texts = ["a dog", "", "<b> \u202e 🧑‍🚀"]
+    captioned = [replace(sample, caption=text) for sample, text in zip(tiny_samples(3), texts, strict=True)]
+    for index, samples in enumerate([captioned, []]):
+        partial = tiny_survey(samples, shard_index=index)
+        write_partial(root, index, partial, recipe_fingerprint=RECIPE, shard_url=URLS[index], captions=True)
+    merged = merge_partials(root, URLS[:2], recipe_fingerprint=RECIPE)
+    write_statistics(root, merged, ATTRS | {"caption_key": "txt"})
+    store = StatisticsStore.open(root)
+    assert store.caption_key == "txt"
+    assert store.samples.captions(store.samples.ids[[2, 0, 1, 2]]) == [texts[2], texts[0], "", texts[2]]
+    plain = tiny_survey(tiny_samples(3), shard_index=0)
+    assert merged.data_fingerprint == plain.data_fingerprint
+    for path, array in plain.arrays().items():
+        assert array.tobytes() == merged.arrays()[path].tobytes(), path
 
 
 def test_the_table_of_samples_is_that_of_all_rows_at_once(store: StatisticsStore) -> None:

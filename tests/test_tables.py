@@ -1,5 +1,7 @@
 """Parquet tables: what goes in comes out, in Python, pandas and the browser; what does not fit is named."""
 
+import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from pipeline.tables import (
     ROW_GROUP_ROWS,
     BadTable,
     column_types,
+    join_tables,
     num_rows,
     parse_table,
     read_rows,
@@ -203,3 +206,17 @@ def test_the_browsers_reader_reads_it(root: Root) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: [row[name] for row in ROWS] for name in SCHEMA}
+
+
+def test_texts_that_many_rows_share_stand_once_in_a_table_of_one_group() -> None:
+    """Two thousand captions of 500 characters: more than fits the dictionary of a usual group, and in two groups."""
+    captions = [hashlib.sha512(b"%d" % number).hexdigest() * 4 for number in range(2000)]
+    schema = {"unit": "int32", "captions": "list<string>"}
+    rows = [{"unit": unit, "captions": [captions[unit % 2000], captions[unit * 7 % 2000]]} for unit in range(10_000)]
+    parts = [(str(start), table_bytes(rows[start : start + 2500], schema)) for start in range(0, 10_000, 2500)]
+    groups, whole = join_tables(parts, schema), join_tables(parts, schema, one_group=True)
+    assert parse_table(whole, source="whole") == parse_table(groups, source="groups")
+    assert pq.ParquetFile(io.BytesIO(whole)).num_row_groups == 1
+    assert len(whole) < len(groups) / 1.5
+    empty = join_tables([], schema, one_group=True)
+    assert parse_table(empty, source="empty") == {"unit": [], "captions": []}

@@ -45,13 +45,20 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def write_data(folder: Path, *, num_shards: int = 3, per_shard: int = 8, num_broken: int = 0) -> str:
-    """Tar shards with labels 0, 1, 2, …; the first `num_broken` pictures of all are no images. Returns the pattern."""
+    """Tar shards with labels 0, 1, 2, … and captions; the first `num_broken` pictures of all are no images.
+
+    Returns the pattern.
+    """
     seed = 0
     for shard in range(num_shards):
         members = []
         for _ in range(per_shard):
             image = b"not a picture" if seed < num_broken else picture(seed)
-            members += [(f"photo{seed:03d}.png", image), (f"photo{seed:03d}.cls", str(seed % NUM_CLASSES).encode())]
+            members += [
+                (f"photo{seed:03d}.png", image),
+                (f"photo{seed:03d}.cls", str(seed % NUM_CLASSES).encode()),
+                (f"photo{seed:03d}.txt", f"stripes, number {seed}".encode()),
+            ]
             seed += 1
         write_tar(folder / f"tiny-{shard:06d}.tar", members)
     return f"{folder}/tiny-{{000000..{num_shards - 1:06d}}}.tar"

@@ -8,9 +8,10 @@ depends on the batch's members. So a batch that ran twice (a lost worker, a resu
 import re
 import sys
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from pipeline.atlas.reading import read_ahead
 from pipeline.atlas.schema import (
     FRAGMENT_SCHEMA,
     KEY_COLUMNS,
@@ -20,7 +21,7 @@ from pipeline.atlas.schema import (
     extra_score_columns,
 )
 from pipeline.storage import Root
-from pipeline.tables import read_table, write_table
+from pipeline.tables import parse_table, write_table
 
 FRAGMENTS_FOLDER: Final = "run/fragments"
 SCORES_FOLDER: Final = "run/scores"
@@ -68,17 +69,17 @@ def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]])
 
 def read_fragments(root: Root) -> list[Row]:
     """Rows of all fragments, one per (layer, unit, method, seed), ordered by it whatever the batches were."""
-    return _read_all(root, FRAGMENTS_FOLDER)
+    return _ordered(_best_rows(root, _files(root, FRAGMENTS_FOLDER)))
 
 
 def read_scores(root: Root) -> list[Row]:
     """Rows of all scores, one per (layer, unit, method, seed), ordered by it."""
-    return _read_all(root, SCORES_FOLDER)
+    return _ordered(_best_rows(root, _files(root, SCORES_FOLDER)))
 
 
 def read_statuses(root: Root) -> dict[Key, str]:
     """Status of every committed visualization, without reading the other columns."""
-    return {key: row["status"] for key, row in _best_rows(root, FRAGMENTS_FOLDER, _STATUS_COLUMNS).items()}
+    return {key: row["status"] for key, row in _statuses(root, FRAGMENTS_FOLDER).items()}
 
 
 def committed_neurons(root: Root) -> set[Key]:
@@ -88,7 +89,15 @@ def committed_neurons(root: Root) -> set[Key]:
 
 def committed_scores(root: Root) -> set[Key]:
     """Keys of all committed scores."""
-    return set(_best_rows(root, SCORES_FOLDER, _STATUS_COLUMNS))
+    return set(_statuses(root, SCORES_FOLDER))
+
+
+def rows_by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows that are in memory by their layers, as `build_atlas` takes them."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["layer"], []).append(row)
+    return found
 
 
 def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -110,6 +119,33 @@ def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[s
     return joined
 
 
+class RunRows(Mapping[str, list[Row]]):
+    """Layer → its rows, fragments joined with scores, ordered by unit, method and seed.
+
+    A layer is read anew whenever it is asked for and not kept, so who goes from layer to layer holds one of them.
+
+    Args:
+        root: the atlas folder.
+        finish: (layer, rows) → the rows that are wanted of it, with what else is known of them.
+    """
+
+    def __init__(self, root: Root, finish: Callable[[str, list[Row]], list[Row]] = lambda _, rows: rows) -> None:
+        self._root, self._finish = root, finish
+        self._fragments = _files_by_layer(root, FRAGMENTS_FOLDER)
+        self._scores = _files_by_layer(root, SCORES_FOLDER)
+
+    def __getitem__(self, layer: str) -> list[Row]:
+        fragments = _best_rows(self._root, self._fragments[layer], layer=layer)
+        scores = _best_rows(self._root, self._scores.get(layer, []), layer=layer)
+        return self._finish(layer, join_rows(_ordered(fragments), scores.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fragments)
+
+    def __len__(self) -> int:
+        return len(self._fragments)
+
+
 def pack_lists(row: Row) -> Row:
     """The row with its lists in less memory, in place: numbers in arrays of their type, equal texts held once.
 
@@ -117,7 +153,7 @@ def pack_lists(row: Row) -> Row:
     """
     for name, kind in _LISTS.items():
         value = row.get(name)
-        if value is None:
+        if value is None or isinstance(value, array):
             continue
         row[name] = array(_ARRAY_TYPES[kind], value) if kind in _ARRAY_TYPES else [sys.intern(text) for text in value]
     return row
@@ -148,23 +184,44 @@ def _files(root: Root, folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in root.list(folder) if name.endswith(".parquet")]
 
 
-def _read_all(root: Root, folder: str) -> list[Row]:
-    best = _best_rows(root, folder)
-    return [best[key] for key in sorted(best)]
+def _ordered(rows: Mapping[Key, Row]) -> list[Row]:
+    return [rows[key] for key in sorted(rows)]
 
 
-def _best_rows(root: Root, folder: str, columns: Sequence[str] | None = None) -> dict[Key, Row]:
-    """One row per key, whatever was written first.
+def _statuses(root: Root, folder: str) -> dict[Key, Row]:
+    return _best_rows(root, _files(root, folder), columns=_STATUS_COLUMNS)
+
+
+def _best_rows(
+    root: Root, paths: Sequence[str], *, layer: str | None = None, columns: Sequence[str] | None = None
+) -> dict[Key, Row]:
+    """One row per key, of all layers or of one, whatever was written first.
 
     A neuron may be in two files (its batch failed, then it ran alone): the row that did not fail counts, then
     the one of the first file name.
     """
     best: dict[Key, Row] = {}
-    for path in _files(root, folder):
-        table = read_table(root, path, columns)
+    for table in _tables(root, paths, columns):
         for values in zip(*table.values(), strict=True):
             row = dict(zip(table, values, strict=True))
+            if layer is not None and row["layer"] != layer:
+                continue
             key = row_key(row)
             if key not in best or (best[key]["status"] == "failed" and row["status"] != "failed"):
                 best[key] = pack_lists(row)
     return best
+
+
+def _tables(root: Root, paths: Sequence[str], columns: Sequence[str] | None) -> Iterator[dict[str, list[Any]]]:
+    for path, data in read_ahead(root.read_bytes, paths):
+        yield parse_table(data, source=f"{root.url}/{path}", columns=columns)
+
+
+def _files_by_layer(root: Root, folder: str) -> dict[str, list[str]]:
+    """Layer → the files with rows of it, in the order of their names. A batch may be of several layers."""
+    found: dict[str, list[str]] = {}
+    paths = _files(root, folder)
+    for path, table in zip(paths, _tables(root, paths, ["layer"]), strict=True):
+        for layer in dict.fromkeys(table["layer"]):
+            found.setdefault(layer, []).append(path)
+    return found

@@ -2,18 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from pipeline.atlas.file_list import FileList
 from pipeline.atlas.packing import PACKS_FOLDER, PackedAtlas, pack_problems
+from pipeline.atlas.reading import ahead
 from pipeline.storage import Root
 
 MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million pictures listed at 140 bytes each, and room
 MAX_FILE_BYTES: Final = 256 << 20  # no part of an atlas comes near
 _READERS: Final = 4
-_FILES_IN_FLIGHT: Final = 32
+_FILES_AHEAD: Final = 16
+_COUNTED_AT_ONCE: Final = 64  # files
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
@@ -34,21 +38,28 @@ class ListedFiles:
 
     Attributes:
         faults: so far.
-        listed: path → its entry in atlas.json.
-        left: listed files that were not read yet, in order.
+        listed: the entries of atlas.json.
+        left: paths of listed files that were not read yet, in order.
+
+    Args:
+        root: the atlas folder.
+        packed: whether its pictures lie in archives.
+        advance: told of every so many files that were read.
     """
 
-    def __init__(self, root: Root, *, packed: bool = False) -> None:
+    def __init__(self, root: Root, *, packed: bool = False, advance: Callable[[int], None] = lambda _: None) -> None:
         self.root = root
+        self.advance = advance
         self.packed = PackedAtlas(root) if packed else None
         self.faults: list[Fault] = []
-        self.listed: dict[str, dict[str, Any]] = {}
+        self.listed = FileList()
         self.left: dict[str, None] = {}
+        self._num_uncounted = 0
 
-    def take_list(self, entries: Sequence[dict[str, Any]]) -> None:
+    def take_list(self, files: FileList) -> None:
         """Take over the `files` of a manifest without problems."""
-        self.listed = {entry["path"]: entry for entry in entries}
-        self.left = dict.fromkeys(self.listed)
+        self.listed = files
+        self.left = dict.fromkeys(files.paths)
 
     def add(self, path: str, message: str) -> None:
         """Note a fault."""
@@ -84,16 +95,35 @@ class ListedFiles:
 
         Listed ones that are not become faults.
         """
-        paths = [path for path in paths if path in self.listed]
-        with ThreadPoolExecutor(_READERS) as pool:
-            for start in range(0, len(paths), _FILES_IN_FLIGHT):
-                some = paths[start : start + _FILES_IN_FLIGHT]
-                for path, data in zip(some, pool.map(self._read_listed, some), strict=True):
-                    self.left.pop(path, None)
-                    if isinstance(data, Fault):
-                        self.faults.append(data)
-                    else:
-                        yield path, data
+        return self.seen(paths, lambda _, data: data)
+
+    def seen(self, paths: Iterable[str], see: Callable[[str, bytes], T | Fault]) -> Iterator[tuple[str, T]]:
+        """(path, what `see` makes of path and bytes) of the intact ones; a fault that it finds is noted.
+
+        Args:
+            paths: see `intact`.
+            see: runs in a thread, so that pictures are unpacked beside each other.
+        """
+
+        def read(path: str) -> T | Fault:
+            data = self._read_listed(path)
+            return data if isinstance(data, Fault) else see(path, data)
+
+        listed = [path for path in paths if path in self.listed]
+        for path, found in ahead(read, listed, threads=_READERS, most=_FILES_AHEAD):
+            if path in self.left:
+                del self.left[path]
+                self._count()
+            if isinstance(found, Fault):
+                self.faults.append(found)
+            else:
+                yield path, found
+
+    def _count(self) -> None:
+        self._num_uncounted += 1
+        if self._num_uncounted == _COUNTED_AT_ONCE or not self.left:
+            self.advance(self._num_uncounted)
+            self._num_uncounted = 0
 
     def _read_listed(self, path: str) -> bytes | Fault:
         entry, files = self.listed[path], self.packed or self.root

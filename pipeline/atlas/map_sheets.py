@@ -9,7 +9,7 @@ Legend: H, W = height and width in pixels; sheets and tiles are uint8 RGB [H, W,
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from PIL import Image
@@ -23,8 +23,7 @@ MAP_SHEET_COLUMNS: Final = 16
 TILES_PER_MAP_SHEET: Final = MAP_SHEET_COLUMNS**2
 MAP_SHEET_PX: Final = MAP_SHEET_COLUMNS * MAP_TILE_PX
 MAP_SHEET_QUALITY: Final = 75
-# Sheets of the map held at once, 3.1 MB each: 100,000 neurons take seven passes over their contact sheets.
-_HELD_SHEETS: Final = 60
+_TILE_BYTES: Final = MAP_TILE_PX * MAP_TILE_PX * 3
 
 Place = tuple[str, int]  # contact sheet and tile
 
@@ -40,31 +39,37 @@ def num_map_sheets(num_neurons: int) -> int:
 
 
 def draw_map_sheets(
-    places: Sequence[Place], read_sheet: Callable[[str], np.ndarray]
+    places: Sequence[Place], read_sheet: Callable[[str], np.ndarray], spool: BinaryIO
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(path, sheet [1024, 1024, 3]) of every sheet of the map, in order.
 
+    Neighbors on the map stand on contact sheets of all layers, so the thumbnails of all neurons have to lie somewhere,
+    12 kB each: 1.2 GB of 100,000 neurons, too much for memory.
+
     Args:
         places: of the neurons of the map in its order, where each stands on the contact sheets.
-        read_sheet: path → decoded contact sheet [896, 896, 3]; called once for each in each pass.
+        read_sheet: path → decoded contact sheet [896, 896, 3]; called once for each.
+        spool: an empty file, open for writing and reading, where the thumbnails lie meanwhile.
     """
-    per_pass = _HELD_SHEETS * TILES_PER_MAP_SHEET
-    for start in range(0, len(places), per_pass):
-        some = places[start : start + per_pass]
-        sheets = np.zeros((num_map_sheets(len(some)), MAP_SHEET_PX, MAP_SHEET_PX, 3), np.uint8)
-        wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for position, (path, tile) in enumerate(some):
-            wanted[path].append((position, tile))
-        for path in sorted(wanted):
-            contact_sheet = Image.fromarray(read_sheet(path))
-            for position, tile in wanted[path]:
-                number, (left, top, right, bottom) = position // TILES_PER_MAP_SHEET, map_tile_box(position)
-                small = contact_sheet.resize(
-                    (MAP_TILE_PX, MAP_TILE_PX), Image.Resampling.LANCZOS, box=tile_box(tile), reducing_gap=None
-                )
-                sheets[number, top:bottom, left:right] = np.asarray(small)
-        first = start // TILES_PER_MAP_SHEET
-        yield from ((map_sheet_path(first + number), sheet) for number, sheet in enumerate(sheets))
+    wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for position, (path, tile) in enumerate(places):
+        wanted[path].append((position, tile))
+    for path in sorted(wanted):
+        contact_sheet = Image.fromarray(read_sheet(path))
+        for position, tile in wanted[path]:
+            small = contact_sheet.resize(
+                (MAP_TILE_PX, MAP_TILE_PX), Image.Resampling.LANCZOS, box=tile_box(tile), reducing_gap=None
+            )
+            spool.seek(position * _TILE_BYTES)
+            spool.write(small.tobytes())
+    spool.seek(0)
+    for number in range(num_map_sheets(len(places))):
+        sheet = np.zeros((MAP_SHEET_PX, MAP_SHEET_PX, 3), np.uint8)
+        for position in range(min(TILES_PER_MAP_SHEET, len(places) - number * TILES_PER_MAP_SHEET)):
+            left, top, right, bottom = map_tile_box(position)
+            tile_pixels = np.frombuffer(spool.read(_TILE_BYTES), np.uint8)
+            sheet[top:bottom, left:right] = tile_pixels.reshape(MAP_TILE_PX, MAP_TILE_PX, 3)
+        yield map_sheet_path(number), sheet
 
 
 def map_tile_box(position: int) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ Shapes: N neurons, R dimensions, k neighbors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -80,19 +81,22 @@ def similar_rows(
         index: of the neighbors, int64 [N, k], from `nearest_neighbors`.
         cosine: float32 [N, k].
     """
-    tables: dict[str, list[dict[str, Any]]] = {layer: [] for layer, _ in neurons}
-    for (layer, unit), places, values in zip(neurons, index, cosine, strict=True):
-        near = [int(place) for place in places if place != NO_NEIGHBOR]
-        if near:
-            tables[layer].append(
-                {
-                    "unit": unit,
-                    "similar_layers": [neurons[place][0] for place in near],
-                    "similar_units": [neurons[place][1] for place in near],
-                    "similarities": [float(value) for value in values[: len(near)]],
-                }
-            )
-    yield from tables.items()
+    start = 0
+    for layer, members in groupby(neurons, key=lambda neuron: neuron[0]):
+        rows = []
+        for place, (_, unit) in enumerate(members, start):
+            near = index[place][index[place] != NO_NEIGHBOR].tolist()
+            start += 1
+            if near:
+                rows.append(
+                    {
+                        "unit": unit,
+                        "similar_layers": [neurons[neighbor][0] for neighbor in near],
+                        "similar_units": [neurons[neighbor][1] for neighbor in near],
+                        "similarities": cosine[place][: len(near)].tolist(),
+                    }
+                )
+        yield layer, rows
 
 
 def similar_problems(

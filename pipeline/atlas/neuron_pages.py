@@ -17,7 +17,7 @@ from pipeline.atlas.static_pages import html_facts, html_link, html_page, html_t
 from pipeline.neurons import check_layer_name
 
 Entry = Mapping[str, Any]  # what sites.json says about an atlas
-Row = Mapping[str, Any]  # of index.parquet, with `top_labels` as text
+Row = Mapping[str, Any]  # of index.parquet, with `top_labels` as text, and `top_captions` where there are captions
 
 PAGES_FOLDER: Final = "neurons"
 MAX_URLS: Final = 50_000  # of one sitemap: sitemaps.org protocol 0.9
@@ -122,7 +122,12 @@ def _neuron_page(
 
 
 def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
-    facts = [("Status", row["status"]), ("Method", row["method"]), ("Labels of the photographs", row["top_labels"])]
+    facts = [
+        ("Status", row["status"]),
+        ("Method", row["method"]),
+        ("Labels of the photographs", row["top_labels"]),
+        ("Captions of the photographs", row.get("top_captions") or ""),
+    ]
     for column, note in manifest["columns"].items():
         value = row.get(column)
         if isinstance(value, int | float):
@@ -134,7 +139,7 @@ def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
 def _description(manifest: Manifest, row: Row) -> str:
     """One sentence or two for previews."""
     words = f"What neuron {row['layer']}:{row['unit']} of {one_line(manifest['model']['name'], 80)} responds to."
-    labels = one_line(row["top_labels"] or "", 120)
+    labels = one_line(row["top_labels"] or row.get("top_captions") or "", 120)
     return f"{words} Photographs that excite it: {labels}." if labels else words
 
 
@@ -177,5 +182,5 @@ def _layer_page(entry: Entry, manifest: Manifest, layer: str, rows: Sequence[Row
 
 
 def _entry_text(row: Row) -> str:
-    words = one_line(row["label"] or row["top_labels"] or "", 120)
+    words = one_line(row["label"] or row["top_labels"] or row.get("top_captions") or "", 120)
     return f"{row['unit']}: {words}" if words else str(row["unit"])

@@ -4,6 +4,7 @@
 """
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,14 @@ from pipeline.atlas.schema import (
     LAYER_SCHEMA,
     MAX_EXAMPLES,
     MAX_HISTOGRAM_BINS,
+    MAX_TOP_CAPTION,
     PICTURED_STATUSES,
     STATUSES,
+    TOP_CAPTIONS,
     check_atlas_path,
 )
 from pipeline.atlas.sheets import Sheet, plan_sheets
+from pipeline.captions import MAX_CAPTION_CHARACTERS
 from pipeline.neurons import Neuron
 
 PATH_FOLDERS = {"image_path": "images", "alpha_path": "images", "examples_path": "examples"}
@@ -81,11 +85,11 @@ def published_row(row: Mapping[str, Any], *, model_name: str, extra: Mapping[str
         if kind == "string":
             value = "" if value is None else value
         elif kind.startswith("list<"):
-            value = [] if value is None else list(value)
+            value = [] if value is None else value if isinstance(value, array) else list(value)
         elif isinstance(value, float | np.floating) and not math.isfinite(value):
             value = None
         published[name] = value
-    pack_lists(published)  # all rows of an atlas are in memory at once
+    pack_lists(published)  # all rows of a layer are in memory at once
     published["neuron_id"] = Neuron(model_name, row["layer"], row["unit"]).id
     if not keep_examples:
         published["examples_path"] = ""
@@ -118,6 +122,10 @@ def row_problems(
                 check_atlas_path(row[column], folder=folder)
             except ValueError as error:
                 yield f"{column}: {error}"
+                continue
+            # So no row of another layer can claim this picture, and layers are checked one by one.
+            if not row[column].startswith(f"{folder}/{layer}/"):
+                yield f"{column} {row[column]!r} is outside the layer's folder {folder}/{layer}/"
     if row["image_path"] and not (row["image_sha256"] and row["width_px"] and row["height_px"]):
         yield "a picture needs image_sha256, width_px and height_px"
     percentile = row["activation_percentile"]
@@ -133,10 +141,13 @@ def _list_problems(row: Mapping[str, Any]) -> Iterator[str]:
     for column, allowed in (
         ("reference_activations", {num_keys}),
         ("reference_labels", {num_keys}),
+        ("reference_captions", {0, min(num_keys, MAX_EXAMPLES)}),
         ("reference_positions", {0, 4 * num_keys}),  # none for classes
     ):
-        if len(row[column]) not in allowed:
+        if len(row.get(column, ())) not in allowed:  # atlases of earlier versions have no captions
             yield f"{column} has {len(row[column])} entries for {num_keys} reference_keys"
+    if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in row.get("reference_captions", ())):
+        yield f"one of reference_captions has more than {MAX_CAPTION_CHARACTERS} characters"
     if len(row["histogram_counts"]) > MAX_HISTOGRAM_BINS:
         yield f"histogram_counts has {len(row['histogram_counts'])} bins, at most {MAX_HISTOGRAM_BINS}"
 
@@ -176,13 +187,37 @@ def label_rows(layer: LayerRows) -> list[Row]:
     """Rows of one layer in labels.parquet: for every neuron the distinct labels of the references that its readers see.
 
     Of each facet, method and seed the first MAX_EXAMPLES count, most exciting first: a label far down the list of
-    references says little about the neuron.
+    references says little about the neuron. Of captions the first TOP_CAPTIONS count, MAX_EXAMPLES in all.
     """
     labels: dict[int, dict[str, None]] = {}
+    captions: dict[int, dict[str, None]] = {}
     for row in layer.rows:
         of_unit = labels.setdefault(row["unit"], {})
         of_unit.update(dict.fromkeys(label for label in row["reference_labels"][:MAX_EXAMPLES] if label))
-    return [{"layer": layer.name, "unit": unit, "top_labels": list(found)} for unit, found in labels.items()]
+        short = (shortened(caption) for caption in row.get("reference_captions", ())[:TOP_CAPTIONS])
+        captions.setdefault(row["unit"], {}).update(dict.fromkeys(filter(None, short)))
+    return [
+        {
+            "layer": layer.name,
+            "unit": unit,
+            "top_labels": list(found),
+            "top_captions": list(captions[unit])[:MAX_EXAMPLES],
+        }
+        for unit, found in labels.items()
+    ]
+
+
+def shortened(caption: str) -> str:
+    """A caption in at most MAX_TOP_CAPTION characters: whole words, unless the first is longer than that."""
+    if len(caption) <= MAX_TOP_CAPTION:
+        return caption
+    head = caption[: MAX_TOP_CAPTION + 1]
+    return head.rpartition(" ")[0].rstrip() or head[:MAX_TOP_CAPTION]
+
+
+def has_captions(layer: LayerRows) -> bool:
+    """Whether a photograph of a layer has a caption."""
+    return any(row.get("reference_captions") for row in layer.rows)
 
 
 def count_statuses(primary_rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

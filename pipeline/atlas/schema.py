@@ -39,6 +39,11 @@ SHEET_QUALITY: Final = 75
 EXAMPLE_TILE_PX: Final = 112
 MAX_EXAMPLES: Final = 16  # tiles in one example strip: 1,792 px wide
 MAX_HISTOGRAM_BINS: Final = 64
+# Of a neuron's references the captions of the first MAX_EXAMPLES are in its row: at most so many photographs are shown,
+# and fifty captions a row would be most of a table. What the search box looks through is less, because it is fetched
+# for all neurons at once.
+TOP_CAPTIONS: Final = 4  # of each row, the most exciting
+MAX_TOP_CAPTION: Final = 120  # characters of each
 
 KEY_COLUMNS: Final = ("layer", "unit", "method", "seed")
 
@@ -76,6 +81,7 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "reference_keys": "list<string>",
     "reference_activations": "list<float32>",
     "reference_labels": "list<string>",  # class name or "" per reference
+    "reference_captions": "list<string>",  # of the first MAX_EXAMPLES references, "" without one; [] if none has one
     "reference_positions": "list<float32>",  # x0, y0, x1, y1 each, in 0–1 of the square crop; [] for classes
     "reference_source": "string",  # label, label+top_logit, top_logit, top_activation, top_relevance, folder or keys
     "examples_path": "string",  # strip of EXAMPLE_TILE_PX tiles in reference order, "" if not published
@@ -92,8 +98,10 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
 }
 
 # Columns that atlases of earlier versions of this schema lack.
-LATER_COLUMNS: Final = frozenset({"precision"})
+LATER_COLUMNS: Final = frozenset({"precision", "reference_captions", "top_captions"})
 
+# What `build` looks up.
+_FOUND_BY_BUILD: Final = ("reference_captions",)
 # What `evaluate` adds or decides; everything else is known to `visualize`.
 _SCORES: Final = (
     *("activation", "activation_percentile", "activation_ratio", "accuracy_top1", "accuracy_top5"),
@@ -101,7 +109,9 @@ _SCORES: Final = (
     *("histogram_counts", "histogram_low", "histogram_high"),
 )
 FRAGMENT_SCHEMA: Final[dict[str, str]] = {
-    name: kind for name, kind in LAYER_SCHEMA.items() if name == "activation" or name not in _SCORES
+    name: kind
+    for name, kind in LAYER_SCHEMA.items()
+    if name == "activation" or name not in (*_SCORES, *_FOUND_BY_BUILD)
 }
 SCORE_SCHEMA: Final[dict[str, str]] = {
     name: LAYER_SCHEMA[name] for name in (*KEY_COLUMNS, "status", "status_reason", *_SCORES)
@@ -142,6 +152,7 @@ LABELS_SCHEMA: Final[dict[str, str]] = {
     "layer": "string",
     "unit": "int32",
     "top_labels": "list<string>",  # distinct labels of the most exciting references of all its rows
+    "top_captions": "list<string>",  # the same of their captions, shortened; fewer
 }
 
 # Further score columns (float32, by `evaluate`, where they can be measured) that the wall filters and sorts by.

@@ -103,11 +103,20 @@ def draw_examples(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([_square(picture, EXAMPLE_TILE_PX) for picture in pictures], axis=1)
 
 
-def _square(picture: np.ndarray, size_px: int) -> np.ndarray:
+def largest_square(picture: np.ndarray) -> np.ndarray:
+    """The largest centered square of a picture uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another shape or type.
+    """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise ValueError(f"picture of shape {picture.shape} and type {picture.dtype}, expected uint8 [H, W, 3]")
     H, W = picture.shape[:2]
     side = min(H, W)
     top, left = (H - side) // 2, (W - side) // 2
-    square = Image.fromarray(picture[top : top + side, left : left + side])
+    return picture[top : top + side, left : left + side]
+
+
+def _square(picture: np.ndarray, size_px: int) -> np.ndarray:
+    square = Image.fromarray(largest_square(picture))
     return np.asarray(square.resize((size_px, size_px), Image.Resampling.LANCZOS))

@@ -3,6 +3,7 @@
 `find_similar` computes (pure); `SimilarNeurons.files` gives what is published. `signatures` has the formula.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,11 +28,14 @@ from pipeline.atlas.neuron_map import (
     morton_order,
     quantize,
 )
-from pipeline.atlas.rows import LayerRows
+from pipeline.atlas.reading import ahead
+from pipeline.atlas.schema import sheet_path
+from pipeline.atlas.sheets import TILES_PER_SHEET
 from pipeline.atlas.signatures import Exemplars, signatures
 from pipeline.images import decode_webp, encode_webp
 from pipeline.storage import Root
 from pipeline.tables import Columns, table_bytes
+from pipeline.urls import explaining
 
 NeuronKey = tuple[str, int]  # layer and unit
 Layout = Callable[[np.ndarray], np.ndarray]  # signatures [N, R] → places [N, 2]
@@ -61,6 +65,13 @@ class SimilarNeurons:
     places: np.ndarray
     layout_name: str
 
+    def units_by_layer(self) -> dict[str, list[int]]:
+        """Layer → its units among `neurons`."""
+        found: dict[str, list[int]] = {}
+        for layer, unit in self.neurons:
+            found.setdefault(layer, []).append(unit)
+        return found
+
     def note(self) -> dict[str, Any]:
         """`similar` of atlas.json: how neighbors were found, and the map, null without one."""
         on_map = {
@@ -78,18 +89,16 @@ class SimilarNeurons:
             "map": on_map if len(self.on_map) else None,
         }
 
-    def files(self, root: Root, layers: Sequence[LayerRows]) -> Iterator[tuple[str, bytes]]:
-        """(path, bytes) of every file to publish; `root` holds the contact sheets of `layers` already."""
+    def files(self, root: Root) -> Iterator[tuple[str, bytes]]:
+        """(path, bytes) of every file to publish; `root` holds the contact sheets of the neurons already.
+
+        Raises:
+            StorageError: no room for the thumbnails in the folder of temporary files.
+        """
         for layer, rows in similar_rows(self.neurons, self.index, self.cosine):
             yield similar_path(layer), table_bytes(rows, SIMILAR_SCHEMA)
         if not len(self.on_map):
             return
-        tiles = {
-            (layer.name, row["unit"]): (sheet.path, tile)
-            for layer in layers
-            for sheet in layer.sheets
-            for tile, row in enumerate(sheet.rows)
-        }
         shown = [self.neurons[place] for place in self.on_map]
         columns: Columns = {
             "layer": [layer for layer, _ in shown],
@@ -98,9 +107,23 @@ class SimilarNeurons:
             "y": self.places[:, 1],
         }
         yield MAP_TABLE, table_bytes(columns, MAP_SCHEMA, encodings=MAP_ENCODINGS)
-        sheets = draw_map_sheets([tiles[key] for key in shown], lambda path: decode_webp(root.read_bytes(path)))
-        for path, sheet in sheets:
-            yield path, encode_webp(sheet, quality=MAP_SHEET_QUALITY)
+        tiles = dict(self._tiles())
+        with explaining(tempfile.gettempdir(), "write"), tempfile.TemporaryFile() as spool:
+            places = [tiles[key] for key in shown]
+            sheets = draw_map_sheets(places, lambda path: decode_webp(root.read_bytes(path)), spool)
+            for (path, _), data in ahead(_packed, sheets, threads=1, most=2):
+                yield path, data
+
+    def _tiles(self) -> Iterator[tuple[NeuronKey, tuple[str, int]]]:
+        """Where each neuron stands on the contact sheets, as `plan_sheets` lays them out."""
+        for layer, units in self.units_by_layer().items():
+            for place, unit in enumerate(units):
+                number, tile = divmod(place, TILES_PER_SHEET)
+                yield (layer, unit), (sheet_path(layer, number), tile)
+
+
+def _packed(drawn: tuple[str, np.ndarray]) -> bytes:
+    return encode_webp(drawn[1], quality=MAP_SHEET_QUALITY)
 
 
 def find_similar(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.atlas.host_limits import SiteReport
-from pipeline.atlas.manifest import Manifest, manifest_problems
+from pipeline.atlas.manifest import Manifest, manifest_bytes, manifest_problems
 from pipeline.atlas.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
 from pipeline.atlas.schema import HEAD_PATH, SITE_SCHEMA_VERSION
 from pipeline.atlas.site_parts import PLAIN, SiteForm, write_static_parts
@@ -215,7 +215,7 @@ def _copy_atlas(source: Root, atlas: Mapping[str, Any], root: Root, folder: str,
     if packed:
         for path, data in packed_files(filter(is_packed_path, listed), read):
             root.write_bytes(f"{folder}/{path}", data)
-    root.write_json(f"{folder}/atlas.json", atlas)
+    root.write_bytes(f"{folder}/atlas.json", manifest_bytes(atlas))
 
 
 def _remove_replaced(root: Root, slug: str, atlas: Mapping[str, Any], *, packed: bool) -> None:

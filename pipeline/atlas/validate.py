@@ -6,13 +6,15 @@ with the next one. One layer is in memory at a time; of the others a few columns
 thumbnails it is compared with.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.atlas.file_list import FileList
 from pipeline.atlas.fragments import Row
 from pipeline.atlas.listed_files import Fault, ListedFiles, parsed, read_json
 from pipeline.atlas.manifest import Manifest, make_head, manifest_problems
@@ -20,10 +22,12 @@ from pipeline.atlas.map_sheets import MAP_FOLDER, map_sheet_problems
 from pipeline.atlas.neighbors import SIMILAR_SCHEMA, similar_path, similar_problems
 from pipeline.atlas.neuron_map import MAP_SCHEMA, MAP_TABLE
 from pipeline.atlas.picture_checks import decode_bounded, sheet_problems, thumbnail
+from pipeline.atlas.primary_rows import PrimaryRows
 from pipeline.atlas.rows import (
     PATH_FOLDERS,
     LayerRows,
     count_statuses,
+    has_captions,
     index_rows,
     index_scores,
     label_rows,
@@ -47,26 +51,39 @@ from pipeline.atlas.schema import (
     part_path,
 )
 from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
-from pipeline.atlas.similar import SIMILAR_FOLDER, map_problems, map_sheet_rows
+from pipeline.atlas.similar import SIMILAR_FOLDER, NeuronKey, map_problems, map_sheet_rows
 from pipeline.atlas.site import check_site_entry, site_entry
 from pipeline.images import BadImage
 from pipeline.storage import Root
-from pipeline.tables import BadTable, column_types, parse_table
+from pipeline.tables import BadTable, HeldTable, column_types
+
+Seen = TypeVar("Seen")
+Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
-def validate(path: str | Path | Root) -> list[Fault]:
-    """All faults of an atlas folder (atlas.json) or a site (sites.json), sorted; none if it is good."""
+def unwatched(num_files: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A `Watch` that shows nothing."""
+    return nullcontext(lambda _: None)
+
+
+def validate(path: str | Path | Root, *, watch: Watch = unwatched) -> list[Fault]:
+    """All faults of an atlas folder (atlas.json) or a site (sites.json), sorted; none if it is good.
+
+    Args:
+        path: the folder.
+        watch: given the number of listed files of an atlas, what is told of every so many that are read.
+    """
     root = path if isinstance(path, Root) else Root.open(str(path))
     if root.exists("sites.json"):
-        faults = _check_site(root)
+        faults = _check_site(root, watch)
     elif root.exists("atlas.json"):
-        faults = _AtlasCheck(root).run(whole_folder=False)
+        faults = _AtlasCheck(root, watch=watch).run(whole_folder=False)
     else:
         faults = [Fault("atlas.json", f"missing, like sites.json: {root.url} is neither an atlas nor a site")]
     return sorted(set(faults))
 
 
-def _check_site(root: Root) -> list[Fault]:
+def _check_site(root: Root, watch: Watch) -> list[Fault]:
     faults: list[Fault] = []
     sites = read_json(root, "sites.json", faults)
     if sites is None:
@@ -89,7 +106,7 @@ def _check_site(root: Root) -> list[Fault]:
             continue
         folders.add(folder)
         packed = entry.get("packed") is True
-        check = _AtlasCheck(root.join(folder), packed=packed)
+        check = _AtlasCheck(root.join(folder), watch=watch, packed=packed)
         faults += [Fault(f"{folder}/{found.path}", found.message) for found in check.run(whole_folder=True)]
         if check.manifest and entry != site_entry(entry["slug"], check.manifest, packed=packed):
             faults.append(Fault("sites.json", f"its entry {entry['slug']!r} is not what atlas.json says"))
@@ -107,19 +124,19 @@ class _WholeTable:
 
     path: str
     schema: Mapping[str, str]
-    rows: list[Row]
+    table: HeldTable
     num_compared: int = 0
 
 
 class _AtlasCheck:
     """The check of one atlas folder, step by step; faults gather in `files`."""
 
-    def __init__(self, root: Root, *, packed: bool = False) -> None:
+    def __init__(self, root: Root, *, watch: Watch, packed: bool = False) -> None:
         self.root = root
+        self.watch = watch
         self.files = ListedFiles(root, packed=packed)
         self.manifest: Manifest = {}
-        self.neurons: dict[tuple[str, int], Row] = {}  # what later checks need of the primary rows
-        self.thumbnails: dict[str, np.ndarray] = {}  # of their pictures, for the map
+        self.primary: dict[str, PrimaryRows] = {}  # by layer
 
     def run(self, *, whole_folder: bool) -> list[Fault]:
         """All faults.
@@ -139,28 +156,39 @@ class _AtlasCheck:
         if not self.files.check_packs():
             return self.files.faults  # where the pictures lie is not certain
         self.manifest = manifest
+        manifest["files"] = FileList(manifest["files"])  # in a third of the memory
         self.files.take_list(manifest["files"])
         self.files.check_unlisted(
             [""] if whole_folder else ["images", "sheets", "layers", "parts", "index", SIMILAR_FOLDER, MAP_FOLDER]
         )
+        with self.watch(len(self.files.listed)) as advance:
+            self.files.advance = advance
+            self._check_files()
+        return self.files.faults
+
+    def _check_files(self) -> None:
         for _, recipe in self.files.intact(["recipe.toml"]):
-            if recipe != manifest["recipe"].encode():
+            if recipe != self.manifest["recipe"].encode():
                 self.files.add("recipe.toml", "is not the recipe that atlas.json quotes")
         self._check_layers()
         self._check_scores()
         self._check_further_pictures(self._check_similar())
-        return self.files.faults
 
     # ---- tables ----
 
     def _read_table(self, path: str, data: bytes, schema: Mapping[str, str]) -> list[Row] | None:
         """Rows of a table whose columns are as they must be; None if it has none such, with the faults."""
+        table = self._hold_table(path, data, schema)
+        return table.rows() if table is not None else None
+
+    def _hold_table(self, path: str, data: bytes, schema: Mapping[str, str]) -> HeldTable | None:
+        """The same, its rows not yet Python's."""
         try:
-            types = column_types(data, source=path)
-            columns = parse_table(data, source=path)
+            table = HeldTable(data, source=path)
         except BadTable as error:
             self.files.add(path, str(error).removeprefix(f"{path}: "))
             return None
+        types = table.types
         problems = [
             f"column {name!r} is {types.get(name, 'missing')}, expected {kind}"
             for name, kind in schema.items()
@@ -174,19 +202,20 @@ class _AtlasCheck:
         problems += [
             f"column {name!r} has empty cells"
             for name, kind in schema.items()
-            if (name in KEY_COLUMNS or not kind.startswith(("int", "float"))) and None in columns.get(name, ())
+            if (name in KEY_COLUMNS or not kind.startswith(("int", "float")))
+            and name in types
+            and table.has_nulls(name)
         ]
         for problem in problems:
             self.files.add(path, problem)
-        if problems:
-            return None
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return None if problems else table
 
     def _check_layers(self) -> None:
         """Check every layer by itself, and the tables of all layers against it."""
         index, labels = self._index_table(), self._labels_table()
         counts = count_statuses(())
         scores: set[str] = set()
+        captioned = False
         complete = True
         for layer in self.manifest["layers"]:
             tables = dict(self.files.intact([layer["file"]]))
@@ -197,19 +226,20 @@ class _AtlasCheck:
             known = [row for row in found.primary_rows if row["status"] in STATUSES]
             for name, count in count_statuses(known).items():
                 counts[name] += count
+            captioned = captioned or has_captions(found)
             if complete:
                 scores.update(self._check_derived(found, index, labels))
-            self._check_pictures(found)
-            for row in found.primary_rows:
-                kept = {column: row[column] for column in ("layer", "unit", "status", "image_path")}
-                self.neurons[layer["name"], row["unit"]] = kept
+            thumbnails = self._check_pictures(found)
+            self.primary[layer["name"]] = PrimaryRows.of(found, thumbnails if MAP_TABLE in self.files.listed else {})
         if not complete:
             return
         if counts != self.manifest["counts"]:
             self.files.add("atlas.json", f"counts are {self.manifest['counts']}, the tables say {counts}")
+        if captioned != self.manifest.get("has_captions", False):
+            self.files.add("atlas.json", f"has_captions is not {str(captioned).lower()}, as the tables say")
         for table in (index, labels):
-            if table is not None and len(table.rows) != table.num_compared:
-                self.files.add(table.path, f"has {len(table.rows)} rows, the layers have {table.num_compared} neurons")
+            if table is not None and len(table.table) != table.num_compared:
+                self.files.add(table.path, f"has {len(table.table)} rows, the layers have {table.num_compared} neurons")
         if index is not None:
             expected = make_head(self.manifest, [name for name in index.schema if name in scores])
             for path, head in self.files.intact([HEAD_PATH]):
@@ -256,28 +286,32 @@ class _AtlasCheck:
                 self.files.add(path, str(error).removeprefix(f"{path}: "))
                 return None
             schema = schema | {name: k for name, k in indexed_scores(self.manifest["columns"]).items() if name in types}
-            rows = self._read_table(path, data, schema)
-            return _WholeTable(path, schema, rows) if rows is not None else None
+            table = self._hold_table(path, data, schema)
+            return _WholeTable(path, schema, table) if table is not None else None
         return None
 
     def _labels_table(self) -> _WholeTable | None:
         for path, data in self.files.intact([LABELS_PATH]):
-            rows = self._read_table(path, data, LABELS_SCHEMA)
-            return _WholeTable(path, LABELS_SCHEMA, rows) if rows is not None else None
+            table = self._hold_table(path, data, LABELS_SCHEMA)
+            if table is not None:
+                # Atlases of earlier versions have no captions.
+                known = self.manifest.get("has_captions", False)
+                schema = {name: kind for name, kind in LABELS_SCHEMA.items() if name in table.types or known}
+                return _WholeTable(path, schema, table)
         return None
 
     def _compare_next(self, table: _WholeTable, expected: Sequence[Row]) -> None:
         """The next rows of a table of all layers must be those of the next layer."""
-        start = table.num_compared
-        self._compare_rows(table.path, table.rows[start : start + len(expected)], expected, table.schema, start)
-        table.num_compared += len(expected)
+        start, stop = table.num_compared, table.num_compared + len(expected)
+        self._compare_rows(table.path, table.table.rows(start, stop), expected, table.schema, start)
+        table.num_compared = stop
 
     def _compare_rows(
         self, path: str, rows: Sequence[Row], expected: Sequence[Row], schema: Mapping[str, str], first: int = 0
     ) -> None:
         """Rows of the table at `path`, from row `first` on, must be those expected."""
         for number, (row, wanted) in enumerate(zip(rows, expected, strict=False), start=first):
-            differing = [name for name in schema if row[name] != wanted.get(name)]
+            differing = [name for name in schema if row.get(name) != wanted.get(name)]
             if differing:
                 where = f"{wanted['layer'][:200]}:{wanted['unit']}"
                 self.files.add(path, f"row {number} ({where}): {differing} differ from the layer's table")
@@ -319,8 +353,8 @@ class _AtlasCheck:
         for column in PATH_FOLDERS:
             if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
-        listed = self.files.listed.get(row["image_path"])
-        if listed is not None and listed["sha256"] != row["image_sha256"]:
+        path = row["image_path"]
+        if path in self.files.listed and self.files.listed[path]["sha256"] != row["image_sha256"]:
             yield f"image_sha256 is not that of {row['image_path']}"
 
     def _check_scores(self) -> None:
@@ -339,16 +373,14 @@ class _AtlasCheck:
         if not problems and scores_tables(rows, methods) not in text:
             self.files.add(SCORES_TEXT, f"does not hold the tables that {SCORES_TABLE} gives")
 
-    def _check_similar(self) -> dict[str, list[Row]]:
-        """Check the tables of neighbors and the map, where there are any; the primary rows on each sheet of the map."""
-        neurons = frozenset(self.neurons)
-        units: dict[str, list[int]] = {}
-        for layer, unit in self.neurons:
-            units.setdefault(layer, []).append(unit)
-        for layer in units:
+    def _check_similar(self) -> dict[str, list[NeuronKey]]:
+        """Check the tables of neighbors and the map, where there are any; the neurons on each sheet of the map."""
+        neurons = frozenset((layer, unit) for layer, primary in self.primary.items() for unit in primary.places)
+        for layer, primary in self.primary.items():
             for path, data in self.files.intact([similar_path(layer)]):
                 found = self._read_table(path, data, SIMILAR_SCHEMA)
-                for problem in similar_problems(found or (), units=units[layer], neurons=neurons, layer=layer):
+                units = list(primary.places)
+                for problem in similar_problems(found or (), units=units, neurons=neurons, layer=layer):
                     self.files.add(path, problem)
         places = None
         for path, data in self.files.intact([MAP_TABLE]):
@@ -356,24 +388,29 @@ class _AtlasCheck:
         problems = list(map_problems(places or (), neurons))
         for problem in problems:
             self.files.add(MAP_TABLE, problem)
-        if problems or places is None:
-            return {}
-        return {path: [self.neurons[key] for key in keys] for path, keys in map_sheet_rows(places).items()}
+        return {} if problems or places is None else map_sheet_rows(places)
 
     # ---- pictures ----
 
-    def _check_pictures(self, layer: LayerRows) -> None:
-        """Decode every picture that a layer names; compare it with its row, and the sheets with what is on them."""
+    def _check_pictures(self, layer: LayerRows) -> dict[str, np.ndarray]:
+        """Decode every picture that a layer names; compare it with its row, and the sheets with what is on them.
+
+        Returns:
+            image_path → thumbnail of the primary rows' pictures.
+        """
         rows = {row["image_path"]: row for row in layer.rows if row["image_path"]}
         strips = {row["examples_path"]: row for row in layer.rows if row["examples_path"]}
         masks = {row["alpha_path"] for row in layer.rows if row["alpha_path"]}
         sheets = {sheet.path: sheet for sheet in layer.sheets}
         painted = {row["image_path"] for row in layer.primary_rows}
         thumbnails: dict[str, np.ndarray] = {}
-        for path, picture in self._decoded(sorted({*rows, *strips, *masks} - {*sheets})):
-            if path in painted:
-                thumbnails[path] = thumbnail(picture)
-            size_px = (picture.shape[1], picture.shape[0])
+
+        def measure(path: str, picture: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
+            return (picture.shape[1], picture.shape[0]), thumbnail(picture) if path in painted else None
+
+        for path, (size_px, small) in self._seen(sorted({*rows, *strips, *masks} - {*sheets}), measure):
+            if small is not None:
+                thumbnails[path] = small
             expected_px = size_px
             if path in rows:
                 expected_px = (rows[path]["width_px"], rows[path]["height_px"])
@@ -381,31 +418,47 @@ class _AtlasCheck:
                 expected_px = ((strips[path]["num_examples"] or 0) * EXAMPLE_TILE_PX, EXAMPLE_TILE_PX)
             if size_px != expected_px:
                 self.files.add(path, f"has {size_px} px (width, height), its row says {expected_px}")
-        for path, picture in self._decoded(sheets):
-            for problem in sheet_problems(picture, sheets[path].rows, thumbnails):
-                self.files.add(path, problem)
-        self._check_listed(sheets)
-        if MAP_TABLE in self.files.listed:
-            self.thumbnails |= thumbnails
 
-    def _check_further_pictures(self, map_sheets: Mapping[str, Sequence[Row]]) -> None:
+        def compare(path: str, picture: np.ndarray) -> list[str]:
+            return list(sheet_problems(picture, sheets[path].rows, thumbnails))
+
+        self._note_problems(self._seen(sheets, compare))
+        self._check_listed(sheets)
+        return thumbnails
+
+    def _check_further_pictures(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
         """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
-        for path, picture in self._decoded([path for path in self.files.left if path.endswith(".webp")]):
-            for problem in map_sheet_problems(picture, map_sheets[path], self.thumbnails) if path in map_sheets else ():
-                self.files.add(path, problem)
+
+        def compare(path: str, picture: np.ndarray) -> list[str]:
+            keys = map_sheets.get(path, ())
+            rows = [self.primary[layer].row(unit) for layer, unit in keys]
+            small = [self.primary[layer].thumbnail(unit) for layer, unit in keys]
+            thumbnails = {row["image_path"]: seen for row, seen in zip(rows, small, strict=True) if seen is not None}
+            return list(map_sheet_problems(picture, rows, thumbnails)) if keys else []
+
+        self._note_problems(self._seen([path for path in self.files.left if path.endswith(".webp")], compare))
         self._check_listed(map_sheets)
         for _ in self.files.intact(list(self.files.left)):
             pass  # tables of a layer that could not be read
 
-    def _decoded(self, paths: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, pixels) of the intact files that are pictures; the others become faults."""
-        for path, data in self.files.intact(paths):
+    def _seen(self, paths: Iterable[str], see: Callable[[str, np.ndarray], Seen]) -> Iterator[tuple[str, Seen]]:
+        """(path, what `see` makes of path and pixels) of the intact files that are pictures; the others become faults.
+
+        What is seen of a picture is held, not the picture; `see` runs in a thread.
+        """
+
+        def decode(path: str, data: bytes) -> Seen | Fault:
             try:
-                picture = decode_bounded(data)
+                return see(path, decode_bounded(data))
             except BadImage as error:
-                self.files.add(path, f"does not decode: {error}")
-                continue
-            yield path, picture
+                return Fault(path, f"does not decode: {error}")
+
+        return self.files.seen(paths, decode)
+
+    def _note_problems(self, found: Iterable[tuple[str, list[str]]]) -> None:
+        for path, problems in found:
+            for problem in problems:
+                self.files.add(path, problem)
 
     def _check_listed(self, sheets: Iterable[str]) -> None:
         for path in sheets:

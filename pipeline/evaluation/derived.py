@@ -124,10 +124,12 @@ def derive_scores(looks: LayerLooks, keys: Sequence[Key]) -> list[dict[str, Any]
     return full
 
 
-def read_derived(root: Root) -> list[dict[str, Any]]:
-    """The rows of all layers; a score that is NaN is left out."""
+def read_derived(root: Root, layer: str | None = None) -> list[dict[str, Any]]:
+    """The rows of all layers, or of one; a score that is NaN is left out."""
     found = []
     for name in root.list(DERIVED):
+        if layer is not None and name != f"{layer}.parquet":
+            continue
         for row in read_rows(root, f"{DERIVED}/{name}"):
             found.append({column: value for column, value in row.items() if value is not None and value == value})
     return found

@@ -30,6 +30,7 @@ SAMPLE_SCHEMA: Final = {
     "top1": "int32",
     "top1_logit": "float32",
 }
+CAPTION_SCHEMA: Final = {"caption": "string"}  # further columns where captions were asked for; "" without one
 SampleRow = dict[str, Any]
 
 _ACTIVATION_PREFIX: Final = "activation_"
@@ -193,6 +194,11 @@ class Partial:
             classes=ClassTopK.from_arrays(arrays),
             spectrum=MeanSpectrum.from_arrays(arrays),
         )
+
+
+def sample_schema(*, captions: bool) -> dict[str, str]:
+    """The columns of the sample rows of a run with or without captions."""
+    return SAMPLE_SCHEMA | (CAPTION_SCHEMA if captions else {})
 
 
 def sample_digest(label: int, image: bytes) -> int:

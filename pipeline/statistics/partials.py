@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pipeline.statistics.merging import merge_all
 from pipeline.statistics.packing import pack, unpack
-from pipeline.statistics.partial import SAMPLE_SCHEMA, Partial
+from pipeline.statistics.partial import Partial, sample_schema
 from pipeline.storage import Root
 from pipeline.tables import table_bytes
 
@@ -52,6 +52,7 @@ def write_partial(
     recipe_fingerprint: str,
     shard_url: str,
     folder: str = PARTIALS,
+    captions: bool = False,
 ) -> None:
     """Commit the partial of one tar shard below `root`.
 
@@ -62,11 +63,12 @@ def write_partial(
         recipe_fingerprint: of the collect stage.
         shard_url: of the tar shard.
         folder: PARTIALS, or that of added layers.
+        captions: whether the sample rows have captions.
     """
     assert partial.shards == {shard_index}, (sorted(partial.shards), shard_index)
     files = {
         _name(folder, shard_index, ARRAYS_SUFFIX): pack(partial.arrays()),
-        _name(folder, shard_index, "parquet"): table_bytes(partial.samples, SAMPLE_SCHEMA),
+        _name(folder, shard_index, "parquet"): table_bytes(partial.samples, sample_schema(captions=captions)),
     }
     # An older marker must not vouch for a mixture of old and new files.
     root.remove(_name(folder, shard_index, "json"))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.sorted_table import SortedTable
-from pipeline.statistics.partial import SAMPLE_SCHEMA
+from pipeline.statistics.partial import CAPTION_SCHEMA, sample_schema
 from pipeline.statistics.partials import read_sample_table
 from pipeline.storage import Root
 from pipeline.tables import join_tables
@@ -20,21 +20,32 @@ SAMPLES: Final = "run/samples.parquet"
 LOCATION: Final = ("key", "tar_shard", "offset", "size", "label", "top1")
 
 
-def write_samples(root: Root, shards: Sequence[int]) -> None:
+def write_samples(root: Root, shards: Sequence[int], *, captions: bool = False) -> None:
     """Write the sample rows of all committed tar shards, ascending: a sample id begins with the index of its shard.
+
+    Args:
+        root: the atlas folder.
+        shards: indices of the tar shards.
+        captions: whether their rows have captions.
 
     Raises:
         CorruptPartialError: the rows of a tar shard changed since they were written.
     """
     tables = ((f"samples of tar shard {shard}", read_sample_table(root, shard)) for shard in shards)
-    root.write_bytes(SAMPLES, join_tables(tables, SAMPLE_SCHEMA))
+    root.write_bytes(SAMPLES, join_tables(tables, sample_schema(captions=captions)))
 
 
 class SampleTable:
     """Read side of `run/samples.parquet`."""
 
     def __init__(self, root: Root) -> None:
+        self._root = root
         self._table = SortedTable(root, SAMPLES, by="sample", columns=LOCATION)
+
+    @cached_property
+    def _captions(self) -> SortedTable:
+        """Apart, because few look-ups want them and they are longer than all the rest of a row."""
+        return SortedTable(self._root, SAMPLES, by="sample", columns=list(CAPTION_SCHEMA))
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -53,6 +64,14 @@ class SampleTable:
     def labels(self, samples: Sequence[int] | np.ndarray) -> np.ndarray:
         """Label of each of given samples, −1 without one, int32."""
         return np.array(self.rows(samples)["label"], np.int32)
+
+    def captions(self, samples: Sequence[int] | np.ndarray) -> list[str]:
+        """Caption of each of given samples, "" without one. Only of statistics that were made with captions.
+
+        Raises:
+            ValueError: a sample was not surveyed.
+        """
+        return self._captions.rows(samples)["caption"]
 
     def with_keys(self, keys: Sequence[str]) -> dict[str, list[int]]:
         """Key → ids of the samples of that key, ascending: none, or more than one where tar shards repeat a key."""

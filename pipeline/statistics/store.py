@@ -100,6 +100,11 @@ class StatisticsStore:
         """Layers with statistics, in model order."""
         return list(self.attrs["layers"])
 
+    @property
+    def caption_key(self) -> str:
+        """Where the samples' captions were found, a recipe's `data.caption_key`; "" if there are none."""
+        return str(self.attrs.get("caption_key", ""))
+
     def moments(self, layer: str) -> Moments:
         """Moments of each unit over all positions of all images."""
         return self._layer(layer, "moments", ("count", "mean", "m2", "minimum", "maximum"), Moments.from_arrays)

@@ -44,7 +44,8 @@ def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> N
     Args:
         root: the atlas folder; it holds the committed partials, from which the sample rows come.
         merged: the partial of all tar shards.
-        attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store.
+        attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store; `caption_key` if the
+            sample rows have captions.
 
     Raises:
         ValueError: there is not one image.
@@ -64,7 +65,7 @@ def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> N
     root.remove(STORE)
     group = create_group(root, STORE, header)
     _write_arrays(group, merged.arrays(), merged.layers)
-    write_samples(root, sorted(merged.shards))
+    write_samples(root, sorted(merged.shards), captions="caption_key" in attrs)
     root.write_json(MARKER, header)
 
 

@@ -169,6 +169,7 @@ def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs
             "label": int(label[i]),
             "top1": int(top1[i]),
             "top1_logit": float(top1_logit[i]),
+            **({} if sample.caption is None else {"caption": sample.caption}),
         }
         for i, sample in enumerate(batch)
     ]

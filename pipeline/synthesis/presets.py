@@ -42,8 +42,8 @@ class SynthesisOptions:
         alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
             and standard deviation.
         grid: VITAL: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
-        aligned_side: VITAL: feature maps and pictures of more positions per side are thinned before they are compared, to
-            every k-th row and column; jitter brings the others in turn. 0 keeps all.
+        aligned_side: VITAL: feature maps and pictures of more positions per side are thinned to every k-th row and
+            column before they are compared; jitter brings the others in turn. 0 keeps all.
         normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
             the same in every layer and model; `kl` has no unit and is left as it is.
         pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.

@@ -6,9 +6,7 @@ asserts. Without Chromium or playwright these tests are skipped, with the reason
 
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import pytest
 
 from pipeline.atlas.serve import make_server
 from tests.synthetic_atlas import COMPARISON, build_synthetic_atlas
+from tests.viewer.plain_server import run_to_the_end
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -29,7 +28,7 @@ CHROMIUM_ARGUMENTS = [
 ]
 TIMEOUT_MS = 20_000
 
-Serving = Callable[[Path], AbstractContextManager[str]]
+Serving = Callable[[Path], str]
 
 
 @dataclass
@@ -43,16 +42,13 @@ class Visit:
 
     def open(self, address: str = "", *, settled: bool = True) -> "Page":
         """Open an address of the site, as from a bookmark, and wait for a view and what a wall loads later."""
-        self.page.goto("about:blank")  # else only the hash would change, and the old view still stand there
+        if self.page.url != "about:blank":  # else only the hash would change, and the old view still stand there
+            self.page.goto("about:blank")
         self.page.goto(self.base + address)
         self.page.locator("#content h1, #content .problem").first.wait_for(state="attached")
         if settled:
             self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
         return self.page
-
-    def leave(self) -> None:
-        """Leave the page, before its server ends: it may still be asking for pictures."""
-        self.page.goto("about:blank")
 
     def drawn_tiles(self) -> list[str]:
         """Addresses of the tiles that are in the page, in the order of the wall."""
@@ -91,36 +87,24 @@ Visitor = Callable[..., Visit]
 
 @pytest.fixture(scope="session")
 def serving() -> Serving:
-    """serving(folder) serves a folder on a free port of 127.0.0.1 while the context lasts; gives the address."""
-
-    @contextmanager
-    def serve(folder: Path) -> Iterator[str]:
-        with make_server(folder, 0) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-            thread.start()
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-            server.shutdown()
-            thread.join()
-
-    return serve
+    """serving(folder) serves a folder on a free port of 127.0.0.1 until all tests are over; gives the address."""
+    return lambda folder: run_to_the_end(make_server(folder, 0)) + "/"
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
+def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
     """Address of the synthetic atlas."""
     folder = tmp_path_factory.mktemp("atlas")
-    build_synthetic_atlas(str(folder), similar=True)
-    with serving(folder) as base:
-        yield base
+    build_synthetic_atlas(str(folder), similar=True, captions=True)
+    return serving(folder)
 
 
 @pytest.fixture(scope="session")
-def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
+def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
     """Address of the synthetic atlas with every method, facets, concepts and a circuit."""
     folder = tmp_path_factory.mktemp("comparison")
     build_synthetic_atlas(str(folder), **COMPARISON)
-    with serving(folder) as base:
-        yield base
+    return serving(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 """Small web servers as people have them: below a path, without HTTP Range, with gzip, with answers that are wrong."""
 
+import atexit
 import gzip
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,19 @@ from typing import Any, Literal
 Ranges = Literal["ignored", "wrong place", "cut off"]
 
 
-@contextmanager
-def plain_server(
-    folder: Path, *, prefix: str = "/", gzipped: bool = False, ranges: Ranges = "ignored"
-) -> Iterator[str]:
-    """Serve `folder` below `prefix` on a free port of 127.0.0.1; gives the address.
+def run_to_the_end(server: ThreadingHTTPServer) -> str:
+    """Serve in the background until all tests are over, and the address.
+
+    A page may still be asking for pictures when its test ends: a server that ended with the test would make errors in
+    it, now and then.
+    """
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    atexit.register(server.server_close)
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def plain_server(folder: Path, *, prefix: str = "/", gzipped: bool = False, ranges: Ranges = "ignored") -> str:
+    """Serve `folder` below `prefix` on a free port of 127.0.0.1, until all tests are over; gives the address.
 
     Args:
         folder: the site.
@@ -55,9 +62,4 @@ def plain_server(
             self.end_headers()
             self.wfile.write(data)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}{prefix}"
-        server.shutdown()
-        thread.join()
+    return run_to_the_end(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) + prefix

@@ -104,6 +104,24 @@ test('words are looked for in labels that lie beside the table', () => {
   assert.deepEqual(selectRows(part, { ...emptyList(), query: 'castle' }), [1])
 })
 
+test('words are looked for in captions that lie beside the table', () => {
+  const { top_labels: _, ...columns } = index.columns
+  const none = index.columns.layer.map(() => [])
+  const captions = [['A heron waits', 'İstanbul at night'], [], ['two\nlines'], ['lines', 'A heron waits'], [], ['']]
+  const table = { numRows: 6, columns, labels: packLabels(none, captions) }
+  const find = (/** @type {string} */ query) => selectRows(table, { ...emptyList(), query })
+  assert.deepEqual(find('heron'), [0, 3])
+  assert.deepEqual(find('HERON lines'), [3])
+  assert.deepEqual(find('night'), [0])
+  assert.deepEqual(find('"two\nlines"'), [2])
+  assert.deepEqual(find('"waits\ni"'), []) // not from one caption into the next
+  assert.deepEqual(find('"lines\na"'), [])
+  assert.deepEqual(find('castle'), [5]) // its name
+  assert.equal(labelsOf(table, 0), '')
+  const part = { numRows: 2, columns: { ...columns, layer: ['fc', 'fc'] }, labels: { ...table.labels, first: 3 } }
+  assert.deepEqual(selectRows(part, { ...emptyList(), query: 'heron' }), [0])
+})
+
 test('numbers in typed arrays are sorted like others, NaN last', () => {
   const loss = Float32Array.of(0.5, -3, NaN, Infinity, -0, 0, 1e-20, -1e20)
   const table = { numRows: 8, columns: { ...index.columns, loss } }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -237,10 +236,10 @@ def test_photographs_that_are_not_published_are_said_to_be_so(
     visitor: Visitor, serving: Serving, tmp_path: Path
 ) -> None:
     build_synthetic_atlas(str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 2)}, seeds=1)
-    with serving(tmp_path) as base:
-        page = visitor(base).open(SYNTHETIC)
-        assert "not published; labeled tench, Tinca tinca" in group(page, "conv_stem:0").inner_text()
-        assert page.locator(".photograph-strip").count() == 0
+    base = serving(tmp_path)
+    page = visitor(base).open(SYNTHETIC)
+    assert "not published; labeled tench, Tinca tinca" in group(page, "conv_stem:0").inner_text()
+    assert page.locator(".photograph-strip").count() == 0
 
 
 def test_a_comparison_is_offered_only_where_there_are_several_methods(
@@ -251,21 +250,21 @@ def test_a_comparison_is_offered_only_where_there_are_several_methods(
         for name, methods in (("one", ("vital",)), ("two", ("vital", "maco")))
     ]
     write_site(tmp_path / "site", atlases)
-    with serving(tmp_path / "site") as base:
-        visit = visitor(base)
-        page = visit.open()
-        offered = page.locator(".card-compare")
-        offered.wait_for()
-        assert offered.get_attribute("href") == "#/compare/two"
-        for address in ("#/atlas/one", "#/atlas/one/conv_stem/0", "#/about?atlas=one"):
-            visit.open(address)
-            models = 1 if address.endswith("/0") else 0  # a neuron page also leads to the other model
-            assert page.locator('a[href*="#/compare"]').count() == models
-            page.keyboard.press("c")
-            assert page.evaluate("location.hash") == address
-        for address in ("#/atlas/two", "#/atlas/two/conv_stem/0", "#/about?atlas=two"):
-            visit.open(address)
-            assert page.locator('a[href*="#/compare"]:not([href*="with="])').count() == 1
+    base = serving(tmp_path / "site")
+    visit = visitor(base)
+    page = visit.open()
+    offered = page.locator(".card-compare")
+    offered.wait_for()
+    assert offered.get_attribute("href") == "#/compare/two"
+    for address in ("#/atlas/one", "#/atlas/one/conv_stem/0", "#/about?atlas=one"):
+        visit.open(address)
+        models = 1 if address.endswith("/0") else 0  # a neuron page also leads to the other model
+        assert page.locator('a[href*="#/compare"]').count() == models
+        page.keyboard.press("c")
+        assert page.evaluate("location.hash") == address
+    for address in ("#/atlas/two", "#/atlas/two/conv_stem/0", "#/about?atlas=two"):
+        visit.open(address)
+        assert page.locator('a[href*="#/compare"]:not([href*="with="])').count() == 1
 
 
 def test_the_titles_lead_to_an_explanation_of_the_methods(comparison: Visit) -> None:
@@ -326,7 +325,7 @@ def test_a_table_wider_than_the_window_scrolls_in_a_region_with_a_name(visitor: 
 
 
 @pytest.fixture(scope="module")
-def two_models(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> Iterator[str]:
+def two_models(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
     """A site of two atlases: `many` has five methods of most units, `few` one method of fewer units."""
     folder = tmp_path_factory.mktemp("models")
     layers = {"conv_stem": (16, 9), "classifier": (1000, 4)}
@@ -337,8 +336,7 @@ def two_models(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> It
         ),
     ]
     write_site(folder / "site", atlases)
-    with serving(folder / "site") as base:
-        yield base
+    return serving(folder / "site")
 
 
 def panes(page: Page) -> list[list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from pipeline.atlas.site import write_site
 from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Route
+
     from tests.viewer.conftest import Serving, Visit, Visitor
 
 WALL = "#/atlas/synthetic"
@@ -39,21 +42,18 @@ def test_hostile_labels_are_text(visit: Visit) -> None:
     assert "<img src=x onerror=alert(1)> nothing" in page.locator(".problem").inner_text()
 
 
-@pytest.mark.parametrize(
-    ("address", "words", "nearest"),
-    [
+def test_an_unknown_address_leads_to_the_nearest_ones(visit: Visit) -> None:
+    for address, words, nearest in (
         (f"{WALL}/blocks.2.7/5", "no layer “blocks.2.7”", f"{WALL}?layer=blocks.2.1"),
         (f"{WALL}/conv_stem/400", "no unit 400 in the layer “conv_stem”", f"{WALL}/conv_stem/11"),
         (f"{WALL}/conv_stem/four", "no address of this site", WALL),
         ("#/atlas/synthetik", "no atlas “synthetik”", WALL),
         ("#/nonsense", "“#/nonsense” is no address", WALL),
-    ],
-)
-def test_an_unknown_address_leads_to_the_nearest_ones(visit: Visit, address: str, words: str, nearest: str) -> None:
-    page = visit.open(address)
-    assert words in page.locator(".problem").inner_text()
-    page.locator(f'.nearest a[href="{nearest}"]').click()
-    page.locator(".wall, .neuron-page").first.wait_for()
+    ):
+        page = visit.open(address)
+        assert words in page.locator(".problem").inner_text()
+        page.locator(f'.nearest a[href="{nearest}"]').click()
+        page.locator(".wall, .neuron-page").first.wait_for()
 
 
 def test_an_address_typed_into_the_open_page_is_followed(visit: Visit) -> None:
@@ -93,29 +93,30 @@ def test_a_missing_mask_leaves_the_picture_and_says_so(visit: Visit) -> None:
     assert page.locator(".stage img").evaluate("image => image.style.maskImage") == ""
 
 
+def answering(answer: dict[str, Any] | None) -> Callable[[Route], None]:
+    """A handler of requests: with an answer, or with none at all."""
+    return lambda route: route.fulfill(**answer) if answer else route.abort()
+
+
 @pytest.mark.parametrize("file", ["sites.json", "head.json", "index/conv_stem.parquet", "layers/conv_stem.parquet"])
-@pytest.mark.parametrize(
-    ("answer", "received"),
-    [
+def test_a_file_that_cannot_be_read_is_named_with_what_came(visit: Visit, file: str) -> None:
+    visit.expected_messages.append("Failed to load resource")
+    answers: list[tuple[dict[str, Any] | None, str]] = [
         ({"status": 404, "body": "gone"}, "HTTP 404"),
         ({"status": 200, "body": "<!doctype html><title>captive portal</title>"}, "captive portal|bytes"),
         (None, "no answer"),
-    ],
-    ids=["404", "other content", "no answer"],
-)
-def test_a_file_that_cannot_be_read_is_named_with_what_came(
-    visit: Visit, file: str, answer: dict[str, object] | None, received: str
-) -> None:
-    visit.expected_messages.append("Failed to load resource")
-    visit.page.route(f"**/{file}", lambda route: route.fulfill(**answer) if answer else route.abort())
-    page = visit.open(f"{WALL}/conv_stem/1")
-    text = page.locator(".problem").inner_text()
-    assert file in text
-    assert "Expected" in text
-    assert re.search(received, text)
-    page.unroute(f"**/{file}")
-    page.get_by_role("button", name="Try again").click()
-    page.locator(".neuron-page").wait_for()
+    ]
+    for answer, received in answers:
+        page = visit.page
+        page.route(f"**/{file}", answering(answer))
+        visit.open(f"{WALL}/conv_stem/1")
+        text = page.locator(".problem").inner_text()
+        assert file in text
+        assert "Expected" in text
+        assert re.search(received, text)
+        page.unroute(f"**/{file}")
+        page.get_by_role("button", name="Try again").click()
+        page.locator(".neuron-page").wait_for()
 
 
 def test_an_older_copy_of_a_table_is_noticed(visit: Visit, site: str) -> None:
@@ -126,10 +127,12 @@ def test_an_older_copy_of_a_table_is_noticed(visit: Visit, site: str) -> None:
     assert "as the atlas says" in page.locator(".problem").inner_text()
 
 
-def test_an_index_that_cannot_be_read_is_named_even_after_the_first_pictures(visit: Visit) -> None:
+def test_an_index_that_cannot_be_read_is_named_once_it_is_wanted(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource")
     visit.page.route("**/index.parquet", lambda route: route.fulfill(status=503))
     page = visit.open()
+    assert visit.drawn_tiles()
+    page.locator("#sort").select_option("label")
     page.locator(".problem").wait_for()
     text = page.locator(".problem").inner_text()
     assert "index.parquet" in text
@@ -142,12 +145,12 @@ def test_an_index_that_cannot_be_read_is_named_even_after_the_first_pictures(vis
 def test_an_atlas_from_before_there_were_heads_is_shown(visitor: Visitor, serving: Serving, tmp_path: Path) -> None:
     root = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1)
     without_head(root)
-    with serving(tmp_path) as base:
-        visit = visitor(base)
-        page = visit.open(f"{WALL}?q=tench")
-        assert page.locator(".result-count").inner_text() == "1 neuron of 4"
-        page.locator(".tile-link").first.click()
-        page.locator(".neuron-page").wait_for()
+    base = serving(tmp_path)
+    visit = visitor(base)
+    page = visit.open(f"{WALL}?q=tench")
+    assert page.locator(".result-count").inner_text() == "1 neuron of 4"
+    page.locator(".tile-link").first.click()
+    page.locator(".neuron-page").wait_for()
 
 
 def test_an_atlas_of_another_schema_is_refused_in_words(visit: Visit) -> None:
@@ -171,16 +174,16 @@ def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, serving:
         for name in ("first", "second")
     ]
     write_site(tmp_path / "site", roots)
-    with serving(tmp_path / "site") as base:
-        visit = visitor(base)
-        page = visit.open()
-        assert page.locator(".card").count() == 2
-        visit.wait_for_image(".card img")
-        page.locator(".card").nth(1).click()
-        page.wait_for_function("() => location.hash === '#/atlas/second'")
-        assert visit.drawn_tiles()[0] == "#/atlas/second/conv_stem/0"
-        page.get_by_text("All atlases").click()
-        page.locator(".card").first.wait_for()
+    base = serving(tmp_path / "site")
+    visit = visitor(base)
+    page = visit.open()
+    assert page.locator(".card").count() == 2
+    visit.wait_for_image(".card img")
+    page.locator(".card").nth(1).click()
+    page.wait_for_function("() => location.hash === '#/atlas/second'")
+    assert visit.drawn_tiles()[0] == "#/atlas/second/conv_stem/0"
+    page.get_by_text("All atlases").click()
+    page.locator(".card").first.wait_for()
 
 
 def test_photographs_that_are_not_published_are_listed_by_name(
@@ -189,11 +192,11 @@ def test_photographs_that_are_not_published_are_listed_by_name(
     build_synthetic_atlas(
         str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1
     )
-    with serving(tmp_path) as base:
-        page = visitor(base).open(f"{WALL}/conv_stem/0")
-        assert "does not publish the photographs" in page.locator(".examples").inner_text()
-        assert "photo-0000-0" in page.locator(".examples td").all_inner_texts()
-        assert page.locator(".examples img").count() == 0
+    base = serving(tmp_path)
+    page = visitor(base).open(f"{WALL}/conv_stem/0")
+    assert "does not publish the photographs" in page.locator(".examples").inner_text()
+    assert "photo-0000-0" in page.locator(".examples td").all_inner_texts()
+    assert page.locator(".examples img").count() == 0
 
 
 def test_without_javascript_the_page_says_what_to_do(visitor: Visitor, site: str) -> None:

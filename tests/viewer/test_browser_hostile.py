@@ -7,15 +7,16 @@ and a request to another origin.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.manifest import build_id, file_entry
+from pipeline.atlas.file_list import build_id, file_entry
 from pipeline.atlas.schema import LAYER_SCHEMA
 from pipeline.atlas.site import write_site
 from pipeline.atlas.site_parts import SiteForm
+from pipeline.captions import one_line
 from pipeline.storage import Root
 from pipeline.tables import column_types, read_rows, write_table
 from tests import synthetic_atlas
@@ -48,27 +49,29 @@ LAYERS = {"conv_stem": (16, 5), "classifier": (1000, len(HOSTILE))}
 INJECTED = (
     "main :is(script, style, iframe, object, embed, form[action], svg[onload], img[src='x'], a[href^='javascript'])"
 )
+NEXT_FRAMES = "() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(() => resolve())))"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture(scope="module")
-def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of a site with an atlas of hostile labels, keys, reasons and title, and one with hostile layer names."""
     folder = tmp_path_factory.mktemp("hostile")
     recipe = synthetic_atlas.recipe
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic_atlas, "CLASS_NAMES", HOSTILE * 4)
         patch.setattr(synthetic_atlas, "HOSTILE_STRINGS", HOSTILE)
+        patch.setattr(synthetic_atlas, "CAPTIONS", HOSTILE)
         patch.setattr(synthetic_atlas, "_REASONS", dict.fromkeys(synthetic_atlas._REASONS, HOSTILE[0]))
         patch.setattr(synthetic_atlas, "recipe", lambda **options: _titled(recipe(**options)))
-        texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, similar=True)
+        further = {"similar": True, "captions": True}
+        texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, **further)
         names = build_synthetic_atlas(str(folder / "names"), name="names", layers=LAYERS, seeds=1)
     without_head(names)
     site = Root.open(str(folder / "site"))
     write_site(site, [texts, names], SiteForm(neuron_pages_url="https://example.org/atlas/", embedding_table=True))
     _rename_layer(site, "names", "conv_stem", HOSTILE[0])
-    with plain_server(site.local_path, prefix="/people/me/") as base:
-        yield base
+    return plain_server(site.local_path, prefix="/people/me/")
 
 
 def _titled(recipe: synthetic_atlas.Recipe) -> synthetic_atlas.Recipe:
@@ -131,10 +134,16 @@ VIEWS = [
 def test_every_view_shows_it_as_text_letter_by_letter_and_fits_a_telephone(visitor: Visitor, hostile_site: str) -> None:
     visit = visitor(hostile_site, viewport={"width": 390, "height": 800})
     for address in VIEWS:
-        page = visit.open(address)
+        if address.startswith(CLASS):  # from page to page, as readers go
+            visit.page.evaluate("address => { location.hash = address }", address)
+            unit = re.compile(f"^unit {address.removeprefix(CLASS)}$")
+            visit.page.locator(".breadcrumbs [aria-current=page]", has_text=unit).wait_for(state="attached")
+        else:
+            visit.open(address)
+        page = visit.page
         page.wait_for_function("() => !document.querySelector('#content').hasAttribute('aria-busy')")
         page.evaluate("document.querySelectorAll('#content details').forEach(details => { details.open = true })")
-        page.wait_for_timeout(50)  # what opens is filled in by an event
+        page.evaluate(NEXT_FRAMES)  # what opens is filled in by an event
         check(page, address)
         if address.startswith(CLASS) and (label := HOSTILE[int(address.removeprefix(CLASS))]):
             assert label in (page.locator("h1").text_content() or "")
@@ -150,6 +159,16 @@ def test_titles_and_layer_names_are_there_letter_by_letter(visitor: Visitor, hos
     visit.open("#/atlas/names?size=large")
     visit.drawn_tiles()
     assert any(HOSTILE[0] in text for text in page.locator("#content").all_text_contents())
+
+
+def test_captions_are_there_letter_by_letter(visitor: Visitor, hostile_site: str) -> None:
+    page = visitor(hostile_site, viewport={"width": 390, "height": 800}).open(f"{CLASS}7")
+    assert page.locator(".caption-cell").all_text_contents() == [
+        one_line(HOSTILE[(7 + i) % len(HOSTILE)]) for i in range(6)
+    ]
+    page = visitor(hostile_site).open("#/atlas/texts?q=%22line+break+tab%22&size=small")
+    assert page.locator(".result-count").inner_text() == "4 neurons of 17"  # no label has it in one line
+    check(page, "search")
 
 
 def test_a_study_of_it_asks_its_questions(visitor: Visitor, hostile_site: str) -> None:

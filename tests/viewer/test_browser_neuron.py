@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.synthetic_atlas import CAPTIONS, HOSTILE_STRINGS
+
 if TYPE_CHECKING:
     from tests.viewer.conftest import Visit, Visitor
 
@@ -158,3 +160,22 @@ def test_the_row_and_the_picture_can_be_taken_along(visit: Visit) -> None:
     assert download.value.suggested_filename == "conv_stem-1-vital-s0.webp"
     page.get_by_text("Cite", exact=True).click()
     assert "arXiv:2503.22399" in page.locator("details[open] pre").inner_text()
+
+
+def test_captions_stand_with_the_photographs_and_are_whole_in_the_table(visit: Visit) -> None:
+    page = visit.open(f"{WALL}/conv_stem/0")
+    captions = page.locator(".example-caption")
+    assert captions.first.inner_text() == CAPTIONS[0]
+    assert captions.count() == 5  # the fifth photograph has none
+    assert captions.nth(3).evaluate("caption => caption.scrollHeight > caption.clientHeight")  # clipped
+    page.get_by_text("Names and captions of 6 photographs").click()
+    cells = page.locator(".caption-cell").all_inner_texts()
+    assert cells == [*CAPTIONS[:5], HOSTILE_STRINGS[0]]
+    assert page.locator("details .scrollable").evaluate("box => box.scrollWidth - box.clientWidth") <= 300
+
+
+def test_an_atlas_without_captions_does_not_speak_of_them(visitor: Visitor, comparison_site: str) -> None:
+    page = visitor(comparison_site).open("#/atlas/comparison/conv_stem/0")
+    assert page.locator(".example-caption, .caption-cell").count() == 0
+    assert page.get_by_text("Names of 6 photographs").count() == 1
+    assert page.locator("#search").get_attribute("placeholder") == "Search neurons and labels"

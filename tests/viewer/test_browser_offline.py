@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "gzip"])
-def address(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+def address(request: pytest.FixtureRequest, folder: Path) -> str:
     """Its address below a path, at a host that knows no Range; with and without gzip."""
-    with plain_server(folder, prefix="/people/me/atlas/", gzipped=request.param) as base:
-        yield base
+    return plain_server(folder, prefix="/people/me/atlas/", gzipped=request.param)
 
 
 def test_every_view_works_below_a_path_without_range_compressed_or_not(visitor: Visitor, address: str) -> None:
@@ -49,27 +47,27 @@ def test_every_view_works_below_a_path_without_range_compressed_or_not(visitor: 
 
 
 def test_what_is_loaded_stays_usable_without_a_network_and_the_rest_says_so(visitor: Visitor, folder: Path) -> None:
-    with plain_server(folder, prefix="/atlas/") as base:
-        visit = visitor(base)
-        page = visit.open(f"{WALL}?layer=conv_stem")
-        assert visit.drawn_tiles()
-        visit.wait_for_image(".tile img")
-        visit.page.evaluate(f"location.hash = '{WALL}/conv_stem/1?layer=conv_stem'")
-        visit.wait_for_image(".stage img")
-        visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
-        page.context.set_offline(True)
-        page.keyboard.press("Escape")  # back to the wall
-        assert visit.drawn_tiles()
-        page.evaluate(f"location.hash = '{WALL}/conv_stem/2?layer=conv_stem'")  # of a table that is there
-        page.locator("h1", has_text="conv_stem:2").wait_for()
-        page.evaluate(f"location.hash = '{WALL}/classifier/1'")  # of one that is not
-        words = page.locator("#content .problem")
-        words.wait_for()
-        for expected in (base, "classifier.parquet", "no answer"):
-            assert expected in words.inner_text()
-        page.context.set_offline(False)
-        page.get_by_role("button", name="Try again").click()
-        page.locator(".neuron-page h1").wait_for()
+    base = plain_server(folder, prefix="/atlas/")
+    visit = visitor(base)
+    page = visit.open(f"{WALL}?layer=conv_stem")
+    assert visit.drawn_tiles()
+    visit.wait_for_image(".tile img")
+    visit.page.evaluate(f"location.hash = '{WALL}/conv_stem/1?layer=conv_stem'")
+    visit.wait_for_image(".stage img")
+    visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
+    page.context.set_offline(True)
+    page.keyboard.press("Escape")  # back to the wall
+    assert visit.drawn_tiles()
+    page.evaluate(f"location.hash = '{WALL}/conv_stem/2?layer=conv_stem'")  # of a table that is there
+    page.locator("h1", has_text="conv_stem:2").wait_for()
+    page.evaluate(f"location.hash = '{WALL}/classifier/1'")  # of one that is not
+    words = page.locator("#content .problem")
+    words.wait_for()
+    for expected in (base, "classifier.parquet", "no answer"):
+        assert expected in words.inner_text()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    page.locator(".neuron-page h1").wait_for()
 
 
 def test_without_javascript_the_page_leads_to_the_tables(visitor: Visitor, address: str, folder: Path) -> None:
@@ -92,7 +90,8 @@ def snippets(visitor: Visitor, address: str) -> list[str]:
 def test_the_pandas_snippet_of_the_about_page_runs_as_it_stands(visitor: Visitor, folder: Path) -> None:
     pytest.importorskip("pandas")
     printed = io.StringIO()
-    with plain_server(folder, prefix="/atlas/") as base, contextlib.redirect_stdout(printed):
+    base = plain_server(folder, prefix="/atlas/")
+    with contextlib.redirect_stdout(printed):
         text = snippets(visitor, base)[0]
         assert base in text
         exec(compile(text, "pandas snippet", "exec"), {})
@@ -106,5 +105,5 @@ def test_the_duckdb_snippet_of_the_about_page_runs_as_it_stands(visitor: Visitor
         duckdb.sql("INSTALL httpfs; LOAD httpfs")
     except duckdb.IOException as error:
         pytest.skip(f"DuckDB's extension httpfs cannot be had here: {error}")
-    with plain_server(folder, prefix="/atlas/") as base:
-        exec(compile(snippets(visitor, base)[1], "DuckDB snippet", "exec"), {})
+    base = plain_server(folder, prefix="/atlas/")
+    exec(compile(snippets(visitor, base)[1], "DuckDB snippet", "exec"), {})

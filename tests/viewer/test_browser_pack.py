@@ -34,83 +34,79 @@ def messages(visit: Visit, address: str = STEM) -> str:
     """What stands in place of the first picture of a wall."""
     message = visit.open(address).locator(".tile .picture-message").first
     message.wait_for()
-    text = message.inner_text()
-    visit.leave()
-    return text
+    return message.inner_text()
 
 
 def test_pictures_come_out_of_the_archives_by_range(visitor: Visitor, serving: Serving, packed: Path) -> None:
-    with serving(packed) as base:
-        visit = visitor(base)
-        statuses: list[tuple[int, str]] = []
-        visit.page.on(
-            "response",
-            lambda answer: (
-                answer.url.endswith(".zip") and statuses.append((answer.status, answer.request.headers["range"]))
-            ),
-        )
-        page = visit.open(STEM)
-        visit.wait_for_image(".tile img")
-        assert statuses
-        assert {status for status, _ in statuses} == {206}
-        visit.open(f"{WALL}/conv_stem/1?transparency=1")
-        visit.wait_for_image(".stage img")
-        visit.wait_for_image(".examples img")
-        page.locator(".picture-masked").wait_for()
-        with page.expect_download() as saved:
-            page.get_by_role("button", name="Download the picture as WebP").click()
-        assert saved.value.path().read_bytes()[8:12] == b"WEBP"
-        visit.open("#/compare/synthetic?layer=conv_stem")
-        visit.wait_for_image("#content img")
-        assert page.locator(".picture-missing").count() == 0
-        visit.leave()
+    base = serving(packed)
+    visit = visitor(base)
+    statuses: list[tuple[int, str]] = []
+    visit.page.on(
+        "response",
+        lambda answer: (
+            answer.url.endswith(".zip") and statuses.append((answer.status, answer.request.headers["range"]))
+        ),
+    )
+    page = visit.open(STEM)
+    visit.wait_for_image(".tile img")
+    assert statuses
+    assert {status for status, _ in statuses} == {206}
+    visit.open(f"{WALL}/conv_stem/1?transparency=1")
+    visit.wait_for_image(".stage img")
+    visit.wait_for_image(".examples img")
+    page.locator(".picture-masked").wait_for()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download the picture as WebP").click()
+    assert saved.value.path().read_bytes()[8:12] == b"WEBP"
+    visit.open("#/compare/synthetic?layer=conv_stem")
+    visit.wait_for_image("#content img")
+    assert page.locator(".picture-missing").count() == 0
 
 
 @pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzip"])
 def test_small_archives_are_taken_whole_from_a_host_without_ranges(
     visitor: Visitor, packed: Path, gzipped: bool
 ) -> None:
-    with plain_server(packed, prefix="/people/me/atlas/", gzipped=gzipped) as base:
-        visit = visitor(base)
-        page = visit.open(STEM)
-        visit.wait_for_image(".tile img")
-        visit.open(f"{WALL}/conv_stem/1")
-        visit.wait_for_image(".stage img")
-        assert page.locator(".picture-missing").count() == 0
-        visit.leave()
+    base = plain_server(packed, prefix="/people/me/atlas/", gzipped=gzipped)
+    visit = visitor(base)
+    page = visit.open(STEM)
+    visit.wait_for_image(".tile img")
+    visit.open(f"{WALL}/conv_stem/1")
+    visit.wait_for_image(".stage img")
+    assert page.locator(".picture-missing").count() == 0
 
 
 def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: Path) -> None:
-    with plain_server(packed) as base:
-        visit = visitor(base)
-        text = (packed / "packs.js").read_text()
-        assert "SMALL_ARCHIVE_BYTES = 4_000_000" in text
-        smaller = text.replace("SMALL_ARCHIVE_BYTES = 4_000_000", "SMALL_ARCHIVE_BYTES = 100")
-        visit.page.route("**/packs.js", lambda route: route.fulfill(body=smaller, content_type="text/javascript"))
-        words = messages(visit)
-        for expected in (base, "conv_stem-0000.zip", "expected a part of it (HTTP 206)", "without --pack"):
-            assert expected in words
+    base = plain_server(packed)
+    visit = visitor(base)
+    text = (packed / "packs.js").read_text()
+    assert "SMALL_ARCHIVE_BYTES = 4_000_000" in text
+    smaller = text.replace("SMALL_ARCHIVE_BYTES = 4_000_000", "SMALL_ARCHIVE_BYTES = 100")
+    visit.page.route("**/packs.js", lambda route: route.fulfill(body=smaller, content_type="text/javascript"))
+    words = messages(visit)
+    for expected in (base, "conv_stem-0000.zip", "expected a part of it (HTTP 206)", "without --pack"):
+        assert expected in words
 
 
 def test_a_part_from_the_wrong_place_is_refused(visitor: Visitor, packed: Path) -> None:
-    with plain_server(packed, ranges="wrong place") as base:
-        words = messages(visitor(base))
-        assert "expected bytes" in words
-        assert "received HTTP 206 with the range" in words
+    base = plain_server(packed, ranges="wrong place")
+    words = messages(visitor(base))
+    assert "expected bytes" in words
+    assert "received HTTP 206 with the range" in words
 
 
 def test_a_part_that_is_cut_off_is_refused(visitor: Visitor, packed: Path) -> None:
-    with plain_server(packed, ranges="cut off") as base:
-        words = messages(visitor(base))
-        assert "received" in words
-        assert "bytes, cut off" in words
+    base = plain_server(packed, ranges="cut off")
+    words = messages(visitor(base))
+    assert "received" in words
+    assert "bytes, cut off" in words
 
 
 def test_a_missing_archive_is_named(visitor: Visitor, serving: Serving, packed: Path) -> None:
-    with serving(packed) as base:
-        visit = visitor(base)
-        visit.expected_messages.append("Failed to load resource.*404")
-        visit.page.route("**/*.zip", lambda route: route.fulfill(status=404))
-        words = messages(visit)
-        assert "conv_stem-0000.zip" in words
-        assert "HTTP 404" in words
+    base = serving(packed)
+    visit = visitor(base)
+    visit.expected_messages.append("Failed to load resource.*404")
+    visit.page.route("**/*.zip", lambda route: route.fulfill(status=404))
+    words = messages(visit)
+    assert "conv_stem-0000.zip" in words
+    assert "HTTP 404" in words

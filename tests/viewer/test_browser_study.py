@@ -79,11 +79,11 @@ def test_a_study_is_answered_by_keyboard_and_its_file_scores(
     visitor: Visitor, serving: Serving, tmp_path: Path
 ) -> None:
     root = build_synthetic_atlas(str(tmp_path / "atlas"), layers={"conv_stem": (16, 8), "classifier": (1000, 8)})
-    with serving(tmp_path / "atlas") as base:
-        page = start(visitor(base), "?items=3&seed=11")
-        answer_all(page)
-        assert page.locator(".study-facts dd").nth(1).inner_text() == "11"
-        answers = download(page, tmp_path)
+    base = serving(tmp_path / "atlas")
+    page = start(visitor(base), "?items=3&seed=11")
+    answer_all(page)
+    assert page.locator(".study-facts dd").nth(1).inner_text() == "11"
+    answers = download(page, tmp_path)
     assert answers["schema"] == "human-answers/1"
     assert (answers["rater"], answers["seed"], answers["planned"]) == ("ada", 11, 12)
     assert [answer["task"] for answer in answers["answers"]] == [
@@ -226,12 +226,12 @@ def test_without_photographs_their_tasks_say_so_and_are_left_out(
     build_synthetic_atlas(
         str(tmp_path), publish_examples="none", layers={"conv_stem": (16, 4), "classifier": (1000, 4)}
     )
-    with serving(tmp_path) as base:
-        page = visitor(base).open(STUDY)
-        settings = page.locator(".study-settings").inner_text()
-        assert settings.count("left out, this atlas does not publish its photographs") == 2
-        assert page.locator("[data-keep=task-inner]").is_disabled()
-        assert page.locator(".study-asked li").count() == 2
+    base = serving(tmp_path)
+    page = visitor(base).open(STUDY)
+    settings = page.locator(".study-settings").inner_text()
+    assert settings.count("left out, this atlas does not publish its photographs") == 2
+    assert page.locator("[data-keep=task-inner]").is_disabled()
+    assert page.locator(".study-asked li").count() == 2
 
 
 def test_settings_stand_in_the_address_and_the_copied_link_is_without_the_name(visitor: Visitor, site: str) -> None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.synthetic_atlas import LAYERS
+from atlas_viewer import VIEWER_FOLDER
+from tests.synthetic_atlas import CAPTIONS, LAYERS
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Route
+
     from tests.viewer.conftest import Visit, Visitor
 
 WALL = "#/atlas/synthetic"
@@ -74,9 +77,21 @@ def test_search_filters_while_one_types_and_stays_in_the_address(visit: Visit) -
     assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
 
 
+@pytest.mark.parametrize("of_method", ["", "&method=maco"], ids=["index", "layers' tables"])
+def test_words_of_captions_find_neurons(visit: Visit, of_method: str) -> None:
+    page = visit.open(f"{WALL}?layer=conv_stem&q=%22bowl+of+Noodles%22{of_method}")
+    found = [int(tile.rpartition("/")[2].partition("?")[0]) for tile in visit.drawn_tiles()]
+    assert "noodles" in CAPTIONS[2]
+    assert found == [0, 1, 2]  # that of unit 3 begins with the next caption
+    assert page.locator("#search").get_attribute("placeholder") == "Search neurons, labels, captions"
+    page.keyboard.press("?")
+    assert "labels and captions of the photographs" in page.locator("dialog.help").inner_text()
+
+
 def test_a_neuron_id_in_the_search_box_opens_it(visit: Visit) -> None:
     page = visit.open()
     page.locator("#search").fill("blocks.2.1:54")
+    page.wait_for_function("() => location.hash.includes('q=')")  # the wall follows the typing before Enter
     page.keyboard.press("Enter")
     page.locator("h1", has_text="blocks.2.1:54").wait_for()
     assert page.evaluate("location.hash") == f"{WALL}/blocks.2.1/54"
@@ -156,3 +171,39 @@ def test_the_first_pictures_wait_for_small_files_only(visit: Visit) -> None:
     visit.open(f"{WALL}/blocks.2.1/5")
     visit.open(f"{WALL}?layer=blocks.2.1&sort=-activation_percentile", settled=False)
     assert f"{WALL}/blocks.2.1/9?layer=blocks.2.1&sort=-activation_percentile" in visit.drawn_tiles()
+
+
+def test_the_index_and_the_labels_come_when_they_are_wanted(visitor: Visitor, site: str) -> None:
+    visit = visitor(site, viewport={"width": 500, "height": 400})
+    text = (VIEWER_FOLDER / "results.js").read_text()
+    assert text.count("BEGINNING = 256") == 1
+    body = text.replace("BEGINNING = 256", "BEGINNING = 13")  # two layers of three, more than this window shows
+    visit.page.route("**/results.js", lambda route: route.fulfill(body=body, content_type="text/javascript"))
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url.split("/")[-1]))
+    page = visit.open()
+    visit.wait_for_image(".tile img")
+    assert not {"index.parquet", "labels.parquet"} & {*asked}
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")  # to a tile whose row is not there yet
+    page.wait_for_function(f"() => document.activeElement.dataset.position === '{NUM_NEURONS - 1}'")
+    assert asked.count("index.parquet") == 1
+    assert "labels.parquet" not in asked
+    with page.expect_request("**/labels.parquet"):
+        page.keyboard.press("/")
+
+
+def test_a_search_says_what_it_waits_for(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/labels.parquet", lambda route: held.append(route))
+    page = visit.open()
+    page.locator("#search").fill("goldfish")
+    page.locator(".result-count", has_text=re.compile(r"Fetching [\d.]+ kB")).wait_for()
+    assert "Fetching" in page.locator("#announcer").inner_text()
+    held[0].continue_()
+    page.locator(".result-count", has_text=" of ").wait_for()
+
+
+def test_large_tiles_show_what_their_photographs_are_of(visit: Visit) -> None:
+    page = visit.open(f"{WALL}?size=large")
+    page.locator('.tile-link[href*="/conv_stem/1?"] .tile-detail', has_text="goldfish").wait_for()

@@ -84,7 +84,9 @@ def test_modules_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STYLESHEETS, ids=names)
 def test_stylesheets_are_linked_and_load_nothing_else(path: Path) -> None:
-    assert f'<link rel="stylesheet" href="{path.name}">' in (VIEWER_FOLDER / "index.html").read_text()
+    with_the_page = f'<link rel="stylesheet" href="{path.name}">' in (VIEWER_FOLDER / "index.html").read_text()
+    with_a_view = f"withStyle('{path.name}', import(" in (VIEWER_FOLDER / "main.js").read_text()
+    assert with_the_page != with_a_view
     assert not re.search(r"@import|url\(", path.read_text())
 
 
@@ -100,19 +102,25 @@ def test_pages_carry_the_policy_and_nothing_inline(path: Path) -> None:
         assert target in viewer_files() or target in ("sites.json", "atlases.html"), target  # `site` writes these
 
 
-def test_the_modules_of_the_wall_are_asked_for_at_once() -> None:
+def imported_by(name: str) -> set[str]:
+    """A module and all that its static imports lead to."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        if (module := todo.pop()) not in found:
+            found.add(module)
+            todo += re.findall(r"from '\./([^']+)'", (VIEWER_FOLDER / module).read_text())
+    return found
+
+
+def test_modules_of_the_wall_and_of_a_neuron_are_asked_for_at_once() -> None:
     """Else each is found only once the module that imports it has come: a round trip for every step."""
-    found: list[str] = []
-
-    def follow(name: str) -> None:
-        if name not in found:
-            found.append(name)
-            for target in re.findall(r"from '\./([^']+)'", (VIEWER_FOLDER / name).read_text()):
-                follow(target)
-
-    follow("main.js")
     page = (VIEWER_FOLDER / "index.html").read_text()
-    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == set(found) - {"main.js"}
+    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported_by("main.js") - {"main.js"}
+    listed = re.search(r"const NEURON_IMPORTS = \[(.*?)\n\]", (VIEWER_FOLDER / "main.js").read_text(), re.DOTALL)
+    assert listed
+    further = imported_by("neuron.js") - imported_by("main.js") - {"neuron.js"}
+    assert set(re.findall(r"'([^']+)'", listed[1])) == further
 
 
 def test_the_page_says_in_words_that_it_needs_javascript() -> None:
