@@ -153,8 +153,8 @@ def make_manifest(
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     """atlas.json: keys sorted, one to a line, and one listed file to a line; equal values give equal bytes.
 
-    Not indented like other JSON here: of 100,000 neurons it lists 300,000 files, 45.6 MB instead of 49.5, and is written
-    an entry at a time.
+    Not indented like other JSON here: of 100,000 neurons it lists 300,000 files, in 45.6 MB instead of 49.5, and is
+    written an entry at a time.
     """
     out = io.BytesIO()
     start = b"{\n "
