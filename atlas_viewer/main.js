@@ -9,7 +9,7 @@ import { announce, fill, h, problem } from './dom.js'
 import { makeHeader } from './header.js'
 import { helpIsOpen, toggleHelp } from './help.js'
 import { emptySiteView, unknownView } from './notfound.js'
-import { formatRoute, parseRoute } from './router.js'
+import { formatRoute, parseRoute, rebase } from './router.js'
 import { wallView } from './wall.js'
 
 /**
@@ -59,6 +59,8 @@ let view = null
 /** @type {{layer: string, unit: number} | null} */
 let lastNeuron = null
 let shownHash = ''
+/** @type {Route | null} of the view that stands in the page */
+let shownRoute = null
 let turn = 0
 /** Whether the view of the address is still on its way. */
 let coming = false
@@ -78,6 +80,19 @@ function go(route, { replace = false } = {}) {
   if (replace) history.replaceState(null, '', hash)
   else history.pushState(null, '', hash)
   show({ keepPlace: replace })
+}
+
+/**
+ * Goes where the view in the page leads. It knows its own address only: what changed on the way to a view that has not
+ * come yet (a filter while a search fetches its labels) stays changed.
+ * @param {Route} route
+ * @param {{replace?: boolean}} [options]
+ */
+function goFromView(route, options) {
+  const current = parseRoute(location.hash)
+  const isChange = coming && shownRoute && shownRoute.view === route.view && route.view === current.view
+  const back = shownRoute && formatRoute(route) === formatRoute(shownRoute)
+  go(isChange && shownRoute && !back ? rebase(shownRoute, route, current) : route, options)
 }
 
 /** @type {Map<string, Promise<unknown>>} loaded, or found missing, by name */
@@ -169,6 +184,7 @@ async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
     if (layer) atlas?.neuronTable(layer, route.unit).catch(() => {})
     header.update(route, atlas)
     if (await view?.update?.(route)) {
+      if (mine === turn) shownRoute = route
       if (restorePlace && mine === turn) scrollTo(0, scrollPlaces.get(hash) ?? 0)
       return
     }
@@ -193,22 +209,22 @@ async function makeView(route, atlas, sites) {
   if (route.view === 'home') return sites.length ? (await MODULES.home()).homeView(sites) : emptySiteView()
   if (route.view === 'about') return (await MODULES.about()).aboutView(atlas, route.section)
   if (route.view === 'wall' && atlas) {
-    return wallView({ atlas, route, go, lastNeuron, several: sites.length > 1, fail: showFailure })
+    return wallView({ atlas, route, go: goFromView, lastNeuron, several: sites.length > 1, fail: showFailure })
   }
   if (route.view === 'neuron' && atlas) {
     const { neuronView } = await MODULES.neuron()
-    const neuron = await neuronView({ atlas, route, go, sites })
+    const neuron = await neuronView({ atlas, route, go: goFromView, sites })
     if (neuron) {
       lastNeuron = { layer: route.layer, unit: route.unit }
       return neuron
     }
   }
-  if (route.view === 'map' && atlas) return (await MODULES.map()).mapView({ atlas, route, go })
+  if (route.view === 'map' && atlas) return (await MODULES.map()).mapView({ atlas, route, go: goFromView })
   if (route.view === 'compare' && atlas) {
-    return (await MODULES.compare()).compareView({ atlas, route, go, sites, open: openAtlasOnce })
+    return (await MODULES.compare()).compareView({ atlas, route, go: goFromView, sites, open: openAtlasOnce })
   }
   await atlas?.loadIndex() // what follows looks through it
-  if (route.view === 'study' && atlas) return (await MODULES.study()).studyView({ atlas, route, go })
+  if (route.view === 'study' && atlas) return (await MODULES.study()).studyView({ atlas, route, go: goFromView })
   return unknownView(route, atlas, sites)
 }
 
@@ -227,6 +243,7 @@ async function place(next, route, { keepPlace, restorePlace, hash }) {
   const first = !view
   view?.destroy?.()
   view = next
+  shownRoute = route
   document.title = next.title
   fill(content, next.element)
   try {
@@ -321,7 +338,7 @@ function onClick(event) {
   } else if (anchor?.getAttribute('href')?.startsWith('#/')) {
     // Links go through `go`, so that a popstate is always a step in the history.
     event.preventDefault()
-    go(parseRoute(anchor.hash))
+    goFromView(parseRoute(anchor.hash))
   }
 }
 

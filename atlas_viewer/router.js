@@ -70,6 +70,23 @@ export function emptyStudy() {
 }
 
 /**
+ * A change of one address made to another: what differs between `before` and `after`, and of `current` all the rest.
+ * @template {Record<string, any>} T
+ * @param {T} before
+ * @param {T} after
+ * @param {T} current
+ * @returns {T}
+ */
+export function rebase(before, after, current) {
+  const changed = Object.entries(after).map(([name, value]) => {
+    const [old, now] = [before[name], current[name]]
+    if (value !== null && typeof value === 'object' && !Array.isArray(value)) return [name, rebase(old, value, now)]
+    return [name, JSON.stringify(value) === JSON.stringify(old) ? now : value]
+  })
+  return /** @type {T} */ (Object.fromEntries(changed))
+}
+
+/**
  * @param {Partial<Route>} [parts]
  * @returns {Route}
  */

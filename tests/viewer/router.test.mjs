@@ -8,6 +8,7 @@ import {
   formatRoute,
   makeRoute,
   parseRoute,
+  rebase,
   studyOf,
 } from '../../atlas_viewer/router.js'
 
@@ -163,4 +164,15 @@ test('addresses that fit no view are unknown, and keep what was asked for', () =
 test('malformed percent signs and sizes do no harm', () => {
   assert.equal(parseRoute('#/atlas/%E0%A4%A').atlas, '%E0%A4%A')
   assert.equal(parseRoute('#/atlas/a?size=gigantic').size, 'medium')
+})
+
+test('a change is made to another address than the one it was thought for', () => {
+  const shown = parseRoute('#/atlas/lite0?status=ok&sort=-loss')
+  const coming = parseRoute('#/atlas/lite0?status=ok&sort=-loss&q=castle')
+  const wanted = parseRoute('#/atlas/lite0?status=ok,weak&sort=-loss&size=large')
+  assert.equal(formatRoute(rebase(shown, wanted, coming)), formatRoute(parseRoute(
+    '#/atlas/lite0?q=castle&status=ok,weak&sort=-loss&size=large',
+  )))
+  assert.deepEqual(rebase(shown, wanted, shown), wanted)
+  assert.deepEqual(rebase(shown, shown, coming), coming)
 })

@@ -247,12 +247,31 @@ def test_settings_stand_in_the_address_and_the_copied_link_is_without_the_name(v
     page.wait_for_function("() => location.hash.includes('items=2')")
     page.locator("#study-layer").select_option("classifier")
     page.wait_for_function("() => location.hash.includes('layer=classifier')")
+    page.get_by_role("button", name="Start: 4 questions").wait_for()  # two of choice, two of class
     assert page.locator("#study-rater").input_value() == "ada"
-    assert page.locator(".study-button").inner_text() == "Start: 4 questions"  # two of choice, two of class
     page.get_by_role("button", name="Copy a link to this study").click()
     page.get_by_role("button", name="Copied").wait_for()
     link = page.evaluate("navigator.clipboard.readText()")
     assert link.endswith("#/study/synthetic?layer=classifier&tasks=choice%2Cinner%2Cclass&methods=vital&items=2")
+
+
+def test_settings_changed_one_right_after_the_other_all_stay(visit: Visit) -> None:
+    page = visit.open(STUDY)
+    page.evaluate(
+        """() => {  // in one go, before the page follows the first
+             const change = (id, value) => {
+               const field = document.getElementById(id)
+               field.value = value
+               field.dispatchEvent(new Event('change', { bubbles: true }))
+             }
+             change('study-items', '2')
+             change('study-layer', 'classifier')
+             change('study-seed', '7')
+           }"""
+    )
+    page.wait_for_function("() => document.getElementById('study-seed').value === '7'")
+    address = page.evaluate("location.hash")
+    assert all(part in address for part in ("layer=classifier", "items=2", "seed=7")), address
 
 
 def test_named_neurons_alone_are_asked_about_and_unknown_ones_are_named(visit: Visit) -> None:
