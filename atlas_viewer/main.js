@@ -146,9 +146,11 @@ function openAtlasOnce(entry) {
 async function show(options = {}) {
   const mine = ++turn
   coming = true
+  content.dataset.coming = '' // for those who wait for the view: tests and benchmarks
   await showAddress(mine, options)
   if (mine !== turn) return
   coming = false
+  delete content.dataset.coming
   // One of them may lead on; the others then wait for the view it leads to.
   while (waitingKeys.length && !coming) view?.onKey?.(/** @type {KeyboardEvent} */ (waitingKeys.shift()))
 }

@@ -148,7 +148,7 @@ class Comparison:
             loss, gradient = self._our_loss(self.model.classifier_layer, unit, "none", start, references)
             folded_losses.append(_relative(loss, torch.tensor(theirs.losses[0])))
             folded_gradients.append(_relative(gradient, theirs.gradients[0]))
-            with mock.patch.object(self.model, "folded", lambda _layers: self.model.module):
+            with mock.patch.object(self.model, "folded", return_value=self.model.module):
                 loss, gradient = self._our_loss(self.model.classifier_layer, unit, "none", start, references)
             losses.append(_relative(loss, torch.tensor(theirs.losses[0])))
             gradients.append(_relative(gradient, theirs.gradients[0]))

@@ -10,6 +10,7 @@ import pytest
 from pipeline.atlas.site import write_site
 from tests.synthetic_atlas import COMPARISON as ATLAS
 from tests.synthetic_atlas import METHODS, NUM_REFERENCES, PICTURE_PX, build_synthetic_atlas
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -110,7 +111,7 @@ def test_no_more_pictures_than_the_page_bears_and_pages_lead_to_the_rest(compari
     first = names(page)
     assert 0 < page.locator(".compare-table img").count() <= MAXIMUM_PICTURES
     page.get_by_role("link", name="Next").first.click()
-    page.wait_for_function("() => location.hash.includes('from=')")
+    wait_for_address(page, "location.hash.includes('from=')")
     second = names(page)
     assert page.evaluate("location.hash") == f"{COMPARISON}?from={len(first) + 1}"
     # A neuron of one method has nothing to compare: it is shown only where an address names it.
@@ -118,10 +119,10 @@ def test_no_more_pictures_than_the_page_bears_and_pages_lead_to_the_rest(compari
     assert everything - {*first, *second} == {"conv_stem:1"}
     assert not set(first) & set(second)
     page.get_by_role("link", name="Previous").first.click()
-    page.wait_for_function("() => !location.hash.includes('from=')")
+    wait_for_address(page, "!location.hash.includes('from=')")
     assert names(page) == first
     page.go_back()
-    page.wait_for_function("() => location.hash.includes('from=')")
+    wait_for_address(page, "location.hash.includes('from=')")
     assert names(page) == second
 
 
@@ -129,11 +130,11 @@ def test_keys_turn_the_pages(visit: Visit) -> None:
     page = visit.open(SYNTHETIC)
     assert page.locator(".place").first.inner_text() == "1–24 of 106 neurons"
     page.keyboard.press("j")
-    page.wait_for_function("() => location.hash.endsWith('from=25')")
+    wait_for_address(page, "location.hash.endsWith('from=25')")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => location.hash.endsWith('from=49')")
+    wait_for_address(page, "location.hash.endsWith('from=49')")
     page.keyboard.press("k")
-    page.wait_for_function("() => location.hash.endsWith('from=25')")
+    wait_for_address(page, "location.hash.endsWith('from=25')")
     page.keyboard.press("Escape")
     page.locator(".wall").wait_for()
 
@@ -182,7 +183,7 @@ def test_a_neuron_page_leads_there_and_others_are_added_and_removed(visit: Visit
     group(page, "conv_stem:1").wait_for(state="detached")
     assert names(page) == ["blocks.2.1:5"]
     page.get_by_role("link", name="All neurons").click()
-    page.wait_for_function("() => !location.hash.includes('n=')")
+    wait_for_address(page, "!location.hash.includes('n=')")
     page.locator("tbody").nth(23).wait_for()
     assert len(names(page)) == 24
 
@@ -426,7 +427,7 @@ def test_a_neuron_is_added_to_those_compared(visit: Visit) -> None:
     page.get_by_text("This atlas has no neuron “conv_stem:99”").wait_for()
     page.get_by_label("Compare with").fill("classifier:1")
     page.keyboard.press("Enter")
-    page.wait_for_function("() => location.hash.includes('classifier')")
+    wait_for_address(page, "location.hash.includes('classifier')")
     page.locator('tbody[data-neuron="classifier:1"]').wait_for()
     assert names(page) == ["conv_stem:0", "classifier:1"]
 

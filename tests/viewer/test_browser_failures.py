@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.atlas.site import write_site
 from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -180,7 +181,7 @@ def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, serving:
     assert page.locator(".card").count() == 2
     visit.wait_for_image(".card img")
     page.locator(".card").nth(1).click()
-    page.wait_for_function("() => location.hash === '#/atlas/second'")
+    wait_for_address(page, "location.hash === '#/atlas/second'")
     assert visit.drawn_tiles()[0] == "#/atlas/second/conv_stem/0"
     page.get_by_text("All atlases").click()
     page.locator(".card").first.wait_for()

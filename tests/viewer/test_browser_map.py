@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.synthetic_atlas import LAYERS, status_of
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -29,8 +30,8 @@ PAINTED = """() => {
 }"""
 
 
-def wait_for_address(page: Page, pattern: str) -> str:
-    page.wait_for_function("pattern => new RegExp(pattern).test(location.hash)", arg=pattern)
+def matching_address(page: Page, pattern: str) -> str:
+    wait_for_address(page, f"/{pattern}/.test(location.hash)")
     return page.evaluate("location.hash")
 
 
@@ -55,9 +56,9 @@ def test_by_keyboard_one_zooms_moves_and_opens_the_neuron_in_the_middle(visit: V
     page.locator(".map-canvas").focus()
     page.keyboard.press("+")
     page.keyboard.press("+")
-    assert wait_for_address(page, "at=0.5,0.5,2.25|at=0.5%2C0.5%2C2.25")
+    assert matching_address(page, "at=0.5,0.5,2.25|at=0.5%2C0.5%2C2.25")
     page.keyboard.press("ArrowRight")
-    at = re.search(r"at=([\d.]+)%2C", wait_for_address(page, r"at=0\.[6-9]"))
+    at = re.search(r"at=([\d.]+)%2C", matching_address(page, r"at=0\.[6-9]"))
     assert at
     assert float(at[1]) > 0.5
     name = page.locator(".map-open").inner_text()
@@ -69,7 +70,7 @@ def test_by_keyboard_one_zooms_moves_and_opens_the_neuron_in_the_middle(visit: V
     page.locator(".map-open", has_text=name).wait_for()
     page.locator(".map-canvas").focus()
     page.keyboard.press("0")
-    page.wait_for_function("() => !location.hash.includes('at=')")
+    wait_for_address(page, "!location.hash.includes('at=')")
     page.keyboard.press("Escape")
     page.locator(".wall-page").wait_for()
 
@@ -84,12 +85,12 @@ def test_dragging_and_the_wheel_move_the_map_and_a_click_opens_a_thumbnail(visit
     page.mouse.down()
     page.mouse.move(middle[0] - 100, middle[1], steps=4)
     page.mouse.up()
-    dragged = re.search(r"at=([\d.]+)%2C([\d.]+)%2C1$", wait_for_address(page, "at="))
+    dragged = re.search(r"at=([\d.]+)%2C([\d.]+)%2C1$", matching_address(page, "at="))
     assert dragged
     assert float(dragged[1]) == pytest.approx(0.5 + 100 / (0.94 * box["height"]), abs=0.01)
     page.mouse.move(*middle)
     page.mouse.wheel(0, -350)
-    wait_for_address(page, "%2C2$")
+    matching_address(page, "%2C2$")
     page.goto("about:blank")
     page = visit.open(f"{MAP}?n=blocks.2.1:8")  # begins at that neuron
     page.locator(".map-open", has_text="blocks.2.1:8").wait_for()
@@ -101,7 +102,7 @@ def test_dragging_and_the_wheel_move_the_map_and_a_click_opens_a_thumbnail(visit
 def test_a_layer_and_a_search_are_marked_on_the_map(visit: Visit) -> None:
     page = visit.open(MAP)
     page.locator(".map-layer", has_text="conv_stem").click()
-    wait_for_address(page, "layer=conv_stem")
+    matching_address(page, "layer=conv_stem")
     stem = sum(status_of(unit) != "dead" for unit in range(LAYERS["conv_stem"][1]))
     page.locator(".map-marked", has_text=f"{stem} neurons of {NUM_PLACES} marked").wait_for()
     links = page.eval_on_selector_all(".map-near a", "links => links.map(link => link.getAttribute('href'))")
@@ -110,7 +111,7 @@ def test_a_layer_and_a_search_are_marked_on_the_map(visit: Visit) -> None:
     page.get_by_role("link", name="Mark all layers").click()
     page.locator("#search").fill("goldfish")
     page.keyboard.press("Enter")
-    assert wait_for_address(page, "q=goldfish").startswith(MAP)
+    assert matching_address(page, "q=goldfish").startswith(MAP)
     page.locator(".map-marked", has_text="marked; the others are gray").wait_for()
 
 
@@ -133,7 +134,7 @@ def test_a_finger_drags_the_map_on_a_phone_and_nothing_is_wider_than_the_screen(
             "Input.dispatchTouchEvent",
             {"type": kind, "touchPoints": [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(points)]},
         )
-    zoom = re.search(r"%2C([\d.]+)$", wait_for_address(page, "at="))
+    zoom = re.search(r"%2C([\d.]+)$", matching_address(page, "at="))
     assert zoom
     assert 1.5 < float(zoom[1]) < 2.5  # fingers twice as far from each other
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.synthetic_atlas import CAPTIONS, HOSTILE_STRINGS
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from tests.viewer.conftest import Visit, Visitor
@@ -115,16 +116,16 @@ def test_previous_and_next_walk_the_result_list(visit: Visit) -> None:
     page = visit.open(f"{WALL}/classifier/1?layer=classifier&status=ok")
     assert "2 of" in page.locator(".place").inner_text()
     page.keyboard.press("j")
-    page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    wait_for_address(page, "location.hash.includes('/classifier/2?')")
     page.locator(".place", has_text="3 of").wait_for()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => location.hash.includes('/classifier/7?')")  # 3 to 6 are not ok
+    wait_for_address(page, "location.hash.includes('/classifier/7?')")  # 3 to 6 are not ok
     page.locator(".place", has_text="4 of").wait_for()
     page.keyboard.press("k")
-    page.wait_for_function("() => location.hash.includes('/classifier/2?')")
+    wait_for_address(page, "location.hash.includes('/classifier/2?')")
     page.locator(".place", has_text="3 of").wait_for()
     page.get_by_role("link", name="Next").click()
-    page.wait_for_function("() => location.hash.includes('/classifier/7?')")
+    wait_for_address(page, "location.hash.includes('/classifier/7?')")
     assert page.evaluate("document.activeElement.dataset.keep") == "Next"
 
 

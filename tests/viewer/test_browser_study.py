@@ -13,6 +13,7 @@ import pytest
 from pipeline.atlas.answers import read_study
 from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, METHODS, NUM_REFERENCES, build_synthetic_atlas
 from tests.viewer.test_browser_access import CONTRAST_SCRIPT
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -239,14 +240,14 @@ def test_settings_stand_in_the_address_and_the_copied_link_is_without_the_name(v
     page = visit.open(STUDY)
     page.locator("#study-rater").fill("ada")
     page.locator("[data-keep=task-words]").uncheck()
-    page.wait_for_function("() => location.hash.includes('tasks=')")
+    wait_for_address(page, "location.hash.includes('tasks=')")
     page.locator("[data-keep=method-maco]").uncheck()
-    page.wait_for_function("() => location.hash.includes('methods=vital')")
+    wait_for_address(page, "location.hash.includes('methods=vital')")
     page.locator("#study-items").fill("2")
     page.locator("#study-items").press("Enter")
-    page.wait_for_function("() => location.hash.includes('items=2')")
+    wait_for_address(page, "location.hash.includes('items=2')")
     page.locator("#study-layer").select_option("classifier")
-    page.wait_for_function("() => location.hash.includes('layer=classifier')")
+    wait_for_address(page, "location.hash.includes('layer=classifier')")
     page.get_by_role("button", name="Start: 4 questions").wait_for()  # two of choice, two of class
     assert page.locator("#study-rater").input_value() == "ada"
     page.get_by_role("button", name="Copy a link to this study").click()

@@ -9,6 +9,7 @@ import pytest
 
 from atlas_viewer import VIEWER_FOLDER
 from tests.synthetic_atlas import CAPTIONS, LAYERS
+from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -66,14 +67,14 @@ def test_search_filters_while_one_types_and_stays_in_the_address(visit: Visit) -
     page = visit.open()
     page.keyboard.press("/")
     page.keyboard.type("goldfish")
-    page.wait_for_function("() => location.hash.includes('q=goldfish')")
+    wait_for_address(page, "location.hash.includes('q=goldfish')")
     page.locator(".result-count", has_text=" of ").wait_for()
     tiles = visit.drawn_tiles()
     assert f"{WALL}/classifier/1?q=goldfish" in tiles
     assert 0 < len(tiles) < NUM_NEURONS
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.press("Escape")
-    page.wait_for_function("() => !location.hash.includes('q=')")
+    wait_for_address(page, "!location.hash.includes('q=')")
     assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
 
 
@@ -91,7 +92,7 @@ def test_words_of_captions_find_neurons(visit: Visit, of_method: str) -> None:
 def test_a_neuron_id_in_the_search_box_opens_it(visit: Visit) -> None:
     page = visit.open()
     page.locator("#search").fill("blocks.2.1:54")
-    page.wait_for_function("() => location.hash.includes('q=')")  # the wall follows the typing before Enter
+    wait_for_address(page, "location.hash.includes('q=')")  # the wall follows the typing before Enter
     page.keyboard.press("Enter")
     page.locator("h1", has_text="blocks.2.1:54").wait_for()
     assert page.evaluate("location.hash") == f"{WALL}/blocks.2.1/54"
@@ -100,26 +101,26 @@ def test_a_neuron_id_in_the_search_box_opens_it(visit: Visit) -> None:
 def test_filters_of_layer_and_status_combine(visit: Visit) -> None:
     page = visit.open()
     page.locator(".filter-layers").get_by_text("blocks.2.1").click()
-    page.wait_for_function("() => location.hash.includes('layer=blocks.2.1')")
+    wait_for_address(page, "location.hash.includes('layer=blocks.2.1')")
     page.locator(".filters").get_by_text("weak").click()
-    page.wait_for_function("() => location.hash.includes('status=weak')")
+    wait_for_address(page, "location.hash.includes('status=weak')")
     units = [int(re.search(r"/(\d+)\?", tile)[1]) for tile in visit.drawn_tiles()]
     assert units == [unit for unit in range(LAYERS["blocks.2.1"][1]) if unit % 11 == 3]
     page.go_back()
-    page.wait_for_function("() => !location.hash.includes('status')")
+    wait_for_address(page, "!location.hash.includes('status')")
     assert page.locator(".result-count").inner_text() == f"{LAYERS['blocks.2.1'][1]} neurons of {NUM_NEURONS}"
 
 
 def test_sorting_puts_the_highest_first_and_missing_values_last(visit: Visit) -> None:
     page = visit.open(f"{WALL}?layer=conv_stem")
     page.locator("#sort").select_option("activation_percentile")
-    page.wait_for_function("() => location.hash.includes('sort=-activation_percentile')")
+    wait_for_address(page, "location.hash.includes('sort=-activation_percentile')")
     units = [int(re.search(r"/(\d+)\?", tile)[1]) for tile in visit.drawn_tiles()]
     # percentile 99 + unit % 10 / 10 where the picture is good, 42 for unit 3, none for 4, 5, 6
     assert units == [9, 8, 7, 2, 1, 11, 0, 10, 3, 4, 5, 6]
     assert page.locator(".tile-score").first.inner_text() == "99.9 %"
     page.get_by_role("button", name="High to low").click()
-    page.wait_for_function("() => location.hash.includes('sort=activation_percentile')")
+    wait_for_address(page, "location.hash.includes('sort=activation_percentile')")
     assert page.locator('.tile-link[data-position="0"]').get_attribute("title").startswith("conv_stem:3")
 
 
