@@ -1,6 +1,7 @@
 """Folding: the same features from fewer operations, or the network as it was."""
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.models import features_of, load_model
 from pipeline.models.folding import fold_batch_norms
+from pipeline.synthesis.objectives import AlignmentObjective
+from pipeline.synthesis.presets import FAST, PUBLISHED
+from pipeline.synthesis.reference_target import plan_alignment, reference_target
 
 EXAMPLE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -79,6 +83,21 @@ def test_the_features_asked_for_and_their_gradient_stay(name: str, layers: list[
 def test_what_may_not_be_folded_stays_the_network_itself(forward: Callable[[Small, Tensor], Tensor]) -> None:
     module = calibrate(nn.Sequential(Small(forward)))
     assert fold_batch_norms(module, EXAMPLE, ["0"]) is module
+
+
+def test_only_an_objective_with_steps_without_relevance_folds() -> None:
+    model = load_model("torchvision:resnet18", "random", input_size_px=64)
+    for layer, options, is_folded in (
+        ("layer3", PUBLISHED, False),
+        ("layer3", FAST, True),
+        (model.classifier_layer, PUBLISHED, True),
+    ):
+        plan = plan_alignment(model, layer, options)
+        target = reference_target(model, plan, 0, EXAMPLE)
+        model.forget_measurements()
+        with mock.patch.object(model, "folded", wraps=model.folded) as fold:
+            AlignmentObjective(model, layer, [0], [target], options)
+        assert fold.called == is_folded
 
 
 def test_weights_that_are_not_used_as_they_are_stay() -> None:

@@ -82,6 +82,22 @@ def test_another_shape_or_setting_is_traced_anew(model: Model, traced: list[torc
     assert len(traced) == 4
 
 
+def test_the_graph_that_was_not_used_the_longest_is_forgotten(
+    model: Model, traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "_MAX_GRAPHS", 2)
+    views = torch.randn(2, 3, 32, 32)
+
+    def count(unit_count: int) -> int:
+        units = list(range(unit_count))
+        make_step(model, "fourier", "stage1", units, preset("fast", "fourier"), "compiled")(
+            views[:1].repeat(unit_count, 1, 1, 1), refresh=True
+        )
+        return len(traced)
+
+    assert [count(1), count(2), count(1), count(3), count(1), count(2)] == [1, 2, 2, 3, 3, 4]
+
+
 def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.GraphModule]) -> None:
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     gradients = {}

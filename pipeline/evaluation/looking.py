@@ -180,6 +180,7 @@ def alignment_distances(
         alignment="sort",
         normalize_layers=True,
         activation_weight=0.0,
+        relevance_every=1,
         grid=plan.grid,
         aligned_side=plan.side,
     )

@@ -1,7 +1,8 @@
 """Networks whose BatchNorms are part of the convolutions before them: the same features in fewer passes over memory.
 
 In evaluation a BatchNorm is a scale and a shift per channel, which the weights of the convolution can take on. Measured
-2026-11-26, one CPU thread, EfficientNet-Lite0 in batches of 8: a sixth of a step's time.
+2026-11-26 on one CPU thread, forward and back in batches of 8: EfficientNet-Lite0 408 ms, folded 285; ResNet-50 1.08
+times as fast.
 """
 
 import copy
@@ -15,8 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pipeline.models.capture import features_of
 
-# Of the largest feature: far above what rounding does, far below what a wrong fold does.
-_TOLERANCE = 1e-3
+# Of the largest feature: above what rounding does, also to TF32 on a GPU, and far below what a wrong fold does.
+_TOLERANCE = 1e-2
 
 
 def fold_batch_norms(module: nn.Module, example: Tensor, keep: Collection[str]) -> nn.Module:

@@ -107,7 +107,9 @@ class AlignmentObjective:
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
         if TARGET_LAYER in first.layers:
             self._captured.add(self._space)
-        self._folded = model.folded(self._captured)
+        # Steps that compute relevance have no use for it.
+        is_folded = self._rule not in RULES or options.relevance_every > 1
+        self._folded = model.folded(self._captured) if is_folded else model.module
 
         goals = [float("nan") if t.goal_activation is None else t.goal_activation for t in targets]
         self.tensors = {
