@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.images import decode_image
+from pipeline.models.capture import features_of
 from pipeline.shards import ErrorBudget, Sample, SkippedSample, sample_id
 from pipeline.statistics.histogram import Histogram
 from pipeline.statistics.labels import ClassTopK
@@ -100,6 +101,35 @@ def test_the_spectrum_is_that_of_the_pictures_in_zero_to_one() -> None:
 def test_a_layer_is_seen_as_it_was_before_an_in_place_operation() -> None:
     assert features_of_all(SAMPLES, "stem").min() < 0  # or the ReLU after it would change nothing
     assert (tiny_survey(SAMPLES).layers["stem"].moments.minimum < 0).any()
+
+
+class NormNet(TinyNet):
+    """A BatchNorm behind each convolution, of which the second is folded into it, and not the first, which is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(6), nn.BatchNorm2d(8)
+        generator = torch.Generator().manual_seed(1)
+        for norm in (self.first, self.second):
+            for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.block(self.relu(self.first(self.stem(x)))))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+def test_statistics_are_those_of_the_network_as_it_is_though_a_folded_one_may_run() -> None:
+    model = tiny_model(NormNet())
+    layers = ["stem", "second"]
+    found = survey(model, SAMPLES, shard_index=0, layers=layers, top_k=4, batch_size=4, budget=ErrorBudget(0.0))
+    images = torch.stack([model.preprocess(decode_image(sample.image)) for sample in SAMPLES])
+    for layer, features in features_of(model.module, images, layers).items():
+        values = features.transpose(0, 1).flatten(1).double()
+        moments = found.layers[layer].moments
+        np.testing.assert_allclose(moments.mean, values.mean(1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(moments.variance, values.var(1, correction=0), rtol=1e-5)
+        np.testing.assert_allclose(moments.maximum, values.amax(1), rtol=1e-5)
 
 
 def test_an_undecodable_image_is_skipped_and_counted() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.images import MAX_PIXELS, BadImage, decode_image
 from pipeline.models import Model
+from pipeline.models.capture import channels_first
 from pipeline.shards import ErrorBudget, Sample, SkippedSample, sample_id
 from pipeline.statistics.comoments import CoMoments
 from pipeline.statistics.histogram import Histogram
@@ -39,6 +40,7 @@ class _Plan:
     """What is kept of each image."""
 
     model: Model
+    module: nn.Module  # the model's network, in the form that is quickest to run
     layers: tuple[str, ...]
     feature_layers: tuple[str, ...]
     top_k: int
@@ -77,9 +79,11 @@ def survey(
         NonFiniteActivationError: a unit gives NaN or infinity.
     """
     classifier = [] if model.classifier_layer is None else [model.classifier_layer]
+    surveyed = tuple(dict.fromkeys([*layers, *classifier]))
     plan = _Plan(
         model=model,
-        layers=tuple(dict.fromkeys([*layers, *classifier])),
+        module=model.folded([*surveyed, *feature_layers]),
+        layers=surveyed,
         feature_layers=tuple(feature_layers),
         top_k=top_k,
         activation=activation,
@@ -190,18 +194,16 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
     """One forward pass: layer → (features reduced over positions, width of the grid these form).
 
     Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum)
-    cannot change it any more, and no more than one feature map is held.
+    cannot change it any more, no copy is needed, and no more than one feature map is held.
     """
-    model = plan.model
     reduced: dict[str, tuple[FeatureSummary, int]] = {}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         wanted = dict.fromkeys([*plan.layers, *plan.feature_layers])
-        grids = {layer: model.token_grid(layer) for layer in wanted}
-        captured = stack.enter_context(model.capture(wanted))
+        grids = {layer: plan.model.token_grid(layer) for layer in wanted}
 
-        def reduce(_module: nn.Module, _inputs: object, _output: object, *, layer: str) -> None:
-            features = captured.pop(layer)  # `capture` registered first, so its hook ran just before
+        def reduce(_module: nn.Module, _inputs: object, output: object, *, layer: str) -> None:
+            features = channels_first(output, layer)
             positions = features.flatten(2) if features.ndim > 2 else features[..., None]  # [B, U, N]
             width = features.shape[-1] if features.ndim > 2 else 1
             if (grid := grids[layer]) is not None:
@@ -209,9 +211,9 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
             reduced[layer] = summarize(positions), width
 
         for layer in wanted:
-            handle = model.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
+            handle = plan.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
             stack.callback(handle.remove)
-        model.module(inputs)
+        plan.module(inputs)
     return reduced
 
 
