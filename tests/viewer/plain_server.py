@@ -38,7 +38,13 @@ def plain_server(folder: Path, *, prefix: str = "/", gzipped: bool = False, rang
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
         def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, *, body: bool) -> None:
             file = Path(super().translate_path(self.path.removeprefix(prefix.rstrip("/"))))
             file = file / "index.html" if file.is_dir() else file
             if not self.path.startswith(prefix) or not file.is_file():
@@ -60,6 +66,7 @@ def plain_server(folder: Path, *, prefix: str = "/", gzipped: bool = False, rang
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if body:
+                self.wfile.write(data)
 
     return run_to_the_end(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) + prefix
