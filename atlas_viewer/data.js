@@ -25,7 +25,7 @@ const TOP_CAPTIONS = 4
  * @property {number} num_neurons neurons in this atlas
  * @property {boolean} is_classes
  * @property {string} file path of the layer's table
- * @property {number} [num_parts] in how many parts it lies there too, one for the neurons of each sheet; 0 for none
+ * @property {number} [num_parts] in how many parts it lies there too, of `part_neurons` neurons each; 0 for none
  *
  * @typedef {object} SiteEntry
  * @property {string} slug
@@ -220,8 +220,8 @@ export class Atlas {
     const whole = layer.num_units === layer.num_neurons && unit < layer.num_units
     const row = whole ? unit : (await this.layerIndex(layer)).columns.unit.indexOf(unit)
     if (row < 0) return { numRows: 0, columns: { unit: [] } }
-    const { sheet_columns: across = 8, sheet_rows: down = 8 } = this.manifest
-    const path = `parts/${layer.name}/${String(Math.floor(row / (across * down))).padStart(4, '0')}.parquet`
+    const number = Math.floor(row / this.manifest.part_neurons)
+    const path = `parts/${layer.name}/${String(number).padStart(4, '0')}.parquet`
     return this.once(path, () => fetchTable(this.base, path, this.expectedBytes))
   }
 

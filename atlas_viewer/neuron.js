@@ -32,14 +32,17 @@ import { layerKind, statusWords } from './words.js'
 export async function neuronView({ atlas, route, go, sites }) {
   const layer = atlas.layer(route.layer)
   if (!layer) return null
-  const [table, neighbors] = await Promise.all([atlas.neuronTable(layer, route.unit), findNeighbors(atlas, route)])
-  const rows = neuronRows(table, route.unit)
+  const finding = findNeighbors(atlas, route)
+  finding.catch(() => {}) // said where it is awaited, unless the table fails first
+  const rows = neuronRows(await atlas.neuronTable(layer, route.unit), route.unit)
   if (!rows.length) return null
   // The list's method chooses the picture unless the address names a variant.
   const row =
     rows.find((candidate) => variantName(candidate) === route.variant) ??
     rows.find((candidate) => candidate.method === route.list.method) ??
     rows[0]
+  const picture = row.image_path && prefetchPicture(atlas, row.image_path) // on its way while neighbors are looked up
+  const neighbors = await finding
   const name = `${layer.name}:${route.unit}`
   const title = row.label || name
   const beside = sites.find(({ slug }) => slug !== atlas.slug)?.slug
@@ -78,10 +81,8 @@ export async function neuronView({ atlas, route, go, sites }) {
   )
 
   // The next neuron's picture comes after this one's.
-  const shown = /** @type {HTMLImageElement | null} */ (element.querySelector('.stage img'))
-  const prefetchNext = () => prefetch(atlas, neighbors.next)
-  if (shown && !shown.complete) shown.addEventListener('load', prefetchNext, { once: true })
-  else prefetchNext()
+  if (picture) picture.then(() => prefetch(atlas, neighbors.next))
+  else prefetch(atlas, neighbors.next)
   return {
     element,
     title: `${title}${row.label ? ` · ${name}` : ''} · ${atlas.title}`,

@@ -57,14 +57,16 @@ export async function pictureBytes(atlas, path) {
  * Loads a picture that will be wanted soon. What fails is said where it is shown.
  * @param {Resolver} atlas
  * @param {string} path
+ * @returns {Promise<void>} once it is there, or cannot be had
  */
-export function prefetchPicture(atlas, path) {
-  pictureAddress(atlas, path).then(
-    (address) => {
-      new Image().src = address
-    },
-    () => {},
-  )
+export async function prefetchPicture(atlas, path) {
+  try {
+    const image = new Image()
+    image.src = await pictureAddress(atlas, path)
+    await image.decode()
+  } catch {
+    // as said
+  }
 }
 
 /**
@@ -111,8 +113,8 @@ async function showPacked(packs, path, frame, image) {
   }
 }
 
-/** Runs once an element comes near the window, as `loading="lazy"` does for images with an address. */
-const whenNear = (() => {
+/** Runs a function once an element comes near the window, as `loading="lazy"` does for images with an address. */
+export const whenNear = (() => {
   /** @type {WeakMap<Element, () => void>} */
   const waiting = new WeakMap()
   /** @type {IntersectionObserver | null} */

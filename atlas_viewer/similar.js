@@ -4,7 +4,7 @@ import { decodeTable, fetchBytes, LoadError } from './data.js'
 import { fill, h, link, problem } from './dom.js'
 import { statusLabel } from './filters.js'
 import { mapNote } from './mapdata.js'
-import { picture } from './pictures.js'
+import { picture, whenNear } from './pictures.js'
 import { formatRoute } from './router.js'
 import { statusWords } from './words.js'
 
@@ -37,7 +37,8 @@ export function similarNeurons({ columns }, unit) {
 }
 
 /**
- * The section, which fills itself; null for an atlas that was built without neighbors.
+ * The section, which fills itself once the reader comes near it: it takes parts of the index of ten layers and more.
+ * Null for an atlas that was built without neighbors.
  * @param {Atlas} atlas
  * @param {Route} route of the neuron
  * @returns {HTMLElement | null}
@@ -64,7 +65,7 @@ export function similarSection(atlas, route) {
     ),
     body,
   )
-  show()
+  whenNear(section, show)
   return section
 
   async function show() {

@@ -1,6 +1,6 @@
 """An atlas in a real headless Chromium over a throttled link: first picture, bytes, repaints, heap, layout, audits.
 
-    python benchmarks/atlas_browser.py ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS]
+    python -m benchmarks.atlas_browser ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS]
 
 ATLAS is the folder of a built atlas; `big_atlas.py` makes one of 100,000 neurons. It is served by a plain static server
 (no Range, no compression), the link throttled to 10 Mbit/s and 40 ms by Chromium itself. Lighthouse and axe-core come
@@ -27,7 +27,8 @@ from typing import Any, Final
 
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
-from atlas_viewer import viewer_files
+from atlas_viewer import published_bytes, viewer_files
+from benchmarks.caption_search import drawn_captions
 from pipeline.atlas.site import atlas_folder, site_entry, sites_json, slug_of
 
 LINK: Final = {"latency": 40, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
@@ -130,7 +131,7 @@ def serving(atlas: Path, manifest: dict[str, Any]) -> Iterator[str]:
         site = Path(name)
         for path, file in viewer_files().items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, site / path)
+            (site / path).write_bytes(published_bytes(file))
         slug = slug_of(manifest["name"])
         folder = site / atlas_folder(slug, manifest)
         folder.parent.mkdir(parents=True)
@@ -193,6 +194,7 @@ def report_repaints(browser: Browser, address: str, repeats: int) -> None:
     actions = {
         "search: a label": ("#search", "input", "ta"),
         "search: a rarer label": ("#search", "input", "tari"),
+        "search: a caption's words": ("#search", "input", " ".join(drawn_captions(1)[0].split()[:3])),
         "search: a condition": ("#search", "input", "activation_ratio>1.4"),
         "search: emptied": ("#search", "input", ""),
         "sort by percentile": ("#sort", "change", "activation_percentile"),

@@ -1,13 +1,13 @@
 """Seconds and memory of `build` and `validate` by the number of neurons, on atlases made of drawn rows and pictures.
 
-    python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate] [--again]
+    python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate] [--again] [--captions]
 
 Each atlas is `FOLDER/atlas-N`; one that is there already is kept, and only validated (`--again` builds it once more
-from its fragments). Rows have what a run writes at ImageNet's size: fifty references with keys, labels and
-activations, a histogram, seven scores. A few distinct pictures of usual size (VIEWER: 224 px at quality 80, strips of
-nine photographs, masks) are linked under every neuron's name, so that a large atlas takes little room; contact sheets
-are painted from them as always. Neighbors and map are of the drawn exemplars of `similar_neurons.py`, which has the
-times of their parts. `atlas_browser.py` shows the atlases.
+from its fragments, `--captions` with captions of `caption_search.py` for the references). Rows have what a run writes
+at ImageNet's size: fifty references with keys, labels and activations, a histogram, seven scores. A few distinct
+pictures of usual size (VIEWER: 224 px at quality 80, strips of nine photographs, masks) are linked under every neuron's
+name, so that a large atlas takes little room; contact sheets are painted from them as always. Neighbors and map are of
+the drawn exemplars of `similar_neurons.py`, which has the times of their parts. `atlas_browser.py` shows the atlases.
 Every step runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -19,6 +19,7 @@ import pickle
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,12 +27,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.caption_search import drawn_captions
 from benchmarks.similar_neurons import drawn_exemplars
 from pipeline.atlas import schema
 from pipeline.atlas.build import build_atlas
 from pipeline.atlas.fragments import RunRows, write_fragment, write_scores
 from pipeline.atlas.neuron_map import layout, layout_name
-from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, PICTURED_STATUSES
+from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, MAX_EXAMPLES, PICTURED_STATUSES
 from pipeline.atlas.sheets import draw_examples
 from pipeline.atlas.similar import SimilarNeurons, find_similar
 from pipeline.atlas.validate import validate
@@ -46,6 +48,7 @@ CLASSIFIER: Final = "classifier"
 NUM_PICTURES: Final = 48
 NUM_REFERENCES: Final = 50
 NUM_EXAMPLES: Final = 9
+NUM_PHOTOGRAPHS: Final = 50_000  # with captions
 PICTURE_PX: Final = 224
 MODEL_NAME: Final = "timm:drawn_net"
 _SYLLABLES: Final = ("ta", "ri", "mon", "el", "ka", "sha", "dor", "ven", "lu", "pin", "gra", "bo", "zet", "ni", "ous")
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     parser.add_argument("--no-validate", action="store_true")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--captions", action="store_true")
     arguments = parser.parse_args()
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     print(f"{'neurons':>8}  {'step':<9}{'seconds':>9}{'CPU s':>9}{'CPU ms/neuron':>15}{'peak MiB':>10}{'load':>6}")
@@ -67,7 +71,8 @@ def main() -> None:
             in_child(write_run, folder, num_neurons)
             report(num_neurons, "similar", *in_child(make_similar, folder, num_neurons))
         if arguments.again or not (folder / "atlas.json").exists():
-            report(num_neurons, "build", *in_child(make_atlas, folder, num_neurons))
+            build = make_captioned_atlas if arguments.captions else make_atlas
+            report(num_neurons, "build", *in_child(build, folder, num_neurons))
         if not arguments.no_validate:
             report(num_neurons, "validate", *in_child(check_atlas, folder, num_neurons))
 
@@ -103,14 +108,31 @@ def neurons_of(num_neurons: int) -> list[tuple[str, int]]:
     return [(layer, unit) for layer, num_units in layer_units(num_neurons).items() for unit in range(num_units)]
 
 
-def make_atlas(folder: Path, num_neurons: int) -> None:
+def make_captioned_atlas(folder: Path, num_neurons: int) -> None:
+    """As `make_atlas`; each photograph has one caption, whatever neuron it excites."""
+    captions = drawn_captions(NUM_PHOTOGRAPHS)
+
+    def finish(_layer: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for row in rows:
+            keys = (row["reference_keys"] or ())[:MAX_EXAMPLES]
+            row["reference_captions"] = [captions[zlib.crc32(key.encode()) % NUM_PHOTOGRAPHS] for key in keys]
+        return rows
+
+    make_atlas(folder, num_neurons, finish)
+
+
+def make_atlas(
+    folder: Path,
+    num_neurons: int,
+    finish: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]] = lambda _, rows: rows,
+) -> None:
     """The build step over the drawn rows."""
     similar: SimilarNeurons = pickle.loads((folder / "drawn" / "similar.pickle").read_bytes())
     root = Root.open(str(folder))
     build_atlas(
         root,
         recipe=recipe(num_neurons),
-        rows=RunRows(root),
+        rows=RunRows(root, finish),
         model={
             "name": MODEL_NAME,
             "weights": "random",

@@ -91,7 +91,7 @@ def main() -> None:
         script.write_text(_SCRIPT)
         for name, num_photographs in (("none", 0), ("of 50,000 photographs", 50_000), ("all different", None)):
             path = Path(folder) / "labels.parquet"
-            tables = _labels_tables(arguments.neurons, num_photographs, words)
+            tables = _labels_tables(arguments.neurons, num_photographs)
             in_groups = len(join_tables(tables, LABELS_SCHEMA))
             path.write_bytes(join_tables(tables, LABELS_SCHEMA, one_group=num_photographs != 0))
             command = [node, "--expose-gc", str(script), VIEWER.as_uri(), str(path), json.dumps(queries)]
@@ -111,14 +111,20 @@ def _words(generator: np.random.Generator) -> list[str]:
     return list(found)
 
 
-def _labels_tables(num_neurons: int, num_photographs: int | None, words: list[str]) -> list[tuple[str, bytes]]:
-    """The parts of labels.parquet that `build` makes, layer by layer; `num_photographs` None for one to a caption."""
-    generator = np.random.default_rng(1)
+def drawn_captions(count: int) -> list[str]:
+    """Captions of so many photographs."""
+    words = _words(np.random.default_rng(0))
     rank = np.arange(1, NUM_WORDS + 1)
     chance = (1 / rank) / (1 / rank).sum()
+    drawn = np.random.default_rng(1).choice(NUM_WORDS, size=(count, WORDS_PER_CAPTION), p=chance)
+    return [" ".join(words[word] for word in row) for row in drawn]
+
+
+def _labels_tables(num_neurons: int, num_photographs: int | None) -> list[tuple[str, bytes]]:
+    """The parts of labels.parquet that `build` makes, layer by layer; `num_photographs` None for one to a caption."""
+    generator = np.random.default_rng(2)
     count = num_neurons * TOP_CAPTIONS if num_photographs is None else num_photographs
-    drawn = generator.choice(NUM_WORDS, size=(count, WORDS_PER_CAPTION), p=chance)
-    captions = [" ".join(words[word] for word in row) for row in drawn]
+    captions = drawn_captions(count)
     tables = []
     for start in range(0, num_neurons, NEURONS_PER_LAYER):
         size = min(NEURONS_PER_LAYER, num_neurons - start)

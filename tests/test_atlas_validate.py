@@ -291,14 +291,15 @@ def test_a_head_that_says_something_else_is_named(root: Root, text: str) -> None
 def test_a_large_layer_also_lies_there_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.atlas.build.WHOLE_TABLE_BYTES", 0)
     root = build_synthetic_atlas(str(tmp_path / "atlas"), layers={"conv_stem": (96, 66)}, methods=("vital",), seeds=1)
-    assert root.read_json("head.json")["layers"][0]["num_parts"] == 2
-    parts = [row for number in range(2) for row in read_rows(root, f"parts/conv_stem/{number:04d}.parquet")]
+    head = root.read_json("head.json")
+    assert (head["part_neurons"], head["layers"][0]["num_parts"]) == (16, 5)
+    parts = [row for number in range(5) for row in read_rows(root, f"parts/conv_stem/{number:04d}.parquet")]
     assert parts == read_rows(root, STEM)
     assert validate(root) == []
-    change_rows(root, lambda rows: rows[1].update(loss=7.0), "parts/conv_stem/0001.parquet")
+    change_rows(root, lambda rows: rows[1].update(loss=7.0), "parts/conv_stem/0004.parquet")
     (fault,) = validate(root)
     assert fault == Fault(
-        "parts/conv_stem/0001.parquet", "row 1 (conv_stem:65): ['loss'] differ from the layer's table"
+        "parts/conv_stem/0004.parquet", "row 1 (conv_stem:65): ['loss'] differ from the layer's table"
     )
 
 

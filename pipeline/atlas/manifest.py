@@ -19,6 +19,7 @@ from pipeline.atlas.schema import (
     HEAD_SCHEMA_VERSION,
     INDEX_PATH,
     LABELS_PATH,
+    PART_NEURONS,
     SCHEMA_VERSION,
     SHEET_COLUMNS,
     SHEET_ROWS,
@@ -129,6 +130,7 @@ def make_manifest(
         "license": recipe.atlas.license,
         "homepage": recipe.atlas.homepage,
         **_SIZES,
+        "part_neurons": PART_NEURONS,
         "layers": [
             {
                 "name": layer.name,
@@ -242,6 +244,8 @@ def manifest_problems(value: Any) -> list[str]:
         problems += [f"{key}: {name!r} is missing" for name in wanted if name not in value[key]]
     if type(value.get("similar", {})) is not dict:
         problems.append("'similar' is no object")
+    if value.get("part_neurons", PART_NEURONS) != PART_NEURONS:
+        problems.append(f"part_neurons is {str(value['part_neurons'])[:80]}, expected {PART_NEURONS}")
     if type(value.get("has_captions", True)) is not bool:
         problems.append("'has_captions' is neither true nor false")
     if problems:
@@ -284,9 +288,8 @@ def manifest_problems(value: Any) -> list[str]:
 
 
 def _num_parts(layer: Mapping[str, Any]) -> int:
-    """In how many parts the layer's table lies there too: none, or one for each sheet."""
-    sheets = -(-layer["num_neurons"] // (SHEET_COLUMNS * SHEET_ROWS))
-    return sheets if layer.get("num_parts") else 0
+    """In how many parts the layer's table lies there too: none, or one for each PART_NEURONS."""
+    return -(-layer["num_neurons"] // PART_NEURONS) if layer.get("num_parts") else 0
 
 
 def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:

@@ -19,6 +19,7 @@ from pipeline.atlas.schema import (
     MAX_EXAMPLES,
     MAX_HISTOGRAM_BINS,
     MAX_TOP_CAPTION,
+    PART_NEURONS,
     PICTURED_STATUSES,
     STATUSES,
     TOP_CAPTIONS,
@@ -169,11 +170,12 @@ def index_rows(layer: LayerRows, extra: Iterable[str] = ()) -> list[Row]:
 
 
 def part_rows(layer: LayerRows) -> list[list[Row]]:
-    """The rows of one layer by the contact sheet that their neurons stand on."""
-    sheet_of = {row["unit"]: number for number, sheet in enumerate(layer.sheets) for row in sheet.rows}
-    parts: list[list[Row]] = [[] for _ in layer.sheets]
+    """The rows of one layer, PART_NEURONS neurons at a time."""
+    units = dict.fromkeys(row["unit"] for row in layer.rows)
+    part_of = {unit: place // PART_NEURONS for place, unit in enumerate(units)}
+    parts: list[list[Row]] = [[] for _ in range(-(-len(units) // PART_NEURONS))]
     for row in layer.rows:
-        parts[sheet_of[row["unit"]]].append(row)
+        parts[part_of[row["unit"]]].append(row)
     return parts
 
 

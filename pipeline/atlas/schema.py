@@ -22,9 +22,11 @@ HEAD_SCHEMA_VERSION: Final = "head/1"
 HEAD_PATH: Final = "head.json"  # what the viewer reads first: atlas.json without its list of files
 INDEX_PATH: Final = "index.parquet"
 LABELS_PATH: Final = "labels.parquet"
-# A page of one neuron reads its layer's table. A larger one also lies there in parts, a sheet's neurons each: with
-# fifty references a neuron, a layer of 2,000 takes 1.9 MB, 1.5 s at 10 Mbit/s, and a part 60 kB.
+# A page of one neuron reads its layer's table. A larger one also lies there in parts of so many neurons: with fifty
+# references a neuron, a layer of 2,000 takes 1.9 MB, 1.5 s at 10 Mbit/s. Parts of 64 neurons took 79 kB, and more where
+# the references have captions, which a phone waits for.
 WHOLE_TABLE_BYTES: Final = 256 << 10
+PART_NEURONS: Final = 16
 
 Status = Literal["ok", "weak", "dead", "failed", "skipped"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
@@ -292,7 +294,7 @@ def index_path(layer: str) -> str:
 
 
 def part_path(layer: str, number: int) -> str:
-    """Where the rows of the neurons of contact sheet `number` lie, of a layer above WHOLE_TABLE_BYTES."""
+    """Where the rows of the `number`-th PART_NEURONS neurons lie, of a layer above WHOLE_TABLE_BYTES."""
     return f"parts/{check_layer_name(layer)}/{number:04d}.parquet"
 
 

@@ -13,7 +13,7 @@ atlases and keeps the others; the replaced builds are removed only once sites.js
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -68,8 +68,8 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     for slug, (source, atlas) in new.items():
         _copy_atlas(source, atlas, root, atlas_folder(slug, atlas), packed=form.packed)
         published[slug] = site_entry(slug, atlas, packed=form.packed)
-    for path, file in _viewer_files().items():
-        root.write_bytes(path, file.read_bytes())
+    for path, data in _viewer_files():
+        root.write_bytes(path, data)
     root.write_bytes(".nojekyll", b"")  # GitHub Pages: serve the files as they are
     root.write_json("sites.json", sites_json(published.values()))
     write_static_parts(root, sites_json(published.values())["atlases"], form)
@@ -151,10 +151,11 @@ def check_site_entry(entry: Any) -> None:
         raise ValueError(f"slug {slug!r} with path {path!r}, expected 'atlases/<slug>/<build id>'")
 
 
-def _viewer_files() -> dict[str, Path]:
-    from atlas_viewer import viewer_files  # beside the house, not a floor of it: imported where it is needed
+def _viewer_files() -> Iterator[tuple[str, bytes]]:
+    # Beside the house, not a floor of it: imported where it is needed.
+    from atlas_viewer import published_bytes, viewer_files
 
-    return viewer_files()
+    return ((path, published_bytes(file)) for path, file in viewer_files().items())
 
 
 def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:

@@ -157,6 +157,18 @@ def test_a_neuron_page_shows_similar_neurons_of_all_layers(visit: Visit) -> None
     page.locator(".map-open", has_text=name).wait_for()
 
 
+def test_similar_neurons_are_asked_for_once_the_reader_comes_near_them(visitor: Visitor, site: str) -> None:
+    visit = visitor(site, viewport={"width": 360, "height": 300})
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    page = visit.open("#/atlas/synthetic/conv_stem/2")
+    page.wait_for_load_state("networkidle")
+    assert any("conv_stem" in url for url in asked)
+    assert not any("/similar/" in url for url in asked)
+    page.locator(".similar").scroll_into_view_if_needed()
+    page.locator(".similar li").first.wait_for()
+
+
 def test_a_neuron_that_no_photograph_excites_says_so(visit: Visit) -> None:
     page = visit.open("#/atlas/synthetic/conv_stem/4")
     page.locator(".similar-body p").wait_for()

@@ -80,8 +80,8 @@ def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: 
     base = plain_server(packed)
     visit = visitor(base)
     text = (packed / "packs.js").read_text()
-    assert "SMALL_ARCHIVE_BYTES = 4_000_000" in text
-    smaller = text.replace("SMALL_ARCHIVE_BYTES = 4_000_000", "SMALL_ARCHIVE_BYTES = 100")
+    assert "SMALL_ARCHIVE_BYTES=4_000_000" in text
+    smaller = text.replace("SMALL_ARCHIVE_BYTES=4_000_000", "SMALL_ARCHIVE_BYTES=100")
     visit.page.route("**/packs.js", lambda route: route.fulfill(body=smaller, content_type="text/javascript"))
     words = messages(visit)
     for expected in (base, "conv_stem-0000.zip", "expected a part of it (HTTP 206)", "without --pack"):

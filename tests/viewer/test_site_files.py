@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_viewer import VIEWER_FOLDER, viewer_files
+from atlas_viewer import VIEWER_FOLDER, published_bytes, viewer_files
 from pipeline.atlas.serve import META_SECURITY_POLICY
 
 OWN_MODULES = sorted(VIEWER_FOLDER.glob("*.js"))
@@ -135,3 +135,16 @@ def test_a_missing_page_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("atlas_viewer.VIEWER_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="reinstall"):
         viewer_files()
+
+
+def test_what_is_published_is_our_code_without_comments_and_vendored_code_as_it_came() -> None:
+    files = viewer_files()
+    script = published_bytes(files["main.js"]).decode()
+    assert "@param" in files["main.js"].read_text()
+    assert "@param" not in script
+    assert "import{wallView}from'./wall.js'" in script
+    style = published_bytes(files["style.css"])
+    assert b"/*" not in style
+    assert len(style) < len(files["style.css"].read_bytes())
+    for path in ("index.html", "vendor/hyparquet.min.js"):
+        assert published_bytes(files[path]) == files[path].read_bytes()
