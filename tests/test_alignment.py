@@ -103,6 +103,19 @@ def test_a_large_map_is_thinned_to_every_kth_row_and_column(height: int, width: 
     assert torch.equal(partition(image, 2, side), partition(thinned, 2))
 
 
+@pytest.mark.parametrize(("grid", "side"), [(1, 0), (1, 4), (3, 0), (3, 4)])
+def test_rows_are_channel_by_channel_and_the_gradient_finds_its_way_back(grid: int, side: int) -> None:
+    features = torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True)
+    rows = partition(features, grid, side)
+    for channel in range(3):
+        alone = partition(features[:, [channel]], grid, side)
+        assert torch.equal(rows[:, channel * grid**2 : (channel + 1) * grid**2], alone)
+    channels_last = features.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(partition(channels_last, grid, side), rows)
+    assert torch.autograd.gradcheck(lambda maps: partition(maps, grid, side), features)
+    assert torch.autograd.gradcheck(lambda tokens: partition(tokens, grid, side), features.flatten(2))
+
+
 def test_tokens_and_logits_have_no_cells() -> None:
     assert partition(torch.randn(2, 5, 7), 3, 2).shape == (2, 5, 7)
     assert partition(torch.randn(2, 5), 3, 2).shape == (2, 5, 1)

@@ -8,7 +8,6 @@ thumbnails it is compared with.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,25 +36,18 @@ from pipeline.atlas.rows import (
 from pipeline.atlas.schema import (
     EXAMPLE_TILE_PX,
     HEAD_PATH,
-    INDEX_PATH,
-    INDEX_SCHEMA,
-    KEY_COLUMNS,
-    LABELS_PATH,
-    LABELS_SCHEMA,
-    LATER_COLUMNS,
     LAYER_SCHEMA,
     SITE_SCHEMA_VERSION,
     STATUSES,
     index_path,
-    indexed_scores,
     part_path,
 )
 from pipeline.atlas.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
 from pipeline.atlas.similar import SIMILAR_FOLDER, NeuronKey, map_problems, map_sheet_rows
 from pipeline.atlas.site import check_site_entry, site_entry
+from pipeline.atlas.table_checks import TableChecks, WholeTable
 from pipeline.images import BadImage
 from pipeline.storage import Root
-from pipeline.tables import BadTable, HeldTable, column_types
 
 Seen = TypeVar("Seen")
 Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -118,16 +110,6 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
     return faults
 
 
-@dataclass
-class _WholeTable:
-    """A table of all layers, compared with one layer after the other."""
-
-    path: str
-    schema: Mapping[str, str]
-    table: HeldTable
-    num_compared: int = 0
-
-
 class _AtlasCheck:
     """The check of one atlas folder, step by step; faults gather in `files`."""
 
@@ -136,6 +118,7 @@ class _AtlasCheck:
         self.watch = watch
         self.files = ListedFiles(root, packed=packed)
         self.manifest: Manifest = {}
+        self.tables = TableChecks(self.files, self.manifest)
         self.primary: dict[str, PrimaryRows] = {}  # by layer
 
     def run(self, *, whole_folder: bool) -> list[Fault]:
@@ -156,6 +139,7 @@ class _AtlasCheck:
         if not self.files.check_packs():
             return self.files.faults  # where the pictures lie is not certain
         self.manifest = manifest
+        self.tables = TableChecks(self.files, manifest)
         manifest["files"] = FileList(manifest["files"])  # in a third of the memory
         self.files.take_list(manifest["files"])
         self.files.check_unlisted(
@@ -174,45 +158,9 @@ class _AtlasCheck:
         self._check_scores()
         self._check_further_pictures(self._check_similar())
 
-    # ---- tables ----
-
-    def _read_table(self, path: str, data: bytes, schema: Mapping[str, str]) -> list[Row] | None:
-        """Rows of a table whose columns are as they must be; None if it has none such, with the faults."""
-        table = self._hold_table(path, data, schema)
-        return table.rows() if table is not None else None
-
-    def _hold_table(self, path: str, data: bytes, schema: Mapping[str, str]) -> HeldTable | None:
-        """The same, its rows not yet Python's."""
-        try:
-            table = HeldTable(data, source=path)
-        except BadTable as error:
-            self.files.add(path, str(error).removeprefix(f"{path}: "))
-            return None
-        types = table.types
-        problems = [
-            f"column {name!r} is {types.get(name, 'missing')}, expected {kind}"
-            for name, kind in schema.items()
-            if types.get(name) != kind and not (name in LATER_COLUMNS and name not in types)
-        ]
-        problems += [
-            f"column {name!r} is not in the schema, nor a float32 score that atlas.json explains"
-            for name, kind in types.items()
-            if name not in schema and (kind != "float32" or name not in self.manifest["columns"])
-        ]
-        problems += [
-            f"column {name!r} has empty cells"
-            for name, kind in schema.items()
-            if (name in KEY_COLUMNS or not kind.startswith(("int", "float")))
-            and name in types
-            and table.has_nulls(name)
-        ]
-        for problem in problems:
-            self.files.add(path, problem)
-        return None if problems else table
-
     def _check_layers(self) -> None:
         """Check every layer by itself, and the tables of all layers against it."""
-        index, labels = self._index_table(), self._labels_table()
+        index, labels = self.tables.index(), self.tables.labels()
         counts = count_statuses(())
         scores: set[str] = set()
         captioned = False
@@ -238,15 +186,15 @@ class _AtlasCheck:
         if captioned != self.manifest.get("has_captions", False):
             self.files.add("atlas.json", f"has_captions is not {str(captioned).lower()}, as the tables say")
         for table in (index, labels):
-            if table is not None and len(table.table) != table.num_compared:
-                self.files.add(table.path, f"has {len(table.table)} rows, the layers have {table.num_compared} neurons")
+            if table is not None:
+                self.tables.end(table)
         if index is not None:
             expected = make_head(self.manifest, [name for name in index.schema if name in scores])
             for path, head in self.files.intact([HEAD_PATH]):
                 if parsed(head) != expected:
                     self.files.add(path, "does not say what atlas.json and the index say")
 
-    def _check_derived(self, layer: LayerRows, index: _WholeTable | None, labels: _WholeTable | None) -> Iterable[str]:
+    def _check_derived(self, layer: LayerRows, index: WholeTable | None, labels: WholeTable | None) -> Iterable[str]:
         """What repeats the layer's rows must say what its table says; the score columns with a value there."""
         part: list[Row] = []
         if index is not None:
@@ -254,72 +202,20 @@ class _AtlasCheck:
             if "top_labels" in index.schema:
                 for row, text in zip(part, _labels_as_text(layer), strict=True):
                     row["top_labels"] = text
-            self._compare_next(index, part)
-            self._check_copy(index_path(layer.name), part, index.schema)
+            self.tables.compare_next(index, part)
+            self.tables.check_copy(index_path(layer.name), part, index.schema)
         if labels is not None:
-            self._compare_next(labels, label_rows(layer))
+            self.tables.compare_next(labels, label_rows(layer))
         further = dict.fromkeys(set(self.manifest["columns"]) - set(LAYER_SCHEMA), "float32")
         for number, rows in enumerate(part_rows(layer)):
             known = {name: kind for name, kind in (LAYER_SCHEMA | further).items() if name in rows[0]}
-            self._check_copy(part_path(layer.name, number), rows, known)
+            self.tables.check_copy(part_path(layer.name, number), rows, known)
         return index_scores(part, index.schema) if index is not None else ()
-
-    def _check_copy(self, path: str, expected: Sequence[Row], schema: Mapping[str, str]) -> None:
-        """A table of its own, where there is one, must hold the expected rows."""
-        for _, data in self.files.intact([path]):
-            found = self._read_table(path, data, schema)
-            if found is None:
-                continue
-            if len(found) != len(expected):
-                self.files.add(path, f"has {len(found)} rows, the layers have {len(expected)} neurons")
-            self._compare_rows(path, found, expected, schema)
-
-    def _index_table(self) -> _WholeTable | None:
-        """index.parquet, None if it cannot be read."""
-        schema = INDEX_SCHEMA
-        if HEAD_PATH not in self.files.listed:  # of an earlier version: the labels stand in the index, as text
-            schema = schema | {"top_labels": "string"}
-        for path, data in self.files.intact([INDEX_PATH]):
-            try:
-                types = column_types(data, source=path)
-            except BadTable as error:
-                self.files.add(path, str(error).removeprefix(f"{path}: "))
-                return None
-            schema = schema | {name: k for name, k in indexed_scores(self.manifest["columns"]).items() if name in types}
-            table = self._hold_table(path, data, schema)
-            return _WholeTable(path, schema, table) if table is not None else None
-        return None
-
-    def _labels_table(self) -> _WholeTable | None:
-        for path, data in self.files.intact([LABELS_PATH]):
-            table = self._hold_table(path, data, LABELS_SCHEMA)
-            if table is not None:
-                # Atlases of earlier versions have no captions.
-                known = self.manifest.get("has_captions", False)
-                schema = {name: kind for name, kind in LABELS_SCHEMA.items() if name in table.types or known}
-                return _WholeTable(path, schema, table)
-        return None
-
-    def _compare_next(self, table: _WholeTable, expected: Sequence[Row]) -> None:
-        """The next rows of a table of all layers must be those of the next layer."""
-        start, stop = table.num_compared, table.num_compared + len(expected)
-        self._compare_rows(table.path, table.table.rows(start, stop), expected, table.schema, start)
-        table.num_compared = stop
-
-    def _compare_rows(
-        self, path: str, rows: Sequence[Row], expected: Sequence[Row], schema: Mapping[str, str], first: int = 0
-    ) -> None:
-        """Rows of the table at `path`, from row `first` on, must be those expected."""
-        for number, (row, wanted) in enumerate(zip(rows, expected, strict=False), start=first):
-            differing = [name for name in schema if row.get(name) != wanted.get(name)]
-            if differing:
-                where = f"{wanted['layer'][:200]}:{wanted['unit']}"
-                self.files.add(path, f"row {number} ({where}): {differing} differ from the layer's table")
 
     def _check_layer(self, layer: Mapping[str, Any], tables: Mapping[str, bytes]) -> LayerRows | None:
         """Check the table of one layer; None if it could not be read."""
         path = layer["file"]
-        rows = self._read_table(path, tables[path], LAYER_SCHEMA) if path in tables else None
+        rows = self.tables.read(path, tables[path], LAYER_SCHEMA) if path in tables else None
         if rows is None:
             return None
         methods = {name: position for position, name in enumerate(self.manifest["methods"])}
@@ -362,7 +258,7 @@ class _AtlasCheck:
         tables = dict(self.files.intact([SCORES_TABLE, SCORES_TEXT]))
         if SCORES_TABLE not in tables:
             return
-        rows = self._read_table(SCORES_TABLE, tables[SCORES_TABLE], SUMMARY_SCHEMA)
+        rows = self.tables.read(SCORES_TABLE, tables[SCORES_TABLE], SUMMARY_SCHEMA)
         if rows is None:
             return
         methods, layers = self.manifest["methods"], [layer["name"] for layer in self.manifest["layers"]]
@@ -378,13 +274,13 @@ class _AtlasCheck:
         neurons = frozenset((layer, unit) for layer, primary in self.primary.items() for unit in primary.places)
         for layer, primary in self.primary.items():
             for path, data in self.files.intact([similar_path(layer)]):
-                found = self._read_table(path, data, SIMILAR_SCHEMA)
+                found = self.tables.read(path, data, SIMILAR_SCHEMA)
                 units = list(primary.places)
                 for problem in similar_problems(found or (), units=units, neurons=neurons, layer=layer):
                     self.files.add(path, problem)
         places = None
         for path, data in self.files.intact([MAP_TABLE]):
-            places = self._read_table(path, data, MAP_SCHEMA)
+            places = self.tables.read(path, data, MAP_SCHEMA)
         problems = list(map_problems(places or (), neurons))
         for problem in problems:
             self.files.add(MAP_TABLE, problem)
