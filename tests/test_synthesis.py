@@ -12,11 +12,11 @@ from pipeline.synthesis import Visualization, visualize
 from pipeline.synthesis.fourier import FourierParameterization
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
-from pipeline.synthesis.optimize import learning_rate_at, synthesize
+from pipeline.synthesis.optimize import activation_weight_at, learning_rate_at, synthesize
 from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
 from pipeline.synthesis.reference_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
 from pipeline.synthesis.regularizers import image_norm, total_variation
-from pipeline.synthesis.step import losses_of
+from pipeline.synthesis.step import Way, losses_of
 from pipeline.synthesis.transforms import draw_jitter, roll
 from tests.tiny_networks import tiny_model
 
@@ -195,6 +195,30 @@ def test_warm_up_then_cosine_to_zero() -> None:
     assert rates[1050] == pytest.approx(0.5, abs=1e-3)
     assert 0 < rates[-1] < 1e-5
     assert learning_rate_at(0, preset("published", steps=1)) == 1.0
+
+
+def test_the_activation_s_weight_grows_between_a_quarter_of_the_steps_and_three_quarters() -> None:
+    options = preset("fast", steps=100, activation_weight=0.5, activation_growth=10.0)
+    weights = [activation_weight_at(step, options) for step in range(100)]
+    assert weights[:26] == [0.5] * 26
+    assert weights[50] == pytest.approx(2.75)
+    assert weights[75:] == [5.0] * 25
+    assert activation_weight_at(99, dataclasses.replace(options, activation_growth=1.0)) == 0.5
+
+
+@pytest.mark.parametrize("way", ["plain", "traced"])
+def test_what_is_minimized_at_the_end_has_the_grown_weight(model: Model, way: Way) -> None:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    loss = {}
+    for growth in (1.0, 4.0, 10.0):
+        still = {"steps": 8, "learning_rate": 0.0, "jitter_px": 0}  # a picture that nothing moves
+        options = preset("fast", **still, activation_goal=50.0, activation_growth=growth)
+        target = reference_target(model, plan_alignment(model, "stage2", options), 1, images)
+        neuron = [("stage2", 1)]
+        (picture,) = synthesize(model, neuron, [target], options=options, image_size_px=32, seeds=[0], way=way)
+        loss[growth] = picture.loss
+    assert loss[4.0] > loss[1.0] + 1
+    assert (loss[10.0] - loss[1.0]) / (loss[4.0] - loss[1.0]) == pytest.approx(3, rel=1e-3)
 
 
 def test_jitter_is_each_image_s_own_and_uniform() -> None:

@@ -152,7 +152,8 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_model_as_it_was(model: Model
 
 
 def test_pictures_in_bfloat16_reach_what_those_in_float32_do(model: Model) -> None:
-    options = preset("fast", steps=30, aligned_side=0)  # in 32 pixels every one counts
+    # In 32 pixels every one counts, and pictures far below their goal run apart the more they are pushed.
+    options = preset("fast", steps=30, aligned_side=0, activation_growth=1.0)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     plan = plan_alignment(model, "stage2", options)
     targets = [reference_target(model, plan, unit, images) for unit in UNITS]

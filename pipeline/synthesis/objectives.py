@@ -115,6 +115,7 @@ class AlignmentObjective:
         self.tensors = {
             "unit": torch.tensor(units, device=model.device),
             "goal": torch.tensor(goals, device=model.device) * options.activation_goal,
+            "activation_weight": torch.tensor(options.activation_weight, device=model.device),
         }
         for name in self._aligned:
             self.tensors |= self._target_tensors(name, [t.layers[name] for t in targets], model.device)
@@ -167,7 +168,7 @@ class AlignmentObjective:
             loss = loss + tensors[f"weight {name}"] * distance
         if self._options.activation_weight > 0:
             shortfall = self._shortfall(features[self._layer].float(), tensors)
-            loss = loss + self._options.activation_weight * shortfall
+            loss = loss + tensors["activation_weight"] * shortfall
         return loss
 
     def _shortfall(self, features: Tensor, tensors: Tensors) -> Tensor:

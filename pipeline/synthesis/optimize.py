@@ -67,6 +67,16 @@ def learning_rate_at(step: int, options: SynthesisOptions) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (options.steps - warmup)))
 
 
+def activation_weight_at(step: int, options: SynthesisOptions) -> float:
+    """`activation_weight`, growing linearly to `activation_growth` times as much.
+
+    A penalty that grows is what enforces a constraint (Nocedal, Wright, Numerical Optimization, section 17.1). It
+    begins once shapes have found their place, and ends while the learning rate can still follow.
+    """
+    grown = min(1.0, max(0.0, 2 * step / options.steps - 0.5))
+    return options.activation_weight * (1 + (options.activation_growth - 1) * grown)
+
+
 def synthesize(
     model: Model,
     neurons: Sequence[tuple[str, int]],
@@ -139,6 +149,8 @@ def synthesize(
 
     for step in range(options.steps):
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, options)
+        if "activation_weight" in objective.tensors:
+            objective.tensors["activation_weight"].fill_(activation_weight_at(step, options))
         images = parameters.images()
         refresh = step % keep_views_for == 0
         if refresh:  # the views are kept while relevance is: a relevance map belongs to the image as it was shown

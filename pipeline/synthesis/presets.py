@@ -54,6 +54,8 @@ class SynthesisOptions:
             top exemplar's, as a fraction; the term vanishes once the goal is reached. A class is also to be ahead
             of the other classes.
         activation_goal: see `activation_weight`.
+        activation_growth: VITAL: by what factor `activation_weight` grows from a quarter of the steps to three
+            quarters, for pictures that are still below their goal.
         relevance_every: VITAL, inner neurons: steps between two computations of the synthetic image's relevance.
         batch_norm_weight: DeepInversion: weight of the distance to the statistics that BatchNorm layers keep.
         first_batch_norm: DeepInversion: by how much the first of these layers counts more.
@@ -92,6 +94,7 @@ class SynthesisOptions:
     unit_weight: float = 0.0
     activation_weight: float = 0.0
     activation_goal: float = 1.0
+    activation_growth: float = 1.0
     relevance_every: int = 1
     batch_norm_weight: float = 0.0
     first_batch_norm: float = 1.0
@@ -158,6 +161,7 @@ FAST = SynthesisOptions(
     unit_weight=0.0,
     activation_weight=0.5,
     activation_goal=1.2,
+    activation_growth=10.0,
     relevance_every=5,
     total_variation=0.0,
     image_norm=0.0,
@@ -175,4 +179,5 @@ BEST = replace(
     grid=2,
     aligned_side=0,
     activation_goal=1.3,
+    activation_growth=1.0,
 )
