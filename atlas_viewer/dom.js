@@ -130,3 +130,25 @@ export function outsideLink(address) {
   if (!/^https?:\/\/[^\s]+$/i.test(address)) return document.createTextNode(address)
   return h('a', { href: address, rel: 'noopener noreferrer', target: '_blank' }, address)
 }
+
+/** Runs a function once an element comes near the window, as `loading="lazy"` does for images with an address. */
+export const whenNear = (() => {
+  /** @type {WeakMap<Element, () => void>} */
+  const waiting = new WeakMap()
+  /** @type {IntersectionObserver | null} */
+  let observer = null
+  /** @param {IntersectionObserverEntry[]} entries */
+  const look = (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue
+      observer?.unobserve(target)
+      waiting.get(target)?.()
+      waiting.delete(target)
+    }
+  }
+  return (/** @type {Element} */ element, /** @type {() => void} */ run) => {
+    observer ??= new IntersectionObserver(look, { rootMargin: '600px' })
+    waiting.set(element, run)
+    observer.observe(element)
+  }
+})()

@@ -1,6 +1,6 @@
 /** Pictures of an atlas. One that is missing, broken or refused says so in words, in its own place. */
 
-import { fill, h } from './dom.js'
+import { fill, h, whenNear } from './dom.js'
 import { fetchBytes, LoadError } from './files.js'
 import { Packs } from './packs.js'
 
@@ -112,28 +112,6 @@ async function showPacked(packs, path, frame, image) {
     frame.title = error instanceof Error ? error.message : String(error)
   }
 }
-
-/** Runs a function once an element comes near the window, as `loading="lazy"` does for images with an address. */
-export const whenNear = (() => {
-  /** @type {WeakMap<Element, () => void>} */
-  const waiting = new WeakMap()
-  /** @type {IntersectionObserver | null} */
-  let observer = null
-  /** @param {IntersectionObserverEntry[]} entries */
-  const look = (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue
-      observer?.unobserve(target)
-      waiting.get(target)?.()
-      waiting.delete(target)
-    }
-  }
-  return (/** @type {Element} */ element, /** @type {() => void} */ run) => {
-    observer ??= new IntersectionObserver(look, { rootMargin: '600px' })
-    waiting.set(element, run)
-    observer.observe(element)
-  }
-})()
 
 /**
  * @param {HTMLElement} frame

@@ -1,10 +1,10 @@
 /** Neurons that the same photographs excite, on the page of one neuron: found when the atlas was built. */
 
 import { decodeTable, fetchBytes, LoadError } from './data.js'
-import { fill, h, link, problem } from './dom.js'
+import { fill, h, link, problem, whenNear } from './dom.js'
 import { statusLabel } from './filters.js'
 import { mapNote } from './mapdata.js'
-import { picture, whenNear } from './pictures.js'
+import { picture } from './pictures.js'
 import { formatRoute } from './router.js'
 import { statusWords } from './words.js'
 

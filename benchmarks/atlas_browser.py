@@ -1,12 +1,13 @@
 """An atlas in a real headless Chromium over a throttled link: first picture, bytes, repaints, heap, layout, audits.
 
-    python -m benchmarks.atlas_browser ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS]
+    python -m benchmarks.atlas_browser ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS] [--npm FOLDER]
 
 ATLAS is the folder of a built atlas; `big_atlas.py` makes one of 100,000 neurons. It is served by a plain static server
 (no Range, no compression), the link throttled to 10 Mbit/s and 40 ms by Chromium itself. Lighthouse and axe-core come
 from npm and are installed outside this project: `npm install lighthouse axe-core` in a folder of their own, then
 `--lighthouse FOLDER/node_modules/.bin/lighthouse --axe FOLDER/node_modules/axe-core/axe.min.js`. axe is run through the
-debugger, which the page's Content-Security-Policy does not bind; the page's own policy stays as it is.
+debugger, which the page's Content-Security-Policy does not bind; the page's own policy stays as it is. `--npm FOLDER`
+has html-validate and stylelint (with stylelint-config-recommended) look at the pages and styles of a small site.
 """
 
 import argparse
@@ -29,7 +30,10 @@ from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from atlas_viewer import published_bytes, viewer_files
 from benchmarks.caption_search import drawn_captions
-from pipeline.atlas.site import atlas_folder, site_entry, sites_json, slug_of
+from pipeline.atlas.site import atlas_folder, site_entry, sites_json, slug_of, write_site
+from pipeline.atlas.site_parts import SiteForm
+from pipeline.storage import Root
+from tests.synthetic_atlas import build_synthetic_atlas
 
 LINK: Final = {"latency": 40, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
 WINDOW: Final = {"width": 1280, "height": 800}
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lighthouse", help="the program, for its audits")
     parser.add_argument("--axe", type=Path, help="axe.min.js, for its rules")
+    parser.add_argument("--npm", type=Path, help="the folder with node_modules, for the validators of HTML and CSS")
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     manifest = json.loads((arguments.atlas / "atlas.json").read_text())
@@ -122,6 +127,8 @@ def main() -> None:
         browser.close()
         if arguments.lighthouse:
             report_audits(arguments.lighthouse, chromium, base, {"wall": wall, "neuron": neuron})
+    if arguments.npm:
+        report_validity(arguments.npm.resolve())
 
 
 @contextlib.contextmanager
@@ -275,6 +282,31 @@ def report_audits(lighthouse: str, chromium: str, base: str, views: dict[str, st
             print(
                 f"Lighthouse {report['lighthouseVersion']} {name}, {preset}: {scores}; below 90: {missed}", flush=True
             )
+
+
+def report_validity(npm: Path) -> None:
+    """What validators say of the pages and styles of a published site with a page per neuron."""
+    programs = npm / "node_modules" / ".bin"
+    rules = {
+        ".htmlvalidate.json": {
+            "extends": ["html-validate:recommended"],
+            "rules": {"doctype-style": "off", "long-title": "off"},
+        },  # titles are data
+        ".stylelintrc.json": {
+            "extends": [str(npm / "node_modules" / "stylelint-config-recommended")],
+            "rules": {"no-descending-specificity": None},
+        },
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, value in rules.items():
+            (folder / path).write_text(json.dumps(value))
+        atlas = build_synthetic_atlas(str(folder / "atlas"), similar=True, captions=True)
+        write_site(Root.open(str(folder / "site")), [atlas], SiteForm(neuron_pages_url="https://example.org/"))
+        for program, kind in (("html-validate", "html"), ("stylelint", "css")):
+            files = sorted(str(path) for path in (folder / "site").rglob(f"*.{kind}"))
+            done = subprocess.run([programs / program, *files], cwd=folder, capture_output=True, text=True)
+            print(f"{program}: {len(files)} files, {'valid' if done.returncode == 0 else done.stdout + done.stderr}")
 
 
 if __name__ == "__main__":

@@ -115,8 +115,9 @@ class AlignmentObjective:
         self.tensors = {
             "unit": torch.tensor(units, device=model.device),
             "goal": torch.tensor(goals, device=model.device) * options.activation_goal,
-            "activation_weight": torch.tensor(options.activation_weight, device=model.device),
         }
+        if options.activation_weight > 0:  # `synthesize` sets it anew before each step
+            self.tensors["activation_weight"] = torch.tensor(options.activation_weight, device=model.device)
         for name in self._aligned:
             self.tensors |= self._target_tensors(name, [t.layers[name] for t in targets], model.device)
 
