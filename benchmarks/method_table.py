@@ -20,8 +20,9 @@ import collections
 import csv
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ from PIL import Image, ImageDraw
 
 from jobs.session import run_stages
 from pipeline.atlas.scores import PHOTOGRAPHS
-from pipeline.metrics.bootstrap import paired_difference
+from pipeline.evaluation.looks import FOLDER, LookFolder
+from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
+from pipeline.metrics.distances import frechet_distance, kernel_distance
 from pipeline.recipe import STAGES, Recipe, Stage
 from pipeline.shards import NewSample, unique_slugs, write_tar_shards
 from pipeline.storage import Root
@@ -42,9 +45,11 @@ UNITS_PER_LAYER = 20
 BASELINES = ("maco", "fourier", "deepinversion", "pixel")
 KINDS = ("class", "inner")
 BASES = {
-    "class": ("published", "published-full", "fast", "best-all"),
-    "inner": ("published", "fast", "best-all"),
+    "class": ("published", "published-200", "published-full", "fast", "best"),
+    "inner": ("published", "published-200", "fast", "best"),
 }  # what the other variants of VITAL are compared with
+Neuron = tuple[str, int]  # layer, unit
+Distance = Callable[[np.ndarray, np.ndarray], float]
 SHEET_COLUMNS, TILE_PX, CAPTION_PX = 10, 112, 12
 # What a run keeps of its pass over the photographs; the last is the marker.
 STATISTICS = ("partials", "samples.parquet", "statistics.zarr", "statistics.json")
@@ -64,11 +69,13 @@ class Variant:
 
 
 # The published 2,000 steps would take two hours of one core for the classes and five for the units: `published` is cut
-# to a quarter of the steps here, and with `best` to fewer units, on which the others are compared with it.
+# to a quarter of the steps here, and to fewer units, on which the others are compared with it; `published-200` has as
+# many steps as `best`.
 VARIANTS = {
     "published": Variant(preset="published", steps={"class": 500, "inner": 500}, units_per_layer=5),
+    "published-200": Variant(preset="published", steps={"class": 200, "inner": 200}),
     "fast": Variant(preset="fast"),
-    "best": Variant(preset="best", units_per_layer=5),
+    "best": Variant(preset="best"),
     "baselines": Variant(preset="fast", methods=BASELINES),
     "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("inner",)),
 }
@@ -77,8 +84,7 @@ ON_GPUS = {
     "published-full": Variant(preset="published", kinds=("class",)),
     "published-full-bfloat16": Variant(preset="published", kinds=("class",), precision="bfloat16"),
     "fast-bfloat16": Variant(preset="fast", precision="bfloat16"),
-    "best-all": Variant(preset="best"),
-    "best-all-bfloat16": Variant(preset="best", precision="bfloat16"),
+    "best-bfloat16": Variant(preset="best", precision="bfloat16"),
 }
 ALL_VARIANTS = VARIANTS | ON_GPUS
 
@@ -114,7 +120,14 @@ def write_shards(photographs: Path, out: Path) -> list[int]:
 
 
 def recipe_of(
-    variant: Variant, kind: str, *, classes: Sequence[int], shards: Path, out: Path, judges: Sequence[str]
+    variant: Variant,
+    kind: str,
+    *,
+    classes: Sequence[int],
+    shards: Path,
+    out: Path,
+    judges: Sequence[str],
+    seeds: int = 1,
 ) -> Recipe:
     """The recipe of one variant for one kind of neuron."""
     steps = f"steps = {variant.steps[kind]}" if kind in variant.steps else ""
@@ -150,6 +163,7 @@ relevance = "{variant.relevance}"
 methods = {list(variant.methods)}
 preset = "{variant.preset}"
 precision = "{variant.precision}"
+seeds = {seeds}
 {steps}
 image_size_px = 224
 batch_size = 8
@@ -180,6 +194,7 @@ def main() -> None:
     parser.add_argument("--judge", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
     parser.add_argument("--variants", nargs="+", choices=list(ALL_VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop every run after this stage")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each neuron; intervals are over neurons")
     parser.add_argument("--tables-only", action="store_true", help="of the runs that are finished")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -189,7 +204,7 @@ def main() -> None:
     runs = [VariantRun(name, kind, arguments.work) for name in arguments.variants for kind in ALL_VARIANTS[name].kinds]
     if not arguments.tables_only:
         for run in runs:
-            run.make(classes, arguments.judge, STAGES[: STAGES.index(arguments.until) + 1])
+            run.make(classes, arguments.judge, arguments.seeds, STAGES[: STAGES.index(arguments.until) + 1])
     finished = [run for run in runs if run.is_finished]
     if finished:
         print(report(finished))
@@ -212,7 +227,7 @@ class VariantRun:
     def is_finished(self) -> bool:
         return (self.folder / "atlas.json").exists()
 
-    def make(self, classes: Sequence[int], judges: Sequence[str], stages: Sequence[Stage]) -> None:
+    def make(self, classes: Sequence[int], judges: Sequence[str], seeds: int, stages: Sequence[Stage]) -> None:
         """Run the stages; the first run's statistics serve all, since they depend on the photographs alone."""
         others = sorted(self.work.glob(f"*/run/{STATISTICS[-1]}"))
         if not self.folder.exists() and others:
@@ -228,6 +243,7 @@ class VariantRun:
             shards=self.work / "shards",
             out=self.folder,
             judges=judges,
+            seeds=seeds,
         )
         run_stages(recipe, stages, address="inline")
 
@@ -247,6 +263,24 @@ class VariantRun:
         """The means and distances that `evaluate` made: method, layer, kind, metric, judge, value, low, high."""
         scores = pd.read_parquet(self.folder / "scores.parquet")
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.variant)
+
+    def pictures(self, judge: str, rows: pd.DataFrame) -> dict[Neuron, np.ndarray]:
+        """What a judge saw of a table's pictures: neuron → embeddings of those of all its seeds, [S, D]."""
+        keys = list(rows[["layer", "unit", "method", "seed"]].itertuples(index=False, name=None))
+        looks = LookFolder(Root.open(str(self.folder)), judge, "pictures").read(["embedding"], keys)
+        found: dict[Neuron, list[np.ndarray]] = {}
+        for key in sorted(looks):
+            found.setdefault(key[:2], []).append(looks[key]["embedding"])
+        return {neuron: np.stack(embeddings) for neuron, embeddings in found.items()}
+
+    def photographs(self, judge: str) -> np.ndarray:
+        """What a judge saw of the photographs that pictures are held against, [N, D]: of classes those of them."""
+        samples = pd.read_parquet(self.folder / "run" / "samples.parquet")
+        wanted = samples[samples["label"].isin(self.rows()["unit"])] if self.kind == "class" else samples
+        root, found = Root.open(str(self.folder)), {}
+        for folder in ("exemplars", "panel") if self.kind == "class" else ("panel",):
+            found |= LookFolder(root, judge, folder).read(["embedding"], wanted["sample"].tolist())
+        return np.stack([found[sample]["embedding"] for sample in sorted(found)])
 
 
 # Lines of the tables, from `scores.parquet`: metric → decimals.
@@ -317,11 +351,48 @@ def differences_table(runs: Sequence[VariantRun], kind: str, base: str) -> list[
     for name in [*names, "path_similarity"]:
         cells = []
         for other in others:
-            both = rows[other].merge(rows[base], on=["layer", "unit"], suffixes=("", "_base"))
-            difference, low, high = paired_difference(both[name], both[f"{name}_base"])
+            means = [rows[run].groupby(["layer", "unit"])[name].mean() for run in (other, base)]  # over seeds
+            both = pd.concat(means, axis=1, keys=["other", "base"], join="inner")
+            difference, low, high = paired_difference(both["other"], both["base"])
             cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(table_line([name, *cells]))
-    return lines
+    return lines + distance_lines({run.variant: run for run in runs}, rows, others, base)
+
+
+def distance_lines(
+    runs: Mapping[str, VariantRun], rows: Mapping[str, pd.DataFrame], others: Sequence[str], base: str
+) -> list[str]:
+    """Differences of FID and KID of the neurons of both, with intervals of the jackknife over neurons."""
+    judges = sorted(path.parent.name for path in (runs[base].folder / FOLDER).glob("*/pictures"))
+    shared = {name: sorted(neurons_of(rows[name]) & neurons_of(rows[base])) for name in others}
+    cells: dict[tuple[str, str], list[str]] = {}
+    for judge in judges:
+        real = runs[base].photographs(judge)
+        pictures = {name: runs[name].pictures(judge, rows[name]) for name in (base, *others)}
+        for metric, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+            for name in others:
+                sets = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
+                statistic = partial(distance_difference, distance, real, *sets)
+                value, low, high = jackknife_interval(statistic, len(shared[name]))
+                cells.setdefault((metric, judge), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return [table_line([f"{metric}_{judge}", *cells[metric, judge]]) for metric, judge in sorted(cells)]
+
+
+def distance_difference(
+    distance: Distance,
+    real: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    chosen: Sequence[int],
+) -> float:
+    """By how much one method's pictures of the chosen neurons are farther from photographs than another's."""
+    far, near = (distance(real, np.concatenate([some[i] for i in chosen])) for some in (first, second))
+    return far - near
+
+
+def neurons_of(rows: pd.DataFrame) -> set[Neuron]:
+    """(layer, unit) of each neuron of a table."""
+    return set(rows[["layer", "unit"]].itertuples(index=False, name=None))
 
 
 def table_line(cells: Sequence[str]) -> str:
@@ -342,7 +413,7 @@ def draw_sheets(runs: Sequence[VariantRun], work: Path) -> None:
         sheet = Image.new("RGB", (TILE_PX * len(neurons), step * len(lines)), "white")
         draw = ImageDraw.Draw(sheet)
         for row, (run, method) in enumerate(lines):
-            paths = run.rows().query("method == @method").set_index(["layer", "unit"])["image_path"]
+            paths = run.rows().query("method == @method and seed == 0").set_index(["layer", "unit"])["image_path"]
             for column, neuron in enumerate(neurons.itertuples()):
                 words = f"{run.variant} {method}" if column == 0 else neuron.label or f"{neuron.layer}:{neuron.unit}"
                 draw.text((column * TILE_PX + 2, row * step), words[:20], fill="black")

@@ -47,9 +47,10 @@ class NeuronTarget:
     """What the visualization of one neuron is aligned to.
 
     Attributes:
-        layers: feature layer → its target. Three keys are no feature layers of the model: `INPUT_PIXELS`, the
-            image itself; `TARGET_LAYER`, all channels of the neuron's layer (of a concept's or circuit's source
-            layer, see `Model.feature_space`), not weighted by relevance; and `TARGET_UNIT`, the neuron's own channel.
+        layers: feature layer → its target. Some keys are no feature layers of the model: `INPUT_PIXELS`, the image
+            itself; `INPUT_EDGES`, differences of its pixels; `TARGET_LAYER`, all channels of the neuron's layer (of a
+            concept's or circuit's source layer, see `Model.feature_space`), not weighted by relevance; and
+            `TARGET_UNIT`, the neuron's own channel.
         relevance: the rule by which features are weighted by their relevance for the neuron; `none` leaves it out.
         goal_activation: the neuron's activation on its top exemplar, None if unknown.
     """
@@ -69,8 +70,10 @@ _KL_BLUR = 0.3
 
 # Dashes keep these apart from every module name.
 INPUT_PIXELS = "input-pixels"
+INPUT_EDGES = {f"input-edges-{size_px}": size_px for size_px in (1, 2, 4)}  # key → pixels that are compared, per side
 TARGET_LAYER = "target-layer"
 TARGET_UNIT = "target-unit"
+OWN_KEYS = frozenset({INPUT_PIXELS, *INPUT_EDGES, TARGET_LAYER, TARGET_UNIT})
 
 
 def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:

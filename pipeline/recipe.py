@@ -410,7 +410,7 @@ _NEUTRAL: Mapping[str, Any] = {
 _TARGET_OPTIONS = tuple(
     f"{table}{name}"
     for table in ("", "vital.")
-    for name in ("grid", "aligned_side", "layer_weight", "pixel_weight", "unit_weight")
+    for name in ("grid", "aligned_side", "layer_weight", "pixel_weight", "edge_weight", "unit_weight")
 )
 
 

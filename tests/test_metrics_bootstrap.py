@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.metrics.bootstrap import mean_interval, paired_difference
+from pipeline.metrics.bootstrap import jackknife_interval, mean_interval, paired_difference
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:
@@ -71,3 +71,10 @@ def test_a_pair_with_a_gap_is_left_out() -> None:
     assert paired_difference([1, 2, nan, 4], [0, nan, 1, 1])[0] == pytest.approx(2)
     with pytest.raises(ValueError, match="same neurons"):
         paired_difference([1, 2], [1])
+
+
+def test_the_jackknife_of_a_mean_is_the_normal_interval() -> None:
+    values = np.random.default_rng(0).exponential(size=30)
+    mean, low, high = jackknife_interval(lambda neurons: float(values[list(neurons)].mean()), 30, confidence=0.9)
+    reach = 1.6449 * values.std(ddof=1) / math.sqrt(30)  # the jackknife's error of a mean is exactly this
+    assert (mean, low, high) == pytest.approx((values.mean(), values.mean() - reach, values.mean() + reach), rel=1e-4)

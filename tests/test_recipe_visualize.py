@@ -63,7 +63,7 @@ def test_every_method_has_every_preset() -> None:
 SETTINGS = {
     "published": (1, "add9455a6e8d77d7"),
     "fast": (4, "5267b96d0ba2d043"),
-    "best": (1, "9a960151d37a19a3"),
+    "best": (2, "69b27ad5c0093b48"),
 }
 
 

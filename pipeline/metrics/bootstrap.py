@@ -1,6 +1,8 @@
-"""Confidence intervals over neurons: of a mean, and of the difference of two methods."""
+"""Confidence intervals over neurons: of a mean, of the difference of two methods, of any smooth statistic of a set."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -68,3 +70,30 @@ def paired_difference(
     if first.shape != second.shape:
         raise ValueError(f"paired scores must be of the same neurons, got {first.shape} and {second.shape} of them")
     return mean_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def jackknife_interval(
+    statistic: Callable[[Sequence[int]], float], num_neurons: int, *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """A statistic of a set of neurons with its normal interval: each neuron is left out in turn.
+
+    For what is no mean over neurons, such as a difference of FIDs. Neurons drawn repeatedly, as by the bootstrap, would
+    shrink the covariances that it compares.
+
+    Args:
+        statistic: of the neurons with these indices.
+        num_neurons: n, at least 2.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        (value for all neurons, low, high).
+
+    Reference: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 11: the standard error is
+    √((n − 1) / n · Σ (θ₋ᵢ − θ̄₋)²).
+    """
+    everyone = list(range(num_neurons))
+    without = np.array([statistic(everyone[:i] + everyone[i + 1 :]) for i in everyone])
+    error = math.sqrt((num_neurons - 1) / num_neurons * np.square(without - without.mean()).sum())
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    value = statistic(everyone)
+    return value, value - reach, value + reach

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pipeline.alignment import (
     ALIGNMENTS,
+    INPUT_EDGES,
     INPUT_PIXELS,
+    OWN_KEYS,
     TARGET_LAYER,
     TARGET_UNIT,
     LayerTarget,
@@ -22,6 +24,7 @@ from pipeline.alignment import (
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.relevance import RULES, normalize_relevance, relevance
 from pipeline.synthesis.activation import MIN_GOAL
+from pipeline.synthesis.edges import edges
 from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.synthesis.step import Tensors
 
@@ -44,7 +47,7 @@ def aligned_features(
     """What is sorted at one feature layer: the same for references and for synthetic images.
 
     Args:
-        name: the feature layer, or `INPUT_PIXELS`, `TARGET_LAYER`, `TARGET_UNIT`.
+        name: the feature layer, or one of `OWN_KEYS`.
         images: [B, 3, H, W].
         features: layer → features of the images.
         relevance: feature layer → relevance in [0, 1] shaped like its features; absent layers are not weighted.
@@ -59,6 +62,8 @@ def aligned_features(
     """
     if name == INPUT_PIXELS:
         return partition(images, grid, side)
+    if name in INPUT_EDGES:
+        return partition(edges(images, INPUT_EDGES[name]), grid, side)
     if name == TARGET_LAYER:
         return partition(features[space], grid)
     if name == TARGET_UNIT:
@@ -78,7 +83,7 @@ class AlignmentObjective:
         ValueError: the targets of the batch differ in their feature layers, rule or shapes.
 
     Reference: VITAL (ICCV 2025), class and inner neuron objectives; the terms weighted by `pixel_weight`,
-    `unit_weight`, `activation_weight` and the normalization of layers are ours.
+    `edge_weight`, `unit_weight`, `activation_weight` and the normalization of layers are ours.
     """
 
     def __init__(
@@ -99,11 +104,10 @@ class AlignmentObjective:
         self._options = options
         self._distance = ALIGNMENTS[options.alignment]
         self._rule = first.relevance
-        own = {INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT}
         self._aligned = list(first.layers)
         self.signature: Hashable = (type(self), layer, options.within_a_step, self._rule, tuple(self._aligned))
-        self._feature_layers = [name for name in first.layers if name not in own]
-        needs_layer = not own.isdisjoint(first.layers.keys() - {INPUT_PIXELS}) or options.activation_weight > 0
+        self._feature_layers = [name for name in first.layers if name not in OWN_KEYS]
+        needs_layer = not first.layers.keys().isdisjoint({TARGET_LAYER, TARGET_UNIT}) or options.activation_weight > 0
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
         if TARGET_LAYER in first.layers:
             self._captured.add(self._space)

@@ -47,6 +47,8 @@ class SynthesisOptions:
         normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
             the same in every layer and model; `kl` has no unit and is left as it is.
         pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
+        edge_weight: VITAL: weight of the differences between the image's neighboring pixels as further feature layers,
+            one for each of three scales, see `pipeline.synthesis.edges`; 0 leaves them out.
         layer_weight: VITAL, inner neurons: weight of all channels of the target layer itself, not weighted by
             relevance, as one more feature layer; 0 leaves it out.
         unit_weight: VITAL: weight of the target unit's own activations as one more feature layer; 0 leaves it out.
@@ -90,6 +92,7 @@ class SynthesisOptions:
     aligned_side: int = 0
     normalize_layers: bool = False
     pixel_weight: float = 0.0
+    edge_weight: float = 0.0
     layer_weight: float = 0.0
     unit_weight: float = 0.0
     activation_weight: float = 0.0
@@ -168,15 +171,14 @@ FAST = SynthesisOptions(
 )
 
 # Ours at a tenth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls
-# off less steeply than colors do. Coarser cells and wider jitter let shapes find their place.
+# off less steeply than colors do, and edges are aligned at full resolution.
 BEST = replace(
     FAST,
     steps=200,
     warmup_steps=20,
     spectrum_decay=1.2,
     chroma_decay=0.5,
-    jitter_px=16,
-    grid=2,
+    edge_weight=1.0,
     aligned_side=0,
     activation_goal=1.3,
     activation_growth=1.0,

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment import (
+    INPUT_EDGES,
     INPUT_PIXELS,
+    OWN_KEYS,
     TARGET_LAYER,
     TARGET_UNIT,
     LayerTarget,
@@ -21,6 +23,7 @@ from pipeline.alignment import (
 from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INNER_WEIGHTS
 from pipeline.relevance import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
+from pipeline.synthesis.edges import edges
 from pipeline.synthesis.objectives import aligned_features
 from pipeline.synthesis.presets import SynthesisOptions
 
@@ -54,7 +57,7 @@ class AlignmentPlan:
     @property
     def feature_layers(self) -> list[str]:
         """The aligned layers that are layers of the model."""
-        return [name for name in self.weights if name not in (INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT)]
+        return [name for name in self.weights if name not in OWN_KEYS]
 
 
 def plan_alignment(
@@ -100,6 +103,8 @@ def plan_alignment(
         weights = {name: weights[name] for name in upstream}
     if options.pixel_weight:
         weights[INPUT_PIXELS] = options.pixel_weight
+    if options.edge_weight:
+        weights |= dict.fromkeys(INPUT_EDGES, options.edge_weight)
     if options.layer_weight and not is_class:
         weights[TARGET_LAYER] = options.layer_weight
     if options.unit_weight:
@@ -211,6 +216,8 @@ def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int
     for name in plan.weights:
         if name == INPUT_PIXELS:
             shape: tuple[int, ...] = (len(model.mean), size, size)
+        elif name in INPUT_EDGES:
+            shape = edges(torch.empty(1, len(model.mean), size, size), INPUT_EDGES[name]).shape[1:]
         elif name == TARGET_UNIT:
             shape = (1, *shapes[plan.layer][1:])
         else:
