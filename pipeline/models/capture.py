@@ -103,10 +103,26 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
     return features
 
 
+class _OwnMaps(torch.autograd.Function):
+    """Its gradient is written, in the order of the features; that of indexing is added up, which takes sorting."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, units: Tensor) -> Tensor:
+        ctx.save_for_backward(features, units)
+        return features[torch.arange(len(units), device=features.device), units]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        features, units = ctx.saved_tensors  # type: ignore[attr-defined]
+        result = torch.zeros_like(features)
+        result[torch.arange(len(units), device=features.device), units] = gradients[0]
+        return result, None
+
+
 def own_maps(features: Tensor, units: Sequence[int] | Tensor) -> Tensor:
     """Each image's map of its own unit: features [B, C, ...] and one unit per image → [B, ...]."""
-    units = torch.as_tensor(units, device=features.device)
-    return features[torch.arange(len(units), device=features.device), units]
+    maps: Tensor = _OwnMaps.apply(features, torch.as_tensor(units, device=features.device))
+    return maps
 
 
 def unit_activation(
