@@ -14,6 +14,7 @@ from pipeline.models.capture import capture, unit_activation
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
+from pipeline.models.pointwise import choose_kernels
 from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.probe import Probe, Shape, find_classifier, probe
@@ -51,6 +52,7 @@ class Model:
         self.device = torch.device(device)
         self.module.to(self.device)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        choose_kernels(self.module, self.device)
         self.__dict__.pop("_in_bfloat16", None)
         self._folded = None
 
