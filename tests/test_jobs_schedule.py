@@ -52,8 +52,9 @@ def fail_once(*, marker: str) -> str:
     return "second try"
 
 
-def settings() -> tuple[int, bool]:
-    return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+def settings() -> tuple[int, bool, bool]:
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), fills
 
 
 def raise_error(*, error: Exception) -> None:
@@ -138,7 +139,7 @@ def test_errors_that_end_the_run_are_raised_at_once(engine, error):
 
 def test_workers_run_with_fixed_threads_and_deterministic_kernels(engine):
     (outcome,) = engine.run_tasks(settings, [Work(name="settings")], Resources())
-    assert tuple(outcome.attempt.result) == (1, True)
+    assert tuple(outcome.attempt.result) == (1, True, False)
 
 
 def test_an_actor_keeps_what_it_made(engine):
@@ -333,10 +334,10 @@ def sleep(*, seconds: float) -> None:
 def test_deterministic_settings_are_put_back():
     before = settings()
     with deterministic(threads=before[0] + 1, device="cpu"):
-        assert settings() == (before[0] + 1, True)
+        assert settings() == (before[0] + 1, True, False)
     assert settings() == before
     with deterministic(threads=1, device="cuda"):
-        assert settings() == (1, False)
+        assert settings() == (1, False, False)
     with pytest.raises(KeyError), deterministic(threads=before[0] + 1, device="cpu"):
         raise KeyError
     assert settings() == before
