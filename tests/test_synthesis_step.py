@@ -69,6 +69,24 @@ def test_the_traced_step_is_the_plain_one_for_every_batch(
     assert len(traced) == (2 if has_relevance else 1)  # of its own, and that of the step before
 
 
+def test_what_is_compiled_for_a_cpu_runs_in_deterministic_mode(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def compile_(graph: torch.fx.GraphModule, **_options: object) -> Callable[..., object]:
+        def run(*given: torch.Tensor) -> object:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(step_module.torch, "compile", compile_)
+    step = make_step(model, "vital", "stage2", UNITS, preset("published"), "compiled")
+    for _ in range(2):
+        step(torch.randn(2, 3, 32, 32), refresh=True)
+    assert seen == [True] * 3  # once more while it is made
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_another_shape_or_setting_is_traced_anew(model: Model, traced: list[torch.fx.GraphModule]) -> None:
     options = preset("published")
     views = torch.randn(2, 3, 32, 32)

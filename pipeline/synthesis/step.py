@@ -6,13 +6,15 @@ loss needs are the same operations, done once. On a CPU that changes no bit. Tor
 which changes the rounding.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from pipeline.synthesis.tracing import trace
 
@@ -74,7 +76,7 @@ class Step:
     Args:
         objective: of the batch.
         module: the network.
-        way: how it is done. Tracing takes seconds, and compiling up to a minute, once for batches of one shape in a
+        way: how it is done. Tracing takes seconds, and compiling a minute or two, once for batches of one shape in a
             layer.
     """
 
@@ -149,7 +151,7 @@ def _make_graph(
 
     try:
         graph = trace(flat, given)
-        run = torch.compile(graph, dynamic=False) if compiled else graph
+        run = _compile(graph, given[0].device) if compiled else graph
         run(*given)  # it is now that torch compiles
     except torch.OutOfMemoryError:
         raise
@@ -159,3 +161,31 @@ def _make_graph(
             "visualize.compile = false does without"
         ) from error
     return _Graph(run=run, maps=tuple(maps))
+
+
+def _compile(graph: GraphModule, device: torch.device) -> Callable[..., Sequence[Tensor]]:
+    run = torch.compile(graph, dynamic=False)
+    if device.type != "cpu":
+        return run
+
+    def run_deterministic(*given: Tensor) -> Sequence[Tensor]:
+        with _deterministic():
+            return run(*given)
+
+    return run_deterministic
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic kernels: without, what torch's compiler makes for several CPU threads may write out of bounds.
+
+    Where gradients are added up at places that an index gives, its kernels of two-dimensional tiles count the outer
+    axis twice (torch 2.13: `CppTile2DKernel.store` moves the index, and for `atomic_add` `CppVecKernel.store` does so
+    again by `ops.index_expr`). In deterministic mode it leaves such sums to torch's own functions.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
