@@ -68,6 +68,8 @@ class _Graph:
 _graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
 # Of a network so many are kept: batches of a layer follow one another, and each layer has its own folded parameters.
 _MAX_GRAPHS = 8
+# Of a compiled step, over the norm of what is right. Rounding moves a few pixels across a ReLU's kink or a rank.
+_MAX_DIFFERENCE = 0.02
 
 
 class Step:
@@ -152,7 +154,9 @@ def _make_graph(
     try:
         graph = trace(flat, given)
         run = _compile(graph, given[0].device) if compiled else graph
-        run(*given)  # it is now that torch compiles
+        results = run(*given)  # it is now that torch compiles
+        if compiled and given[0].device.type == "cpu":  # on a GPU the plain graph may not fit
+            _require_agreement(results, graph(*given))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -161,6 +165,17 @@ def _make_graph(
             "visualize.compile = false does without"
         ) from error
     return _Graph(run=run, maps=tuple(maps))
+
+
+def _require_agreement(compiled: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if loss or gradient are others than the plain graph's by more than rounding can explain.
+
+    What torch's compiler makes for CPUs has been wrong, see `_deterministic`: a picture must not show it.
+    """
+    for name, found, expected in zip(("loss", "gradient"), compiled, plain, strict=False):
+        difference = float((found - expected).norm() / expected.norm())
+        if difference > _MAX_DIFFERENCE:
+            raise RuntimeError(f"compiled, its {name} is off by {difference:.2g} of what it should be (norms)")
 
 
 def _compile(graph: GraphModule, device: torch.device) -> Callable[..., Sequence[Tensor]]:
