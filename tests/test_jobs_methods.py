@@ -12,8 +12,6 @@ from jobs.session import run_stages
 from pipeline.atlas.validate import validate
 from pipeline.recipe import METHODS, RecipeError
 from pipeline.storage import Root
-from pipeline.synthesis import step
-from pipeline.synthesis.tracing import trace
 from pipeline.tables import read_rows
 from tests.tiny_run import NUM_CLASSES, small_net, tiny_recipe, write_data
 
@@ -154,19 +152,3 @@ def test_steps_are_traced_where_it_pays_and_plain_where_they_cannot_be(shards, t
     log = [line for line in (tmp_path / "traced/run/log.jsonl").read_text().splitlines() if '"visualize"' in line]
     assert any("untraced" in line for line in log) == (reason is not None)
     assert reason is None or any(reason in line for line in log)
-
-
-def test_steps_that_cannot_be_compiled_are_traced(shards, tmp_path, monkeypatch):
-    def compile_(_graph: object, **_options: object) -> None:
-        raise RuntimeError("no C++ compiler")
-
-    traced = []
-    monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr(step, "trace", lambda *given: traced.append(trace(*given)) or traced[-1])
-    monkeypatch.setattr(visualizer, "TRACE_FROM_STEPS", 1)
-    monkeypatch.setitem(visualizer.COMPILE_FROM_STEPS, "cpu", 1)
-    neurons = 'neurons=[{layer="stage2", units=[1, 2]}]'
-    run(tiny_recipe(shards, tmp_path / "run", neurons, "visualize.steps=3"))
-    assert len(traced) == 3  # to be compiled; then, to run as it is, with relevance of its own and with that kept
-    log = (tmp_path / "run/run/log.jsonl").read_text()
-    assert "the step cannot be compiled: RuntimeError: no C++ compiler" in log

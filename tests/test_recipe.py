@@ -391,6 +391,7 @@ REACHES = [
     ("visualize.preset=fast", "targets"),
     ("visualize.grid=2", "targets"),
     ("visualize.aligned_side=14", "targets"),
+    ("visualize.edge_weight=1.0", "targets"),
     ("seed=1", "visualize"),
     ("visualize.steps=10", "visualize"),
     ("visualize.precision=bfloat16", "visualize"),

@@ -167,7 +167,7 @@ def test_feature_layers_that_do_not_feed_the_unit_are_refused(model: Model) -> N
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
 @pytest.mark.parametrize("side", [0, 4])
 def test_shapes_are_known_before_anything_is_computed(model: Model, layer: str, side: int) -> None:
-    options = dataclasses.replace(FAST, grid=3, aligned_side=side, layer_weight=1.0, unit_weight=1.0)
+    options = dataclasses.replace(FAST, grid=3, aligned_side=side, layer_weight=1.0, unit_weight=1.0, edge_weight=1.0)
     plan = plan_alignment(model, layer, options)
     target = reference_target(model, plan, 0, references(0))
     shapes = {k: tuple(v.quantile.shape) for k, v in target.layers.items()}

@@ -13,10 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Lightness, red against blue, green against both: nearly uncorrelated in photographs.
-# Reference: I₁, I₂, I₃ of Ohta, Kanade, Sakai, "Color information for region segmentation", CGIP 13, 1980.
-_COLOR_AXES = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0, -1 / 2], [-1 / 4, 1 / 2, -1 / 4]])
-
 
 def edges(images: Tensor, size_px: int) -> Tensor:
     """Differences of squares of pixels to their neighbors →, ↓, ↘ and ↗, of lightness and two axes of color.
@@ -30,10 +26,7 @@ def edges(images: Tensor, size_px: int) -> Tensor:
     Returns:
         [B, 4·C, h, w], by direction, then by axis; h = H / size_px − 1, half of that for single pixels.
     """
-    num_channels = images.shape[1]
-    blocks = [_COLOR_AXES.to(images)] if num_channels >= 3 else []
-    axes = torch.block_diag(*blocks, torch.eye(num_channels % 3, dtype=images.dtype, device=images.device))
-    planes = torch.einsum("dc,bchw->bdhw", axes, images)
+    planes = _decorrelated(images)
     if size_px > 1:
         planes = F.avg_pool2d(planes, size_px)
     upper, lower = planes[..., :-1, :], planes[..., 1:, :]
@@ -42,3 +35,16 @@ def edges(images: Tensor, size_px: int) -> Tensor:
         [upper[..., 1:] - here, lower[..., :-1] - here, lower[..., 1:] - here, upper[..., 1:] - lower[..., :-1]], dim=1
     )
     return differences[..., ::2, ::2] if size_px == 1 else differences
+
+
+def _decorrelated(images: Tensor) -> Tensor:
+    """Red, green and blue [B, 3 …, H, W] as lightness, red against blue, green against both; further channels stay.
+
+    Reference: I₁, I₂, I₃ of Ohta, Kanade, Sakai, "Color information for region segmentation", CGIP 13, 1980: nearly
+    uncorrelated in photographs.
+    """
+    if images.shape[1] < 3:
+        return images
+    red, green, blue = images[:, :3].unbind(1)
+    axes = torch.stack([(red + green + blue) / 3, (red - blue) / 2, (2 * green - red - blue) / 4], dim=1)
+    return torch.cat([axes, images[:, 3:]], dim=1)

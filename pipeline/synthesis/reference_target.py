@@ -104,7 +104,8 @@ def plan_alignment(
     if options.pixel_weight:
         weights[INPUT_PIXELS] = options.pixel_weight
     if options.edge_weight:
-        weights |= dict.fromkeys(INPUT_EDGES, options.edge_weight)
+        shown = [name for name, square_px in INPUT_EDGES.items() if 2 * square_px <= size_px]  # two have a border
+        weights |= dict.fromkeys(shown, options.edge_weight)
     if options.layer_weight and not is_class:
         weights[TARGET_LAYER] = options.layer_weight
     if options.unit_weight:

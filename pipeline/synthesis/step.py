@@ -68,8 +68,8 @@ class _Graph:
 _graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
 # Of a network so many are kept: batches of a layer follow one another, and each layer has its own folded parameters.
 _MAX_GRAPHS = 8
-# Of a compiled step, over the norm of what is right. Rounding moves a few pixels across a ReLU's kink or a rank.
-_MAX_DIFFERENCE = 0.02
+# Of a compiled step, over the norm of what is right for a picture: rounding moves some values across a kink or a rank.
+_MAX_DIFFERENCE = 0.05
 
 
 class Step:
@@ -168,14 +168,17 @@ def _make_graph(
 
 
 def _require_agreement(compiled: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
-    """Raise RuntimeError if loss or gradient are others than the plain graph's by more than rounding can explain.
+    """Raise RuntimeError if results are others than the plain graph's by more than rounding can explain.
 
     What torch's compiler makes for CPUs has been wrong, see `_deterministic`: a picture must not show it.
     """
-    for name, found, expected in zip(("loss", "gradient"), compiled, plain, strict=False):
-        difference = float((found - expected).norm() / expected.norm())
-        if difference > _MAX_DIFFERENCE:
-            raise RuntimeError(f"compiled, its {name} is off by {difference:.2g} of what it should be (norms)")
+    for found, expected in zip(compiled, plain, strict=True):  # losses [B], gradient, relevance maps [B, ...]
+        difference = (found - expected).reshape(len(expected), -1).norm(dim=1)
+        allowed = _MAX_DIFFERENCE * expected.reshape(len(expected), -1).norm(dim=1)
+        if not bool((difference <= allowed).all()):  # nor where it is not a number
+            raise RuntimeError(
+                f"compiled, it gives other numbers: {difference.tolist()} off, {allowed.tolist()} allowed"
+            )
 
 
 def _compile(graph: GraphModule, device: torch.device) -> Callable[..., Sequence[Tensor]]:
@@ -198,9 +201,9 @@ def _deterministic() -> Iterator[None]:
     axis twice (torch 2.13: `CppTile2DKernel.store` moves the index, and for `atomic_add` `CppVecKernel.store` does so
     again by `ops.index_expr`). In deterministic mode it leaves such sums to torch's own functions.
     """
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_deterministic_debug_mode()  # off, warning or raising
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
