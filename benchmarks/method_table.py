@@ -383,6 +383,9 @@ def distance_lines(
         shared = {name: sorted(pictures[name].keys() & pictures[base].keys()) for name in others}
         for metric, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
             for name in others:
+                if len(shared[name]) < 2:  # a judge of one of the runs only
+                    cells.setdefault((metric, judge), []).append("")
+                    continue
                 both = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
                 fewest = min(len(embeddings) for some in both for embeddings in some)  # seeds: FID depends on how many
                 sets = [[embeddings[:fewest] for embeddings in some] for some in both]
