@@ -26,15 +26,11 @@ def edges(images: Tensor, size_px: int) -> Tensor:
     Returns:
         [B, 4·C, h, w], by direction, then by axis; h = H / size_px − 1, half of that for single pixels.
     """
-    planes = _decorrelated(images)
-    if size_px > 1:
-        planes = F.avg_pool2d(planes, size_px)
-    upper, lower = planes[..., :-1, :], planes[..., 1:, :]
-    here = upper[..., :-1]
-    differences = torch.cat(
-        [upper[..., 1:] - here, lower[..., :-1] - here, lower[..., 1:] - here, upper[..., 1:] - lower[..., :-1]], dim=1
-    )
-    return differences[..., ::2, ::2] if size_px == 1 else differences
+    planes = _decorrelated(F.avg_pool2d(images, size_px) if size_px > 1 else images)
+    step = 2 if size_px == 1 else 1
+    here, right = planes[..., :-1:step, :-1:step], planes[..., :-1:step, 1::step]
+    below, beyond = planes[..., 1::step, :-1:step], planes[..., 1::step, 1::step]
+    return torch.cat([right - here, below - here, beyond - here, right - below], dim=1)
 
 
 def _decorrelated(images: Tensor) -> Tensor:
