@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# In so many processes the tests run; see tests/conftest.py for which go together.
+PROCESSES ?= 2
 STAMP := $(VENV)/.setup-done
 
 .PHONY: setup demo serve test lint types unit clean
@@ -29,7 +31,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
 
 test: lint types unit
 

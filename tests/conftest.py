@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,15 @@ os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
 # No deadline per example: the machine may be busy, and a time-out per test is set in pyproject.toml.
 settings.register_profile("neuron-atlas", deadline=None)
 settings.load_profile("neuron-atlas")
+
+_STARTS_RAY = re.compile(r"test_(jobs_\w+|cli|cluster|evaluation_run)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, and all that start Ray in the same: clusters at once would take turns."""
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("ray" if _STARTS_RAY.fullmatch(name) else name))
 
 
 @pytest.fixture(scope="session")
