@@ -1,6 +1,6 @@
 """The methods against one another: the same neurons, real weights, judged by networks that never saw the pictures.
 
-    python benchmarks/method_table.py PHOTOGRAPHS WORK [--judge NAME=WEIGHTS …] [--variants NAME …] [--out FILE]
+    python benchmarks/method_table.py PHOTOGRAPHS WORK [--judge NAME=WEIGHTS …] [--variants NAME …] [--try …]
 
 PHOTOGRAPHS is a folder with `manifest.csv` (columns `file`, `caption`, `imagenet`: class indices separated by spaces).
 The subject is EfficientNet-Lite0; its neurons are every class that two photographs or more show, and units of three
@@ -11,6 +11,7 @@ own below WORK, classes and inner units apart, which resumes; the numbers are th
     the paired differences of the variants of `vital` from `published`, `fast` and others on the same neurons,
     and, into WORK, a contact sheet of the first neurons.
 
+`--try patient=best,steps=400,activation_growth=3` adds a variant with other settings of [visualize].
 `--judge` names the held-out networks; the weights of lite1 and lite2 are in packages, and
 `benchmarks/squeezenet_weights.py` makes those of squeezenet1_1.
 """
@@ -32,8 +33,7 @@ from PIL import Image, ImageDraw
 
 from jobs.session import run_stages
 from pipeline.atlas.scores import PHOTOGRAPHS
-from pipeline.evaluation.derived import labels_of
-from pipeline.evaluation.looks import FOLDER, LookFolder
+from pipeline.evaluation.looks import FOLDER, LookFolder, read_photographs
 from pipeline.evaluation.photographs import choose_photographs
 from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
 from pipeline.metrics.distances import frechet_distance, kernel_distance
@@ -65,6 +65,7 @@ class Variant:
     preset: str
     methods: tuple[str, ...] = ("vital",)
     steps: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)  # of [visualize], as in a recipe
     relevance: str = "auto"
     precision: str = "float32"
     kinds: tuple[str, ...] = KINDS
@@ -89,7 +90,7 @@ ON_GPUS = {
     "fast-bfloat16": Variant(preset="fast", precision="bfloat16"),
     "best-bfloat16": Variant(preset="best", precision="bfloat16"),
 }
-ALL_VARIANTS = VARIANTS | ON_GPUS
+ALL_VARIANTS = VARIANTS | ON_GPUS  # and those of `--try`
 
 
 def write_shards(photographs: Path, out: Path) -> list[int]:
@@ -131,9 +132,20 @@ def recipe_of(
     out: Path,
     judges: Sequence[str],
     seeds: int = 1,
+    batch_size: int = 8,
 ) -> Recipe:
     """The recipe of one variant for one kind of neuron."""
-    steps = f"steps = {variant.steps[kind]}" if kind in variant.steps else ""
+    settings = {
+        "methods": str(list(variant.methods)),
+        "preset": f'"{variant.preset}"',
+        "precision": f'"{variant.precision}"',
+        "seeds": str(seeds),
+        "image_size_px": "224",
+        "batch_size": str(batch_size),
+    }
+    if kind in variant.steps:
+        settings["steps"] = str(variant.steps[kind])
+    visualize = "\n".join(f"{key} = {value}" for key, value in {**settings, **variant.settings}.items())
     named = ", ".join(f'{{name = "{name}", weights = "{weights}"}}' for name, weights in map(split_judge, judges))
     blocks = (
         [("classifier", list(classes))]
@@ -163,18 +175,19 @@ reference_mode = "patch"
 patch_size_px = 112
 relevance = "{variant.relevance}"
 [visualize]
-methods = {list(variant.methods)}
-preset = "{variant.preset}"
-precision = "{variant.precision}"
-seeds = {seeds}
-{steps}
-image_size_px = 224
-batch_size = 8
+{visualize}
 [evaluate]
 held_out_models = [{named}]
 num_photographs = 400
 """.replace("'", '"')
     )
+
+
+def variant_of(text: str) -> tuple[str, Variant]:
+    """`NAME=PRESET[,KEY=VALUE …]`, values as in a recipe → (NAME, the variant)."""
+    name, _, rest = text.partition("=")
+    preset, *settings = rest.split(",")
+    return name, Variant(preset=preset, settings=dict(text.split("=", 1) for text in settings))
 
 
 def split_judge(text: str) -> tuple[str, str]:
@@ -195,7 +208,10 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, metavar="PHOTOGRAPHS")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder of the runs; finished work is not done again")
     parser.add_argument("--judge", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
-    parser.add_argument("--variants", nargs="+", choices=list(ALL_VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", nargs="*", choices=list(ALL_VARIANTS), default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--try", action="append", default=[], dest="tried", metavar="NAME=PRESET[,KEY=VALUE …]")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="of neurons")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures optimized together")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop every run after this stage")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each neuron; intervals are over neurons")
     parser.add_argument("--tables-only", action="store_true", help="of the runs that are finished")
@@ -204,10 +220,25 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     classes = write_shards(arguments.photographs, arguments.work / "shards")
-    runs = [VariantRun(name, kind, arguments.work) for name in arguments.variants for kind in ALL_VARIANTS[name].kinds]
-    if not arguments.tables_only:
-        for run in runs:
-            run.make(classes, arguments.judge, arguments.seeds, STAGES[: STAGES.index(arguments.until) + 1])
+    tried = dict(variant_of(text) for text in arguments.tried)
+    ALL_VARIANTS.update(tried)
+    runs = [
+        VariantRun(name, kind, arguments.work)
+        for name in [*arguments.variants, *tried]
+        for kind in ALL_VARIANTS[name].kinds
+        if kind in arguments.kinds
+    ]
+    stages = STAGES[: STAGES.index(arguments.until) + 1]
+    make_recipe = partial(
+        recipe_of,
+        classes=classes,
+        shards=arguments.work / "shards",
+        judges=arguments.judge,
+        seeds=arguments.seeds,
+        batch_size=arguments.batch_size,
+    )
+    for run in () if arguments.tables_only else runs:
+        run.make(make_recipe(ALL_VARIANTS[run.variant], run.kind, out=run.folder), stages)
     finished = [run for run in runs if run.is_finished]
     if finished:
         print(report(finished))
@@ -230,7 +261,7 @@ class VariantRun:
     def is_finished(self) -> bool:
         return (self.folder / "atlas.json").exists()
 
-    def make(self, classes: Sequence[int], judges: Sequence[str], seeds: int, stages: Sequence[Stage]) -> None:
+    def make(self, recipe: Recipe, stages: Sequence[Stage]) -> None:
         """Run the stages; the first run's statistics serve all, since they depend on the photographs alone."""
         others = sorted(self.work.glob(f"*/run/{STATISTICS[-1]}"))
         if not self.folder.exists() and others:
@@ -239,15 +270,6 @@ class VariantRun:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
         self._share_looks()
-        recipe = recipe_of(
-            ALL_VARIANTS[self.variant],
-            self.kind,
-            classes=classes,
-            shards=self.work / "shards",
-            out=self.folder,
-            judges=judges,
-            seeds=seeds,
-        )
         run_stages(recipe, stages, address="inline")
 
     def _share_looks(self) -> None:
@@ -282,17 +304,12 @@ class VariantRun:
         statistics = StatisticsStore.open(root)
         layers = {layer: sorted(set(rows["unit"])) for layer, rows in self.rows().groupby("layer")}
         chosen = choose_photographs(root, load_recipe(str(self.folder / "recipe.toml")), statistics, layers)
-        wanted = list(chosen.panel)
+        samples: Sequence[int] = chosen.panel
         if self.kind == "class":
-            further = sorted({*wanted, *chosen.further})
-            labels = labels_of(statistics, np.array(further))
-            wanted = [
-                s for s, label in zip(further, labels, strict=True) if any(label in units for units in layers.values())
-            ]
-        found: dict[int, Mapping[str, np.ndarray]] = {}
-        for folder in ("exemplars", "panel"):
-            found |= LookFolder(root, judge, folder).read(["embedding"], wanted)
-        return np.stack([found[sample]["embedding"] for sample in sorted(found)])
+            ((layer, classes),) = layers.items()
+            samples = chosen.labeled(statistics, layer, classes)
+        looks = read_photographs(root, judge, ["embedding"], samples)
+        return np.stack([look["embedding"] for look in looks.values()])
 
 
 # Lines of the tables, from `scores.parquet`: metric → decimals.

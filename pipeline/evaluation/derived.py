@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, activation_column
+from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, activation_column, read_photographs
 from pipeline.evaluation.photographs import Photographs, choose_quiet
 from pipeline.metrics.accuracy import class_rank
 from pipeline.metrics.interpretability import machine_interpretability
@@ -84,12 +84,9 @@ class LayerLooks:
         """The samples that a unit's pictures were aligned with."""
         return self.photographs.references[self.layer].get(unit, frozenset())
 
-    def of_photographs(self, judge: JudgeRecord, columns: Sequence[str], samples: set[int]) -> dict[int, Vectors]:
+    def of_photographs(self, judge: JudgeRecord, columns: Sequence[str], samples: set[int]) -> Mapping[int, Vectors]:
         """Sample → what a judge saw of it."""
-        found: dict[int, Vectors] = {}
-        for kind in ("exemplars", "panel"):  # the panel's looks hold all that the others do
-            found |= LookFolder(self.root, judge.key, kind).read(columns, samples)
-        return found
+        return read_photographs(self.root, judge.key, columns, samples)
 
 
 def derive_scores(looks: LayerLooks, keys: Sequence[Key]) -> list[dict[str, Any]]:

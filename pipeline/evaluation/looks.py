@@ -158,3 +158,16 @@ class LookFolder:
 
     def _ids(self, entry: Mapping[str, Any]) -> list[Any]:
         return [tuple(found) for found in entry["ids"]] if self._is_pictures else entry["ids"]
+
+
+def read_photographs(
+    root: Root, key: str, columns: Sequence[str], samples: Collection[int]
+) -> dict[int, dict[str, np.ndarray]]:
+    """Sample → column → what a judge saw of it, float32, ascending; of the samples that were looked at.
+
+    Those of the panel are taken from there, since its looks hold all that the others do.
+    """
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for kind in ("exemplars", "panel"):
+        found |= LookFolder(root, key, kind).read(columns, samples)
+    return dict(sorted(found.items()))

@@ -1,6 +1,6 @@
 """Which photographs pictures are compared with: a random panel of the data set, and the exemplars of each neuron."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,12 @@ class Photographs:
         """The exemplars that are not on the panel, each once, ascending."""
         every = {sample for units in self.exemplars.values() for samples in units.values() for sample in samples}
         return sorted(every - set(self.panel))
+
+    def labeled(self, statistics: StatisticsStore, layer: str, classes: Collection[int]) -> list[int]:
+        """Of the panel and the exemplars of the layer of classes those labeled with one of the classes, ascending."""
+        exemplars = self.exemplars.get(layer, {}).values()
+        every = np.array(sorted({*self.panel, *(sample for members in exemplars for sample in members)}), np.int64)
+        return every[np.isin(statistics.samples.labels(every), sorted(classes))].tolist()
 
 
 def choose_photographs(

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.atlas.schema import PICTURED_STATUSES, STATUSES
 from pipeline.atlas.scores import KINDS, PHOTOGRAPHS, SUMMARY_SCHEMA, code, scores_text
 from pipeline.evaluation.derived import held_out_classifiers, interpreters, labels_of
-from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder
+from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, read_photographs
 from pipeline.evaluation.photographs import Photographs
 from pipeline.metrics.accuracy import class_rank
 from pipeline.metrics.bootstrap import mean_interval
@@ -124,7 +124,7 @@ class Summarizer:
         keys = [(row["layer"], row["unit"], row["method"], row["seed"]) for row in pictured]
         columns = ["embedding", *(["logits"] if judge.num_classes else [])]
         looks = LookFolder(self.root, judge.key, "pictures").read(columns, keys)
-        photographs = self._photographs_of(judge, columns)
+        photographs = read_photographs(self.root, judge.key, columns, {*self.photographs.panel, *self._labeled})
         real = self._real(kind, photographs)
         sizes = []
         for method in self._methods(pictured):
@@ -163,39 +163,24 @@ class Summarizer:
                 named = [float(rank < k) for rank in ranks]
                 yield place | _interval(f"accuracy_top{k}", place["judge"], named, len(ranks))
 
-    def _photographs_of(self, judge: JudgeRecord, columns: Sequence[str]) -> dict[int, Mapping[str, np.ndarray]]:
-        """Sample → what a judge saw of it: the panel, and the exemplars of the classes."""
-        wanted = set(self.photographs.panel)
-        if self.class_layer in self.photographs.exemplars:
-            classes = self.photographs.exemplars[self.class_layer]  # type: ignore[index]
-            wanted |= {sample for samples in classes.values() for sample in samples}
-        found: dict[int, Mapping[str, np.ndarray]] = {}
-        for folder in ("exemplars", "panel"):
-            found |= LookFolder(self.root, judge.key, folder).read(columns, wanted)
-        return dict(sorted(found.items()))
-
     def _real(self, kind: str, photographs: Mapping[int, Mapping[str, np.ndarray]]) -> np.ndarray:
         """Embeddings [N, D] of the photographs that pictures of a kind are held against.
 
         Of classes those labeled with one of them, as many as were looked at, if there are enough; else the panel.
         """
-        chosen = [sample for sample in self.photographs.panel if sample in photographs]
-        if kind == "class" and self._real_are_labeled:
-            labels = labels_of(self.statistics, np.array(list(photographs), np.int64))
-            chosen = [s for s, label in zip(photographs, labels, strict=True) if label in self._classes]
-        return np.stack([photographs[s]["embedding"] for s in chosen]) if chosen else np.empty((0, 0))
+        chosen = self._labeled if kind == "class" and self._real_are_labeled else self.photographs.panel
+        seen = [photographs[sample]["embedding"] for sample in chosen if sample in photographs]
+        return np.stack(seen) if seen else np.empty((0, 0))
 
     @cached_property
-    def _classes(self) -> set[int]:
-        return {row["unit"] for row in self.rows if row["layer"] == self.class_layer}
+    def _labeled(self) -> list[int]:
+        """The photographs labeled with one of the classes that there are pictures of."""
+        classes = {row["unit"] for row in self.rows if row["layer"] == self.class_layer}
+        return self.photographs.labeled(self.statistics, self.class_layer or "", classes)
 
-    @cached_property
+    @property
     def _real_are_labeled(self) -> bool:
-        """Whether enough photographs are labeled with one of the classes that there are pictures of."""
-        exemplars = self.photographs.exemplars.get(self.class_layer or "", {})
-        samples = {*self.photographs.panel, *(sample for members in exemplars.values() for sample in members)}
-        labels = labels_of(self.statistics, np.array(sorted(samples), np.int64))
-        return int(np.isin(labels, sorted(self._classes)).sum()) >= MIN_PICTURES
+        return len(self._labeled) >= MIN_PICTURES
 
     # ---- words ----
 
