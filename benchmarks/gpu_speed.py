@@ -1,16 +1,18 @@
 """Speed on a GPU: seconds per neuron, step over bare pass, memory and use of the device, by preset and precision.
 
-    python benchmarks/gpu_speed.py [--model torchvision:resnet50] [--batch-size 128] [--neurons 256] [--presets …]
+    python benchmarks/gpu_speed.py [--model torchvision:resnet50] [--layers class inner] [--presets published fast] …
 
-Needs neither Ray nor Zarr. For class neurons and for inner ones of the last but one stage, of each precision, plain and
-compiled, it optimizes `--neurons` neurons through `synthesize` in batches as a run does, for `--steps` steps each, and
-times what a batch takes in the steady state (after its first steps) by the device's own clock. `s/neuron` is that times
-the preset's steps; nothing else of a run depends on the steps. `bare` is a forward and backward pass of the module as
-far as the neurons' layer in the same precision and batch; `busy` is the share of wall time in which kernels run.
-The weights are random: the time does not depend on them.
+Needs neither Ray nor Zarr. For the neurons of each layer (`class`, `inner`, which is the last feature layer but
+one, or one by its name), of each preset and precision, plain and compiled, it optimizes `--neurons` neurons through
+`synthesize` in batches as a run does, for `--steps` steps each, and times what a batch takes in the steady state (after
+its first steps) by the device's own clock. `s/neuron` is that times the preset's steps; nothing else of a run depends
+on the steps. `bare` is a forward and backward pass of the module as far as the neurons' layer in the same precision and
+batch; `busy` is the share of wall time in which kernels run. Below the table stands what all units of the layers
+together would take. The weights are random: the time does not depend on them.
 """
 
 import argparse
+import collections
 import dataclasses
 import statistics
 import time
@@ -22,6 +24,7 @@ from pipeline.synthesis.methods import preset
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.presets import SynthesisOptions
 from pipeline.synthesis.reference_target import plan_alignment, reference_target
+from pipeline.synthesis.step import TracingError
 
 _WARM_STEPS = 12
 
@@ -35,31 +38,58 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["published", "fast"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--ways", nargs="+", default=["plain", "compiled"])
-    parser.add_argument("--kinds", nargs="+", default=["class", "inner"])
+    parser.add_argument("--layers", nargs="+", default=["class", "inner"])
     arguments = parser.parse_args()
 
     model = load_model(arguments.model, "random", device="cuda")
-    layers = [feature.layer for feature in model.default_feature_layers()]
+    layers = [layer_named(model, name) for name in arguments.layers]
+    units = {layer: model.units(layer) for layer in layers}
     print(
         f"{arguments.model}, 224 px, batches of {arguments.batch_size}, {arguments.neurons} neurons; "
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     )
     heads = ("neurons", "preset", "precision", "way", "bare ms", "step ms", "ratio", "s/neuron", "MB/neuron", "busy")
     print("| " + " | ".join([*heads, "first s"]) + " |\n" + "|---" * 4 + "|---:" * 7 + "|", flush=True)
-    for kind in arguments.kinds:
-        layer = model.classifier_layer if kind == "class" else layers[-2]
+    seconds: dict[tuple[str, str, str], float] = collections.defaultdict(float)
+    for layer in layers:
         for name in arguments.presets:
             for precision in arguments.precisions:
                 bare_ms = bare(model.in_precision(precision), layer, arguments.batch_size)
                 for way in arguments.ways:
-                    row = measure(model, layer, preset(name), precision, way, arguments)
-                    step_ms, megabytes, busy, first_s = row
+                    place = [layer, name, precision, way]
+                    try:
+                        step_ms, megabytes, busy, first_s = measure(
+                            model, layer, preset(name), precision, way, arguments
+                        )
+                    except (TracingError, torch.OutOfMemoryError) as error:
+                        print(table_line([*place, f"{type(error).__name__}: {error}".splitlines()[0]]), flush=True)
+                        seconds[name, precision, way] = float("nan")
+                        continue
+                    neuron_s = step_ms * preset(name).steps / 1000
+                    seconds[name, precision, way] += units[layer] * neuron_s
                     numbers = [
                         *(f"{bare_ms:.3f}", f"{step_ms:.3f}", f"{step_ms / bare_ms:.2f}"),
-                        *(f"{step_ms * preset(name).steps / 1000:.3f}", f"{megabytes:.0f}"),
+                        *(f"{neuron_s:.3f}", f"{megabytes:.0f}"),
                         *(f"{busy:.0%}", f"{first_s:.0f}"),
                     ]
-                    print("| " + " | ".join([f"{kind} ({layer})", name, precision, way, *numbers]) + " |", flush=True)
+                    print(table_line([*place, *numbers]), flush=True)
+    print(f"\nAll {sum(units.values()):,} units of {', '.join(f'{layer} ({n:,})' for layer, n in units.items())}:")
+    for place, total_s in seconds.items():
+        print(f"{' '.join(place)}: {total_s / 60:.1f} minutes")
+
+
+def layer_named(model: Model, name: str) -> str:
+    """`class` → the classifier's layer, `inner` → the last feature layer but one, any other name → the layer itself."""
+    if name == "class":
+        return model.classifier_layer
+    if name == "inner":
+        return model.default_feature_layers()[-2].layer
+    return model.resolve_layer(name)
+
+
+def table_line(cells: list[str]) -> str:
+    """Cells as a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def bare(model: Model, layer: str, batch_size: int) -> float:
@@ -89,6 +119,7 @@ def measure(
     arguments: argparse.Namespace,
 ) -> tuple[float, float, float, float]:
     """Milliseconds per step and image, megabytes per neuron, share of time in kernels, seconds until the first step."""
+    torch.cuda.empty_cache()  # what the row before kept
     plan = plan_alignment(model, layer, options, image_size_px=224)
     references = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     target = reference_target(model, plan, 0, references)
@@ -98,7 +129,7 @@ def measure(
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     for start in range(0, arguments.neurons, arguments.batch_size):
-        units = range(start, min(start + arguments.batch_size, arguments.neurons))
+        places = range(start, min(start + arguments.batch_size, arguments.neurons))
         marks: list[torch.cuda.Event] = []
         walls: list[float] = []
 
@@ -113,17 +144,17 @@ def measure(
         started_s = time.perf_counter()
         synthesize(
             model,
-            [(layer, unit) for unit in units],
-            [target] * len(units),
+            [(layer, place % model.units(layer)) for place in places],
+            [target] * len(places),
             options=options,
             image_size_px=224,
-            seeds=list(units),
+            seeds=list(places),
             precision=precision,
             way=way,
             on_step=mark,
         )
         first_s = max(first_s, walls[0] - started_s)
-        per_step.append(marks[1].elapsed_time(marks[-1]) / (len(marks) - 2) / len(units))
+        per_step.append(marks[1].elapsed_time(marks[-1]) / (len(marks) - 2) / len(places))
     megabytes = (torch.cuda.max_memory_allocated() - before) / arguments.batch_size / 1e6
     busy = share_in_kernels(model, layer, target, options, precision, way, arguments.batch_size)
     return statistics.median(per_step), megabytes, busy, first_s
@@ -142,7 +173,7 @@ def share_in_kernels(model, layer, target, options, precision, way, batch_size) 
 
     synthesize(
         model,
-        [(layer, unit) for unit in range(batch_size)],
+        [(layer, place % model.units(layer)) for place in range(batch_size)],
         [target] * batch_size,
         options=dataclasses.replace(options, steps=12),
         image_size_px=224,
