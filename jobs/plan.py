@@ -17,16 +17,17 @@ from jobs.status import RunStatus, describe_status, status_of
 from pipeline.storage import Root
 
 if TYPE_CHECKING:
-    from pipeline.recipe import ComputeSection, Recipe
+    from pipeline.recipe import Recipe
+    from pipeline.recipe_sections import ComputeSection
     from pipeline.synthesis.reference_target import AlignmentPlan
 
 # Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
-# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU: ResNet-50 and lite0 on an H200 beside other
-# work (benchmarks/results/2026-11-26-gpu.md; a step between a class's and an inner unit's, compiled and plain); of an
-# image, decoding and resizing take 3 ms of the worker's one core. A look is a guess.
+# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU, an H200: lite0 beside other work
+# (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's inner units, compiled, float32 (2026-11-27-gpu.md); of
+# an image, decoding and resizing take 3 ms of the worker's one core. A look is a guess.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.005}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.01}
-SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.0007}  # per image that the model sees
+SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.0005}  # per image that the model sees
 SECONDS_PER_LOOK: Final = {"cpu": 0.2, "cuda": 0.005}  # evaluate: one network at one picture or photograph
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from jobs.worker import Shared, deterministic, is_fatal
-from pipeline.recipe import ComputeSection
+from pipeline.recipe_sections import ComputeSection
 
 T = TypeVar("T")
 

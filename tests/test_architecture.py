@@ -37,6 +37,7 @@ FLOORS = {
     "pipeline.recipe_added": 2,
     "pipeline.recipe_checks": 2,
     "pipeline.recipe_evaluate": 2,
+    "pipeline.recipe_sections": 2,
     "pipeline.recipe_toml": 2,
     "pipeline.recipe_visualize": 2,
     "pipeline.shards": 2,

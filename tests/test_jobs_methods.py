@@ -10,7 +10,8 @@ from jobs import visualizer
 from jobs.runfolder import STAGES
 from jobs.session import run_stages
 from pipeline.atlas.validate import validate
-from pipeline.recipe import METHODS, RecipeError
+from pipeline.recipe import RecipeError
+from pipeline.recipe_visualize import METHODS
 from pipeline.storage import Root
 from pipeline.tables import read_rows
 from tests.tiny_run import NUM_CLASSES, small_net, tiny_recipe, write_data

@@ -32,8 +32,8 @@ def test_the_recipe_says_whether_workers_have_gpus_and_what_they_share(shards, t
     )
     assert worker_seconds(whole) == worker_seconds(shared)
     assert worker_seconds(whole)["targets"] == SECONDS_PER_REFERENCE["cuda"] * 4 * NUM_NEURONS
-    assert "about 0.14 GPU-hours; with 2 GPU workers" in describe_plan(whole)
-    assert "about 0.07 GPU-hours; with 2 GPU workers" in describe_plan(shared)
+    assert "about 0.10 GPU-hours; with 2 GPU workers" in describe_plan(whole)
+    assert "about 0.05 GPU-hours; with 2 GPU workers" in describe_plan(shared)
 
 
 def test_without_a_number_the_workers_are_those_of_this_machine(shards, tmp_path):

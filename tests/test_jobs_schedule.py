@@ -27,7 +27,7 @@ from jobs.schedule import (
 )
 from jobs.session import isolate, open_engine
 from jobs.worker import deterministic
-from pipeline.recipe import ComputeSection
+from pipeline.recipe_sections import ComputeSection
 from pipeline.shards import TooManyBadSamples
 from pipeline.storage import StorageError
 

@@ -8,26 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.recipe import (
+from pipeline.recipe import STAGES, Recipe, RecipeError, load_recipe
+from pipeline.recipe_evaluate import EvaluateSection
+from pipeline.recipe_sections import (
     CLASSIFIER,
-    METHODS,
     RELEVANCE_RULES,
-    STAGES,
     AtlasSection,
     ComputeSection,
     DataSection,
-    EvaluateSection,
     FeatureLayerChoice,
     ModelSection,
     NeuronsBlock,
     OutputSection,
-    Recipe,
-    RecipeError,
     StatisticsSection,
     TargetsSection,
-    VisualizeSection,
-    load_recipe,
 )
+from pipeline.recipe_visualize import METHODS, VisualizeSection
 from pipeline.storage import Root
 
 MINIMAL = """

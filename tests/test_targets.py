@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pipeline.models import Model
-from pipeline.recipe import TargetsSection
+from pipeline.recipe_sections import TargetsSection
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.reference_target import reference_target

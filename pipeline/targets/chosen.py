@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pipeline.images import BadImage, decode_image
 from pipeline.models import Model
 from pipeline.neurons import match_layers, nearest, parse_units
-from pipeline.recipe import CLASSIFIER, NeuronsBlock, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_sections import CLASSIFIER, NeuronsBlock
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.targets.reading import folder_exemplar

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import Model, features_of
-from pipeline.recipe import TargetsSection
+from pipeline.recipe_sections import TargetsSection
 from pipeline.statistics.store import Exemplar, StatisticsStore
 from pipeline.targets.duplicates import DistinctPictures
 from pipeline.targets.ranking import RelevanceRanking
