@@ -34,6 +34,7 @@ from authors_code import AuthorsCode, Record
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.heap import keep_freed_memory
 from pipeline.models import Model, load_model
 from pipeline.relevance import relevance
 from pipeline.synthesis.methods import preset
@@ -301,6 +302,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as our workers do; both sides have it
 
     inner = AuthorsCode(arguments.checkout, "inner_fvis", "opt_inner")
     classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")

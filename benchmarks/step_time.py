@@ -3,7 +3,8 @@
     python benchmarks/step_time.py [--model timm:tf_efficientnet_lite0] [--batch-size 8] [--size 224]
 
 Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio
-holds on a machine whose speed drifts; the median of the ratios is quoted. `bare` runs the module as far as the last
+holds on a machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker
+(`pipeline.heap`), unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last
 feature layer and back to the image, with the sum of its features as the loss.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 
 import torch
 
+from pipeline.heap import keep_freed_memory
 from pipeline.models import features_of, load_model
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.optimize import synthesize
@@ -35,15 +37,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps in one timed run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, default="traced", help="of the inner neurons; classes gain nothing")
+    parser.add_argument("--heap", choices=("worker", "torch"), default="worker")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    heap = "worker" if arguments.heap == "worker" and keep_freed_memory() else "torch"
 
     model = load_model(arguments.model, arguments.weights)
     inner = arguments.layer or model.default_feature_layers()[-2].layer
     print(
         f"{arguments.model}, batch {arguments.batch_size} at {arguments.size} px, torch {torch.__version__}, "
-        f"{arguments.threads} threads, inner {arguments.way}, {time.strftime('%Y-%m-%d')}"
+        f"{arguments.threads} threads, heap {heap}, inner {arguments.way}, {time.strftime('%Y-%m-%d')}"
     )
     print(f"{'neurons':<28}{'preset':<12}{'relevance':<12}{'bare ms':>9}{'step ms':>9}{'ratio':>8}")
     cases = [

@@ -15,6 +15,7 @@ from jobs.portions import CudaMemory, Portions
 from jobs.schedule import Resources
 from jobs.wanted import Batch, batch_sizes, facet_of
 from jobs.worker import Shared, model_on
+from pipeline.heap import keep_freed_memory
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -54,6 +55,8 @@ class Visualizer:
         plans: Mapping[str, Any],
         num_pictures: Mapping[tuple[str, str], int],
     ) -> None:
+        if resources.device == "cpu":
+            keep_freed_memory()
         self._model = model_on(shared_model, resources.device)
         self._root = root
         self._recipe = recipe

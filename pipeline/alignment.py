@@ -19,7 +19,6 @@ the same gradient and needs one sort. Barycenter: Agueh, Carlier, SIAM J. Math. 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,61 +73,6 @@ INPUT_EDGES = {f"input-edges-{size_px}": size_px for size_px in (1, 2, 4)}  # ke
 TARGET_LAYER = "target-layer"
 TARGET_UNIT = "target-unit"
 OWN_KEYS = frozenset({INPUT_PIXELS, *INPUT_EDGES, TARGET_LAYER, TARGET_UNIT})
-
-
-def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:
-    """Features as rows of positions, optionally split into grid × grid cells that are sorted apart.
-
-    Sorting forgets where a value was; sorting within cells keeps the coarse layout. The cells of a map that the
-    grid does not divide are cut at rounded borders and padded by repeating their own last rows and columns.
-
-    Args:
-        features: [B, C, H, W], or [B, C, N] (tokens and logits have no layout: they are taken as they are).
-        grid: cells per side.
-        side: a larger map is thinned first, to every k-th row and column with the smallest k that leaves no more than
-            `side` of either; 0 keeps all. Neighbors in a large map resemble one another, so few tell its distribution.
-
-    Returns:
-        [B, C·P, N/P], P = grid², N positions after thinning; channel-major, so row c·P + p is channel c in cell p.
-    """
-    if features.ndim == 2:
-        return features.unsqueeze(2)
-    if features.ndim == 3:
-        return _transposed(features.transpose(1, 2))
-    # Networks work channels-last: in their order channels are copied together, and gradients come back as they are.
-    maps_BHWC = features.permute(0, 2, 3, 1)
-    if side and max(features.shape[2:]) > side:
-        k = -(-max(features.shape[2:]) // side)
-        maps_BHWC = maps_BHWC[:, ::k, ::k]
-    if grid == 1 or min(maps_BHWC.shape[1:3]) < grid:
-        return _transposed(maps_BHWC.flatten(1, 2))
-    rows, columns = (_cell_index(size, grid, features.device) for size in maps_BHWC.shape[1:3])
-    cells = maps_BHWC.index_select(1, rows.flatten()).index_select(2, columns.flatten())
-    cells_BPyPxhwC = cells.unflatten(2, columns.shape).unflatten(1, rows.shape).transpose(2, 3)
-    return _transposed(cells_BPyPxhwC.flatten(1, 4)).reshape(len(features), -1, rows.shape[1] * columns.shape[1])
-
-
-class _Transposed(torch.autograd.Function):
-    """[B, N, C] → [B, C, N], both ways in the order in which the one who takes it reads it."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
-        return values.transpose(1, 2).contiguous()
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        return gradients[0].transpose(1, 2).contiguous()
-
-
-_transposed: Callable[[Tensor], Tensor] = _Transposed.apply
-
-
-def _cell_index(side: int, grid: int, device: torch.device) -> Tensor:
-    """Which positions along one axis each cell covers: [grid, ceil(side / grid)]."""
-    length = -(-side // grid)
-    starts = [round(cell * side / grid) for cell in range(grid + 1)]
-    index = [[min(start + i, end - 1) for i in range(length)] for start, end in pairwise(starts)]
-    return torch.tensor(index, device=device)
 
 
 def sorted_target(features: Tensor) -> Tensor:

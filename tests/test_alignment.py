@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.alignment import partition, sort_matching, sorted_target
+from pipeline.alignment import sort_matching, sorted_target
+from pipeline.cells import partition
 from pipeline.sorting import argsort_rows, sort_values
 
 

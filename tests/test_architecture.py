@@ -29,6 +29,8 @@ FLOORS = {
     "pipeline.sorting": 1,
     "pipeline.sorting_kernel": 1,
     "pipeline.alignment": 1,
+    "pipeline.cells": 1,
+    "pipeline.heap": 0,
     "pipeline.relevance": 1,
     "pipeline.metrics": 1,
     "pipeline.synthesis": 2,
@@ -65,6 +67,7 @@ ONLY_HERE = {
 NUMERICAL = (
     "pipeline.models",
     "pipeline.alignment",
+    "pipeline.cells",
     "pipeline.relevance",
     "pipeline.synthesis",
     "pipeline.metrics",

@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
-from pipeline.recipe import METHODS, Recipe, RecipeError
-from pipeline.recipe_visualize import PRESET_VERSIONS, PRESETS
+from pipeline.recipe import Recipe, RecipeError
+from pipeline.recipe_visualize import METHODS, PRESET_VERSIONS, PRESETS
 from pipeline.synthesis.methods import PRESETS as SYNTHESIS_PRESETS
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.presets import SynthesisOptions
@@ -62,8 +62,8 @@ def test_every_method_has_every_preset() -> None:
 # folder with pictures by the old settings then refuses to go on, instead of mixing them with others.
 SETTINGS = {
     "published": (1, "add9455a6e8d77d7"),
-    "fast": (4, "5267b96d0ba2d043"),
-    "best": (2, "69b27ad5c0093b48"),
+    "fast": (5, "f5c1cdf702750533"),
+    "best": (3, "e6b033050e000ba7"),
 }
 
 
@@ -77,7 +77,7 @@ def test_a_preset_that_changes_raises_its_version(name: str) -> None:
 
 
 def test_the_version_of_a_preset_is_part_of_what_a_folder_is_made_with() -> None:
-    assert recipe().stage_keys("targets")["visualize.preset_version"] == 4
+    assert recipe().stage_keys("targets")["visualize.preset_version"] == 5
     first = recipe("visualize.preset=published")
     assert "visualize.preset_version" not in first.stage_keys("build")  # folders from before versions stay valid
 

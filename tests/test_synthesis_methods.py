@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.alignment import NeuronTarget
 from pipeline.models import Model, Preprocessing
-from pipeline.recipe import METHODS as RECIPE_METHODS
+from pipeline.recipe_visualize import METHODS as RECIPE_METHODS
 from pipeline.synthesis import Visualization, visualize
 from pipeline.synthesis.activation import ActivationObjective
 from pipeline.synthesis.inversion import InversionObjective, batch_norm_layers, statistics_distance
@@ -76,7 +76,10 @@ def test_a_method_says_where_it_is_from(name: str) -> None:
 def test_the_best_of_each_method_has_one_budget(name: str) -> None:
     best, vital = preset("best", name), preset("best")
     assert preset("fast", name).steps < best.steps
-    assert best.steps * max(1, best.num_crops) <= vital.steps <= preset("published").steps // 8
+    assert best.steps * max(1, best.num_crops) <= vital.steps
+    published = preset("published").steps
+    assert preset("fast").steps <= published // 8
+    assert vital.steps <= published // 5
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])

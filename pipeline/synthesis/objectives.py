@@ -18,9 +18,9 @@ from pipeline.alignment import (
     TARGET_UNIT,
     LayerTarget,
     NeuronTarget,
-    partition,
     target_spread,
 )
+from pipeline.cells import partition
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.relevance import RULES, normalize_relevance, relevance
 from pipeline.synthesis.activation import MIN_GOAL

@@ -17,9 +17,9 @@ from pipeline.alignment import (
     TARGET_UNIT,
     LayerTarget,
     NeuronTarget,
-    partition,
     sorted_target,
 )
+from pipeline.cells import partition
 from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INNER_WEIGHTS
 from pipeline.relevance import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
