@@ -48,8 +48,8 @@ UNITS_PER_LAYER = 20
 BASELINES = ("maco", "fourier", "deepinversion", "pixel")
 KINDS = ("class", "inner")
 BASES = {
-    "class": ("published", "published-200", "published-full", "fast", "best"),
-    "inner": ("published", "published-200", "fast", "best"),
+    "class": ("published", "published-400", "published-full", "fast", "best"),
+    "inner": ("published", "published-400", "fast", "best"),
 }  # what the other variants of VITAL are compared with
 Neuron = tuple[str, int]  # layer, unit
 Distance = Callable[[np.ndarray, np.ndarray], float]
@@ -73,11 +73,11 @@ class Variant:
 
 
 # The published 2,000 steps would take two hours of one core for the classes and five for the units: `published` is cut
-# to a quarter of the steps here, and to fewer units, on which the others are compared with it; `published-200` has as
+# to a quarter of the steps here, and to fewer units, on which the others are compared with it; `published-400` has as
 # many steps as `best`.
 VARIANTS = {
     "published": Variant(preset="published", steps={"class": 500, "inner": 500}, units_per_layer=5),
-    "published-200": Variant(preset="published", steps={"class": 200, "inner": 200}),
+    "published-400": Variant(preset="published", steps={"class": 400, "inner": 400}, units_per_layer=5),
     "fast": Variant(preset="fast"),
     "best": Variant(preset="best"),
     "baselines": Variant(preset="fast", methods=BASELINES),

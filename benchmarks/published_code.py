@@ -34,7 +34,7 @@ from authors_code import AuthorsCode, Record
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.heap import keep_freed_memory
+from pipeline.heap import freed_memory_kept
 from pipeline.models import Model, load_model
 from pipeline.relevance import relevance
 from pipeline.synthesis.methods import preset
@@ -290,26 +290,8 @@ def calibrate(net: nn.Module, images: Tensor, generator: torch.Generator) -> Non
     net.eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", type=Path)
-    parser.add_argument("--model", choices=(*NETWORKS, "both"), default="both")
-    parser.add_argument("--size", type=int, default=224, help="image side in pixels, a multiple of 32")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--units", type=int, default=3, help="neurons of each kind, drawn at random")
-    parser.add_argument("--references", type=int, default=4, help="images per neuron, but for the timing")
-    parser.add_argument("--steps", type=int, default=3, help="of each timed run; 0 leaves the timing out")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as our workers do; both sides have it
-
-    inner = AuthorsCode(arguments.checkout, "inner_fvis", "opt_inner")
-    classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")
-    print(
-        f"{arguments.size} px, {arguments.units} units, {arguments.references} references and a noise image each, seed "
-        f"{arguments.seed}, torch {torch.__version__}, {arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
-    )
+def compare(arguments: argparse.Namespace, inner: AuthorsCode, classes: AuthorsCode) -> bool:
+    """Print the comparison of each network and its weights; returns whether all numbers agree."""
     agrees = True
     for name in NETWORKS if arguments.model == "both" else [arguments.model]:
         network = NETWORKS[name]
@@ -332,6 +314,30 @@ def main() -> None:
             if weights == "calibrated" and arguments.steps:
                 comparison.step_times(units[0], start, images, steps=arguments.steps)
             agrees &= comparison.agrees
+    return agrees
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--model", choices=(*NETWORKS, "both"), default="both")
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels, a multiple of 32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--units", type=int, default=3, help="neurons of each kind, drawn at random")
+    parser.add_argument("--references", type=int, default=4, help="images per neuron, but for the timing")
+    parser.add_argument("--steps", type=int, default=3, help="of each timed run; 0 leaves the timing out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    inner = AuthorsCode(arguments.checkout, "inner_fvis", "opt_inner")
+    classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")
+    print(
+        f"{arguments.size} px, {arguments.units} units, {arguments.references} references and a noise image each, seed "
+        f"{arguments.seed}, torch {torch.__version__}, {arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+    )
+    with freed_memory_kept():  # as in our workers; both sides have it
+        agrees = compare(arguments, inner, classes)
     print(ON_PURPOSE)
     sys.exit(0 if agrees else 1)
 

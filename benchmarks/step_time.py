@@ -13,10 +13,11 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
-from pipeline.heap import keep_freed_memory
+from pipeline.heap import freed_memory_kept
 from pipeline.models import features_of, load_model
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.optimize import synthesize
@@ -41,8 +42,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    heap = "worker" if arguments.heap == "worker" and keep_freed_memory() else "torch"
+    with freed_memory_kept() if arguments.heap == "worker" else nullcontext(False) as is_kept:
+        time_cases(arguments, heap="worker" if is_kept else "torch")
 
+
+def time_cases(arguments: argparse.Namespace, *, heap: str) -> None:
+    """Print a line for each kind of neuron and preset."""
     model = load_model(arguments.model, arguments.weights)
     inner = arguments.layer or model.default_feature_layers()[-2].layer
     print(

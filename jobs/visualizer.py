@@ -5,6 +5,7 @@ A batch is committed whole: its pictures first, then its fragment.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from jobs.portions import CudaMemory, Portions
 from jobs.schedule import Resources
 from jobs.wanted import Batch, batch_sizes, facet_of
 from jobs.worker import Shared, model_on
-from pipeline.heap import keep_freed_memory
+from pipeline.heap import freed_memory_kept
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -55,8 +56,6 @@ class Visualizer:
         plans: Mapping[str, Any],
         num_pictures: Mapping[tuple[str, str], int],
     ) -> None:
-        if resources.device == "cpu":
-            keep_freed_memory()
         self._model = model_on(shared_model, resources.device)
         self._root = root
         self._recipe = recipe
@@ -127,7 +126,8 @@ class Visualizer:
                 way=way,
             )
 
-        made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
+        with freed_memory_kept() if self._device == "cpu" else nullcontext():
+            made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
         return dict(zip(targets, made, strict=True))
 
     def _way(self, batch: Batch, count: int, steps: int) -> "Way":

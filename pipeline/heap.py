@@ -1,4 +1,4 @@
-"""The C heap of a process that computes on a CPU: what is freed is kept for the next tensor.
+"""The C heap of a process that computes on a CPU: what a step frees is kept for the next one.
 
 glibc hands tensors of more than 32 MB back to the system as they are freed, and smaller ones once there are 64 MB at
 the heap's end; the next one is new memory, of which the system zeroes each page as it is touched. A step of a batch
@@ -9,12 +9,32 @@ relevance at every step 541 → 382; ResNet-50 890 → 822 and 1,730 → 1,485. 
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# mallopt(3): at how many bytes at its end the heap shrinks, and how many blocks may be mapped outside it.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# mallopt(3): at how many bytes at its end the heap shrinks, from how many on a block is mapped outside it, and how many
+# such blocks there may be.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_MB = 2**20
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep what this process frees, from now on; returns whether it does, as other C libraries do not."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
+    """Meanwhile glibc keeps what this process frees, and then gives it back; yields whether it does.
+
+    Other C libraries are left alone. Not for ever: blocks of many sizes, none of them mapped, leave holes in a heap.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    mallopt = getattr(libc, "mallopt", None)
+    if libc is None or mallopt is None:
+        yield False
+        return
+    is_kept = bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    try:
+        yield is_kept
+    finally:
+        # What glibc arrives at by itself in a process that has freed large blocks; once told, it adapts no more.
+        mallopt(_M_MMAP_MAX, 65536)
+        mallopt(_M_MMAP_THRESHOLD, 32 * _MB)
+        mallopt(_M_TRIM_THRESHOLD, 64 * _MB)
+        libc.malloc_trim(0)
