@@ -16,7 +16,8 @@ from jobs import cli
 from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, exit_code_of, main
 from jobs.demo import PACKAGE, RECIPE, demo_recipe, describe
 from jobs.runfolder import STAGES
-from pipeline.recipe import METHODS, Recipe, load_recipe
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe_visualize import METHODS
 from pipeline.storage import Root, expand_urls
 from tests.tiny_run import picture, recipe_toml, write_data
 

@@ -16,6 +16,7 @@ from jobs.demo import demo_recipe
 from pipeline import recipe as recipes
 from pipeline.recipe import Recipe
 from pipeline.recipe_checks import Section
+from pipeline.recipe_sections import CLASSIFIER
 from pipeline.recipe_toml import toml_value
 from pipeline.synthesis.methods import METHODS, preset
 from pipeline.synthesis.presets import BEST, FAST, PUBLISHED, SynthesisOptions
@@ -131,7 +132,7 @@ def test_the_recipe_of_the_readme_is_valid() -> None:
 def test_the_readme_counts_the_demo_as_it_is() -> None:
     blocks = demo_recipe("demo-atlas").neurons
     neurons = {(block.layer, unit) for block in blocks for unit in block.units}
-    num_classes = sum(layer == recipes.CLASSIFIER for layer, _ in neurons)
+    num_classes = sum(layer == CLASSIFIER for layer, _ in neurons)
     num_inner = len(neurons) - num_classes
     attribution = (ROOT / "jobs" / "demo_data" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     num_photographs = len(re.findall(r"^\| (?!key |---)", attribution, re.MULTILINE))

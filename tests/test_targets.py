@@ -171,6 +171,7 @@ def test_a_unit_that_nothing_excites_is_dead_with_a_reason(
     moments.minimum[7] = statistics.topk("stage2").activation[7, 0]  # as if the unit gave one value everywhere
     wanted = recipe()
     plan = plan_targets(wanted, model, "stage2")
+    prepare_targets(root, model, plan)
     (row,) = build_targets(root, wanted, model, statistics, plan, [7])
     assert (row["status"], row["num_references"]) == ("dead", 0)
     assert "none of the 10 images excites this unit" in row["status_reason"]
