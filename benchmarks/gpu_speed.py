@@ -14,6 +14,7 @@ together would take. The weights are random: the time does not depend on them.
 import argparse
 import collections
 import dataclasses
+import itertools
 import statistics
 import time
 
@@ -51,28 +52,24 @@ def main() -> None:
     heads = ("neurons", "preset", "precision", "way", "bare ms", "step ms", "ratio", "s/neuron", "MB/neuron", "busy")
     print("| " + " | ".join([*heads, "first s"]) + " |\n" + "|---" * 4 + "|---:" * 7 + "|", flush=True)
     seconds: dict[tuple[str, str, str], float] = collections.defaultdict(float)
-    for layer in layers:
-        for name in arguments.presets:
-            for precision in arguments.precisions:
-                bare_ms = bare(model.in_precision(precision), layer, arguments.batch_size)
-                for way in arguments.ways:
-                    place = [layer, name, precision, way]
-                    try:
-                        step_ms, megabytes, busy, first_s = measure(
-                            model, layer, preset(name), precision, way, arguments
-                        )
-                    except (TracingError, torch.OutOfMemoryError) as error:
-                        print(table_line([*place, f"{type(error).__name__}: {error}".splitlines()[0]]), flush=True)
-                        seconds[name, precision, way] = float("nan")
-                        continue
-                    neuron_s = step_ms * preset(name).steps / 1000
-                    seconds[name, precision, way] += units[layer] * neuron_s
-                    numbers = [
-                        *(f"{bare_ms:.3f}", f"{step_ms:.3f}", f"{step_ms / bare_ms:.2f}"),
-                        *(f"{neuron_s:.3f}", f"{megabytes:.0f}"),
-                        *(f"{busy:.0%}", f"{first_s:.0f}"),
-                    ]
-                    print(table_line([*place, *numbers]), flush=True)
+    for layer, precision in itertools.product(layers, arguments.precisions):
+        bare_ms = bare(model.in_precision(precision), layer, arguments.batch_size)
+        for name, way in itertools.product(arguments.presets, arguments.ways):
+            place = [layer, name, precision, way]
+            try:
+                step_ms, megabytes, busy, first_s = measure(model, layer, preset(name), precision, way, arguments)
+            except (TracingError, torch.OutOfMemoryError) as error:
+                print(table_line([*place, f"{type(error).__name__}: {error}".splitlines()[0]]), flush=True)
+                seconds[name, precision, way] = float("nan")
+                continue
+            neuron_s = step_ms * preset(name).steps / 1000
+            seconds[name, precision, way] += units[layer] * neuron_s
+            numbers = [
+                *(f"{bare_ms:.3f}", f"{step_ms:.3f}", f"{step_ms / bare_ms:.2f}"),
+                *(f"{neuron_s:.3f}", f"{megabytes:.0f}"),
+                *(f"{busy:.0%}", f"{first_s:.0f}"),
+            ]
+            print(table_line([*place, *numbers]), flush=True)
     print(f"\nAll {sum(units.values()):,} units of {', '.join(f'{layer} ({n:,})' for layer, n in units.items())}:")
     for place, total_s in seconds.items():
         print(f"{' '.join(place)}: {total_s / 60:.1f} minutes")

@@ -79,15 +79,20 @@ _channel_rows: Callable[[Tensor, Tensor | None], Tensor] = _ChannelRows.apply
 
 def _gather(values: Tensor, index: Tensor | None) -> Tensor:
     """[B, N, C] → [B, C, M], contiguous."""
-    if values.device.type == "cpu":
-        return _gather_on_cpu(values, index)
-    return (values if index is None else values.index_select(1, index)).transpose(1, 2).contiguous()
+    return _gather_by_image(values, index) if values.device.type == "cpu" else _gather_at_once(values, index)
 
 
 def _add_at(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
     """[B, C, M] → [B, N, C], contiguous: each value added at its place."""
-    if rows.device.type == "cpu":
-        return _add_at_on_cpu(rows, index, num_positions)
+    add = _add_by_image if rows.device.type == "cpu" else _add_at_once
+    return add(rows, index, num_positions)
+
+
+def _gather_at_once(values: Tensor, index: Tensor | None) -> Tensor:
+    return (values if index is None else values.index_select(1, index)).transpose(1, 2).contiguous()
+
+
+def _add_at_once(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
     values = rows.transpose(1, 2)
     if index is None:
         return values.contiguous()
@@ -96,20 +101,20 @@ def _add_at(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
 
 # One operation each to those who trace what runs (`pipeline.synthesis.tracing`): loops over images would be unrolled.
 @torch.library.custom_op("neuron_atlas::gather_channel_rows", mutates_args=())
-def _gather_on_cpu(values: Tensor, index: Tensor | None) -> Tensor:
+def _gather_by_image(values: Tensor, index: Tensor | None) -> Tensor:
     rows = values.new_empty(len(values), values.shape[2], values.shape[1] if index is None else len(index))
     for image, out in zip(values, rows, strict=True):
         out.copy_((image if index is None else image.index_select(0, index)).t())
     return rows
 
 
-@_gather_on_cpu.register_fake
+@_gather_by_image.register_fake
 def _(values: Tensor, index: Tensor | None) -> Tensor:
     return values.new_empty(len(values), values.shape[2], values.shape[1] if index is None else len(index))
 
 
 @torch.library.custom_op("neuron_atlas::add_channel_rows", mutates_args=())
-def _add_at_on_cpu(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
+def _add_by_image(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
     if index is None:
         values = rows.new_empty(len(rows), rows.shape[2], rows.shape[1])
         for image, out in zip(rows, values, strict=True):
@@ -121,6 +126,6 @@ def _add_at_on_cpu(rows: Tensor, index: Tensor | None, num_positions: int) -> Te
     return values
 
 
-@_add_at_on_cpu.register_fake
+@_add_by_image.register_fake
 def _(rows: Tensor, index: Tensor | None, num_positions: int) -> Tensor:
     return rows.new_empty(len(rows), num_positions, rows.shape[1])

@@ -52,8 +52,16 @@ def borders(size: int, grid: int) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("index", [None, torch.tensor([0, 3, 3, 1])])
 def test_the_operations_are_what_they_say_to_those_who_trace(index: torch.Tensor | None) -> None:
     values = torch.randn(2, 5, 3)
-    torch.library.opcheck(cells._gather_on_cpu, (values, index))
-    torch.library.opcheck(cells._add_at_on_cpu, (cells._gather_on_cpu(values, index), index, 5))
+    torch.library.opcheck(cells._gather_by_image, (values, index))
+    torch.library.opcheck(cells._add_by_image, (cells._gather_by_image(values, index), index, 5))
+
+
+@pytest.mark.parametrize("index", [None, torch.tensor([0, 3, 3, 1])])
+def test_image_by_image_is_what_gpus_do_at_once(index: torch.Tensor | None) -> None:
+    values = torch.randn(2, 5, 3)
+    rows = cells._gather_by_image(values, index)
+    assert torch.equal(rows, cells._gather_at_once(values, index))
+    torch.testing.assert_close(cells._add_by_image(rows, index, 5), cells._add_at_once(rows, index, 5))
 
 
 def test_tokens_and_logits_are_taken_as_they_are() -> None:
