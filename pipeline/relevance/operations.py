@@ -109,7 +109,8 @@ def add(mode: RelevanceMode, call: Call, *, sign: float = 1.0, is_reversed: bool
     def share(first: Tensor, second: Tensor) -> Tensor:
         if logarithm:
             return torch.full((), 0.5, device=first.device)
-        return (share_of_first_term if call.signed else share_of_first)(first * factors[0], second * factors[1])
+        terms = (term if factor == 1 else term * factor for term, factor in zip((first, second), factors, strict=True))
+        return (share_of_first_term if call.signed else share_of_first)(*terms)
 
     result: Tensor = (SplitInPlace if call.is_in_place else Split).apply(share, call, first, second)
     nonnegative = min(factors) >= 0 and facts[0].nonnegative and facts[1].nonnegative

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from pipeline.synthesis.buffer_reuse import reuse_buffers
 from pipeline.synthesis.tracing import trace
 
 Tensors = Mapping[str, Tensor]
@@ -153,6 +154,9 @@ def _make_graph(
 
     try:
         graph = trace(flat, given)
+        if not compiled:  # torch's compiler finds out by itself
+            reuse_buffers(graph.graph)
+            graph.recompile()
         run = _compile(graph, given[0].device) if compiled else graph
         results = run(*given)  # it is now that torch compiles
         if compiled and given[0].device.type == "cpu":  # on a GPU the plain graph may not fit
