@@ -1,0 +1,162 @@
+"""What finished runs show: tables of scores with their intervals and differences, and contact sheets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from method_runs import KINDS, VariantRun
+from PIL import Image, ImageDraw
+
+from pipeline.atlas.scores import PHOTOGRAPHS
+from pipeline.evaluation.looks import FOLDER
+from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
+from pipeline.metrics.distances import frechet_distance, kernel_distance
+
+BASES = {
+    "class": ("published", "published-400", "published-full", "fast", "best"),
+    "inner": ("published", "published-400", "fast", "best"),
+}  # what the other variants of VITAL are compared with
+Distance = Callable[[np.ndarray, np.ndarray], float]
+SHEET_COLUMNS, TILE_PX, CAPTION_PX = 10, 112, 12
+# Lines of the tables, from `scores.parquet`: metric → decimals.
+METRICS = {
+    "class": {"accuracy_top1": 2, "accuracy_top5": 2, "fid": 1, "kid": 3, "path_similarity": 2},
+    "inner": {"beats_best_photograph": 2, "activation_ratio": 2, "mis": 3, "path_similarity": 2, "kid": 3},
+}
+
+
+def report(runs: Sequence[VariantRun]) -> str:
+    """The tables of all runs, as Markdown."""
+    lines = []
+    for kind in KINDS:
+        own = [run for run in runs if run.kind == kind]
+        if own:
+            lines += [f"## {kind} neurons", "", *scores_table(own, kind), ""]
+            for base in BASES[kind]:
+                lines += [*differences_table(own, kind, base), ""]
+    return "\n".join(lines)
+
+
+def scores_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
+    """One column per variant and method: means over neurons, with 95 % intervals where there are some."""
+    scores = pd.concat([run.scores() for run in runs])
+    # What is measured on photographs is the same in all runs of the same pictures; the first stands for all.
+    photographs = scores[(scores["method"] == PHOTOGRAPHS) & (scores["variant"] == runs[0].name)]
+    made = scores[scores["method"] != PHOTOGRAPHS]
+    columns = {
+        f"{variant} {method}": some for (variant, method), some in made.groupby(["variant", "method"], sort=False)
+    }
+    columns["photographs"] = photographs
+    means = pd.concat([run.rows() for run in runs]).groupby(["variant", "method"])[["steps", "seconds"]].mean()
+    facts = [tuple(name.split(" ")) for name in columns]
+    lines = [
+        table_line(["metric", "judge", *columns]),
+        "|---|---|" + "---:|" * len(columns),
+        table_line(["pictures", "", *(f"{some['num_pictures'].max():.0f}" for some in columns.values())]),
+    ]
+    for fact in ("steps", "seconds"):
+        cells = [f"{means.loc[place][fact]:.0f}" if place in means.index else "" for place in facts]
+        lines.append(table_line([f"{fact} per picture", "", *cells]))
+    for metric, decimals in METRICS[kind].items():
+        for judge in sorted(made[made["metric"] == metric]["judge"].unique()):
+            values = [some.set_index(["metric", "judge"]) for some in columns.values()]
+            lines.append(table_line([metric, judge, *(format_score(v, metric, judge, decimals) for v in values)]))
+    return lines
+
+
+def format_score(values: pd.DataFrame, metric: str, judge: str, decimals: int) -> str:
+    """A value with its interval; nothing where it was not measured."""
+    if (metric, judge) not in values.index:
+        return ""
+    found = values.loc[(metric, judge)]
+    interval = "" if np.isnan(found.low) else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
+    return f"{found.value:.{decimals}f}{interval}"
+
+
+def differences_table(runs: Sequence[VariantRun], kind: str, base: str) -> list[str]:
+    """Each variant of `vital` minus another one on the neurons of both, with a paired bootstrap interval."""
+    rows = {run.name: run.rows().query("method == 'vital'") for run in runs}
+    others = [name for name, found in rows.items() if name != base and len(found)]
+    if base not in rows or not others:
+        return []
+    accuracies = [name for name in rows[base] if name.startswith("accuracy_top")]
+    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[base] if n.startswith("mis"))]
+    lines = [table_line([f"vital, minus {base}", *others]), "|---|" + "---:|" * len(others)]
+    # Not `alignment_distance`: the targets of presets with other cells are other ones.
+    for name in [*names, "path_similarity"]:
+        cells = []
+        for other in others:
+            means = [rows[run].groupby(["layer", "unit"])[name].mean() for run in (other, base)]  # over seeds
+            both = pd.concat(means, axis=1, keys=["other", "base"], join="inner")
+            difference, low, high = paired_difference(both["other"], both["base"])
+            cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append(table_line([name, *cells]))
+    return lines + distance_lines({run.name: run for run in runs}, rows, others, base)
+
+
+def distance_lines(
+    runs: Mapping[str, VariantRun], rows: Mapping[str, pd.DataFrame], others: Sequence[str], base: str
+) -> list[str]:
+    """Differences of FID and KID of the neurons of both, with intervals of the jackknife over neurons."""
+    judges = sorted(path.parent.name for path in (runs[base].folder / FOLDER).glob("*/pictures"))
+    cells: dict[tuple[str, str], list[str]] = {}
+    for judge in judges:
+        real = runs[base].photographs(judge)
+        pictures = {name: runs[name].pictures(judge, rows[name]) for name in (base, *others)}
+        shared = {name: sorted(pictures[name].keys() & pictures[base].keys()) for name in others}
+        for metric, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
+            for name in others:
+                if len(shared[name]) < 2:  # a judge of one of the runs only
+                    cells.setdefault((metric, judge), []).append("")
+                    continue
+                both = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
+                fewest = min(len(embeddings) for some in both for embeddings in some)  # seeds: FID depends on how many
+                sets = [[embeddings[:fewest] for embeddings in some] for some in both]
+                statistic = partial(distance_difference, distance, real, *sets)
+                value, low, high = jackknife_interval(statistic, len(shared[name]))
+                cells.setdefault((metric, judge), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return [table_line([f"{metric}_{judge}", *cells[metric, judge]]) for metric, judge in sorted(cells)]
+
+
+def distance_difference(
+    distance: Distance,
+    real: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    chosen: Sequence[int],
+) -> float:
+    """By how much one method's pictures of the chosen neurons are farther from photographs than another's."""
+    far, near = (distance(real, np.concatenate([some[i] for i in chosen])) for some in (first, second))
+    return far - near
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """Cells as a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def draw_sheets(runs: Sequence[VariantRun], work: Path) -> None:
+    """A contact sheet of each kind: a column per neuron, a row per variant and method."""
+    for kind in KINDS:
+        own = [run for run in runs if run.kind == kind]
+        if not own:
+            continue
+        neurons = own[0].rows()[["layer", "unit", "label"]].drop_duplicates(["layer", "unit"])
+        neurons = neurons.iloc[:: max(1, len(neurons) // SHEET_COLUMNS)].head(SHEET_COLUMNS)
+        lines = [(run, method) for run in own for method in run.variant.methods]
+        step = TILE_PX + CAPTION_PX
+        sheet = Image.new("RGB", (TILE_PX * len(neurons), step * len(lines)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for row, (run, method) in enumerate(lines):
+            paths = run.rows().query("method == @method and seed == 0").set_index(["layer", "unit"])["image_path"]
+            for column, neuron in enumerate(neurons.itertuples()):
+                words = f"{run.name} {method}" if column == 0 else neuron.label or f"{neuron.layer}:{neuron.unit}"
+                draw.text((column * TILE_PX + 2, row * step), words[:20], fill="black")
+                path = paths.get((neuron.layer, neuron.unit))
+                if path:
+                    with Image.open(run.folder / path) as picture:
+                        tile = picture.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+                    sheet.paste(tile, (column * TILE_PX, row * step + CAPTION_PX))
+        sheet.save(work / f"methods-{kind}.webp", quality=80)
