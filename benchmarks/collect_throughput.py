@@ -12,12 +12,14 @@ import statistics
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from pipeline.data_errors import ErrorBudget
+from pipeline.heap import freed_memory_kept
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 from pipeline.shards import iterate_samples
@@ -35,9 +37,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="as a worker of the pipeline has")
+    parser.add_argument("--heap", choices=("worker", "torch"), default="worker", help="of both, see `pipeline.heap`")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    with freed_memory_kept() if arguments.heap == "worker" else nullcontext():
+        time_loops(arguments)
 
+
+def time_loops(arguments: argparse.Namespace) -> None:
+    """Print the images per second of both loops, which take turns, and their ratio."""
     model = load_model(arguments.model, "random")
     layers = match_layers(arguments.layers, model.layers())
     loops: dict[str, Callable[[], int]] = {
@@ -55,7 +63,7 @@ def main() -> None:
     ratio = statistics.median(c / b for c, b in zip(rates["collect"], rates["bare"], strict=True))
     print(
         f"{arguments.model}, {len(layers)} layers, batch {arguments.batch_size}, torch {torch.__version__}, "
-        f"{arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+        f"{arguments.threads} threads, heap {arguments.heap}, {time.strftime('%Y-%m-%d')}"
     )
     for name, values in rates.items():
         print(f"{name:<10}{statistics.median(values):8.1f} images/s")

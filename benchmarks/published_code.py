@@ -182,8 +182,8 @@ class Comparison:
                 times.setdefault(("published code", "published"), []).extend(record.seconds_per_step())
                 for name, batch_size in (("published", 1), ("published", BATCH_SIZE), ("fast", BATCH_SIZE)):
                     what = f"ours, {name}, {'alone' if batch_size == 1 else 'batched'}"
-                    # Relevance is computed anew every few steps of `fast`: whole rounds of it, and one to begin with.
-                    count = max(steps, preset(name).relevance_every + 1) if rule != "none" else steps
+                    # Relevance is computed anew every few steps of `fast`: whole rounds of it.
+                    count = max(steps, preset(name).relevance_every) if rule != "none" else steps
                     step_s = self._our_step_s(layer, unit, rule, references, name, count, batch_size=batch_size)
                     times.setdefault((what, name), []).append(statistics.mean(step_s) / batch_size)
             published_s = statistics.median(times["published code", "published"]) * preset("published").steps
@@ -233,7 +233,8 @@ class Comparison:
     def _our_step_s(
         self, layer: str, unit: int, rule: str, references: Tensor, name: str, steps: int, *, batch_size: int
     ) -> list[float]:
-        options = replace(preset(name), steps=steps)
+        untimed = 2  # the first step with relevance and the first without are traced
+        options = replace(preset(name), steps=steps + untimed)
         plan = plan_alignment(self.model, layer, options, rule=rule, image_size_px=references.shape[-1])
         target = reference_target(self.model, plan, unit, references)
         done_s: list[float] = []
@@ -247,7 +248,7 @@ class Comparison:
             way="plain" if rule == "none" else "traced",  # as `jobs.visualizer` chooses on a CPU
             on_step=lambda *_: done_s.append(time.perf_counter()),
         )
-        return [after - before for before, after in pairwise(done_s)]
+        return [after - before for before, after in pairwise(done_s[untimed - 1 :])]
 
     def _print_loss(self, what: str, losses: list[float], gradients: list[float]) -> None:
         agrees = bool(losses) and max(losses + gradients) <= MAX_DIFFERENCE

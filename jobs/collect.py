@@ -16,7 +16,7 @@ from jobs.collect_plan import (
 from jobs.runfolder import log_place, read_log
 from jobs.schedule import Attempt, RunStoppedError, Work
 from jobs.session import Session, StageReport, stop_if_all_fail
-from jobs.worker import Shared, model_on
+from jobs.worker import Shared, heap_for_models, model_on
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
 
@@ -98,18 +98,19 @@ def survey_shard(
         num_classes=model.num_classes or None,  # a backbone takes any label
         on_skip=budget.add_skip,
     )
-    surveyed = survey(
-        model,
-        samples,
-        shard_index=index,
-        layers=plan.layers,
-        feature_layers=correlated_layers,
-        top_k=recipe.statistics.top_k,
-        batch_size=recipe.statistics.batch_size,
-        activation=recipe.statistics.activation,
-        budget=budget,
-        max_pixels=recipe.data.max_pixels,
-    )
+    with heap_for_models(device):
+        surveyed = survey(
+            model,
+            samples,
+            shard_index=index,
+            layers=plan.layers,
+            feature_layers=correlated_layers,
+            top_k=recipe.statistics.top_k,
+            batch_size=recipe.statistics.batch_size,
+            activation=recipe.statistics.activation,
+            budget=budget,
+            max_pixels=recipe.data.max_pixels,
+        )
     write_partial(
         root,
         index,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.evaluate_plan import PhotographChunk
 from jobs.wanted import Batch, Key, facet_of
-from jobs.worker import Shared, model_on
+from jobs.worker import Shared, heap_for_models, model_on
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
 
@@ -28,16 +28,17 @@ def score_batch(
     from pipeline.evaluation.pictures import score_pictures
     from pipeline.statistics.store import StatisticsStore
 
-    scores = score_pictures(
-        model_on(shared_model, device),
-        StatisticsStore.open(root),
-        batch.layer,
-        batch.units,
-        _read_pictures(root, batch),
-        reduction=recipe.statistics.activation,
-        weak_percentile=recipe.evaluate.weak_percentile,
-        num_references=recipe.targets.num_references,
-    )
+    with heap_for_models(device):
+        scores = score_pictures(
+            model_on(shared_model, device),
+            StatisticsStore.open(root),
+            batch.layer,
+            batch.units,
+            _read_pictures(root, batch),
+            reduction=recipe.statistics.activation,
+            weak_percentile=recipe.evaluate.weak_percentile,
+            num_references=recipe.targets.num_references,
+        )
     rows: list[dict[str, Any]] = [
         {"layer": layer, "unit": unit, "method": method, "seed": seed} | score
         for (layer, unit, method, seed), score in zip(batch.keys, scores, strict=True)
@@ -56,17 +57,18 @@ def look_at_photographs(
     from pipeline.statistics.store import StatisticsStore
 
     judge, model = _judge(shared_model, device, recipe, photographs.judge)
-    return looking.look_at_photographs(
-        root,
-        recipe,
-        StatisticsStore.open(root),
-        judge,
-        photographs.judge,
-        kind=photographs.kind,  # type: ignore[arg-type]
-        name=photographs.name,
-        samples=photographs.samples,
-        model=model if photographs.judge == MODEL else None,
-    )
+    with heap_for_models(device):
+        return looking.look_at_photographs(
+            root,
+            recipe,
+            StatisticsStore.open(root),
+            judge,
+            photographs.judge,
+            kind=photographs.kind,  # type: ignore[arg-type]
+            name=photographs.name,
+            samples=photographs.samples,
+            model=model if photographs.judge == MODEL else None,
+        )
 
 
 def look_at_pictures(
@@ -83,9 +85,10 @@ def look_at_pictures(
         found = read_targets(root, plan, batch.units, facet_of(recipe, batch.seed))
         targets = [found[unit][0] for unit in batch.units]
         own = {"model": model, "recipe": recipe, "plan": plan, "units": batch.units, "targets": targets}
-    committed = looking.look_at_pictures(
-        root, network, judge, name=batch.name, keys=batch.keys, pictures=_read_pictures(root, batch), **own
-    )
+    with heap_for_models(device):
+        committed = looking.look_at_pictures(
+            root, network, judge, name=batch.name, keys=batch.keys, pictures=_read_pictures(root, batch), **own
+        )
     return {"ok": len(batch.units), "committed": committed}
 
 

@@ -11,7 +11,7 @@ from jobs.runfolder import read_log
 from jobs.schedule import PAUSE, RunStoppedError, Work
 from jobs.session import Session, StageReport, isolate
 from jobs.wanted import chunk
-from jobs.worker import Shared, model_on
+from jobs.worker import Shared, heap_for_models, model_on
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
 
@@ -164,7 +164,8 @@ def make_targets(
     from pipeline.targets.store import references_path
 
     model = model_on(shared_model, device)
-    rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, units, chosen)
+    with heap_for_models(device):
+        rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, units, chosen)
     num_ok = sum(row["status"] == "ok" for row in rows)
     return {"ok": num_ok, "skipped": len(rows) - num_ok, "committed": references_path(layer, units)}
 

@@ -5,7 +5,6 @@ A batch is committed whole: its pictures first, then its fragment.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -15,8 +14,7 @@ import numpy as np
 from jobs.portions import CudaMemory, Portions
 from jobs.schedule import Resources
 from jobs.wanted import Batch, batch_sizes, facet_of
-from jobs.worker import Shared, model_on
-from pipeline.heap import freed_memory_kept
+from jobs.worker import Shared, heap_for_models, model_on
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
@@ -126,7 +124,7 @@ class Visualizer:
                 way=way,
             )
 
-        with freed_memory_kept() if self._device == "cpu" else nullcontext():
+        with heap_for_models(self._device):
             made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
         return dict(zip(targets, made, strict=True))
 
