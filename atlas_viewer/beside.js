@@ -4,8 +4,8 @@ import { comparisonLines, presentMethods, withOther, withoutPair } from './compa
 import { methodParts, neuronName, photographParts } from './comparetable.js'
 import { h, link } from './dom.js'
 import { linkScrolling } from './linkedscroll.js'
+import { findNeuron } from './query.js'
 import { formatRoute, makeRoute } from './router.js'
-import { findNeuron } from './search.js'
 import { facetWords } from './variants.js'
 import { methodTitle } from './words.js'
 

@@ -2,7 +2,7 @@
 
 import { withBeside } from './comparison.js'
 import { h } from './dom.js'
-import { findNeuron } from './search.js'
+import { findNeuron } from './query.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas

@@ -4,7 +4,7 @@
  */
 
 import { STRIP_LINES } from './examples.js'
-import { parseNeuron } from './search.js'
+import { parseNeuron } from './query.js'
 import { facetOf } from './variants.js'
 
 /**

@@ -1,9 +1,9 @@
 /** The filters beside the wall (layers, statuses, methods) and the bar above it (count, order, tile size, comparison). */
 
+import { scoreColumns } from './columns.js'
 import { fill, h, link } from './dom.js'
 import { columnTitle, formatCount } from './format.js'
 import { compareResults, formatRoute, TILE_SIZES } from './router.js'
-import { scoreColumns } from './search.js'
 import { layerKind, methodTitle, STATUSES, statusWords } from './words.js'
 
 /**

@@ -1,8 +1,8 @@
 /** The bar at the top of every view: where one is, the search box, the theme, help. */
 
 import { fill, h, svg } from './dom.js'
+import { findNeuron } from './query.js'
 import { emptyList, formatRoute } from './router.js'
-import { findNeuron } from './search.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas

@@ -1,8 +1,8 @@
 /** Addresses, searches and filters that lead nowhere: what is wrong in words, and the nearest that leads somewhere. */
 
 import { h, link, problem } from './dom.js'
+import { nearestNames, nearestUnits, parseSearch } from './query.js'
 import { emptyList, formatRoute, makeRoute } from './router.js'
-import { nearestNames, nearestUnits, parseSearch } from './search.js'
 import { methodTitle } from './words.js'
 
 /**

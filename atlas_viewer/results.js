@@ -1,6 +1,7 @@
 /** The result list of a wall, remembered, so that previous and next on a neuron page walk the same list. */
 
-import { hasTerms, selectRows } from './search.js'
+import { hasTerms } from './query.js'
+import { selectRows } from './search.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas

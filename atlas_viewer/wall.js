@@ -1,22 +1,19 @@
 /**
- * The wall: every neuron of the result list as a tile. Only the tiles near the window are in the page (see `layout.js`);
- * the tile that has the keyboard's focus stays.
+ * The wall: every neuron of the result list as a tile (see `walltiles.js`), beside the filters and below what tells of
+ * the atlas. Rows and labels are fetched when they are needed.
  */
 
 import { announce, fill, h, link } from './dom.js'
 import { makeFilters, makeResultBar } from './filters.js'
 import { formatBytes, joinWords, plural } from './format.js'
-import { bandOf, layoutWall, movePosition, tileMetrics, visibleBands } from './layout.js'
 import { emptyWall } from './notfound.js'
 import { addLabels, firstResults, positionOf, resultList } from './results.js'
 import { compareResults } from './router.js'
-import { tileLink } from './tiles.js'
-import { layerKind, methodTitle } from './words.js'
+import { HEADER_HEIGHT_PX, makeWallTiles } from './walltiles.js'
+import { methodTitle } from './words.js'
 
 /**
  * @typedef {import('./data.js').Atlas} Atlas
- * @typedef {import('./layout.js').WallLayout} WallLayout
- * @typedef {import('./layout.js').Band} Band
  * @typedef {import('./results.js').Results} Results
  * @typedef {import('./router.js').Route} Route
  * @typedef {import('./filters.js').Go} Go
@@ -27,9 +24,6 @@ const PICTURES_FIRST_MS = 1500
 
 /** ms of waiting for results after which the reader is told what for. */
 const SILENT_WAIT_MS = 200
-
-/** The bar that stays at the top of the window, with a little air. */
-const HEADER_HEIGHT_PX = 72
 
 /**
  * @param {object} options
@@ -50,7 +44,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
       part.addEventListener(event, () => atlas.loadIndex().catch(() => {}), { once: true })
     }
   }
-  const tiles = h('ul', { class: 'wall', 'aria-label': 'Neurons' })
+  const tiles = makeWallTiles(atlas, () => ({ route: current, results }), extend)
   const message = h('div', {})
   const element = h(
     'div',
@@ -60,7 +54,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
       'div',
       { class: 'wall-columns' },
       filters.element,
-      h('section', { class: 'results', 'aria-label': 'Results' }, bar.element, message, tiles),
+      h('section', { class: 'results', 'aria-label': 'Results' }, bar.element, message, tiles.element),
     ),
   )
 
@@ -71,18 +65,9 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
   let current = route
   /** @type {Results} */
   let results = { table: atlas.index, rows: [], total: 0, before: 0, count: 0 }
-  /** @type {WallLayout} */
-  let layout = layoutWall({ count: 0, width: 1, metrics: tileMetrics('medium', 1), headingOf: null })
-  let arrangedWidth = 0
-  /** Position that Tab reaches; arrow keys move it. */
-  let active = 0
-  /** Whether the tile there gets the focus once its row has come. */
-  let focusComes = false
   let extending = false
   /** @type {Promise<void> | null} the labels that large tiles show */
   let details = null
-  /** @type {Map<string, HTMLElement>} elements in the page by key: 't' position or 'h' band */
-  let drawn = new Map()
 
   /** @param {Route} next */
   async function update(next) {
@@ -90,15 +75,13 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     const found = await whileSaying(next, findResults(next.list))
     if (current !== next) return
     results = found
-    active = 0
-    focusComes = false
     filters.update(next)
     const count = plural(results.count, 'neuron')
     const partial = results.count !== results.total
     bar.update(next, partial ? `${count} of ${results.total.toLocaleString('en-US')}` : count)
     announce(`${count} found`)
     fill(message, results.count ? null : emptyWall(atlas, next))
-    arrange()
+    tiles.begin()
     details = next.size === 'large' ? addDetails(next) : null
     // Other results begin at their beginning, even for a reader who had scrolled down.
     const barTop = bar.element.getBoundingClientRect().top - HEADER_HEIGHT_PX
@@ -154,9 +137,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     } finally {
       extending = false
     }
-    if (!element.isConnected) return
-    draw()
-    if (focusComes && tiles.contains(document.activeElement)) focusTile(active, 'nearest')
+    if (element.isConnected) tiles.grow()
   }
 
   /**
@@ -169,9 +150,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
     try {
       await addLabels(atlas, shown.list, table)
       if (current !== shown || results.table !== table || !table.labels) return
-      const hadFocus = tiles.contains(document.activeElement)
-      arrange()
-      if (hadFocus) focusTile(active, 'nearest')
+      tiles.remake()
     } catch (error) {
       if (current === shown) fail(error)
     }
@@ -179,120 +158,9 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
 
   /** Says once the pictures of the window are there and nothing is on its way: tests and benchmarks wait for it. */
   async function settle() {
-    await picturesShown(tiles)
+    await picturesShown(tiles.element)
     await details
     element.dataset.complete = ''
-  }
-
-  /** Computes the layout anew: other results, another width, another size of tiles. */
-  function arrange() {
-    const width = tiles.clientWidth
-    if (!width) return
-    arrangedWidth = width
-    const { table, rows, count } = results
-    const grouped = !current.list.sort && !current.list.layer && atlas.layers.length > 1
-    const layerOf =
-      rows.length === count
-        ? (/** @type {number} */ position) => table.columns.layer[rows[position]]
-        : layersInOrder(atlas)
-    layout = layoutWall({
-      count,
-      width,
-      metrics: tileMetrics(current.size, innerWidth),
-      headingOf: grouped ? layerOf : null,
-    })
-    tiles.style.height = `${layout.height}px`
-    tiles.dataset.size = current.size
-    tiles.replaceChildren()
-    drawn = new Map()
-    // What one sees first, so that it is there in the next frame; then the margin around it.
-    draw(false)
-    requestAnimationFrame(() => setTimeout(() => tiles.isConnected && draw()))
-  }
-
-  /**
-   * Puts the tiles near the window into the page and takes the others out.
-   * @param {boolean} [wide] those of the margin too
-   */
-  function draw(wide = true) {
-    const top = -tiles.getBoundingClientRect().top
-    const [first, last] = visibleBands(layout, top, top + innerHeight, wide)
-    /** @type {Map<string, HTMLElement>} */
-    const wanted = new Map()
-    const focused = document.activeElement
-    const keep = (/** @type {string} */ key, /** @type {() => HTMLElement} */ make) =>
-      wanted.set(key, drawn.get(key) ?? make())
-    for (let number = first; number < last; number++) {
-      const band = layout.bands[number]
-      if (band.heading) keep(`h${number}`, () => headingElement(band))
-      // Tiles of rows that are still on their way have their room, and come with them.
-      for (let position = band.start; position < Math.min(band.end, results.rows.length); position++) {
-        keep(`t${position}`, () => tileElement(position, band))
-      }
-    }
-    for (const [key, node] of drawn) {
-      if (wanted.has(key)) continue
-      if (node.contains(focused)) wanted.set(key, node)
-      else node.remove()
-    }
-    for (const [key, node] of wanted) if (!drawn.has(key)) tiles.append(node)
-    drawn = wanted
-    if (last > first && layout.bands[last - 1].end > results.rows.length) extend()
-  }
-
-  /** @param {Band} band */
-  function headingElement({ heading, top, count }) {
-    return h(
-      'li',
-      { class: 'wall-heading', style: { top: `${top}px` } },
-      h('h2', {}, h('span', { class: 'code' }, heading), ' ', h('small', {}, headingWords(atlas, heading, count))),
-    )
-  }
-
-  /** @param {number} position @param {Band} band */
-  function tileElement(position, { start, top }) {
-    const { tileWidth, metrics } = layout
-    const column = position - start
-    const node = h(
-      'li',
-      {
-        class: 'tile',
-        'aria-setsize': results.count,
-        'aria-posinset': position + 1,
-        style: { top: `${top}px`, left: `${column * (tileWidth + metrics.gap)}px`, width: `${tileWidth}px` },
-      },
-      tileLink(atlas, results, position, current),
-    )
-    const anchor = /** @type {HTMLElement} */ (node.firstElementChild)
-    anchor.dataset.position = String(position)
-    anchor.tabIndex = position === active ? 0 : -1
-    return node
-  }
-
-  /**
-   * Moves the keyboard's place on the wall, scrolling as far as needed.
-   * @param {number} position
-   * @param {'nearest' | 'center'} block
-   */
-  function focusTile(position, block) {
-    const band = bandOf(layout, position)
-    if (!band) return
-    const wallTop = tiles.getBoundingClientRect().top + scrollY
-    const [from, to] = [wallTop + band.top - HEADER_HEIGHT_PX, wallTop + band.top + band.height]
-    if (block === 'center' && (from < scrollY || to > scrollY + innerHeight)) {
-      scrollTo(0, (from + to - innerHeight) / 2)
-    } else if (from < scrollY) {
-      scrollTo(0, from)
-    } else if (to > scrollY + innerHeight) {
-      scrollTo(0, to - innerHeight)
-    }
-    tiles.querySelector('[tabindex="0"]')?.setAttribute('tabindex', '-1')
-    active = position
-    draw()
-    const anchor = /** @type {HTMLElement | null} */ (tiles.querySelector(`[data-position="${position}"]`))
-    focusComes = !anchor
-    if (anchor) anchor.tabIndex = 0
-    anchor?.focus({ preventScroll: true })
   }
 
   /** @param {KeyboardEvent} event @returns {boolean} whether the key was used */
@@ -301,45 +169,20 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
       go(compareResults(current))
       return true
     }
-    const onTile = tiles.contains(document.activeElement)
-    const arrows = ['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown', 'Home', 'End']
-    const key = { j: 'ArrowRight', k: 'ArrowLeft' }[event.key] ?? event.key
-    if (!arrows.includes(key) || !results.rows.length) return false
-    if (!onTile) {
-      // Up, down, Home and End scroll the page as always; sideways enters the wall.
-      if (key !== 'ArrowLeft' && key !== 'ArrowRight') return false
-      focusTile(active, 'nearest')
-      return true
-    }
-    focusTile(movePosition(layout, active, key, results.count), 'nearest')
-    return true
+    return tiles.onKey(event)
   }
-
-  let waiting = false
-  const onScroll = () => {
-    if (waiting) return
-    waiting = true
-    requestAnimationFrame(() => {
-      waiting = false
-      draw()
-    })
-  }
-  const observer = new ResizeObserver(() => {
-    if (tiles.clientWidth !== arrangedWidth) arrange()
-  })
 
   return {
     element,
     title: atlas.title,
     async mounted() {
       await update(current)
-      addEventListener('scroll', onScroll, { passive: true })
-      observer.observe(element)
+      tiles.watch(element)
       settle()
     },
     restored() {
       const position = lastNeuron ? positionOf(results, lastNeuron.layer, lastNeuron.unit) : -1
-      if (position >= 0) focusTile(position, 'center')
+      if (position >= 0) tiles.focusTile(position, 'center')
     },
     async update(next) {
       if (next.view !== 'wall' || next.atlas !== current.atlas) return false
@@ -347,28 +190,7 @@ export async function wallView({ atlas, route, go, lastNeuron, several, fail }) 
       return true
     },
     onKey,
-    destroy() {
-      removeEventListener('scroll', onScroll)
-      observer.disconnect()
-    },
-  }
-}
-
-/**
- * The layer at a position of all neurons in the order of the atlas, known without the index.
- * @param {Atlas} atlas
- * @returns {(position: number) => string}
- */
-function layersInOrder(atlas) {
-  let number = 0
-  let [start, end] = [0, atlas.layers[0]?.num_neurons ?? 0]
-  return (position) => {
-    if (position < start) [number, start, end] = [0, 0, atlas.layers[0].num_neurons]
-    while (position >= end) {
-      number++
-      ;[start, end] = [end, end + atlas.layers[number].num_neurons]
-    }
-    return atlas.layers[number].name
+    destroy: tiles.destroy,
   }
 }
 
@@ -388,12 +210,6 @@ function picturesShown(tiles) {
       }),
   )
   return Promise.race([Promise.all(loaded), new Promise((resolve) => setTimeout(resolve, PICTURES_FIRST_MS))])
-}
-
-/** @param {Atlas} atlas @param {string} layer @param {number} count @returns {string} */
-function headingWords(atlas, layer, count) {
-  if (layerKind(layer)) return plural(count, layerKind(layer))
-  return atlas.layer(layer)?.is_classes ? plural(count, 'class', 'classes') : plural(count, 'neuron')
 }
 
 /**

@@ -1,20 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { emptyList } from '../../atlas_viewer/router.js'
+import { countValues, scoreColumns, sortRows } from '../../atlas_viewer/columns.js'
 import {
-  countValues,
   editDistance,
   findNeuron,
-  labelsOf,
   nearestNames,
   nearestUnits,
   parseNeuron,
   parseSearch,
-  scoreColumns,
-  selectRows,
-  sortRows,
-} from '../../atlas_viewer/search.js'
+} from '../../atlas_viewer/query.js'
+import { emptyList } from '../../atlas_viewer/router.js'
+import { labelsOf, selectRows } from '../../atlas_viewer/search.js'
 import { packLabels } from '../../atlas_viewer/tables.js'
 
 const index = {
