@@ -1,5 +1,5 @@
 /**
- * Columns of the slim index: which are scores, the distinct values of one, sorting rows by it, counting its values.
+ * Columns of the slim index: which are scores, the distinct values of one, sorting rows by it.
  * Pure functions; what is made from a column is kept as long as the column.
  */
 
@@ -139,16 +139,4 @@ export function sortRows(index, rows, column, descending) {
   const sorted = new Array(places)
   for (let i = 0; i < places; i++) sorted[i] = rows[keys[i] % places]
   return sorted
-}
-
-/**
- * How many rows have each value, for the filters.
- * @param {Table} index
- * @param {string} column
- * @returns {Map<string, number>}
- */
-export function countValues(index, column) {
-  const counts = new Map()
-  for (const value of index.columns[column] ?? []) counts.set(value, (counts.get(value) ?? 0) + 1)
-  return counts
 }

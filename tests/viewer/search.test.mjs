@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { countValues, scoreColumns, sortRows } from '../../atlas_viewer/columns.js'
+import { scoreColumns, sortRows } from '../../atlas_viewer/columns.js'
 import {
   editDistance,
   findNeuron,
@@ -136,18 +136,6 @@ test('sorting loses nothing and does not change its input', () => {
 
 test('score columns are the numeric ones that have a value', () => {
   assert.deepEqual(scoreColumns(index), ['loss'])
-})
-
-test('counts per value', () => {
-  assert.deepEqual(
-    [...countValues(index, 'layer')],
-    [
-      ['conv_stem', 1],
-      ['blocks.5', 3],
-      ['fc', 2],
-    ],
-  )
-  assert.equal(countValues(index, 'absent').size, 0)
 })
 
 test('nearest names and units', () => {
