@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 
 from jobs.ray_pools import TASK_ENVIRONMENT
+from jobs.worker import heap_for_models
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 from pipeline.shards import ErrorBudget, iterate_samples
@@ -133,7 +134,8 @@ def _survey_one(model: Model, layers: Sequence[str], index: int, url: str, root:
     """As a task does, which keeps nothing when it returns."""
     budget = ErrorBudget(0.0)
     samples = iterate_samples(url, num_classes=model.num_classes, on_skip=budget.add_skip)
-    partial = survey(model, samples, shard_index=index, layers=layers, batch_size=BATCH_SIZE, budget=budget)
+    with heap_for_models("cpu"):
+        partial = survey(model, samples, shard_index=index, layers=layers, batch_size=BATCH_SIZE, budget=budget)
     write_partial(root, index, partial, recipe_fingerprint="memory", shard_url=url)
 
 

@@ -15,7 +15,8 @@ CANCEL_ATTEMPTS: Final = 10  # of a task that is to stop
 CANCEL_POLL_S: Final = 1.0  # between two of them, at most
 # Of tasks on CPUs, on a cluster. The C heap keeps blocks of a few megabytes that it cannot use again: over ten times
 # the images a worker grew by 12 %. Mapped one by one, in huge pages so that mapping is cheap, they are given back: 3 %,
-# for 12 to 14 % less CPU time of `collect` (benchmarks/results/2026-11-26-overlap.md). Steps of pictures lose 28 %.
+# for 12 to 14 % less CPU time of `collect` (benchmarks/results/2026-11-26-overlap.md). Steps of pictures lose 28 %. As
+# on one machine, where a task keeps its memory (`pipeline.heap`), it would take half the time, and grow by 7 %.
 TASK_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "4194304", "THP_MEM_ALLOC_ENABLE": "1"}
 # Actors that die one after the other before they do anything: it is not the nodes, it is what is installed on them.
 MAX_FAILED_STARTS: Final = 10

@@ -10,6 +10,7 @@ fifth.
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ _MB = 2**20
 def freed_memory_kept() -> Iterator[bool]:
     """Meanwhile glibc keeps what this process frees, and then gives it back; yields whether it does.
 
-    Other C libraries are left alone. Not for ever: blocks of many sizes, none of them mapped, leave holes in a heap.
+    Other C libraries are left alone, and glibc where the environment says what it is to do (`MALLOC_…`). Not for ever:
+    blocks of many sizes, none of them mapped, leave holes in a heap.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    is_told = any(name.startswith("MALLOC_") for name in os.environ)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and not is_told else None
     mallopt = getattr(libc, "mallopt", None)
     if libc is None or mallopt is None:
         yield False

@@ -1,5 +1,6 @@
 """What a process frees is kept for a while, so that no page is asked for twice, and then given back."""
 
+import os
 import subprocess
 import sys
 
@@ -32,9 +33,16 @@ print(held_mb() - at_first)
 """
 
 
-def run(*, keep: bool) -> list[int]:
+def run(*, keep: bool, **variables: str) -> list[int]:
     """Page faults, megabytes held before the end and after it."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(keep=keep)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | variables,
+    )
     return [int(word) for word in done.stdout.split()]
 
 
@@ -44,3 +52,10 @@ def test_tensors_that_come_and_go_take_no_new_pages_and_none_stay():
     assert faults < faults_without / 10
     assert held > 40
     assert left < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_what_the_environment_tells_glibc_holds():
+    faults, held, _ = run(keep=True, MALLOC_MMAP_THRESHOLD_="4194304")
+    assert faults > 1000
+    assert held < 40
