@@ -59,7 +59,6 @@ ONLY_HERE = {
     "webdataset": ("pipeline.shards",),
     "fsspec": ("pipeline.remote",),
     "rich": ("jobs.progress",),
-    "torchmetrics": ("pipeline.metrics.distances",),
     "open_clip": ("pipeline.metrics.clip",),
     "openTSNE": ("pipeline.atlas.neuron_map",),
 }

@@ -41,6 +41,19 @@ def test_frechet_distance_is_that_of_the_symmetric_formula(num_real: int, num_ma
     assert frechet_distance(real, made) == pytest.approx(frechet_by_eigenvalues(real, made), rel=1e-6)
 
 
+def test_frechet_distance_is_that_of_torchmetrics() -> None:
+    torchvision_operators.declare()
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    real, made = features(60, 8, seed=0).astype(np.float64), features(50, 8, seed=1, shift=0.3).astype(np.float64)
+    extractor = torch.nn.Identity()
+    extractor.num_features = 8
+    metric = FrechetInceptionDistance(feature=extractor)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(made), real=False)
+    assert frechet_distance(real, made) == pytest.approx(float(metric.compute()), rel=1e-6)
+
+
 def test_frechet_distance_of_a_shift_is_its_square() -> None:
     real = features(60, 5, seed=0).astype(np.float64)
     assert frechet_distance(real, real + np.array([3, 0, 0, 4, 0])) == pytest.approx(25, rel=1e-9)

@@ -189,11 +189,8 @@ def test_a_judge_that_is_not_to_be_had_is_named(name: str, weights: str, message
         load_judge(name, weights)
 
 
-def test_judges_come_without_torchmetrics_and_open_clip() -> None:
-    """Both take seconds to import, and not every run needs them."""
-    code = (
-        "import sys, pipeline.metrics.judges, pipeline.metrics.distances; "
-        "print([m for m in ('torchmetrics', 'open_clip') if m in sys.modules])"
-    )
+def test_judges_come_without_open_clip() -> None:
+    """It takes seconds to import, and not every run needs it."""
+    code = "import sys, pipeline.metrics.judges, pipeline.metrics.distances; print('open_clip' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert printed.stdout.strip() == "[]"
+    assert printed.stdout.strip() == "False"

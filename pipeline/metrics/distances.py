@@ -7,6 +7,8 @@ ICLR 2018). So compare only values of sets of one size, beside what as many phot
 KID is unbiased, and can be negative.
 """
 
+import math
+
 import numpy as np
 
 _KERNEL_ROWS = 1024  # rows of the kernel matrix that are held at once
@@ -15,9 +17,10 @@ _KERNEL_ROWS = 1024  # rows of the kernel matrix that are held at once
 def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
     """Fréchet distance (FID) between Gaussians fitted to two sets of features; 0 for equal sets, ≥ 0, no upper bound.
 
-    |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₁ S₂)^½), with means m and covariances S (of N − 1), in float64 by torchmetrics.
-    Where there are fewer pictures than dimensions the features are first written in an orthonormal basis of their
-    span, which changes no distance and keeps the matrices small.
+    |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₁ S₂)^½), with means m and covariances S (of N − 1), in float64. With centered
+    features X = Q R, where R has D rows at most, S = Rᵀ R / (N − 1), and the trace of (S₁ S₂)^½ is the sum of the
+    singular values of R₁ R₂ᵀ / √((N − 1) (M − 1)): small matrices where pictures are few, and no root of one that
+    rounding has made indefinite.
 
     Args:
         real: [N, D] features of photographs, N ≥ 2.
@@ -29,23 +32,11 @@ def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
     Reference: Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017, equation 6.
     """
     real, made = _checked(real, made)
-    from pipeline.models import torchvision_operators
-
-    torchvision_operators.declare()  # torchmetrics imports torchvision
-    import torch
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    # Near the origin: torchmetrics takes covariances from sums of squares, and far means would cancel digits.
-    shifted = np.concatenate([real, made]) - real.mean(axis=0)
-    if len(shifted) < shifted.shape[1]:
-        _, triangle = np.linalg.qr(shifted.T)  # shifted.T = basis @ triangle: column i are the coordinates of row i
-        shifted = triangle.T
-    features = torch.nn.Identity()
-    features.num_features = shifted.shape[1]
-    metric = FrechetInceptionDistance(feature=features)
-    metric.update(torch.from_numpy(shifted[: len(real)].copy()), real=True)
-    metric.update(torch.from_numpy(shifted[len(real) :].copy()), real=False)
-    return max(float(metric.compute()), 0.0)  # rounding can put equal sets a hair below 0
+    first, second = _root_of_covariance(real), _root_of_covariance(made)
+    crossed = np.linalg.svdvals(first @ second.T).sum()
+    apart = np.square(real.mean(axis=0) - made.mean(axis=0)).sum()
+    distance = apart + np.square(first).sum() + np.square(second).sum() - 2 * crossed
+    return max(float(distance), 0.0)  # rounding can put equal sets a hair below 0
 
 
 def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
@@ -100,6 +91,12 @@ def _checked(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray
             f"{made.shape}"
         )
     return real, made
+
+
+def _root_of_covariance(features: np.ndarray) -> np.ndarray:
+    """[N, D] → R of at most D rows, with RᵀR the covariance."""
+    triangle: np.ndarray = np.linalg.qr(features - features.mean(axis=0), mode="r")
+    return triangle / math.sqrt(len(features) - 1)
 
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
