@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,3 +71,11 @@ def s3_server(s3_server_of_session: "S3Server", monkeypatch: pytest.MonkeyPatch)
 def s3_url(s3_server: "S3Server") -> str:
     """A place of its own on `s3_server`: a prefix in a fresh bucket."""
     return f"s3://{s3_server.make_bucket()}/place"
+
+
+@pytest.fixture(scope="session")
+def good_atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small atlas without a fault, built once; tests of validation damage copies of it."""
+    from tests.damaged_atlas import build_good
+
+    return build_good(tmp_path_factory.mktemp("good") / "atlas")
