@@ -1,21 +1,17 @@
-"""The stage `evaluate` in whole runs: what it finds, what it does again and what not, and who may fail."""
+"""The stage `evaluate` in whole runs: what it finds, and what it does again and what not."""
 
 import json
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from jobs.cli import DONE, DONE_WITH_FAILED_UNITS, main
 from jobs.evaluate_plan import PHOTOGRAPHS_PER_TASK, PhotographChunk, count_looks, plan_photographs
 from jobs.plan import describe_plan, make_plan
 from jobs.resolved import resolve
 from jobs.runfolder import STAGES, read_log
-from jobs.session import run_stages
 from jobs.status import read_status
 from pipeline.atlas.file_list import build_id, file_entry
 from pipeline.atlas.validate import validate
@@ -28,46 +24,10 @@ from pipeline.recipe import RecipeError
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.tables import read_rows
-from tests.tiny_run import recipe_toml, small_net, tiny_recipe, write_data
+from tests.judged_run import BACKBONE, ENOUGH, JUDGE, SLUG, judged_by, rows_of, run, scores_of
+from tests.tiny_run import tiny_recipe, write_data
 
-JUDGE = "python:tests.tiny_run:small_net"
-SLUG = "python_tests_tiny_run_small_net"
-BACKBONE = "python:tests.test_evaluation_run:backbone"
-PICKY = "python:tests.test_evaluation_run:picky_net"
-# Ten pictures of classes and twelve of inner units: enough for distances between sets.
-ENOUGH = ("visualize.seeds=2", 'neurons=[{layer="classifier"}, {layer="stage2", units="0:6"}]', "visualize.steps=1")
 EVALUATED = ("index.parquet", "scores.parquet", "scores.md")
-
-
-def judged_by(*judges: str) -> str:
-    return f"evaluate.held_out_models={json.dumps(judges)}"
-
-
-def backbone() -> nn.Module:
-    """A network that names no classes."""
-    module = small_net()
-    return nn.Sequential(module.stem, nn.ReLU(), module.stage1, module.stage2)
-
-
-class Picky(nn.Module):
-    """A network that cannot bear bright images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = small_net()
-        self.input_size_px = self.network.input_size_px
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.mean(dim=(1, 2, 3)).max() > BRIGHT:
-            raise ArithmeticError("too bright")
-        return self.network(x)
-
-
-BRIGHT = 0.1  # normalized as ImageNet's mean is 0
-
-
-def picky_net() -> nn.Module:
-    return Picky()
 
 
 @pytest.fixture(scope="module")
@@ -88,21 +48,6 @@ def copied(judged, tmp_path):
     """The same, to go on with."""
     shutil.copytree(judged, tmp_path / "out")
     return tmp_path / "out"
-
-
-def run(recipe, stages=STAGES, **options):
-    reports = run_stages(recipe, stages, **{"address": "inline", "say": lambda line: None} | options)
-    return {report.stage: report for report in reports}
-
-
-def rows_of(out, layer):
-    return {(row["unit"], row["seed"]): row for row in read_rows(Root.open(out), f"layers/{layer}.parquet")}
-
-
-def scores_of(out, **place):
-    """metric → row of scores.parquet."""
-    rows = read_rows(Root.open(out), "scores.parquet")
-    return {row["metric"]: row for row in rows if all(row[name] == value for name, value in place.items())}
 
 
 def works_of(out):
@@ -232,37 +177,19 @@ def test_sets_are_compared_in_the_space_of_each_judge(judged):
     assert of_photographs["accuracy_top1"]["value"] == pytest.approx(named.mean())
 
 
-def test_what_cannot_be_measured_is_left_out_and_said(shards, tmp_path):
-    all_are_references = ("statistics.top_k=4", "targets.duplicate_distance=-1")
-    recipe = tiny_recipe(shards, tmp_path, judged_by(BACKBONE), *all_are_references)
-    report = run(recipe)["evaluate"]
-    assert (report.done, report.failed) == (8, 0)
-    text = (tmp_path / "scores.md").read_text()
-    slug = "python_tests_test_evaluation_run_backbone"
-    assert f"Accuracy by `{slug}`: it has no classes, the model 5." in text
-    assert "CLIP zero-shot accuracy: `evaluate.clip` names no network." in text
-    assert "FID, KID and Inception Score of class neurons by `vital`: 5 pictures, 24 photographs" in text
-    assert "Diversity: one picture per neuron" in text
-    assert "raise `statistics.top_k`" in text
-    metrics = {row["metric"] for row in read_rows(Root.open(tmp_path), "scores.parquet")}
-    assert not metrics & {"fid", "kid", "inception_score", "diversity"}
-    # Those of inner units are the images that excite them most; those of classes, the labeled ones, need not be.
-    assert not scores_of(tmp_path, kind="inner").keys() & {"mis", "path_similarity"}
-    assert rows_of(tmp_path, "stage2")[0, 0]["mis"] is None
-    reasons = [entry["reason"] for entry in read_log(Root.open(tmp_path)) if entry["status"] == "left out"]
-    assert len(reasons) >= 5
-    assert all(reason in text for reason in reasons)
-    assert validate(str(tmp_path)) == []
-
-
-def test_the_model_alone_judges_if_nobody_else_is_named(shards, tmp_path):
-    recipe = tiny_recipe(shards, tmp_path)
-    assert "judged by the model itself" in str(run(recipe)["evaluate"])
-    assert "the model is the only judge of its own pictures" in (tmp_path / "scores.md").read_text()
-    assert scores_of(tmp_path, method="vital", kind="class", judge="model")["mis"]["num_pictures"] == 5
-    assert rows_of(tmp_path, "fc")[0, 0]["mis"] is not None
-    columns = Root.open(tmp_path).read_json("atlas.json")["columns"]
-    assert JUDGE in columns["mis"]["meaning"]  # the network of the atlas by its name
+def test_validate_reads_the_scores(copied):
+    (copied / "scores.md").write_text((copied / "scores.md").read_text().replace("`mis`", "`miss`"))
+    root = Root.open(copied)
+    atlas = root.read_json("atlas.json")
+    entries = [e for e in atlas["files"] if e["path"] != "scores.md"]
+    atlas["files"] = sorted([*entries, file_entry("scores.md", root.read_bytes("scores.md"))], key=lambda e: e["path"])
+    atlas["build_id"] = build_id(atlas["files"])
+    root.write_json("atlas.json", atlas)
+    assert [str(fault) for fault in validate(str(copied))] == [
+        "head.json: does not say what atlas.json and the index say",  # it quotes the build id and the size of all files
+        "scores.md: does not hold the tables that scores.parquet gives",
+    ]
+    assert MODEL in (copied / "scores.md").read_text()
 
 
 # ---- what is done again, and what not ----
@@ -280,7 +207,7 @@ def test_a_judge_that_is_added_does_only_its_own_work(copied, shards):
     assert new
     assert all(work.startswith(f"{key}/") for work in new)
     assert looks == {path: path.stat().st_mtime_ns for path in looks}
-    slug = "python_tests_test_evaluation_run_backbone"
+    slug = "python_tests_judged_run_backbone"
     row = rows_of(copied, "stage2")[0, 0]
     assert row[f"mis_{slug}"] is not None
     assert scores_of(copied, method="vital", kind="inner", judge=slug)["fid"]["value"] >= 0
@@ -356,31 +283,6 @@ def test_photographs_are_planned_once_per_judge():
     assert len({chunk.name for chunk in chunks}) == 4  # the same photographs, the same name
 
 
-# ---- who may fail ----
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        (judged_by("torchvision:squeezenet9"), ["evaluate.held_out_models", "squeezenet9", "no such model"]),
-        (judged_by("python:tests.test_evaluation_run:nothing"), ["nothing", "leave this judge out"]),
-        (
-            f'evaluate.held_out_models=[{{name="{JUDGE}", weights="absent.safetensors"}}]',
-            [JUDGE, "absent.safetensors", "cannot be loaded"],
-        ),
-        (
-            'evaluate.clip={name="open_clip:ViT-B-32", weights="absent.pt"}',
-            ["evaluate.clip", "open_clip:ViT-B-32", "absent.pt"],
-        ),
-    ],
-)
-def test_a_judge_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp_path, override, said):
-    with pytest.raises(RecipeError) as refused:
-        run(tiny_recipe(shards, tmp_path / "out", override), address="ray://127.0.0.1:1")
-    assert all(words in str(refused.value) for words in said), refused.value
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_judge_whose_weights_have_changed_is_refused(copied, shards):
     (path,) = [p for p in copied.glob("run/evaluation/*/judge.json") if p.parent.name != "model"]
     record = json.loads(path.read_text())
@@ -390,50 +292,3 @@ def test_a_judge_whose_weights_have_changed_is_refused(copied, shards):
     ):
         run(tiny_recipe(shards, copied, judged_by(JUDGE), *ENOUGH, "visualize.seeds=3"))
     assert json.loads(path.read_text())["weights_sha256"] == "0" * 64
-
-
-def test_a_judge_that_fails_on_some_images_is_counted_and_asked_again(shards, tmp_path, capsys, monkeypatch):
-    path, out = tmp_path / "tiny.toml", tmp_path / "out"
-    path.write_text(recipe_toml(shards, out, evaluate=f'held_out_models = ["{PICKY}"]'))
-    assert main(["run", str(path), "--address", "inline"]) == DONE_WITH_FAILED_UNITS
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate"))
-    assert "times a judge failed on a photograph" in line
-    failures = [e for e in read_log(Root.open(out)) if e["status"] == "failed" and e["count"]]
-    assert failures
-    assert all("ArithmeticError: too bright" in entry["error"] for entry in failures)
-    assert 0 < sum(e["work"].split("/")[1] == "panel" for e in failures) < 24
-    assert validate(str(out)) == []
-    monkeypatch.setattr("tests.test_evaluation_run.BRIGHT", 99.0)
-    assert main(["run", str(path), "--address", "inline"]) == DONE
-
-
-def test_a_photograph_that_is_none_any_more_is_left_out_and_counted(tmp_path):
-    shards = write_data(tmp_path / "data")
-    recipe = tiny_recipe(shards, tmp_path / "out", atlas='publish_examples = "keys"')
-    run(recipe, STAGES[:3])
-    statistics = StatisticsStore.open(Root.open(tmp_path / "out"))
-    exemplar = statistics.exemplars_of(statistics.samples.ids.tolist())[5]
-    with Path(exemplar.tar_shard).open("r+b") as file:
-        file.seek(exemplar.offset)
-        file.write(b"no picture at all")
-    report = run(recipe, STAGES[3:])["evaluate"]
-    assert (report.done, report.failed) == (8, 0)
-    assert f'1 photographs are no images any more, the first is "{exemplar.key}" in' in report.remark
-    assert read_status(recipe).stages[3].todo == 0
-    assert run(recipe)["evaluate"].seconds == 0  # not asked again
-    assert validate(str(tmp_path / "out")) == []
-
-
-def test_validate_reads_the_scores(copied):
-    (copied / "scores.md").write_text((copied / "scores.md").read_text().replace("`mis`", "`miss`"))
-    root = Root.open(copied)
-    atlas = root.read_json("atlas.json")
-    entries = [e for e in atlas["files"] if e["path"] != "scores.md"]
-    atlas["files"] = sorted([*entries, file_entry("scores.md", root.read_bytes("scores.md"))], key=lambda e: e["path"])
-    atlas["build_id"] = build_id(atlas["files"])
-    root.write_json("atlas.json", atlas)
-    assert [str(fault) for fault in validate(str(copied))] == [
-        "head.json: does not say what atlas.json and the index say",  # it quotes the build id and the size of all files
-        "scores.md: does not hold the tables that scores.parquet gives",
-    ]
-    assert MODEL in (copied / "scores.md").read_text()
