@@ -95,7 +95,7 @@ def _checked(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _root_of_covariance(features: np.ndarray) -> np.ndarray:
     """[N, D] → R of at most D rows, with RᵀR the covariance."""
-    triangle: np.ndarray = np.linalg.qr(features - features.mean(axis=0), mode="r")
+    triangle = np.asarray(np.linalg.qr(features - features.mean(axis=0), mode="r"))
     return triangle / math.sqrt(len(features) - 1)
 
 
