@@ -29,30 +29,19 @@ def reuse_buffers(graph: Graph) -> int:
     for node in nodes:
         _note_owner(node, owner)
     last_read = {owner[arg]: place for place, node in enumerate(nodes) for arg in node.all_input_nodes if arg in owner}
-    heir: dict[Node, Node] = {}  # owner → the one it has its memory from
-
-    def memory(node: Node) -> Node | None:
-        found = owner.get(node)
-        while found in heir:
-            found = heir[found]
-        return found
-
     count = 0
     for place, node in enumerate(nodes):
         form = _form_with_result(node.target) if isinstance(node.target, OpOverload) else None
         if form is None:
             continue
         for arg in node.all_input_nodes:
-            own = memory(arg)
-            others = [other for other in node.all_input_nodes if other is not arg]
-            if own is None or last_read[own] != place or not _is_alike(arg, node) or own in map(memory, others):
-                continue
-            node.target, result = form
-            node.kwargs = {**node.kwargs, result: arg}
-            heir[node] = own
-            last_read[own] = last_read.get(node, place)
-            count += 1
-            break
+            own = owner.get(arg)
+            others = [owner.get(other) for other in node.all_input_nodes if other is not arg]
+            if own is not None and last_read[own] == place and own not in others and _is_alike(arg, node):
+                node.target, result = form
+                node.kwargs = {**node.kwargs, result: arg}  # from here on only the result's names for it are read
+                count += 1
+                break
     return count
 
 
