@@ -9,7 +9,7 @@ from pipeline.recipe_checks import RecipeError, Section, Unexpected, key
 
 METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
 # Preset → version of its settings, raised whenever they change: pictures by other settings must not mix in one folder.
-PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 3}
+PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 4}
 PRESETS = tuple(PRESET_VERSIONS)
 
 

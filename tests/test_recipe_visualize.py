@@ -63,7 +63,7 @@ def test_every_method_has_every_preset() -> None:
 SETTINGS = {
     "published": (1, "add9455a6e8d77d7"),
     "fast": (5, "f5c1cdf702750533"),
-    "best": (3, "e6b033050e000ba7"),
+    "best": (4, "53e16c96cef5e4bc"),
 }
 
 

@@ -12,7 +12,7 @@ from pipeline.synthesis import Visualization, visualize
 from pipeline.synthesis.fourier import FourierParameterization
 from pipeline.synthesis.methods import preset
 from pipeline.synthesis.objectives import AlignmentObjective
-from pipeline.synthesis.optimize import activation_weight_at, learning_rate_at, synthesize
+from pipeline.synthesis.optimize import activation_weight_at, class_crops_at, learning_rate_at, synthesize
 from pipeline.synthesis.presets import FAST, PUBLISHED, SynthesisOptions
 from pipeline.synthesis.reference_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
 from pipeline.synthesis.regularizers import image_norm, total_variation
@@ -204,6 +204,30 @@ def test_the_activation_s_weight_grows_between_a_quarter_of_the_steps_and_three_
     assert weights[50] == pytest.approx(2.75)
     assert weights[75:] == [5.0] * 25
     assert activation_weight_at(99, dataclasses.replace(options, activation_growth=1.0)) == 0.5
+
+
+def test_squares_of_a_class_grow_to_the_whole_between_a_quarter_of_the_steps_and_three_quarters() -> None:
+    options = preset("best", steps=100)
+    shown = [class_crops_at(step, options) for step in range(100)]
+    assert {(one.num_crops, one.crop_max) for one in shown} == {(1, 1.0)}
+    smallest = [one.crop_min for one in shown]
+    assert smallest[:26] == [0.8] * 26
+    assert smallest[50] == pytest.approx(0.9)
+    assert smallest[75:] == [1.0] * 25
+    own = preset("best", num_crops=2, crop_min=0.5)
+    assert class_crops_at(0, own) == own
+
+
+@pytest.mark.parametrize(("layer", "differs"), [("fc", True), ("stage2", False)])
+def test_only_classes_are_shown_in_squares(model: Model, layer: str, differs: bool) -> None:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+
+    def picture(smallest: float) -> np.ndarray:
+        options = preset("fast", steps=4, class_crop_min=smallest)
+        target = reference_target(model, plan_alignment(model, layer, options), 1, images)
+        return synthesize(model, [(layer, 1)], [target], options=options, image_size_px=32, seeds=[0])[0].image
+
+    assert np.array_equal(picture(0.5), picture(1.0)) is not differs
 
 
 def test_what_is_minimized_at_the_end_has_the_grown_weight(model: Model) -> None:

@@ -245,6 +245,17 @@ def test_alignment_takes_crops_and_phases_too(model: Model) -> None:
     assert made[1].loss == pytest.approx(alone.loss, rel=1e-3)
 
 
+def test_aligned_crops_are_of_the_picture_s_size(model: Model) -> None:
+    """Not of the model's: targets are made at the picture's size."""
+    size = SIZE + 16
+    options = preset("fast", steps=2, num_crops=1, crop_min=0.5)
+    plan = plan_alignment(model, "fc", options, image_size_px=size)
+    references = torch.nn.functional.interpolate(photographs(4), size=(size, size))
+    target = reference_target(model, plan, 1, references)
+    (made,) = synthesize(model, [("fc", 1)], [target], options=options, image_size_px=size, seeds=[0])
+    assert made.image.shape == (size, size, 3)
+
+
 def test_other_methods_do_not_begin_with_the_colors_of_the_references(model: Model) -> None:
     plan = plan_alignment(model, "fc", preset("fast"))
     target = reference_target(model, plan, 1, photographs(4))
@@ -300,6 +311,7 @@ def test_what_a_method_lacks_is_named(model: Model, arguments: dict, message: st
     [
         ({"crop_min": 0.0}, "crop_min, crop_max = 0.0, 1.0: expected fractions"),
         ({"crop_min": 0.8, "crop_max": 0.5}, "crop_min, crop_max = 0.8, 0.5"),
+        ({"class_crop_min": 1.1}, "class_crop_min = 1.1: expected a fraction"),
         ({"scaling": 1.0}, "scaling = 1.0: expected less than 1"),
         ({"optimizer": "sgd"}, "expected one of adam, nadam"),
         ({"flip": 1}, "flip = 1: expected true or false"),

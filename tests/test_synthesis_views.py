@@ -227,6 +227,16 @@ def test_crops_are_each_image_s_own_and_inside_the_image() -> None:
     assert views(random_images(100)).shape == (300, 3, 10, 10)
 
 
+def test_one_square_that_is_the_whole_image_is_not_resampled() -> None:
+    options = SynthesisOptions(num_crops=1, jitter_px=0)
+    images = random_images(2)
+    whole = draw_views(options, generators(2), size_px=SIZE, view_px=SIZE, gray=GRAY)
+    assert whole(images) is images
+    assert draw_views(options, generators(2), size_px=SIZE, view_px=10, gray=GRAY)(images).shape == (2, 3, 10, 10)
+    twice = draw_views(SynthesisOptions(num_crops=2, jitter_px=0), generators(2), size_px=SIZE, view_px=SIZE, gray=GRAY)
+    torch.testing.assert_close(twice(images), images.repeat_interleave(2, dim=0))
+
+
 def test_noise_is_normal_plus_uniform() -> None:
     options = SynthesisOptions(noise=0.2, jitter_px=0)
     views = draw_views(options, generators(2), size_px=64, view_px=64, gray=GRAY)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -73,8 +73,20 @@ def activation_weight_at(step: int, options: SynthesisOptions) -> float:
     A penalty that grows is what enforces a constraint (Nocedal, Wright, Numerical Optimization, section 17.1). It
     begins once shapes have found their place, and ends while the learning rate can still follow.
     """
-    grown = min(1.0, max(0.0, 2 * step / options.steps - 0.5))
-    return options.activation_weight * (1 + (options.activation_growth - 1) * grown)
+    return options.activation_weight * (1 + (options.activation_growth - 1) * _grown(step, options))
+
+
+def class_crops_at(step: int, options: SynthesisOptions) -> SynthesisOptions:
+    """The options with the squares that VITAL shows of a class's image at a step, see `class_crop_min`."""
+    if options.num_crops:
+        return options
+    smallest = options.class_crop_min + (1 - options.class_crop_min) * _grown(step, options)
+    return replace(options, num_crops=1, crop_min=smallest, crop_max=1.0)
+
+
+def _grown(step: int, options: SynthesisOptions) -> float:
+    """How far what grows has grown: 0 for a quarter of the steps, 1 from three quarters on, linear between."""
+    return min(1.0, max(0.0, 2 * step / options.steps - 0.5))
 
 
 def synthesize(
@@ -143,7 +155,9 @@ def synthesize(
     weights = _regularizer_weights(model, layer, options, chosen)
     transparency = torch.zeros(len(neurons), image_size_px, image_size_px, device=model.device)
     gray = preprocessing.normalize(torch.full((preprocessing.num_channels, 1, 1), 0.5, device=model.device))
-    view_px = min(image_size_px, model.input_size_px)
+    # Targets are made at the images' size, and what they are held against is of that size.
+    view_px = image_size_px if chosen.needs_targets else min(image_size_px, model.input_size_px)
+    shows_squares = chosen.needs_targets and layer == model.classifier_layer
     keep_views_for = options.relevance_every if chosen.needs_targets else 1
     losses = torch.zeros(len(neurons))
 
@@ -154,7 +168,8 @@ def synthesize(
         images = parameters.images()
         refresh = step % keep_views_for == 0
         if refresh:  # the views are kept while relevance is: a relevance map belongs to the image as it was shown
-            show = draw_views(options, generators, size_px=image_size_px, view_px=view_px, gray=gray)
+            drawn = class_crops_at(step, options) if shows_squares else options
+            show = draw_views(drawn, generators, size_px=image_size_px, view_px=view_px, gray=gray)
         views, penalty = show(images), _regularization(images, weights)
         view_losses, view_gradients = evaluate(views, refresh=refresh)
         losses = view_losses.reshape(len(neurons), views_per_image).mean(dim=1) + penalty.detach()

@@ -37,6 +37,9 @@ class SynthesisOptions:
         num_crops: squares cut from the image at each step and enlarged, whose losses are averaged; 0 shows the
             whole image.
         crop_min, crop_max: side of a square as a fraction of the image's, uniform between the two.
+        class_crop_min: VITAL, class neurons: for a quarter of the steps the model sees a square of this to 1 of the
+            image's side instead of the whole, then larger ones, from three quarters of the steps on the whole. 1 leaves
+            the squares out, and `num_crops` goes before it.
         noise: strength of the noise added to what the model sees, in its input space; see
             `pipeline.synthesis.transforms`.
         alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
@@ -86,6 +89,7 @@ class SynthesisOptions:
     num_crops: int = 0
     crop_min: float = 1.0
     crop_max: float = 1.0
+    class_crop_min: float = 1.0
     noise: float = 0.0
     alignment: Literal["sort", "kl", "moments"] = "sort"
     grid: int = 1
@@ -127,6 +131,11 @@ class SynthesisOptions:
             raise ValueError(
                 f"visualize.crop_min, crop_max = {self.crop_min}, {self.crop_max}: expected fractions of the image's "
                 "side, above 0, the first not above the second, at most 1"
+            )
+        if not 0 < self.class_crop_min <= 1:
+            raise ValueError(
+                f"visualize.class_crop_min = {self.class_crop_min}: expected a fraction of the image's side, above 0, "
+                "at most 1"
             )
         if self.scaling >= 1:
             raise ValueError(f"visualize.scaling = {self.scaling}: expected less than 1")
@@ -171,13 +180,15 @@ FAST = SynthesisOptions(
 )
 
 # Ours at a fifth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls
-# off less steeply than colors do, and edges are aligned at full resolution.
+# off less steeply than colors do, and edges are aligned at full resolution. While shapes find their place squares of
+# a class's image stand for it, so that objects lie within it as a whole.
 BEST = replace(
     FAST,
     steps=400,
     warmup_steps=20,
     spectrum_decay=1.2,
     chroma_decay=0.5,
+    class_crop_min=0.8,
     edge_weight=1.0,
     aligned_side=0,
     activation_goal=1.3,

@@ -74,14 +74,16 @@ def draw_views(
     """
     offsets = draw_jitter(generators, options.jitter_px)
     is_warped = options.rotation_degrees > 0 or options.scaling > 0
-    view_px = view_px if options.num_crops else size_px
+    is_whole = options.crop_min == 1 and view_px == size_px  # resampling would change nothing
+    is_cropped = options.num_crops > 0 and not (options.num_crops == 1 and is_whole)
+    view_px = view_px if is_cropped else size_px
     affine, flips, boxes, noise = [], [], [], []
     for generator, offset in zip(generators, offsets, strict=True):
         if is_warped:
             affine.append(_draw_affine(options, offset, size_px, generator))
         if options.flip:
             flips.append(torch.rand((), generator=generator) < 0.5)
-        if options.num_crops:
+        if is_cropped:
             boxes.append(_draw_boxes(options, size_px, generator))
         if options.noise:
             shape = (num_views(options), len(gray), view_px, view_px)
