@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.alignment import sort_matching, sorted_target
 from pipeline.cells import partition
-from pipeline.sorting import argsort_rows, sort_values
+from pipeline.sorting import argsort_rows, sort_values, sorted_distance
 
 
 def formula(features: np.ndarray, target: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,11 @@ def formula(features: np.ndarray, target: np.ndarray, importance: np.ndarray) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_loss_and_gradient_equal_the_formula(dtype: torch.dtype, threads: int) -> None:
+@pytest.mark.parametrize("block_values", [2**17, 60, 1])  # all rows at once, a few, each alone
+def test_loss_and_gradient_equal_the_formula(
+    dtype: torch.dtype, threads: int, block_values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sorting._BLOCK_VALUES", block_values)
     rng = np.random.default_rng(0)
     features, references = rng.normal(size=(3, 4, 17)), rng.normal(size=(5, 4, 17))
     target, importance = np.sort(references, axis=-1).mean(axis=0), rng.uniform(size=4)
@@ -47,6 +51,19 @@ def test_loss_and_gradient_equal_the_formula(dtype: torch.dtype, threads: int) -
     np.testing.assert_allclose(made_target.numpy(), target, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(loss.detach().numpy(), expected_loss, rtol=tolerance)
     np.testing.assert_allclose(images.grad.numpy(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+def test_values_in_another_order_in_memory_are_sorted_along_the_last_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sorting._BLOCK_VALUES", 20)
+    transposed, target = torch.randn(9, 7).t().requires_grad_(), torch.randn(7, 9).sort(dim=-1).values
+    contiguous = transposed.detach().contiguous().requires_grad_()
+    distances = [sorted_distance(values, target) for values in (transposed, contiguous)]
+    gradients = [
+        torch.autograd.grad(distance.sum(), values)[0]
+        for distance, values in zip(distances, (transposed, contiguous), strict=True)
+    ]
+    assert torch.equal(*distances)
+    assert torch.equal(*gradients)
 
 
 def test_other_types_and_devices_take_the_general_sort() -> None:

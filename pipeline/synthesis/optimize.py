@@ -78,8 +78,6 @@ def activation_weight_at(step: int, options: SynthesisOptions) -> float:
 
 def class_crops_at(step: int, options: SynthesisOptions) -> SynthesisOptions:
     """The options with the squares that VITAL shows of a class's image at a step, see `class_crop_min`."""
-    if options.num_crops:
-        return options
     smallest = options.class_crop_min + (1 - options.class_crop_min) * _grown(step, options)
     return replace(options, num_crops=1, crop_min=smallest, crop_max=1.0)
 
@@ -157,7 +155,12 @@ def synthesize(
     gray = preprocessing.normalize(torch.full((preprocessing.num_channels, 1, 1), 0.5, device=model.device))
     # Targets are made at the images' size, and what they are held against is of that size.
     view_px = image_size_px if chosen.needs_targets else min(image_size_px, model.input_size_px)
-    shows_squares = chosen.needs_targets and layer == model.classifier_layer
+    shows_squares = (
+        chosen.needs_targets
+        and layer == model.classifier_layer
+        and options.class_crop_min < 1
+        and options.num_crops == 0
+    )
     keep_views_for = options.relevance_every if chosen.needs_targets else 1
     losses = torch.zeros(len(neurons))
 
