@@ -1,78 +1,20 @@
 """Count, mean, variance and range of every unit, mergeable.
 
-The spatial reduction of a feature map happens once, in torch, for all statistics of a layer (`summarize`);
-what is merged afterwards is small and in float64.
+What is merged is small and in float64: maps are reduced over positions before, see `pipeline.statistics.reduction`.
 
 Shapes: B images of a batch, U units, N positions.
-Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", The American Statistician
-37, 1983 (corrected two-pass sum, and the rule for merging).
+Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", The American Statistician 37, 1983
+(the rule for merging).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Maps are reduced block by block, so that the five passes over a block find it in the cache: three times as
-# fast on 112 × 112 maps as passes over the whole batch (measured with 1 MiB of L2 per core).
-CPU_BLOCK_BYTES: Final = 2 << 20
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureSummary:
-    """What the statistics need of one layer's features of one batch, reduced over positions.
-
-    Attributes:
-        num_positions: N, the positions of each image.
-        mean: float64 [B, U].
-        m2: float64 [B, U], sum of squared deviations from `mean`.
-        minimum: float32 [B, U].
-        maximum: float32 [B, U].
-        peak: int64 [B, U], flat position of the maximum, the first where several are equal.
-    """
-
-    num_positions: int
-    mean: np.ndarray
-    m2: np.ndarray
-    minimum: np.ndarray
-    maximum: np.ndarray
-    peak: np.ndarray
-
-
-def summarize(features: Tensor) -> FeatureSummary:
-    """Reduce features [B, U, N] over positions, on their own device and in float32.
-
-    The mean and `m2` are corrected by the rounding error of the float32 mean, so a large offset costs no
-    digits, and no float64 copy of the features is made.
-    """
-    num_images, num_units, num_positions = features.shape
-    maps_RN = features.detach().float().reshape(num_images * num_units, num_positions)
-    rows_per_block = len(maps_RN) if maps_RN.is_cuda else CPU_BLOCK_BYTES // (4 * num_positions)
-    blocks = [_reduce(block) for block in maps_RN.split(max(1, rows_per_block))]
-    maximum, peak, minimum, mean, error, m2 = (
-        torch.cat(parts).reshape(num_images, num_units).cpu().numpy() for parts in zip(*blocks, strict=True)
-    )
-    return FeatureSummary(
-        num_positions=num_positions,
-        mean=mean.astype(np.float64) + error,
-        m2=np.maximum(m2 - num_positions * np.square(error), 0.0),
-        minimum=minimum,
-        maximum=maximum,
-        peak=peak,
-    )
-
-
-def _reduce(maps_RN: Tensor) -> tuple[Tensor, ...]:
-    """Per row: maximum, its position, minimum, float32 mean, error of that mean, squares around that mean."""
-    maximum, peak = maps_RN.max(dim=1)
-    mean = maps_RN.mean(dim=1)
-    deviation_RN = maps_RN - mean[:, None]
-    error = deviation_RN.sum(dim=1).double() / maps_RN.shape[1]  # true mean − float32 mean
-    m2 = deviation_RN.square_().sum(dim=1).double()
-    return maximum, peak, maps_RN.amin(dim=1), mean, error, m2
+from pipeline.statistics.reduction import FeatureSummary, summarize
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

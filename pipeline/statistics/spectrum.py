@@ -36,7 +36,9 @@ class MeanSpectrum:
         num_images, num_channels, size_px, _ = images.shape
         if num_images == 0:
             return cls.empty(num_channels, size_px)
-        magnitude = torch.fft.rfft2(images).abs().sum(dim=0).double() / num_images
+        squares = torch.view_as_real(torch.fft.rfft2(images)).square()
+        # `abs` guards against overflow, of which pixels have none, for three times the time.
+        magnitude = (squares[..., 0] + squares[..., 1]).sqrt_().sum(dim=0).double() / num_images
         return cls(count=num_images, magnitude=magnitude.cpu().numpy())
 
     def merge(self, other: "MeanSpectrum") -> "MeanSpectrum":
