@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="as a worker of the pipeline has")
+    parser.add_argument("--decode-threads", type=int, default=0, help="of collect, beside the model, as beside a GPU")
     parser.add_argument("--heap", choices=("worker", "torch"), default="worker", help="of both, see `pipeline.heap`")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -50,7 +51,7 @@ def time_loops(arguments: argparse.Namespace) -> None:
     layers = match_layers(arguments.layers, model.layers())
     loops: dict[str, Callable[[], int]] = {
         "bare": lambda: bare_loop(model, arguments.shards, arguments.batch_size),
-        "collect": lambda: collect_loop(model, arguments.shards, layers, arguments.batch_size),
+        "collect": lambda: collect_loop(model, layers, arguments),
     }
     for loop in loops.values():
         loop()  # warm-up
@@ -63,7 +64,8 @@ def time_loops(arguments: argparse.Namespace) -> None:
     ratio = statistics.median(c / b for c, b in zip(rates["collect"], rates["bare"], strict=True))
     print(
         f"{arguments.model}, {len(layers)} layers, batch {arguments.batch_size}, torch {torch.__version__}, "
-        f"{arguments.threads} threads, heap {arguments.heap}, {time.strftime('%Y-%m-%d')}"
+        f"{arguments.threads} threads, {arguments.decode_threads} that decode, heap {arguments.heap}, "
+        f"{time.strftime('%Y-%m-%d')}"
     )
     for name, values in rates.items():
         print(f"{name:<10}{statistics.median(values):8.1f} images/s")
@@ -88,10 +90,10 @@ def bare_loop(model: Model, shards: Sequence[str], batch_size: int) -> int:
     return count + len(batch)
 
 
-def collect_loop(model: Model, shards: Sequence[str], layers: Sequence[str], batch_size: int) -> int:
+def collect_loop(model: Model, layers: Sequence[str], arguments: argparse.Namespace) -> int:
     """What one task of the collect stage does for each shard. Returns the number of images."""
     count = 0
-    for index, shard in enumerate(shards):
+    for index, shard in enumerate(arguments.shards):
         budget = ErrorBudget(max_error_fraction=0)
         samples = iterate_samples(shard, num_classes=model.num_classes, on_skip=budget.add_skip)
         partial = survey(
@@ -101,10 +103,11 @@ def collect_loop(model: Model, shards: Sequence[str], layers: Sequence[str], bat
             layers=layers,
             feature_layers=[],
             top_k=64,
-            batch_size=batch_size,
+            batch_size=arguments.batch_size,
             activation="max",
             budget=budget,
             max_pixels=MAX_PIXELS,
+            decode_threads=arguments.decode_threads,
         )
         count += partial.num_samples
     return count

@@ -110,6 +110,7 @@ def survey_shard(
             activation=recipe.statistics.activation,
             budget=budget,
             max_pixels=recipe.data.max_pixels,
+            decode_threads=_decode_threads(device),
         )
     write_partial(
         root,
@@ -129,6 +130,17 @@ def survey_shard(
             for skip in budget.skipped[:NUM_EXAMPLES_SHOWN]
         ],
     }
+
+
+def _decode_threads(device: str) -> int:
+    """Beside a GPU each CPU of the task decodes by itself; on CPUs they are what the model runs on."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in each thread that decodes; the worker puts it back after the task
+    return threads
 
 
 def merge_shards(

@@ -22,6 +22,7 @@ FLOORS = {
     "pipeline.range_file": 1,
     "pipeline.urls": 1,
     "pipeline.remote": 1,
+    "pipeline.ahead": 1,
     "pipeline.arrays": 1,
     "pipeline.tables": 1,
     "pipeline.sorted_table": 1,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import pipeline.atlas.build as build_module
+from pipeline.ahead import READERS
 from pipeline.atlas.build import build_atlas
 from pipeline.atlas.fragments import RunRows, join_rows, read_fragments, read_scores, rows_by_layer
-from pipeline.atlas.reading import READERS
 from pipeline.atlas.schema import check_atlas_path
 from pipeline.storage import Root
 from pipeline.tables import read_rows

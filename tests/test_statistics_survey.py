@@ -152,6 +152,58 @@ def test_an_undecodable_image_is_skipped_and_counted() -> None:
         np.testing.assert_allclose(partial.arrays()[path], array, rtol=1e-9)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
+def test_threads_that_decode_change_nothing(batch_size: int) -> None:
+    samples = [replace(sample, image=sample.image[:40]) if i in (2, 7) else sample for i, sample in enumerate(SAMPLES)]
+    alone, beside = ErrorBudget(0.5), ErrorBudget(0.5)
+    options = {"shard_index": 3, "layers": LAYERS, "feature_layers": ["stem"], "top_k": 4, "batch_size": batch_size}
+    expected = survey(tiny_model(), samples, budget=alone, **options)
+    partial = survey(tiny_model(), iter(samples), budget=beside, decode_threads=3, **options)
+    assert partial.samples == expected.samples
+    assert (partial.num_samples, partial.num_skipped) == (8, 2)
+    assert beside.skipped == alone.skipped
+    assert partial.data_fingerprint == expected.data_fingerprint
+    for path, array in expected.arrays().items():
+        np.testing.assert_array_equal(partial.arrays()[path], array)
+
+
+def test_threads_decode_the_next_batch_beside_the_model_and_no_more() -> None:
+    model, asked = tiny_model(), []
+
+    def stream() -> Iterator[Sample]:
+        for number, sample in enumerate(SAMPLES):
+            asked.append(number)
+            yield sample
+
+    at_work: list[int] = []
+    model.module.register_forward_hook(lambda *_: at_work.append(len(asked)))
+    survey(
+        model,
+        stream(),
+        shard_index=0,
+        layers=LAYERS,
+        batch_size=3,
+        budget=ErrorBudget(0.0),
+        decode_threads=2,
+    )
+    assert at_work[-4:] == [6, 9, 10, 10]  # 3, 6 and 9 are in the model
+
+
+def test_a_fault_of_the_preprocessing_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setattr(model, "preprocess", lambda _image: 1 / 0)
+    for decode_threads in (0, 2):
+        with pytest.raises(ZeroDivisionError):
+            survey(
+                model,
+                SAMPLES,
+                shard_index=0,
+                layers=LAYERS,
+                budget=ErrorBudget(1.0),
+                decode_threads=decode_threads,
+            )
+
+
 def test_skips_of_the_tar_shard_itself_count_too() -> None:
     budget = ErrorBudget(1.0)
     without_image = SkippedSample(key="x", tar_shard="a.tar", index=9, reason="no-image", detail="")

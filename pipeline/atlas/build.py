@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.ahead import ahead, read_ahead
 from pipeline.atlas.file_list import FileList, file_entry
 from pipeline.atlas.fragments import Row
 from pipeline.atlas.manifest import (
@@ -30,7 +31,6 @@ from pipeline.atlas.manifest import (
 from pipeline.atlas.map_sheets import MAP_FOLDER
 from pipeline.atlas.neuron_map import MAP_TABLE
 from pipeline.atlas.planning import Planner, check_rows
-from pipeline.atlas.reading import ahead, read_ahead
 from pipeline.atlas.rows import (
     LayerRows,
     describe,

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.atlas.reading import read_ahead
+from pipeline.ahead import read_ahead
 from pipeline.atlas.schema import (
     FRAGMENT_SCHEMA,
     KEY_COLUMNS,

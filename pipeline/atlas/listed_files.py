@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from pipeline.ahead import ahead
 from pipeline.atlas.file_list import FileList
 from pipeline.atlas.packing import PACKS_FOLDER, PackedAtlas, pack_problems
-from pipeline.atlas.reading import ahead
 from pipeline.storage import Root
 
 MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million pictures listed at 140 bytes each, and room

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.ahead import ahead
 from pipeline.atlas.map_sheets import (
     MAP_SHEET_COLUMNS,
     MAP_SHEET_QUALITY,
@@ -28,7 +29,6 @@ from pipeline.atlas.neuron_map import (
     morton_order,
     quantize,
 )
-from pipeline.atlas.reading import ahead
 from pipeline.atlas.schema import sheet_path
 from pipeline.atlas.sheets import TILES_PER_SHEET
 from pipeline.atlas.signatures import Exemplars, signatures

@@ -11,12 +11,10 @@ partials of their own in another folder, `run/partials-<hash of the layers>`.
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any, Final
 
+from pipeline.ahead import ahead
 from pipeline.statistics.merging import merge_all
 from pipeline.statistics.packing import pack, unpack
 from pipeline.statistics.partial import Partial, sample_schema
@@ -166,13 +164,7 @@ def _read_ahead(root: Root, shards: Mapping[int, str], recipe_fingerprint: str, 
     def read(index: int) -> Partial:
         return read_partial(root, index, recipe_fingerprint=recipe_fingerprint, shard_url=shards[index], folder=folder)
 
-    left = iter(shards)
-    with ThreadPoolExecutor(PARTIALS_AHEAD) as pool:
-        pending = deque(pool.submit(read, index) for index in islice(left, PARTIALS_AHEAD))
-        while pending:
-            partial = pending.popleft().result()
-            pending.extend(pool.submit(read, index) for index in islice(left, 1))
-            yield partial
+    return (partial for _, partial in ahead(read, shards, threads=PARTIALS_AHEAD, most=PARTIALS_AHEAD))
 
 
 def _name(folder: str, shard_index: int, suffix: str) -> str:

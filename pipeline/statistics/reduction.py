@@ -10,7 +10,7 @@ Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance",
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,17 +50,26 @@ class FeatureSummary:
 
 
 def summarize(features: Tensor) -> FeatureSummary:
-    """Reduce features [B, U, N] over positions, on their own device and in float32.
+    """`reduce_positions` of features [B, U, N], fetched from their device."""
+    return fetch(features.shape[2], reduce_positions(features))
 
-    The mean and `m2` are corrected by the rounding error of the float32 mean, so a large offset costs no digits, and
-    no float64 copy of the features is made.
+
+def fetch(num_positions: int, reduced: Mapping[str, Tensor]) -> FeatureSummary:
+    """The summary whose arrays are those of `reduce_positions`; waits for their device."""
+    return FeatureSummary(num_positions=num_positions, **{name: value.cpu().numpy() for name, value in reduced.items()})
+
+
+def reduce_positions(features: Tensor) -> dict[str, Tensor]:
+    """The arrays of `FeatureSummary` for features [B, U, N], made on their own device, for which nothing waits.
+
+    The features are taken in float32. The mean and `m2` are corrected by the rounding error of the float32 mean, so a
+    large offset costs no digits, and no float64 copy of the features is made.
     """
     maps_BUN = features.detach().float()
     num_images, num_units, num_positions = maps_BUN.shape
     at_once = num_images if maps_BUN.is_cuda else CPU_BLOCK_BYTES // (4 * num_units * num_positions)
     blocks = [_reduce(block) for block in maps_BUN.split(max(1, at_once))]
-    reduced = {name: torch.cat([block[name] for block in blocks]).cpu().numpy() for name in blocks[0]}
-    return FeatureSummary(num_positions=num_positions, **reduced)
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _reduce(maps_BUN: Tensor) -> dict[str, Tensor]:

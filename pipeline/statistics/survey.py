@@ -8,7 +8,7 @@ Shapes: B images of a batch, U units, N positions, K classes. Positions are thos
 register tokens count nowhere.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.images import MAX_PIXELS, BadImage, decode_image
+from pipeline.images import MAX_PIXELS
 from pipeline.models import Model
 from pipeline.models.capture import channels_first
-from pipeline.shards import ErrorBudget, Sample, SkippedSample, sample_id
+from pipeline.shards import ErrorBudget, Sample, sample_id
 from pipeline.statistics.comoments import CoMoments
+from pipeline.statistics.decoding import decoded_batches
 from pipeline.statistics.histogram import Histogram
 from pipeline.statistics.labels import NO_LABEL, ClassTopK
 from pipeline.statistics.moments import Moments
 from pipeline.statistics.partial import LayerStatistics, Partial, SampleRow, sample_digest
-from pipeline.statistics.reduction import FeatureSummary, summarize
+from pipeline.statistics.reduction import FeatureSummary, fetch, reduce_positions
 from pipeline.statistics.spectrum import MeanSpectrum
 from pipeline.statistics.topk import TopK
 
@@ -60,6 +61,7 @@ def survey(
     activation: Literal["max", "mean"] = "max",
     budget: ErrorBudget,
     max_pixels: int = MAX_PIXELS,
+    decode_threads: int = 0,
 ) -> Partial:
     """Statistics of the samples of one tar shard.
 
@@ -75,6 +77,7 @@ def survey(
         budget: hears of every good sample and of every image that cannot be decoded; the caller, who passes
             it to `iterate_samples` as well, decides with `budget.check()`.
         max_pixels: bound on a decoded image.
+        decode_threads: that decode beside the model, see `decoded_batches`; they change no result.
 
     Raises:
         NonFiniteActivationError: a unit gives NaN or infinity.
@@ -93,7 +96,10 @@ def survey(
     total = _empty(plan, shards)
     rows: list[SampleRow] = []
     skipped_before = budget.num_skipped
-    for batch, inputs in _batches(model, samples, batch_size, budget, max_pixels):
+    batches = decoded_batches(
+        model, samples, batch_size=batch_size, budget=budget, max_pixels=max_pixels, threads=decode_threads
+    )
+    for batch, inputs in batches:
         found = _survey_batch(plan, shard_index, batch, inputs)
         total = total.add(found, shards=shards)
         rows.extend(found.samples)
@@ -115,41 +121,9 @@ def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
     )
 
 
-def _batches(
-    model: Model, samples: Iterable[Sample], batch_size: int, budget: ErrorBudget, max_pixels: int
-) -> Iterator[tuple[list[Sample], Tensor]]:
-    """Good samples with their preprocessed images [B, C, S, S], at most `batch_size` at a time."""
-    batch: list[Sample] = []
-    inputs: list[Tensor] = []
-    for sample in samples:
-        try:
-            image = decode_image(sample.image, max_pixels=max_pixels, keep_alpha=model.preprocessing.has_alpha)
-        except BadImage as error:
-            budget.add_skip(_skipped(sample, error.reason, error.detail))
-            continue
-        tensor = model.preprocess(image)
-        if not np.isfinite(tensor.numpy()).all():  # torch's takes 16 times as long
-            # A model's own preprocessing may divide by the spread of a uniform picture: bad data, not a bad
-            # model.
-            budget.add_skip(_skipped(sample, "not-finite", "preprocessing gives NaN or infinity"))
-            continue
-        batch.append(sample)
-        inputs.append(tensor)
-        if len(batch) == batch_size:
-            yield batch, torch.stack(inputs)
-            batch, inputs = [], []
-    if batch:
-        yield batch, torch.stack(inputs)
-
-
-def _skipped(sample: Sample, reason: str, detail: str) -> SkippedSample:
-    return SkippedSample(key=sample.key, tar_shard=sample.tar_shard, index=sample.index, reason=reason, detail=detail)
-
-
 def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> Partial:
     """Statistics and rows of one batch."""
     model = plan.model
-    inputs = inputs.to(model.device)
     reduced = _run(plan, inputs)
     for layer, (summary, _) in reduced.items():
         _check_finite(layer, summary, batch)
@@ -195,9 +169,10 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
     """One forward pass: layer → (features reduced over positions, width of the grid these form).
 
     Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum)
-    cannot change it any more, no copy is needed, and no more than one feature map is held.
+    cannot change it any more, no copy is needed, and no more than one feature map is held. What is left of it is
+    fetched when all are done, so that a GPU does not stand still at every layer.
     """
-    reduced: dict[str, tuple[FeatureSummary, int]] = {}
+    reduced: dict[str, tuple[int, dict[str, Tensor], int]] = {}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         wanted = dict.fromkeys([*plan.layers, *plan.feature_layers])
@@ -209,13 +184,13 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
             width = features.shape[-1] if features.ndim > 2 else 1
             if (grid := grids[layer]) is not None:
                 positions, width = positions[..., grid.num_prefix :], grid.width
-            reduced[layer] = summarize(positions), width
+            reduced[layer] = positions.shape[-1], reduce_positions(positions), width
 
         for layer in wanted:
             handle = plan.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
             stack.callback(handle.remove)
         plan.module(inputs)
-    return reduced
+    return {layer: (fetch(num_positions, arrays), width) for layer, (num_positions, arrays, width) in reduced.items()}
 
 
 def _layer_statistics(

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from pipeline.ahead import ahead
 from pipeline.atlas.file_list import FileList, build_id, file_entry
-from pipeline.atlas.reading import ahead
 
 
 def test_results_come_in_order_and_few_things_are_begun() -> None:
