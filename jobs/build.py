@@ -208,6 +208,7 @@ def draw_strips(
     references = read_references(root, layer, facet)
     for unit in units:
         exemplars = exemplars_of_row(statistics, references[unit], NUM_EXAMPLES)
+        reader.load(exemplars)
         strip = draw_examples([np.asarray(reader.crop(exemplar).convert("RGB")) for exemplar in exemplars])
         root.write_bytes(examples_path(layer, unit, facet), encode_webp(strip, quality=EXAMPLES_QUALITY))
     return len(units)

@@ -16,11 +16,12 @@ from jobs.status import read_status
 from pipeline.atlas.file_list import build_id, file_entry
 from pipeline.atlas.validate import validate
 from pipeline.evaluation.looks import MODEL, judge_key
-from pipeline.evaluation.photographs import Photographs, read_photograph
+from pipeline.evaluation.photographs import Photographs
 from pipeline.images import decode_webp
 from pipeline.metrics.distances import frechet_distance, kernel_distance
 from pipeline.metrics.judges import load_judge
 from pipeline.recipe import RecipeError
+from pipeline.statistics.photographs import read_photograph
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.tables import read_rows

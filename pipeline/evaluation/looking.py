@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from pipeline.alignment import NeuronTarget
 from pipeline.evaluation.looks import Kind, LookFolder, activation_column
-from pipeline.evaluation.photographs import read_photograph
 from pipeline.images import BadImage
 from pipeline.metrics.activation import picture_inputs
 from pipeline.metrics.judges import Judge
 from pipeline.models import Model
 from pipeline.models.capture import channels_first
 from pipeline.recipe import Recipe
+from pipeline.statistics.photographs import photographs_ahead
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.objectives import AlignmentObjective
@@ -85,11 +85,11 @@ def look_at_photographs(
         rows.extend(_rows([sample for sample, _ in seen], columns))
         seen.clear()
 
-    for exemplar in statistics.exemplars_of(samples):
-        try:
-            photograph = read_photograph(exemplar, max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha)
-        except BadImage as error:
-            problems[exemplar.sample] = f'"{exemplar.key}" in {exemplar.tar_shard}: {error}'
+    for exemplar, photograph in photographs_ahead(
+        statistics.exemplars_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
+    ):
+        if isinstance(photograph, BadImage):
+            problems[exemplar.sample] = f'"{exemplar.key}" in {exemplar.tar_shard}: {photograph}'
             continue
         seen.append((exemplar.sample, photograph))
         if len(seen) == _BATCH_SIZE:

@@ -4,12 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
-from pipeline.images import decode_image
 from pipeline.recipe import Recipe
-from pipeline.shards import read_image_bytes
-from pipeline.statistics.store import Exemplar, StatisticsStore
+from pipeline.statistics.store import StatisticsStore
 from pipeline.statistics.topk import NO_SAMPLE
 from pipeline.storage import Root
 from pipeline.targets.store import read_references
@@ -113,17 +110,6 @@ def choose_quiet(
     tie_breaks = np.random.default_rng(seed).permutation(len(panel))
     order = np.lexsort((tie_breaks, activations))
     return tuple([panel[place] for place in order if panel[place] not in excluded][:count])
-
-
-def read_photograph(exemplar: Exemplar, *, max_pixels: int, keep_alpha: bool) -> Image.Image:
-    """The photograph of a sample, by byte range.
-
-    Raises:
-        BadImage: its bytes are no image, or not any more.
-        FileNotFoundError, StorageError: the tar shard cannot be read any more.
-    """
-    data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
-    return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
 
 
 def _references_of(root: Root, layer: str, num_facets: int) -> dict[int, frozenset[int]]:

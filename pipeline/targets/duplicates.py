@@ -11,7 +11,7 @@ each side's length; of those that lack 5 % and are mirrored and recompressed, 86
 Reference: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1 (the hash).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -82,19 +82,32 @@ def is_same_photograph(one: Look, other: Look, max_distance: int) -> bool:
 class DistinctPictures(Generic[Item]):
     """Takes items one after the other and leaves out those whose picture has been taken already.
 
+    Args:
+        look_of: the look of an item's picture.
+        max_distance: see `is_same_photograph`; below 0 nothing is looked at, and all are taken.
+        load: is told which items will be looked at next, so that their pictures can be read together.
+
     Attributes:
         num_duplicates: how many were left out.
     """
 
-    def __init__(self, look_of: Callable[[Item], Look], max_distance: int) -> None:
+    def __init__(
+        self,
+        look_of: Callable[[Item], Look],
+        max_distance: int,
+        load: Callable[[Sequence[Item]], None] = lambda _: None,
+    ) -> None:
         self._look_of = look_of
+        self._load = load
         self._max_distance = max_distance
         self._taken: list[Look] = []
         self.num_duplicates = 0
 
-    def take(self, candidates: Iterable[Item], count: int) -> list[Item]:
+    def take(self, candidates: Sequence[Item], count: int) -> list[Item]:
         """The first `count` candidates that are distinct from all taken before; no more are looked at than needed."""
         taken: list[Item] = []
+        if self._max_distance >= 0:
+            self._load(candidates[:count])
         for candidate in candidates:
             if len(taken) == count:
                 break

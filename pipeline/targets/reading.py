@@ -1,16 +1,16 @@
 """Reading reference images: by byte range, as the model sees them, with the latest ones kept."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images import BadImage, decode_image
+from pipeline.images import BadImage
 from pipeline.models import Model
-from pipeline.shards import read_image_bytes
+from pipeline.statistics.photographs import photographs_ahead
 from pipeline.statistics.store import Exemplar, StatisticsStore
 from pipeline.storage import Root
 from pipeline.targets.duplicates import Look, look_at
@@ -32,6 +32,23 @@ class ReferenceReader:
         self._crops: OrderedDict[Place, Image.Image] = OrderedDict()
         self._looks: dict[Place, Look] = {}
 
+    def load(self, exemplars: Iterable[Exemplar]) -> None:
+        """Have the crops of samples that will be asked for at hand, several of them read at once.
+
+        Raises:
+            OSError, ValueError: as `crop`.
+        """
+        missing = {self._place(e): e for e in exemplars if self._place(e) not in self._crops}
+        wanted = list(missing.values())[:_CACHED_IMAGES]
+        for exemplar, photograph in photographs_ahead(
+            wanted, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
+        ):
+            if isinstance(photograph, BadImage):
+                raise ValueError(f'reference "{exemplar.key}" in {exemplar.tar_shard}: {photograph}') from photograph
+            self._crops[self._place(exemplar)] = self._model.preprocessing.square_crop(photograph, self._size_px)
+            if len(self._crops) > _CACHED_IMAGES:
+                self._crops.popitem(last=False)
+
     def crop(self, exemplar: Exemplar) -> Image.Image:
         """The square crop of a sample as the model sees it, at the run's image size.
 
@@ -39,40 +56,37 @@ class ReferenceReader:
             OSError: the tar shard cannot be read any more.
             ValueError: its bytes are no image: of the data set, no longer, since they were when statistics were made.
         """
-        place = (exemplar.tar_shard, exemplar.offset)
+        place = self._place(exemplar)
         if place not in self._crops:
-            data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
-            try:
-                photograph = decode_image(
-                    data, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
-                )
-            except BadImage as error:
-                raise ValueError(f'reference "{exemplar.key}" in {exemplar.tar_shard}: {error}') from error
-            self._crops[place] = self._model.preprocessing.square_crop(photograph, self._size_px)
-            if len(self._crops) > _CACHED_IMAGES:
-                self._crops.popitem(last=False)
+            self.load([exemplar])
         self._crops.move_to_end(place)
         return self._crops[place]
 
     def look(self, exemplar: Exemplar) -> Look:
         """What near-duplicates of a sample are recognized by."""
-        place = (exemplar.tar_shard, exemplar.offset)
+        place = self._place(exemplar)
         if place not in self._looks:
             self._looks[place] = look_at(self.crop(exemplar))
         return self._looks[place]
 
     def images(self, exemplars: Sequence[Exemplar]) -> Tensor:
         """Whole reference images, [R, 3, H, W] in the model's input space."""
+        self.load(exemplars)
         return torch.stack([self._model.preprocessing.to_tensor(self.crop(exemplar)) for exemplar in exemplars])
 
     def patches(self, exemplars: Sequence[Exemplar], boxes: Sequence[Box]) -> Tensor:
         """The marked square of each reference, enlarged to the image size: [R, 3, H, W]."""
+        self.load(exemplars)
         size = self._size_px
         patches = []
         for exemplar, (x0, y0, x1, y1) in zip(exemplars, boxes, strict=True):
             box = (x0 * size, y0 * size, x1 * size, y1 * size)
             patches.append(self.crop(exemplar).resize((size, size), Image.Resampling.BICUBIC, box=box))
         return torch.stack([self._model.preprocessing.to_tensor(patch) for patch in patches])
+
+    @staticmethod
+    def _place(exemplar: Exemplar) -> Place:
+        return exemplar.tar_shard, exemplar.offset
 
 
 def folder_exemplar(folder: Root, name: str) -> Exemplar:

@@ -178,7 +178,7 @@ def gather_references(
         The references and their images [R, 3, H, W]; R = 0 for a unit that no image excites.
     """
     count = settings.num_references
-    distinct = DistinctPictures(reader.look, settings.duplicate_distance)
+    distinct = DistinctPictures(reader.look, settings.duplicate_distance, reader.load)
     if layer == model.classifier_layer:
         chosen = choose_class_references(
             statistics, layer, unit, num_references=count, min_references=settings.min_references, distinct=distinct

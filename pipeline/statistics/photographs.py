@@ -1,0 +1,56 @@
+"""The photographs of samples, by byte range; of several, the next ones are fetched and decoded before their turn.
+
+A request to an object store takes longer than decoding what it brings.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import torch
+from PIL import Image
+
+from pipeline.ahead import READERS, ahead
+from pipeline.images import BadImage, decode_image
+from pipeline.shards import read_image_bytes
+from pipeline.statistics.store import Exemplar
+
+# Decoded and not yet asked for, at most: a decoded photograph may be large.
+PHOTOGRAPHS_AHEAD = 16
+
+
+def read_photograph(exemplar: Exemplar, *, max_pixels: int, keep_alpha: bool) -> Image.Image:
+    """The photograph of a sample.
+
+    Raises:
+        BadImage: its bytes are no image, or not any more.
+        FileNotFoundError, StorageError: the tar shard cannot be read any more.
+    """
+    return _read(threading.Semaphore(), max_pixels, keep_alpha, exemplar)
+
+
+def photographs_ahead(
+    exemplars: Iterable[Exemplar], *, max_pixels: int, keep_alpha: bool
+) -> Iterator[tuple[Exemplar, Image.Image | BadImage]]:
+    """Samples in order, each with its photograph, or with what is wrong with it.
+
+    Several are fetched at once; as many are decoded at once as the process has torch threads, which are the CPUs of a
+    worker.
+
+    Raises:
+        FileNotFoundError, StorageError: when it is the turn of a sample whose tar shard cannot be read any more.
+    """
+    decoders = threading.Semaphore(torch.get_num_threads())
+
+    def read(exemplar: Exemplar) -> Image.Image | BadImage:
+        try:
+            return _read(decoders, max_pixels, keep_alpha, exemplar)
+        except BadImage as error:
+            return error
+
+    return ahead(read, exemplars, threads=READERS, most=PHOTOGRAPHS_AHEAD)
+
+
+def _read(decoders: threading.Semaphore, max_pixels: int, keep_alpha: bool, exemplar: Exemplar) -> Image.Image:
+    data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
+    with decoders:
+        return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
