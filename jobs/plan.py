@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from pipeline.recipe_sections import ComputeSection
     from pipeline.synthesis.reference_target import AlignmentPlan
 
-# Seconds per thing on one CPU core with a network of EfficientNet-lite0's size (0.4 GMAC), and on one current
-# GPU. CPU: from the log of a demo run on two busy cores (2026-11-24). GPU, an H200: lite0 beside other work
+# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes two to four
+# times as long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and inner
+# units together; of an image of ImageNet, decoding is a quarter. GPU, an H200: lite0 beside other work
 # (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's inner units, compiled, float32 (2026-11-27-gpu.md); of
-# an image, decoding and resizing take 3 ms of the worker's one core. A look is a guess.
-SECONDS_PER_IMAGE: Final = {"cpu": 0.18, "cuda": 0.005}  # collect: decode and forward
-SECONDS_PER_REFERENCE: Final = {"cpu": 0.16, "cuda": 0.01}
-SECONDS_PER_STEP: Final = {"cpu": 0.14, "cuda": 0.0005}  # per image that the model sees
-SECONDS_PER_LOOK: Final = {"cpu": 0.2, "cuda": 0.005}  # evaluate: one network at one picture or photograph
+# an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a guess.
+SECONDS_PER_IMAGE: Final = {"cpu": 0.02, "cuda": 0.005}  # collect: decode and forward
+SECONDS_PER_REFERENCE: Final = {"cpu": 0.08, "cuda": 0.01}
+SECONDS_PER_STEP: Final = {"cpu": 0.05, "cuda": 0.0005}  # per image that the model sees
+SECONDS_PER_LOOK: Final = {"cpu": 0.03, "cuda": 0.005}  # evaluate: one network at one picture or photograph
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
 BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
