@@ -46,13 +46,14 @@ class Variant:
 
 # The published 2,000 steps would take two hours of one core for the classes and five for the units: `published` is cut
 # to a quarter of the steps here, and to fewer units, on which the others are compared with it; `published-400` has as
-# many steps as `best`.
+# many steps as `best`, and `baselines-best` show the model as many images.
 VARIANTS = {
     "published": Variant(preset="published", steps={"class": 500, "inner": 500}, units_per_layer=5),
     "published-400": Variant(preset="published", steps={"class": 400, "inner": 400}, units_per_layer=5),
     "fast": Variant(preset="fast"),
     "best": Variant(preset="best"),
     "baselines": Variant(preset="fast", methods=BASELINES),
+    "baselines-best": Variant(preset="best", methods=BASELINES, kinds=("class",)),
     "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("inner",)),
 }
 # Only by name: for GPUs (on two CPU cores a day), as in results/2026-11-26-gpu.md.
