@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from jobs.evaluate_plan import PHOTOGRAPHS_PER_TASK, PhotographChunk, count_looks, plan_photographs
 from jobs.plan import describe_plan, make_plan
@@ -17,18 +18,22 @@ from pipeline.atlas.file_list import build_id, file_entry
 from pipeline.atlas.validate import validate
 from pipeline.evaluation.looks import MODEL, judge_key
 from pipeline.evaluation.photographs import Photographs
-from pipeline.images import decode_webp
+from pipeline.images import decode_image, decode_webp
 from pipeline.metrics.distances import frechet_distance, kernel_distance
 from pipeline.metrics.judges import load_judge
 from pipeline.recipe import RecipeError
-from pipeline.statistics.photographs import read_photograph
-from pipeline.statistics.store import StatisticsStore
+from pipeline.shards import read_image_bytes
+from pipeline.statistics.store import Exemplar, StatisticsStore
 from pipeline.storage import Root
 from pipeline.tables import read_rows
 from tests.judged_run import BACKBONE, ENOUGH, JUDGE, SLUG, judged_by, rows_of, run, scores_of
 from tests.tiny_run import tiny_recipe, write_data
 
 EVALUATED = ("index.parquet", "scores.parquet", "scores.md")
+
+
+def photograph_of(exemplar: Exemplar) -> Image.Image:
+    return decode_image(read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +102,14 @@ def test_mis_is_the_share_of_photographs_told_apart_with_the_picture(judged, sha
     assert 1 < len(exemplars) <= 8 - row["num_references"] == 4
 
     def embedding(exemplar):
-        photograph = read_photograph(exemplar, max_pixels=recipe.data.max_pixels, keep_alpha=False)
+        photograph = photograph_of(exemplar)
         return judge.look([photograph]).embedding[0].astype(np.float64)
 
     model = resolve(recipe).model
     samples = statistics.samples.ids.tolist()
     activations = {}
     for found in statistics.exemplars_of(samples):
-        inputs = model.preprocess(read_photograph(found, max_pixels=10**6, keep_alpha=False))[None]
+        inputs = model.preprocess(photograph_of(found))[None]
         with model.capture(["stage2"]) as features, torch.no_grad():
             model.module(inputs)
         activations[found.key] = float(features["stage2"][0, 2].max())
@@ -145,7 +150,7 @@ def photographs_of(out):
     """(labels, photographs) of the whole data set, which the panel is here."""
     statistics = StatisticsStore.open(Root.open(out))
     found = statistics.exemplars_of(statistics.samples.ids.tolist())
-    return [e.label for e in found], [read_photograph(e, max_pixels=10**6, keep_alpha=False) for e in found]
+    return [e.label for e in found], [photograph_of(e) for e in found]
 
 
 def test_classes_are_held_against_photographs_with_their_labels(shards, tmp_path):

@@ -5,6 +5,7 @@ A request to an object store takes longer than decoding what it brings.
 
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import torch
 from PIL import Image
@@ -14,18 +15,7 @@ from pipeline.images import BadImage, decode_image
 from pipeline.shards import read_image_bytes
 from pipeline.statistics.store import Exemplar
 
-# Decoded and not yet asked for, at most: a decoded photograph may be large.
-PHOTOGRAPHS_AHEAD = 16
-
-
-def read_photograph(exemplar: Exemplar, *, max_pixels: int, keep_alpha: bool) -> Image.Image:
-    """The photograph of a sample.
-
-    Raises:
-        BadImage: its bytes are no image, or not any more.
-        FileNotFoundError, StorageError: the tar shard cannot be read any more.
-    """
-    return _read(threading.Semaphore(), max_pixels, keep_alpha, exemplar)
+PHOTOGRAPHS_AHEAD: Final = 16  # begun and not yet asked for, at most: a decoded photograph may be large
 
 
 def photographs_ahead(
@@ -42,15 +32,11 @@ def photographs_ahead(
     decoders = threading.Semaphore(torch.get_num_threads())
 
     def read(exemplar: Exemplar) -> Image.Image | BadImage:
+        data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
         try:
-            return _read(decoders, max_pixels, keep_alpha, exemplar)
+            with decoders:
+                return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
         except BadImage as error:
             return error
 
     return ahead(read, exemplars, threads=READERS, most=PHOTOGRAPHS_AHEAD)
-
-
-def _read(decoders: threading.Semaphore, max_pixels: int, keep_alpha: bool, exemplar: Exemplar) -> Image.Image:
-    data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
-    with decoders:
-        return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)

@@ -67,7 +67,8 @@ def reduce_positions(features: Tensor) -> dict[str, Tensor]:
     """
     maps_BUN = features.detach().float()
     num_images, num_units, num_positions = maps_BUN.shape
-    at_once = num_images if maps_BUN.is_cuda else CPU_BLOCK_BYTES // (4 * num_units * num_positions)
+    on_cpu = maps_BUN.device.type == "cpu"
+    at_once = CPU_BLOCK_BYTES // (4 * num_units * num_positions) if on_cpu else num_images
     blocks = [_reduce(block) for block in maps_BUN.split(max(1, at_once))]
     return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -79,11 +80,11 @@ def _reduce(maps_BUN: Tensor) -> dict[str, Tensor]:
     deviation_BUN = maps_BUN - rounded[..., None]
     error = deviation_BUN.sum(dim=2).double() / num_positions  # of the rounded mean
     m2 = deviation_BUN.square_().sum(dim=2).double() - num_positions * error.square()
-    if maps_BUN.is_cuda:
-        minimum, (maximum, peak) = maps_BUN.amin(dim=2), maps_BUN.max(dim=2)
-    else:
+    if maps_BUN.device.type == "cpu":
         minimum, maximum = _extreme(maps_BUN, torch.amin), _extreme(maps_BUN, torch.amax)
         peak = _first_peak(maps_BUN, minimum, maximum)
+    else:
+        minimum, (maximum, peak) = maps_BUN.amin(dim=2), maps_BUN.max(dim=2)
     return {
         "mean": rounded.double() + error,
         "m2": m2.clamp_(min=0),
