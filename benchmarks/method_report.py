@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from method_runs import KINDS, VariantRun
+from method_runs import BASELINES, KINDS, VariantRun
 from PIL import Image, ImageDraw
 
 from pipeline.atlas.scores import PHOTOGRAPHS
-from pipeline.evaluation.looks import FOLDER
 from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
 from pipeline.metrics.distances import frechet_distance, kernel_distance
 
@@ -36,6 +35,8 @@ def report(runs: Sequence[VariantRun]) -> str:
             lines += [f"## {kind} neurons", "", *scores_table(own, kind), ""]
             for base in BASES[kind]:
                 lines += [*differences_table(own, kind, base), ""]
+            lines += [*differences_table(own, kind, "best", BASELINES), ""]
+            lines += [*agreement_table(own), ""] if kind == "class" else []
     return "\n".join(lines)
 
 
@@ -75,34 +76,45 @@ def format_score(values: pd.DataFrame, metric: str, judge: str, decimals: int) -
     return f"{found.value:.{decimals}f}{interval}"
 
 
-def differences_table(runs: Sequence[VariantRun], kind: str, base: str) -> list[str]:
-    """Each variant of `vital` minus another one on the neurons of both, with a paired bootstrap interval."""
-    rows = {run.name: run.rows().query("method == 'vital'") for run in runs}
-    others = [name for name, found in rows.items() if name != base and len(found)]
-    if base not in rows or not others:
+def differences_table(
+    runs: Sequence[VariantRun], kind: str, base: str, methods: Sequence[str] = ("vital",)
+) -> list[str]:
+    """The variants of some methods minus one variant of VITAL on the neurons of both, with paired bootstrap intervals.
+
+    Args:
+        runs: of one kind of neuron.
+        kind: of neuron.
+        base: the variant of VITAL, which is not compared with itself.
+        methods: those that are compared with it.
+    """
+    made = {(run.name, method): run.rows().query("method == @method") for run in runs for method in ["vital", *methods]}
+    others = [place for place in made if place[1] in methods and place != (base, "vital") and len(made[place])]
+    if not others or not len(made.get((base, "vital"), ())):
         return []
-    accuracies = [name for name in rows[base] if name.startswith("accuracy_top")]
-    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[base] if n.startswith("mis"))]
-    lines = [table_line([f"vital, minus {base}", *others]), "|---|" + "---:|" * len(others)]
+    rows = {" ".join(place): made[place] for place in [(base, "vital"), *others]}
+    first, *names_of_others = rows
+    accuracies = [name for name in rows[first] if name.startswith("accuracy_top")]
+    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[first] if n.startswith("mis"))]
+    lines = [table_line([f"minus {first}", *names_of_others]), "|---|" + "---:|" * len(others)]
     # Not `alignment_distance`: the targets of presets with other cells are other ones.
     for name in [*names, "path_similarity"]:
         cells = []
-        for other in others:
-            means = [rows[run].groupby(["layer", "unit"])[name].mean() for run in (other, base)]  # over seeds
+        for other in names_of_others:
+            means = [rows[place].groupby(["layer", "unit"])[name].mean() for place in (other, first)]  # over seeds
             both = pd.concat(means, axis=1, keys=["other", "base"], join="inner")
             difference, low, high = paired_difference(both["other"], both["base"])
             cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(table_line([name, *cells]))
-    return lines + distance_lines({run.name: run for run in runs}, rows, others, base)
+    named = {run.name: run for run in runs}
+    return lines + distance_lines({name: named[name.split(" ")[0]] for name in rows}, rows, names_of_others, first)
 
 
 def distance_lines(
     runs: Mapping[str, VariantRun], rows: Mapping[str, pd.DataFrame], others: Sequence[str], base: str
 ) -> list[str]:
     """Differences of FID and KID of the neurons of both, with intervals of the jackknife over neurons."""
-    judges = sorted(path.parent.name for path in (runs[base].folder / FOLDER).glob("*/pictures"))
     cells: dict[tuple[str, str], list[str]] = {}
-    for judge in judges:
+    for judge in runs[base].judges():
         real = runs[base].photographs(judge)
         pictures = {name: runs[name].pictures(judge, rows[name]) for name in (base, *others)}
         shared = {name: sorted(pictures[name].keys() & pictures[base].keys()) for name in others}
@@ -118,6 +130,38 @@ def distance_lines(
                 value, low, high = jackknife_interval(statistic, len(shared[name]))
                 cells.setdefault((metric, judge), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
     return [table_line([f"{metric}_{judge}", *cells[metric, judge]]) for metric, judge in sorted(cells)]
+
+
+def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
+    """Class pictures that a network names right, by how many photographs of the class it names right; the wrong names.
+
+    A picture made of photographs that a network takes for something else is taken for that, too: the last line of each
+    network counts, of its wrong names, those that it also gives to a photograph of the class.
+    """
+    made = {(run.name, method): rows for run in runs for method, rows in run.rows().groupby("method", sort=False)}
+    named = {run.name: run for run in runs}
+    lines = [table_line(["judge", "photographs named right", *map(" ".join, made)]), "|---|---|" + "---:|" * len(made)]
+    for judge in runs[0].judges():
+        names = {c: logits.argmax(axis=1) for c, logits in runs[0].photographs_of_classes(judge).items()}
+        share = {c: (found == c).mean() for c, found in names.items()}
+        pictures = {
+            place: {
+                unit: logits.argmax(axis=1)
+                for (_, unit), logits in named[place[0]].pictures(judge, rows, "logits").items()
+                if unit in names
+            }
+            for place, rows in made.items()
+        }
+        for words, low, high in (("all", 1, 1), ("some", 1e-9, 1 - 1e-9), ("none", 0, 0)):
+            classes = [c for c, fraction in share.items() if low <= fraction <= high]
+            cells = [
+                f"{np.mean([(found[c] == c).mean() for c in classes if c in found]):.2f}" for found in pictures.values()
+            ]
+            lines.append(table_line([judge, f"{words} ({len(classes)} classes)", *cells]))
+        wrong = [[(c, name) for c, some in found.items() for name in some if name != c] for found in pictures.values()]
+        cells = [f"{sum(name in names[c] for c, name in some)} of {len(some)}" for some in wrong]
+        lines.append(table_line([judge, "wrong names, as a photograph's", *cells]))
+    return lines
 
 
 def distance_difference(

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from jobs.session import run_stages
-from pipeline.evaluation.looks import LookFolder, read_photographs
-from pipeline.evaluation.photographs import choose_photographs
+from pipeline.evaluation.looks import FOLDER, LookFolder, read_photographs
+from pipeline.evaluation.photographs import Photographs, choose_photographs
 from pipeline.recipe import Recipe, Stage, load_recipe
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
@@ -190,24 +190,42 @@ class VariantRun:
         scores = pd.read_parquet(self.folder / "scores.parquet")
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.name)
 
-    def pictures(self, judge: str, rows: pd.DataFrame) -> dict[Neuron, np.ndarray]:
-        """What a judge saw of a table's pictures: neuron → embeddings of those of all its seeds, [S, D]."""
+    def judges(self) -> list[str]:
+        """The keys of the networks that looked at the pictures."""
+        return sorted(path.parent.name for path in (self.folder / FOLDER).glob("*/pictures"))
+
+    def pictures(self, judge: str, rows: pd.DataFrame, column: str = "embedding") -> dict[Neuron, np.ndarray]:
+        """What a judge saw of a table's pictures: neuron → a column of the looks at those of all its seeds, [S, D]."""
         keys = list(rows[["layer", "unit", "method", "seed"]].itertuples(index=False, name=None))
-        looks = LookFolder(Root.open(str(self.folder)), judge, "pictures").read(["embedding"], keys)
+        looks = LookFolder(Root.open(str(self.folder)), judge, "pictures").read([column], keys)
         found: dict[Neuron, list[np.ndarray]] = {}
         for key in sorted(looks):
-            found.setdefault(key[:2], []).append(looks[key]["embedding"])
-        return {neuron: np.stack(embeddings) for neuron, embeddings in found.items()}
+            found.setdefault(key[:2], []).append(looks[key][column])
+        return {neuron: np.stack(values) for neuron, values in found.items()}
 
     def photographs(self, judge: str) -> np.ndarray:
         """What a judge saw of the photographs that pictures are held against, [N, D]: of classes those of them."""
-        root = Root.open(str(self.folder))
-        statistics = StatisticsStore.open(root)
-        layers = {layer: sorted(set(rows["unit"])) for layer, rows in self.rows().groupby("layer")}
-        chosen = choose_photographs(root, load_recipe(str(self.folder / "recipe.toml")), statistics, layers)
-        samples: Sequence[int] = chosen.panel
-        if self.kind == "class":
-            ((layer, classes),) = layers.items()
-            samples = chosen.labeled(statistics, layer, classes)
-        looks = read_photographs(root, judge, ["embedding"], samples)
+        samples: Sequence[int] = self._chosen().panel if self.kind == "inner" else list(self._labels())
+        looks = read_photographs(Root.open(str(self.folder)), judge, ["embedding"], samples)
         return np.stack([look["embedding"] for look in looks.values()])
+
+    def photographs_of_classes(self, judge: str) -> dict[int, np.ndarray]:
+        """A judge's logits of the photographs of each class, [N, K]; a photograph counts for one class alone."""
+        labels = self._labels()
+        found: dict[int, list[np.ndarray]] = {}
+        for sample, look in read_photographs(Root.open(str(self.folder)), judge, ["logits"], list(labels)).items():
+            found.setdefault(labels[sample], []).append(look["logits"])
+        return {label: np.stack(logits) for label, logits in found.items()}
+
+    def _labels(self) -> dict[int, int]:
+        """Photograph → its class, of those of the run's classes."""
+        statistics = StatisticsStore.open(Root.open(str(self.folder)))
+        ((layer, rows),) = self.rows().groupby("layer")
+        samples = self._chosen().labeled(statistics, layer, sorted(set(rows["unit"])))
+        return dict(zip(samples, statistics.samples.labels(np.array(samples)).tolist(), strict=True))
+
+    def _chosen(self) -> Photographs:
+        root = Root.open(str(self.folder))
+        layers = {layer: sorted(set(rows["unit"])) for layer, rows in self.rows().groupby("layer")}
+        recipe = load_recipe(str(self.folder / "recipe.toml"))
+        return choose_photographs(root, recipe, StatisticsStore.open(root), layers)
