@@ -29,6 +29,7 @@ from pipeline.models import Model
 from pipeline.models.capture import channels_first
 from pipeline.recipe import Recipe
 from pipeline.statistics.photographs import photographs_ahead
+from pipeline.statistics.reduction import extreme_of
 from pipeline.statistics.store import StatisticsStore
 from pipeline.storage import Root
 from pipeline.synthesis.objectives import AlignmentObjective
@@ -206,7 +207,9 @@ def own_columns(model: Model, inputs: Tensor, recipe: Recipe, surveyed: Sequence
         if layer in means:
             found[f"means/{layer}"] = features.mean(dim=2).cpu().numpy()
         if layer in surveyed:
-            activation = features.amax(dim=2) if recipe.statistics.activation == "max" else features.mean(dim=2)
+            activation = (
+                extreme_of(features, torch.amax) if recipe.statistics.activation == "max" else features.mean(dim=2)
+            )
             found[activation_column(layer)] = activation.cpu().numpy()
 
     with ExitStack() as stack:

@@ -81,7 +81,7 @@ def _reduce(maps_BUN: Tensor) -> dict[str, Tensor]:
     error = deviation_BUN.sum(dim=2).double() / num_positions  # of the rounded mean
     m2 = deviation_BUN.square_().sum(dim=2).double() - num_positions * error.square()
     if maps_BUN.device.type == "cpu":
-        minimum, maximum = _extreme(maps_BUN, torch.amin), _extreme(maps_BUN, torch.amax)
+        minimum, maximum = extreme_of(maps_BUN, torch.amin), extreme_of(maps_BUN, torch.amax)
         peak = _first_peak(maps_BUN, minimum, maximum)
     else:
         minimum, (maximum, peak) = maps_BUN.amin(dim=2), maps_BUN.max(dim=2)
@@ -94,8 +94,8 @@ def _reduce(maps_BUN: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _extreme(maps_BUN: Tensor, extreme: _Extreme) -> Tensor:
-    """The minimum or maximum of each map, [B, U]."""
+def extreme_of(maps_BUN: Tensor, extreme: _Extreme) -> Tensor:
+    """The smallest or largest value of each map, [B, U]; `extreme` is `torch.amin` or `torch.amax`."""
     num_images, num_units, num_positions = maps_BUN.shape
     beside = _VECTOR_COLUMNS // math.gcd(_VECTOR_COLUMNS, num_units)  # positions that fill whole vectors
     if beside == 1 or num_positions % beside or not _is_columns(maps_BUN):
