@@ -3,7 +3,8 @@
 import { scoreColumns } from './columns.js'
 import { fill, h, link } from './dom.js'
 import { columnTitle, formatCount } from './format.js'
-import { compareResults, formatRoute, TILE_SIZES } from './router.js'
+import { TILE_SIZES } from './routeparameters.js'
+import { compareResults, formatRoute } from './router.js'
 import { layerKind, methodTitle, STATUSES, statusWords } from './words.js'
 
 /**
