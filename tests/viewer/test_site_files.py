@@ -85,7 +85,7 @@ def test_modules_stay_readable(path: Path) -> None:
 @pytest.mark.parametrize("path", STYLESHEETS, ids=names)
 def test_stylesheets_are_linked_and_load_nothing_else(path: Path) -> None:
     with_the_page = f'<link rel="stylesheet" href="{path.name}">' in (VIEWER_FOLDER / "index.html").read_text()
-    with_a_view = f"withStyle('{path.name}', import(" in (VIEWER_FOLDER / "main.js").read_text()
+    with_a_view = f"withStyle('{path.name}', import(" in (VIEWER_FOLDER / "views.js").read_text()
     assert with_the_page != with_a_view
     assert not re.search(r"@import|url\(", path.read_text())
 
@@ -117,7 +117,7 @@ def test_modules_of_the_wall_and_of_a_neuron_are_asked_for_at_once() -> None:
     """Else each is found only once the module that imports it has come: a round trip for every step."""
     page = (VIEWER_FOLDER / "index.html").read_text()
     assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported_by("main.js") - {"main.js"}
-    listed = re.search(r"const NEURON_IMPORTS = \[(.*?)\n\]", (VIEWER_FOLDER / "main.js").read_text(), re.DOTALL)
+    listed = re.search(r"const NEURON_IMPORTS = \[(.*?)\n\]", (VIEWER_FOLDER / "views.js").read_text(), re.DOTALL)
     assert listed
     further = imported_by("neuron.js") - imported_by("main.js") - {"neuron.js"}
     assert set(re.findall(r"'([^']+)'", listed[1])) == further
@@ -139,8 +139,8 @@ def test_a_missing_page_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_published_is_our_code_without_comments_and_vendored_code_as_it_came() -> None:
     files = viewer_files()
-    script = published_bytes(files["main.js"]).decode()
-    assert "@param" in files["main.js"].read_text()
+    script = published_bytes(files["views.js"]).decode()
+    assert "@param" in files["views.js"].read_text()
     assert "@param" not in script
     assert "import{wallView}from'./wall.js'" in script
     style = published_bytes(files["style.css"])
