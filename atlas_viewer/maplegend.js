@@ -1,13 +1,11 @@
-/** Beside the map: what colors and shapes mean; and below it the neurons near its center, as links. */
+/** Beside the map: what colors and shapes mean. */
 
-import { fill, h, link, svg } from './dom.js'
+import { h, link, svg } from './dom.js'
 import { formatCount } from './format.js'
 import { layerColor, layerShape, SHAPE_POINTS } from './mapdots.js'
-import { croppedPicture } from './pictures.js'
 import { formatRoute } from './router.js'
 
 /**
- * @typedef {import('./data.js').Atlas} Atlas
  * @typedef {import('./mapdata.js').NeuronMap} NeuronMap
  * @typedef {import('./router.js').Route} Route
  */
@@ -64,36 +62,4 @@ function shapeMark(number, numLayers, dark) {
     },
     shape === 'circle' ? svg('circle', { r: 1 }) : svg('polygon', { points: SHAPE_POINTS[shape] }),
   )
-}
-
-/**
- * Replaces the list of the neurons near the center.
- * @param {HTMLElement} list
- * @param {object} options
- * @param {Atlas} options.atlas
- * @param {NeuronMap} options.map
- * @param {number[]} options.points nearest first
- * @param {Route} options.route
- * @param {(point: number) => string} options.labelOf
- */
-export function fillNearList(list, { atlas, map, points, route, labelOf }) {
-  const columns = map.note.sheet_columns
-  const items = points.map((point) => {
-    const [layer, unit, tile] = [map.names[map.layers[point]], map.units[point], point % columns ** 2]
-    const label = labelOf(point)
-    const sheet = `map/${String(Math.floor(point / columns ** 2)).padStart(4, '0')}.webp`
-    const cut = { column: tile % columns, row: Math.floor(tile / columns), columns, rows: columns }
-    return h(
-      'li',
-      {},
-      link(
-        formatRoute({ ...route, view: 'neuron', layer, unit, variant: '', transparency: false, zoom: '' }),
-        { class: 'similar-link', dataset: { keep: `near-${layer}:${unit}` } },
-        croppedPicture(atlas, sheet, { ...cut, alternative: '' }),
-        h('span', { class: 'similar-name' }, label || `${layer}:${unit}`),
-        label && h('span', { class: 'similar-note code' }, `${layer}:${unit}`),
-      ),
-    )
-  })
-  fill(list, ...items)
 }

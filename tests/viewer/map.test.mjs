@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import { MapCamera, ZOOM_STEP } from '../../atlas_viewer/mapcamera.js'
 import { layerColor, layerShape, makeSprite, packColor, paintDots } from '../../atlas_viewer/mapdots.js'
 import {
   clampPlace,
@@ -13,6 +14,7 @@ import {
   thumbnailCell,
   thumbnailsIn,
   visitBox,
+  WHOLE_MAP,
   zoomAbout,
 } from '../../atlas_viewer/mapgrid.js'
 
@@ -44,6 +46,33 @@ test('zooming about a point keeps it where it is', () => {
   assert.ok(Math.abs(before.x + 100 / scale - (after.x + 100 / scaleAfter)) < 1e-9)
   assert.ok(Math.abs(before.y - 40 / scale - (after.y - 40 / scaleAfter)) < 1e-9)
   assert.equal(clampPlace({ x: -1, y: 2, zoom: 1e9 }).x, 0)
+})
+
+test('what is below the hand stays below it while one drags or zooms, and the camera moves when it is told', () => {
+  const camera = new MapCamera({ x: 0.4, y: 0.3, zoom: 4 })
+  Object.assign(camera, { width: 800, height: 600, ratio: 2 })
+  assert.equal(camera.deviceScale, 2 * scaleOf(4, 800, 600))
+  const seen = camera.pointAt(50, 20)
+  const near = (a, b) => assert.ok(Math.abs(a.x - b.x) < 1e-9 && Math.abs(a.y - b.y) < 1e-9, JSON.stringify([a, b]))
+  const [dragged, zoomed] = [camera.panned(30, -10), camera.zoomedAbout(1.7, 50, 20)]
+  assert.deepEqual(camera.place, { x: 0.4, y: 0.3, zoom: 4 })
+  camera.place = dragged
+  near(camera.pointAt(80, 10), seen)
+  camera.place = zoomed
+  near(camera.pointAt(50, 20), seen)
+})
+
+test('keys move the map by a share of its window, zoom it and show all of it; others do not', () => {
+  const camera = new MapCamera({ x: 0.4, y: 0.3, zoom: 4 })
+  Object.assign(camera, { width: 800, height: 600 })
+  const { x: right, ...same } = camera.movedByKey('ArrowRight')
+  assert.deepEqual(same, { y: 0.3, zoom: 4 })
+  assert.ok(Math.abs((right - 0.4) * camera.scale - 0.15 * 800) < 1e-9)
+  assert.ok(Math.abs((0.3 - camera.movedByKey('ArrowUp').y) * camera.scale - 0.15 * 600) < 1e-9)
+  assert.deepEqual(camera.movedByKey('+'), camera.zoomed(ZOOM_STEP))
+  assert.equal(camera.movedByKey('-').zoom, 4 / ZOOM_STEP)
+  for (const key of ['0', 'Home']) assert.deepEqual(camera.movedByKey(key), WHOLE_MAP)
+  for (const key of ['Enter', 'Escape', 'a', ' ']) assert.equal(camera.movedByKey(key), undefined, key)
 })
 
 test('the grid has every point once, and a box finds those in it', () => {
