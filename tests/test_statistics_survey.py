@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.images import decode_image
 from pipeline.models.capture import features_of
 from pipeline.shards import ErrorBudget, Sample, SkippedSample, sample_id
+from pipeline.statistics import survey as survey_module
 from pipeline.statistics.histogram import Histogram
 from pipeline.statistics.labels import ClassTopK
 from pipeline.statistics.survey import NonFiniteActivationError, survey
@@ -165,6 +166,19 @@ def test_threads_that_decode_change_nothing(batch_size: int) -> None:
     assert partial.data_fingerprint == expected.data_fingerprint
     for path, array in expected.arrays().items():
         np.testing.assert_array_equal(partial.arrays()[path], array)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4, 9])
+def test_batches_put_together_give_what_one_gives(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    expected = tiny_survey(SAMPLES, 3, batch_size=len(SAMPLES))
+    monkeypatch.setattr(survey_module, "IMAGES_AT_ONCE", at_once)
+    partial = tiny_survey(SAMPLES, 3, batch_size=3)
+    assert partial.samples == expected.samples
+    assert partial.shards == expected.shards
+    assert partial.num_samples == len(SAMPLES)
+    assert partial.data_fingerprint == expected.data_fingerprint
+    for path, array in expected.arrays().items():
+        np.testing.assert_allclose(partial.arrays()[path], array, rtol=1e-6)
 
 
 def test_threads_decode_the_next_batch_beside_the_model_and_no_more() -> None:

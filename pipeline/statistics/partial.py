@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -141,7 +141,7 @@ class Partial:
             shards=shards,
             num_samples=self.num_samples + other.num_samples,
             num_skipped=self.num_skipped + other.num_skipped,
-            digest=(self.digest + other.digest) % _DIGEST_MODULUS,
+            digest=add_digests([self.digest, other.digest]),
             layers={name: mine.merge(other.layers[name]) for name, mine in self.layers.items()},
             classes=self.classes.merge(other.classes),
             spectrum=self.spectrum.merge(other.spectrum),
@@ -199,6 +199,11 @@ class Partial:
 def sample_schema(*, captions: bool) -> dict[str, str]:
     """The columns of the sample rows of a run with or without captions."""
     return SAMPLE_SCHEMA | (CAPTION_SCHEMA if captions else {})
+
+
+def add_digests(digests: Iterable[int]) -> int:
+    """The digest of all samples together, whatever their order."""
+    return sum(digests) % _DIGEST_MODULUS
 
 
 def sample_digest(label: int, image: bytes) -> int:

@@ -10,7 +10,7 @@ Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance",
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,17 @@ class FeatureSummary:
     minimum: np.ndarray
     maximum: np.ndarray
     peak: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["FeatureSummary"]) -> "FeatureSummary":
+        """Of the images of all parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        return cls(num_positions=parts[0].num_positions, **arrays)
+
+
+_ARRAYS: Final = ("mean", "m2", "minimum", "maximum", "peak")
 
 
 def summarize(features: Tensor) -> FeatureSummary:

@@ -8,11 +8,12 @@ Shapes: B images of a batch, U units, N positions, K classes. Positions are thos
 register tokens count nowhere.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -27,10 +28,14 @@ from pipeline.statistics.decoding import decoded_batches
 from pipeline.statistics.histogram import Histogram
 from pipeline.statistics.labels import NO_LABEL, ClassTopK
 from pipeline.statistics.moments import Moments
-from pipeline.statistics.partial import LayerStatistics, Partial, SampleRow, sample_digest
+from pipeline.statistics.partial import LayerStatistics, Partial, SampleRow, add_digests, sample_digest
 from pipeline.statistics.reduction import FeatureSummary, fetch, reduce_positions
 from pipeline.statistics.spectrum import MeanSpectrum
 from pipeline.statistics.topk import TopK
+
+# Batches are put together until they have so many images: ranking and adding up hardly take longer for these than
+# for 30.
+IMAGES_AT_ONCE: Final = 128
 
 
 class NonFiniteActivationError(ArithmeticError):
@@ -47,6 +52,23 @@ class _Plan:
     feature_layers: tuple[str, ...]
     top_k: int
     activation: Literal["max", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """One batch: what is kept of each image, before it becomes statistics.
+
+    Attributes:
+        rows: one per image.
+        digest: sum of theirs.
+        reduced: layer → (features reduced over positions, width of the grid these form).
+        spectrum: mean of theirs.
+    """
+
+    rows: Sequence[SampleRow]
+    digest: int
+    reduced: Mapping[str, tuple[FeatureSummary, int]]
+    spectrum: MeanSpectrum
 
 
 def survey(
@@ -93,18 +115,26 @@ def survey(
         activation=activation,
     )
     shards = frozenset({shard_index})
-    total = _empty(plan, shards)
+    total: Partial | None = None
     rows: list[SampleRow] = []
+    seen: list[_Seen] = []
     skipped_before = budget.num_skipped
     batches = decoded_batches(
         model, samples, batch_size=batch_size, budget=budget, max_pixels=max_pixels, threads=decode_threads
     )
     for batch, inputs in batches:
-        found = _survey_batch(plan, shard_index, batch, inputs)
-        total = total.add(found, shards=shards)
-        rows.extend(found.samples)
+        seen.append(_look_at(plan, shard_index, batch, inputs))
+        rows.extend(seen[-1].rows)
         budget.add_good(len(batch))
-    return replace(total, samples=rows, num_skipped=budget.num_skipped - skipped_before)
+        if sum(len(some.rows) for some in seen) >= IMAGES_AT_ONCE:
+            total, seen = _add(total, _statistics(plan, seen, shards)), []
+    if seen:
+        total = _add(total, _statistics(plan, seen, shards))
+    return replace(total or _empty(plan, shards), samples=rows, num_skipped=budget.num_skipped - skipped_before)
+
+
+def _add(total: Partial | None, found: Partial) -> Partial:
+    return found if total is None else total.add(found, shards=found.shards)
 
 
 def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
@@ -121,48 +151,66 @@ def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
     )
 
 
-def _survey_batch(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> Partial:
-    """Statistics and rows of one batch."""
+def _look_at(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> _Seen:
+    """Run the model on one batch."""
     model = plan.model
     reduced = _run(plan, inputs)
     for layer, (summary, _) in reduced.items():
         _check_finite(layer, summary, batch)
-
-    ids = np.array([sample_id(shard_index, sample.index) for sample in batch], np.int64)
-    label = np.array([NO_LABEL if sample.label is None else sample.label for sample in batch], np.int64)
-    if model.classifier_layer is None:
-        classes = ClassTopK.empty(0, plan.top_k)
-        top1, top1_logit = np.full(len(batch), NO_LABEL), np.full(len(batch), np.nan, np.float32)
-    else:
-        # Logits have one position, so their mean is their value.
-        logits = reduced[model.classifier_layer][0].mean.astype(np.float32)
-        classes = ClassTopK.of(logits, label, ids, plan.top_k)
+    top1, top1_logit = np.full(len(batch), NO_LABEL), np.full(len(batch), np.nan, np.float32)
+    if model.classifier_layer is not None:
+        logits = _logits(reduced[model.classifier_layer][0])
         top1, top1_logit = logits.argmax(axis=1), logits.max(axis=1)
-    rows = [
+    labels = [NO_LABEL if sample.label is None else sample.label for sample in batch]
+    rows: list[SampleRow] = [
         {
-            "sample": int(ids[i]),
+            "sample": sample_id(shard_index, sample.index),
             "key": sample.key,
             "tar_shard": sample.tar_shard,
             "offset": sample.offset,
             "size": sample.size,
-            "label": int(label[i]),
+            "label": labels[i],
             "top1": int(top1[i]),
             "top1_logit": float(top1_logit[i]),
             **({} if sample.caption is None else {"caption": sample.caption}),
         }
         for i, sample in enumerate(batch)
     ]
+    return _Seen(
+        rows=rows,
+        digest=add_digests(sample_digest(label, sample.image) for label, sample in zip(labels, batch, strict=True)),
+        reduced=reduced,
+        spectrum=MeanSpectrum.of(_pixels(model, inputs)),
+    )
+
+
+def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> Partial:
+    """Statistics of the images of some batches, without their rows."""
+    rows = [row for some in seen for row in some.rows]
+    ids = np.array([row["sample"] for row in rows], np.int64)
+    labels = np.array([row["label"] for row in rows], np.int64)
+    reduced = {
+        layer: (FeatureSummary.joined([some.reduced[layer][0] for some in seen]), width)
+        for layer, (_, width) in seen[0].reduced.items()
+    }
+    classifier = plan.model.classifier_layer
     channel_means = {name: reduced[name][0].mean for name in plan.feature_layers}
     return Partial(
-        shards=frozenset({shard_index}),
-        num_samples=len(batch),
+        shards=shards,
+        num_samples=len(rows),
         num_skipped=0,
-        digest=sum(sample_digest(int(label[i]), sample.image) for i, sample in enumerate(batch)),
+        digest=add_digests(some.digest for some in seen),
         layers={name: _layer_statistics(plan, *reduced[name], ids, channel_means) for name in plan.layers},
-        classes=classes,
-        spectrum=MeanSpectrum.of(_pixels(model, inputs)),
-        samples=rows,
+        classes=ClassTopK.empty(0, plan.top_k)
+        if classifier is None
+        else ClassTopK.of(_logits(reduced[classifier][0]), labels, ids, plan.top_k),
+        spectrum=functools.reduce(MeanSpectrum.merge, [some.spectrum for some in seen]),
     )
+
+
+def _logits(summary: FeatureSummary) -> np.ndarray:
+    """Of the classifier, float32 [B, K]: logits have one position, so their mean is their value."""
+    return summary.mean.astype(np.float32)
 
 
 def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
@@ -196,7 +244,7 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
 def _layer_statistics(
     plan: _Plan, summary: FeatureSummary, width: int, ids: np.ndarray, channel_means: dict[str, np.ndarray]
 ) -> LayerStatistics:
-    """Statistics of one layer and batch from its reduced features; `width` is that of its grid of positions."""
+    """Statistics of one layer from its reduced features; `width` is that of its grid of positions."""
     activation = summary.maximum if plan.activation == "max" else summary.mean.astype(np.float32)
     # Tokens without a grid are one row of positions, and logits a single one: their y is 0.
     position = np.stack(np.divmod(summary.peak, width), axis=-1).astype(np.int32)
