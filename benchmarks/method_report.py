@@ -87,7 +87,12 @@ def differences_table(
         base: the variant of VITAL, which is not compared with itself.
         methods: those that are compared with it.
     """
-    made = {(run.name, method): run.rows().query("method == @method") for run in runs for method in ["vital", *methods]}
+    tables = {run.name: run.rows() for run in runs}
+    made = {
+        (name, method): rows[rows["method"] == method]
+        for name, rows in tables.items()
+        for method in ["vital", *methods]
+    }
     others = [place for place in made if place[1] in methods and place != (base, "vital") and len(made[place])]
     if not others or not len(made.get((base, "vital"), ())):
         return []
@@ -141,7 +146,7 @@ def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
     made = {(run.name, method): rows for run in runs for method, rows in run.rows().groupby("method", sort=False)}
     named = {run.name: run for run in runs}
     lines = [table_line(["judge", "photographs named right", *map(" ".join, made)]), "|---|---|" + "---:|" * len(made)]
-    for judge in runs[0].judges():
+    for judge in runs[0].judges("logits"):
         names = {c: logits.argmax(axis=1) for c, logits in runs[0].photographs_of_classes(judge).items()}
         share = {c: (found == c).mean() for c, found in names.items()}
         pictures = {
@@ -152,8 +157,8 @@ def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
             }
             for place, rows in made.items()
         }
-        for words, low, high in (("all", 1, 1), ("some", 1e-9, 1 - 1e-9), ("none", 0, 0)):
-            classes = [c for c, fraction in share.items() if low <= fraction <= high]
+        for words in ("all", "some", "none"):
+            classes = [c for c, fraction in share.items() if words == {1: "all", 0: "none"}.get(fraction, "some")]
             cells = [
                 f"{np.mean([(found[c] == c).mean() for c in classes if c in found]):.2f}" for found in pictures.values()
             ]

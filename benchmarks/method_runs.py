@@ -190,9 +190,10 @@ class VariantRun:
         scores = pd.read_parquet(self.folder / "scores.parquet")
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.name)
 
-    def judges(self) -> list[str]:
-        """The keys of the networks that looked at the pictures."""
-        return sorted(path.parent.name for path in (self.folder / FOLDER).glob("*/pictures"))
+    def judges(self, column: str = "embedding") -> list[str]:
+        """The keys of the networks that looked at the pictures, of those whose looks have a column."""
+        looks = [next(path.glob("*.parquet")) for path in (self.folder / FOLDER).glob("*/pictures")]
+        return sorted(path.parents[1].name for path in looks if column in pd.read_parquet(path).columns)
 
     def pictures(self, judge: str, rows: pd.DataFrame, column: str = "embedding") -> dict[Neuron, np.ndarray]:
         """What a judge saw of a table's pictures: neuron → a column of the looks at those of all its seeds, [S, D]."""

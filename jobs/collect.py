@@ -16,7 +16,7 @@ from jobs.collect_plan import (
 from jobs.runfolder import log_place, read_log
 from jobs.schedule import Attempt, RunStoppedError, Work
 from jobs.session import Session, StageReport, stop_if_all_fail
-from jobs.worker import Shared, heap_for_models, model_on
+from jobs.worker import Shared, heap_for_models, model_on, threads_beside
 from pipeline.recipe import Recipe
 from pipeline.storage import Root
 
@@ -98,7 +98,7 @@ def survey_shard(
         num_classes=model.num_classes or None,  # a backbone takes any label
         on_skip=budget.add_skip,
     )
-    with heap_for_models(device):
+    with heap_for_models(device), threads_beside(device) as decode_threads:
         surveyed = survey(
             model,
             samples,
@@ -110,7 +110,7 @@ def survey_shard(
             activation=recipe.statistics.activation,
             budget=budget,
             max_pixels=recipe.data.max_pixels,
-            decode_threads=_decode_threads(device),
+            decode_threads=decode_threads,
         )
     write_partial(
         root,
@@ -130,17 +130,6 @@ def survey_shard(
             for skip in budget.skipped[:NUM_EXAMPLES_SHOWN]
         ],
     }
-
-
-def _decode_threads(device: str) -> int:
-    """Beside a GPU each CPU of the task decodes by itself; on CPUs they are what the model runs on."""
-    if device == "cpu":
-        return 0
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # in each thread that decodes; the worker puts it back after the task
-    return threads
 
 
 def merge_shards(

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pipeline.recipe_sections import ComputeSection
     from pipeline.synthesis.reference_target import AlignmentPlan
 
-# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes two to four
-# times as long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and inner
-# units together; of an image of ImageNet, decoding is a quarter. GPU, an H200: lite0 beside other work
+# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes four times
+# as long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and inner units
+# together, with some milliseconds more for decoding an image of ImageNet's size. GPU, an H200: lite0 beside other work
 # (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's inner units, compiled, float32 (2026-11-27-gpu.md); of
 # an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a guess.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.02, "cuda": 0.005}  # collect: decode and forward

@@ -72,6 +72,25 @@ def heap_for_models(device: str) -> contextlib.AbstractContextManager[object]:
     return freed_memory_kept() if device == "cpu" else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def threads_beside(device: str) -> Iterator[int]:
+    """How many threads may work beside the network on its device: on a GPU as many as the worker has CPUs, else none.
+
+    Meanwhile torch has one thread in each, so that together they keep to the worker's CPUs.
+    """
+    if device == "cpu":
+        yield 0
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def model_on(shared: "Shared[Model]", device: str) -> "Model":
     """The run's model on this worker's device; fetched and moved once per process."""
 

@@ -18,7 +18,7 @@ from jobs.schedule import (
     resolve_resources,
 )
 from jobs.session import isolate, open_engine
-from jobs.worker import deterministic
+from jobs.worker import deterministic, threads_beside
 from pipeline.recipe_sections import ComputeSection
 from pipeline.shards import TooManyBadSamples
 from pipeline.storage import StorageError
@@ -181,6 +181,15 @@ def test_how_often_a_work_is_tried(attempts, max_retries, gives_up):
     assert tries.total == len(attempts)
     if outcome is not None:
         assert outcome.num_attempts == len(attempts)
+
+
+def test_beside_a_gpu_the_cpus_of_a_worker_work_each_by_itself():
+    with deterministic(threads=3, device="cuda"):
+        with threads_beside("cpu") as threads:
+            assert (threads, torch.get_num_threads()) == (0, 3)
+        with threads_beside("cuda") as threads:
+            assert (threads, torch.get_num_threads()) == (3, 1)
+        assert torch.get_num_threads() == 3
 
 
 def test_deterministic_settings_are_put_back():

@@ -13,19 +13,21 @@ from pipeline.images import BadImage
 from pipeline.statistics import photographs
 from pipeline.statistics.photographs import photographs_ahead
 from pipeline.statistics.store import Exemplar
+from pipeline.targets import reading
 from pipeline.targets.reading import ReferenceReader
 from tests.tiny_survey import SIZE_PX, png, tiny_model
 
 
 class Gauge:
-    """How many are inside at once, at most."""
+    """How many are inside at once, at most, and how many came in all."""
 
     def __init__(self) -> None:
-        self._lock, self._inside, self.most = threading.Lock(), 0, 0
+        self._lock, self._inside, self.most, self.total = threading.Lock(), 0, 0, 0
 
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
+            self.total += 1
             self.most = max(self.most, self._inside)
         time.sleep(0.01)
 
@@ -58,11 +60,11 @@ def samples(tmp_path: Path) -> list[Exemplar]:
 @pytest.fixture
 def gauges(monkeypatch: pytest.MonkeyPatch) -> tuple[Gauge, Gauge]:
     """Of the requests and of the decoders."""
-    reading, decoding = Gauge(), Gauge()
+    requests, decoding = Gauge(), Gauge()
     fetch, decode = photographs.read_image_bytes, photographs.decode_image
 
     def slow_fetch(*place: object) -> bytes:
-        with reading:
+        with requests:
             return fetch(*place)
 
     def slow_decode(data: bytes, **options: object) -> Image.Image:
@@ -71,7 +73,7 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> tuple[Gauge, Gauge]:
 
     monkeypatch.setattr(photographs, "read_image_bytes", slow_fetch)
     monkeypatch.setattr(photographs, "decode_image", slow_decode)
-    return reading, decoding
+    return requests, decoding
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -87,8 +89,8 @@ def test_photographs_come_in_order_and_what_is_none_is_said_in_its_turn(
         else:
             alone = Image.open(exemplar.tar_shard).convert("RGB")
             assert np.array_equal(np.asarray(photograph), np.asarray(alone))
-    reading, decoding = gauges
-    assert reading.most > 2
+    requests, decoding = gauges
+    assert requests.most > 2
     assert decoding.most == threads
 
 
@@ -107,14 +109,26 @@ def test_references_are_read_together_once_and_are_those_read_alone(
     good = [exemplar for exemplar in samples if exemplar.key != "5"]
     alone = ReferenceReader(model, image_size_px=SIZE_PX, max_pixels=10**6)
     expected = torch.stack([model.preprocessing.to_tensor(alone.crop(exemplar)) for exemplar in good])
-    reading, _ = gauges
-    assert reading.most == 1
+    requests, _ = gauges
+    assert requests.most == 1
     together = ReferenceReader(model, image_size_px=SIZE_PX, max_pixels=10**6)
     assert torch.equal(together.images(good), expected)
-    assert reading.most > 2
-    before = reading.most = 0
+    assert requests.most > 2
+    before = requests.total
     assert torch.equal(together.images(good), expected)
-    assert reading.most == before  # nothing is read again
+    assert requests.total == before  # nothing is read again
+
+
+def test_references_at_hand_do_not_make_room_for_those_that_are_read(
+    samples: list[Exemplar], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_CACHED_IMAGES", 4)
+    reader = ReferenceReader(tiny_model(), image_size_px=SIZE_PX, max_pixels=10**6)
+    reader.images(samples[:4])
+    requests, _ = gauges
+    before = requests.total
+    reader.images([samples[0], *samples[6:8]])
+    assert requests.total == before + 2
 
 
 def test_a_reference_that_is_no_image_any_more_is_named(samples: list[Exemplar]) -> None:

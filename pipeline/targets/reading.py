@@ -38,8 +38,10 @@ class ReferenceReader:
         Raises:
             OSError, ValueError: as `crop`.
         """
-        missing = {self._place(e): e for e in exemplars if self._place(e) not in self._crops}
-        wanted = list(missing.values())[:_CACHED_IMAGES]
+        asked = {self._place(exemplar): exemplar for exemplar in exemplars}
+        for place in asked.keys() & self._crops.keys():
+            self._crops.move_to_end(place)  # those that are here are not to make room for the others
+        wanted = [exemplar for place, exemplar in asked.items() if place not in self._crops][:_CACHED_IMAGES]
         for exemplar, photograph in photographs_ahead(
             wanted, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
         ):
