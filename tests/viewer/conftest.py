@@ -107,6 +107,12 @@ def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) 
     return serving(folder)
 
 
+@pytest.fixture
+def comparison(visitor: Visitor, comparison_site: str) -> Visit:
+    """A visit to the atlas with every method and three facets."""
+    return visitor(comparison_site)
+
+
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     sync_api = pytest.importorskip(
