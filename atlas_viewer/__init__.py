@@ -11,6 +11,7 @@ import rcssmin
 import rjsmin
 
 VIEWER_FOLDER = Path(__file__).resolve().parent
+VENDOR_FOLDER = VIEWER_FOLDER / "vendor"
 
 # What a browser may load, and the licence texts that must travel with vendored code.
 PUBLISHED_SUFFIXES = frozenset({".html", ".css", ".js", ".svg", ".md", ".LICENSE"})
@@ -40,8 +41,8 @@ def published_bytes(file: Path) -> bytes:
 
     Many hosts (S3, for one) compress nothing. Vendored code stays as it came.
     """
-    if file.parent == VIEWER_FOLDER and file.suffix == ".js":
+    if VENDOR_FOLDER not in file.parents and file.suffix == ".js":
         return rjsmin.jsmin(file.read_bytes())
-    if file.parent == VIEWER_FOLDER and file.suffix == ".css":
+    if VENDOR_FOLDER not in file.parents and file.suffix == ".css":
         return rcssmin.cssmin(file.read_bytes())
     return file.read_bytes()

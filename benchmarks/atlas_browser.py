@@ -30,10 +30,10 @@ from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from atlas_viewer import published_bytes, viewer_files
 from benchmarks.caption_search import drawn_captions
-from pipeline.atlas.site import atlas_folder, site_entry, sites_json, slug_of, write_site
-from pipeline.atlas.site_parts import SiteForm
-from pipeline.storage import Root
-from tests.synthetic_atlas import build_synthetic_atlas
+from pipeline.atlas.site.site import atlas_folder, site_entry, sites_json, slug_of, write_site
+from pipeline.atlas.site.site_parts import SiteForm
+from pipeline.io.root import Root
+from tests.support.synthetic_atlas import build_synthetic_atlas
 
 LINK: Final = {"latency": 40, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
 WINDOW: Final = {"width": 1280, "height": 800}

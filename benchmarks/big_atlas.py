@@ -29,17 +29,17 @@ import numpy as np
 
 from benchmarks.caption_search import drawn_captions
 from benchmarks.similar_neurons import drawn_exemplars
-from pipeline.atlas import schema
-from pipeline.atlas.build import build_atlas
-from pipeline.atlas.fragments import RunRows, write_fragment, write_scores
-from pipeline.atlas.neuron_map import layout, layout_name
-from pipeline.atlas.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, MAX_EXAMPLES, PICTURED_STATUSES
-from pipeline.atlas.sheets import draw_examples
-from pipeline.atlas.similar import SimilarNeurons, find_similar
-from pipeline.atlas.validate import validate
-from pipeline.images import encode_webp
-from pipeline.recipe import Recipe
-from pipeline.storage import Root
+from pipeline.atlas.build.build import build_atlas
+from pipeline.atlas.format import schema
+from pipeline.atlas.format.fragments import RunRows, write_fragment, write_scores
+from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, MAX_EXAMPLES, PICTURED_STATUSES
+from pipeline.atlas.format.sheets import draw_examples
+from pipeline.atlas.neighbors.find import SimilarNeurons, find_similar
+from pipeline.atlas.neighbors.projection import layout, layout_name
+from pipeline.atlas.validation.validate import validate
+from pipeline.io.images import encode_webp
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
 
 NUM_LAYERS: Final = 48  # beside the classes: about two thousand units each at 100,000 neurons, as in a large ResNet
 NUM_CLASSES: Final = 1000

@@ -22,8 +22,8 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.atlas.schema import LABELS_SCHEMA, TOP_CAPTIONS
-from pipeline.tables import join_tables, table_bytes
+from pipeline.atlas.format.schema import LABELS_SCHEMA, TOP_CAPTIONS
+from pipeline.io.parquet import join_tables, table_bytes
 
 NUM_CLASSES: Final = 1000
 NUM_LABELS: Final = 5

@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.ray_pools import TASK_ENVIRONMENT
-from jobs.worker import heap_for_models
+from jobs.engine.ray_pools import TASK_ENVIRONMENT
+from jobs.engine.worker import heap_for_models
+from pipeline.activations.collect import survey
+from pipeline.activations.store import write_partial
+from pipeline.data.shards import ErrorBudget, iterate_samples
+from pipeline.io.root import Root
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
-from pipeline.shards import ErrorBudget, iterate_samples
-from pipeline.statistics.store import write_partial
-from pipeline.statistics.survey import survey
-from pipeline.storage import Root
 
 PHOTOGRAPH_PX = 224
 TIMES = 10

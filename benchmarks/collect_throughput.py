@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pipeline.data_errors import ErrorBudget
-from pipeline.heap import freed_memory_kept
+from jobs.engine.malloc import freed_memory_kept
+from pipeline.activations.collect import survey
+from pipeline.data.sample_errors import ErrorBudget
+from pipeline.data.shards import iterate_samples
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
-from pipeline.shards import iterate_samples
-from pipeline.statistics.survey import survey
 
 DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
 MAX_PIXELS = 80_000_000
@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="as a worker of the pipeline has")
     parser.add_argument("--decode-threads", type=int, default=0, help="of collect, beside the model, as beside a GPU")
-    parser.add_argument("--heap", choices=("worker", "torch"), default="worker", help="of both, see `pipeline.heap`")
+    parser.add_argument(
+        "--heap", choices=("worker", "torch"), default="worker", help="of both, see `jobs.engine.malloc`"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with freed_memory_kept() if arguments.heap == "worker" else nullcontext():

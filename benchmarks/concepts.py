@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.demo import demo_recipe
-from jobs.resolved import resolve
-from jobs.session import run_stages
-from pipeline.atlas.schema import EXAMPLE_TILE_PX
-from pipeline.data_errors import ErrorBudget
-from pipeline.images import decode_image
+from jobs.commands.demo import demo_recipe
+from jobs.run.resolved import resolve
+from jobs.runner import run_stages
+from pipeline.atlas.format.schema import EXAMPLE_TILE_PX
+from pipeline.data.sample_errors import ErrorBudget
+from pipeline.data.shards import iterate_samples
+from pipeline.io.images import decode_image
+from pipeline.io.parquet import read_rows
+from pipeline.io.root import Root
 from pipeline.models import Model, features_of
-from pipeline.recipe import STAGES
-from pipeline.shards import iterate_samples
-from pipeline.storage import Root
-from pipeline.tables import read_rows
+from pipeline.recipe.recipe import STAGES
 
 NMF_STEPS = 200
 BATCH_SIZE = 16

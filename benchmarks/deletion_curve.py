@@ -32,8 +32,8 @@ from distill_vit import is_held_out, photographs
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.attribution import relevance
 from pipeline.models import Model, features_of, load_model
-from pipeline.relevance import relevance
 
 RULES = (
     "lrp",

@@ -33,20 +33,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.demo import PACKAGE
-from jobs.resolved import resolve
-from jobs.session import run_stages
-from pipeline.alignment import NeuronTarget
-from pipeline.atlas.fragments import join_rows, read_fragments, read_scores
-from pipeline.evaluation.pictures import data_columns
+from jobs.commands.demo import PACKAGE
+from jobs.run.resolved import resolve
+from jobs.runner import run_stages
+from pipeline.activations.store import StatisticsStore
+from pipeline.alignment.losses import NeuronTarget
+from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores
+from pipeline.evaluation.scores import data_columns
+from pipeline.io.root import Root
 from pipeline.models import Model, load_model
 from pipeline.neurons import neuron_seed
-from pipeline.recipe import Recipe
-from pipeline.statistics.store import StatisticsStore
-from pipeline.storage import Root
+from pipeline.recipe.recipe import Recipe
+from pipeline.references.build import options_for, plan_targets
+from pipeline.references.store import read_targets
 from pipeline.synthesis import Visualization, synthesize
-from pipeline.targets.build import options_for, plan_targets
-from pipeline.targets.store import read_targets
 
 NUM_UNITS = 4  # of each kind, in two batches
 STEPS_ALONE = 5

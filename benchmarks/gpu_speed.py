@@ -21,10 +21,10 @@ import time
 import torch
 
 from pipeline.models import Model, features_of, load_model
-from pipeline.synthesis.methods import preset
+from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.presets import SynthesisOptions
-from pipeline.synthesis.reference_target import plan_alignment, reference_target
 from pipeline.synthesis.step import TracingError
 
 _WARM_STEPS = 12

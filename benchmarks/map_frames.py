@@ -23,13 +23,26 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from atlas_viewer import viewer_files
-from pipeline.atlas.file_list import file_entry
-from pipeline.atlas.map_sheets import MAP_SHEET_COLUMNS, MAP_SHEET_PX, MAP_TILE_PX, map_sheet_path, num_map_sheets
-from pipeline.atlas.neuron_map import MAP_ENCODINGS, MAP_SCHEMA, MAP_SIDE, MAP_TABLE, morton_order, quantize
-from pipeline.atlas.schema import HEAD_PATH, HEAD_SCHEMA_VERSION, INDEX_PATH, INDEX_SCHEMA, index_encodings
-from pipeline.atlas.serve import make_server
-from pipeline.images import encode_webp
-from pipeline.tables import table_bytes
+from pipeline.atlas.format.file_list import file_entry
+from pipeline.atlas.format.schema import (
+    HEAD_PATH,
+    HEAD_SCHEMA_VERSION,
+    INDEX_PATH,
+    INDEX_SCHEMA,
+    MAP_TABLE,
+    index_encodings,
+)
+from pipeline.atlas.neighbors.map_sheets import (
+    MAP_SHEET_COLUMNS,
+    MAP_SHEET_PX,
+    MAP_TILE_PX,
+    map_sheet_path,
+    num_map_sheets,
+)
+from pipeline.atlas.neighbors.projection import MAP_ENCODINGS, MAP_SCHEMA, MAP_SIDE, morton_order, quantize
+from pipeline.atlas.site.serve import make_server
+from pipeline.io.images import encode_webp
+from pipeline.io.parquet import table_bytes
 
 NUM_LAYERS: Final = 49
 NUM_CLOUDS: Final = 600

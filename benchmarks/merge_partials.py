@@ -19,14 +19,14 @@ from typing import Final
 import numpy as np
 import torch
 
-from pipeline.statistics.histogram import Histogram
-from pipeline.statistics.labels import ClassTopK
-from pipeline.statistics.moments import Moments
-from pipeline.statistics.partial import LayerStatistics, Partial
-from pipeline.statistics.spectrum import MeanSpectrum
-from pipeline.statistics.store import committed_shards, merge_partials, write_partial, write_statistics
-from pipeline.statistics.topk import TopK
-from pipeline.storage import Root
+from pipeline.activations.accumulators.class_topk import ClassTopK
+from pipeline.activations.accumulators.histogram import Histogram
+from pipeline.activations.accumulators.moments import Moments
+from pipeline.activations.accumulators.shard_statistics import LayerStatistics, Partial
+from pipeline.activations.accumulators.spectrum import MeanSpectrum
+from pipeline.activations.accumulators.topk import TopK
+from pipeline.activations.store import committed_shards, merge_partials, write_partial, write_statistics
+from pipeline.io.root import Root
 
 IMAGES: Final = 1251
 TOP_K: Final = 64

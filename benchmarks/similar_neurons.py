@@ -21,9 +21,9 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.atlas.neighbors import nearest_neighbors
-from pipeline.atlas.neuron_map import layout, layout_name
-from pipeline.atlas.signatures import Exemplars, signatures
+from pipeline.atlas.neighbors.embeddings import Exemplars, signatures
+from pipeline.atlas.neighbors.nearest import nearest_neighbors
+from pipeline.atlas.neighbors.projection import layout, layout_name
 
 NUM_PHOTOGRAPHS: Final = 1_281_167
 NUM_TOPICS: Final = 600

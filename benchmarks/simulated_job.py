@@ -13,7 +13,7 @@ the works in flight. And the overhead: the CPU seconds of the driver for each wo
 work to the next, both against the seconds of the real work.
 
 With `--overlap`: how long `targets` on CPUs and `visualize` on GPUs take, one after the other and side by side as
-`jobs.overlap` runs them, for `BATCHES_PER_GPU` batches on each GPU. Both kinds of work are shortened alike.
+`jobs.stages.pipelined` runs them, for `BATCHES_PER_GPU` batches on each GPU. Both kinds of work are shortened alike.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from jobs.ray_engine import RayEngine
-from jobs.runfolder import LOG_PATH, PART_BYTES, REMOTE_FLUSH_S, RunLog
-from jobs.schedule import PAUSE, Outcome, Resources, Work
-from jobs.session import Session
-from jobs.targets import UNITS_PER_TASK, TargetState
-from jobs.visualize import picture_works
-from jobs.wanted import Batch, chunk
-from jobs.worker import Shared
-from pipeline.recipe import Recipe
-from pipeline.storage import Root
+from jobs.engine.ray_engine import RayEngine
+from jobs.engine.work import PAUSE, Outcome, Resources, Work
+from jobs.engine.worker import Shared
+from jobs.run.run_folder import LOG_PATH, PART_BYTES, REMOTE_FLUSH_S, RunLog
+from jobs.run.session import Session
+from jobs.run.work_plan import Batch, chunk
+from jobs.stages.targets import UNITS_PER_TASK, TargetState
+from jobs.stages.visualize import picture_works
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
 
 NUM_SHARDS: Final = 1024
 IMAGES_PER_SHARD: Final = 1251
@@ -189,7 +189,7 @@ def batch_of(units: tuple[int, ...]) -> Batch:
 
 
 def settle(outcomes: Iterator[Outcome], state: TargetState) -> Iterator[None]:
-    """Stands for `jobs.targets.make`."""
+    """Stands for `jobs.stages.targets.make`."""
     for outcome in outcomes:
         if outcome is not PAUSE:
             assert outcome.ok, outcome.attempt.error
@@ -198,12 +198,12 @@ def settle(outcomes: Iterator[Outcome], state: TargetState) -> Iterator[None]:
 
 
 def targets_asleep(sleep_s: float, *, units: Sequence[int]) -> None:
-    """Stands for `jobs.targets.make_targets`."""
+    """Stands for `jobs.stages.targets.make_targets`."""
     time.sleep(sleep_s)
 
 
 def survey_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url: str) -> dict[str, Any]:
-    """Stands for `jobs.collect.survey_shard`."""
+    """Stands for `jobs.stages.collect.survey_shard`."""
     assert len(model.get()) == MODEL_BYTES
     time.sleep(sleep_s)
     return {
@@ -215,7 +215,7 @@ def survey_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url:
 
 
 class SleepingVisualizer:
-    """Stands for `jobs.visualizer.Visualizer`."""
+    """Stands for `jobs.stages.visualize_actor.Visualizer`."""
 
     def __init__(self, model: Shared[np.ndarray], sleep_s: float) -> None:
         assert len(model.get()) == MODEL_BYTES

@@ -4,7 +4,7 @@
 
 Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio
 holds on a machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker
-(`pipeline.heap`), unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last
+(`jobs.engine.malloc`), unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last
 feature layer and back to the image, with the sum of its features as the loss. A step is timed from the end of the first
 to the end of the last: what is done once for a picture, such as looking at it when it is finished, is `once`, in steps.
 """
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.heap import freed_memory_kept
+from jobs.engine.malloc import freed_memory_kept
 from pipeline.models import features_of, load_model
-from pipeline.synthesis.methods import preset
+from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.presets import SynthesisOptions
-from pipeline.synthesis.reference_target import plan_alignment, reference_target
 from pipeline.synthesis.step import WAYS
 
 LITE0 = "timm:tf_efficientnet_lite0"

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import sync_playwright
 
-from pipeline.atlas.schema import EXAMPLE_TILE_PX
-from pipeline.atlas.serve import make_server
-from pipeline.storage import Root
-from pipeline.tables import read_rows
+from pipeline.atlas.format.schema import EXAMPLE_TILE_PX
+from pipeline.atlas.site.serve import make_server
+from pipeline.io.parquet import read_rows
+from pipeline.io.root import Root
 
 DOCS = Path(__file__).parent
 TILE_PX, TEXT_PX, COLUMNS = 150, 18, 8

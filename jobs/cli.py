@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.errors import is_worded_for_users
-from jobs.runfolder import STAGES
+from jobs.run.errors import is_worded_for_users
+from jobs.run.run_folder import STAGES
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe, Stage
+    from pipeline.recipe.recipe import Recipe, Stage
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -147,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def exit_code_of(error: Exception) -> int | None:
     """The exit code of an error that a user can meet and mend, None of a bug."""
-    from jobs.schedule import RunStoppedError
-    from pipeline.recipe import RecipeError
+    from jobs.engine.work import RunStoppedError
+    from pipeline.recipe.recipe import RecipeError
 
     if isinstance(error, RecipeError):
         return BAD_USAGE
@@ -184,14 +184,14 @@ def _interrupted(given: Sequence[str]) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from jobs.demo import run_demo
+    from jobs.commands.demo import run_demo
 
     failed = run_demo(arguments.out, address=arguments.address, overrides=arguments.set)
     return DONE_WITH_FAILED_UNITS if failed else DONE
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from pipeline.shards import write_shards
+    from pipeline.data.shards import write_shards
 
     limits: dict[str, Any] = {
         key: value
@@ -205,7 +205,7 @@ def _shards(arguments: argparse.Namespace) -> int:
 
 
 def _layers(arguments: argparse.Namespace) -> int:
-    from jobs.layers import describe_layers, list_layers, open_model
+    from jobs.commands.layers import describe_layers, list_layers, open_model
 
     model = open_model(arguments.model, weights=arguments.weights, input_size_px=arguments.input_size_px)
     print(describe_layers(model, list_layers(model, arguments.filter)))
@@ -213,7 +213,7 @@ def _layers(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from jobs.plan import describe_plan, make_plan
+    from jobs.commands.plan import describe_plan, make_plan
 
     workers, cpu_workers = arguments.workers, arguments.cpu_workers
     print(describe_plan(make_plan(_load(arguments), num_workers=workers, num_cpu_workers=cpu_workers)))
@@ -229,23 +229,23 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 
 def _stages(arguments: argparse.Namespace, stages: "Sequence[Stage]") -> int:
-    from jobs.session import run_stages
+    from jobs.runner import run_stages
 
     reports = run_stages(_load(arguments), stages, address=arguments.address)
     return DONE_WITH_FAILED_UNITS if any(report.failed for report in reports) else DONE
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from jobs.status import describe_status, read_status
+    from jobs.commands.status import describe_status, read_status
 
     print(describe_status(read_status(_load(arguments))))
     return DONE
 
 
 def _site(arguments: argparse.Namespace) -> int:
-    from pipeline.atlas.site import write_site
-    from pipeline.atlas.site_parts import SiteForm
-    from pipeline.storage import Root
+    from pipeline.atlas.site.site import write_site
+    from pipeline.atlas.site.site_parts import SiteForm
+    from pipeline.io.root import Root
 
     form = SiteForm(
         packed=arguments.pack,
@@ -257,8 +257,8 @@ def _site(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from jobs.progress import Progress
-    from pipeline.atlas.validate import validate
+    from jobs.reporting.progress import Progress
+    from pipeline.atlas.validation.validate import validate
 
     @contextlib.contextmanager
     def watch(num_files: int) -> Iterator[Callable[[int], None]]:
@@ -276,21 +276,21 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _human_scores(arguments: argparse.Namespace) -> int:
-    from jobs.human_scores import score_files
+    from jobs.commands.human_scores import score_files
 
     print(score_files(arguments.atlas, arguments.answers, arguments.out))
     return DONE
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from pipeline.atlas.serve import serve
+    from pipeline.atlas.site.serve import serve
 
     serve(arguments.path, port=arguments.port)
     return DONE
 
 
 def _load(arguments: argparse.Namespace) -> "Recipe":
-    from pipeline.recipe import load_recipe
+    from pipeline.recipe.recipe import load_recipe
 
     return load_recipe(arguments.recipe, overrides=arguments.set)
 

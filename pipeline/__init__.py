@@ -6,7 +6,7 @@ neither torch nor anything else that is heavy.
 `relevance` is a function of this interface and also the subpackage that holds it. Python binds a subpackage
 to its parent's attribute of that name whenever anybody imports it, so a plain re-export would be the function
 or the module, depending on what was imported before. Here it is always the subpackage, made callable:
-`from pipeline import relevance; relevance(module, images, ...)` and `pipeline.relevance.rules` both work.
+`from pipeline import relevance; relevance(module, images, ...)` and `pipeline.attribution.rules` both work.
 """
 
 import importlib
@@ -16,12 +16,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.alignment import sort_matching, sorted_target
+    from pipeline.alignment.losses import sort_matching, sorted_target
+    from pipeline.attribution import relevance
+    from pipeline.derived_layers.combinations import add_circuit
+    from pipeline.derived_layers.concepts import add_concepts
     from pipeline.models import Model, load_model
-    from pipeline.models.circuits import add_circuit
-    from pipeline.models.concepts import add_concepts
-    from pipeline.relevance import relevance
-    from pipeline.synthesis.visualize import Visualization, visualize
+    from pipeline.synthesis.api import Visualization, visualize
 
 __all__ = [
     "Model",
@@ -38,10 +38,10 @@ __all__ = [
 _HOME_OF = {
     "Model": "pipeline.models",
     "load_model": "pipeline.models",
-    "add_circuit": "pipeline.models.circuits",
-    "add_concepts": "pipeline.models.concepts",
-    "sort_matching": "pipeline.alignment",
-    "sorted_target": "pipeline.alignment",
+    "add_circuit": "pipeline.derived_layers.combinations",
+    "add_concepts": "pipeline.derived_layers.concepts",
+    "sort_matching": "pipeline.alignment.losses",
+    "sorted_target": "pipeline.alignment.losses",
     "Visualization": "pipeline.synthesis",
     "visualize": "pipeline.synthesis",
 }

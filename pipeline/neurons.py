@@ -157,3 +157,8 @@ def neuron_seed(run_seed: int, method: str, layer: str, unit: int, seed_index: i
     # JSON separates the parts unambiguously: ("a", "b.1") and ("a.b", "1") must not meet.
     text = json.dumps([run_seed, method, layer, unit, seed_index])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def judge_slug(name: str) -> str:
+    """A judge's name as part of a column's name: `torchvision:squeezenet1_1` → `torchvision_squeezenet1_1`."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from jobs.ray_engine import RayEngine
+from jobs.engine.ray_engine import RayEngine
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
-    from tests.s3_server import S3Server
+    from tests.support.s3_server import S3Server
 
 # Ray kills workers once a machine has little memory left; how much others use of it is no part of any test.
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
@@ -21,13 +22,13 @@ os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
 settings.register_profile("neuron-atlas", deadline=None)
 settings.load_profile("neuron-atlas")
 
-_STARTS_RAY = re.compile(r"test_(jobs_\w+|cli|cluster|evaluation_run)")
+_STARTS_RAY = re.compile(r"tests/(integration|unit/jobs)/.*")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file run in one process, and all that start Ray in the same: clusters at once would take turns."""
     for item in items:
-        name = item.path.stem
+        name = item.path.relative_to(ROOT).as_posix()
         item.add_marker(pytest.mark.xdist_group("ray" if _STARTS_RAY.fullmatch(name) else name))
 
 
@@ -45,7 +46,7 @@ def ray_engine() -> Iterator[RayEngine]:
 @pytest.fixture(scope="session")
 def s3_server_of_session() -> "Iterator[S3Server]":
     """The S3 server on loopback, started once; tests ask for `s3_server` or `s3_url`."""
-    from tests.s3_server import S3Server  # half a second of imports that other tests need not pay
+    from tests.support.s3_server import S3Server  # half a second of imports that other tests need not pay
 
     with S3Server() as server:
         yield server
@@ -58,7 +59,7 @@ def s3_server(s3_server_of_session: "S3Server", monkeypatch: pytest.MonkeyPatch)
     Processes that a test starts inherit it. The workers of `ray_engine` do not: they may have been started before. A
     test on Ray and S3 starts `neuron-atlas run --address local` as a child process, on a Ray of its own.
     """
-    from tests.s3_server import environment_of
+    from tests.support.s3_server import environment_of
 
     for name, value in environment_of(s3_server_of_session).items():
         monkeypatch.setenv(name, value)
@@ -76,6 +77,6 @@ def s3_url(s3_server: "S3Server") -> str:
 @pytest.fixture(scope="session")
 def good_atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small atlas without a fault, built once; tests of validation damage copies of it."""
-    from tests.damaged_atlas import build_good
+    from tests.support.damaged_atlas import build_good
 
     return build_good(tmp_path_factory.mktemp("good") / "atlas")

@@ -14,9 +14,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from pipeline.images import decode_image
-from pipeline.shards import NewSample, unique_slugs, write_tar_shards
-from pipeline.storage import Root
+from pipeline.data.shards import NewSample, unique_slugs, write_tar_shards
+from pipeline.io.images import decode_image
+from pipeline.io.root import Root
 
 NAME = "neuron-atlas-demo"
 SAMPLES_PER_SHARD = 64

@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, activation_column, read_photographs
-from pipeline.evaluation.photographs import Photographs, choose_quiet
-from pipeline.metrics.accuracy import class_rank
-from pipeline.metrics.interpretability import machine_interpretability
-from pipeline.metrics.path import PathCorrelations, path_correlations, shared_scale_similarities
+from pipeline.activations.store import StatisticsStore
+from pipeline.evaluation.comparison_images import Photographs, choose_quiet
+from pipeline.evaluation.metrics.accuracy import class_rank
+from pipeline.evaluation.metrics.path_similarity import PathCorrelations, path_correlations, shared_scale_similarities
+from pipeline.evaluation.metrics.two_afc import machine_interpretability
+from pipeline.evaluation.predictions import FOLDER, MODEL, JudgeRecord, LookFolder, activation_column, read_photographs
+from pipeline.io.parquet import read_rows, write_table
+from pipeline.io.root import Root
 from pipeline.neurons import check_layer_name, neuron_seed
-from pipeline.recipe import Recipe
-from pipeline.statistics.store import StatisticsStore
-from pipeline.storage import Root
-from pipeline.tables import read_rows, write_table
+from pipeline.recipe.recipe import Recipe
 
 DERIVED: Final = f"{FOLDER}/derived"
 # Photographs of other units that path similarity is scaled by: their mean correlation is then known to about 0.02,

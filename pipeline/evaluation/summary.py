@@ -11,19 +11,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.atlas.schema import PICTURED_STATUSES, STATUSES
-from pipeline.atlas.scores import KINDS, PHOTOGRAPHS, SUMMARY_SCHEMA, code, scores_text
+from pipeline.activations.store import StatisticsStore
+from pipeline.atlas.format.schema import PICTURED_STATUSES, STATUSES
+from pipeline.atlas.format.scores import KINDS, PHOTOGRAPHS, SUMMARY_SCHEMA, code, scores_text
+from pipeline.evaluation.comparison_images import Photographs
 from pipeline.evaluation.derived import held_out_classifiers, interpreters, labels_of
-from pipeline.evaluation.looks import FOLDER, MODEL, JudgeRecord, LookFolder, read_photographs
-from pipeline.evaluation.photographs import Photographs
-from pipeline.metrics.accuracy import class_rank
-from pipeline.metrics.bootstrap import mean_interval
-from pipeline.metrics.distances import frechet_distance, inception_score, kernel_distance
-from pipeline.metrics.diversity import diversity
-from pipeline.recipe import Recipe
-from pipeline.statistics.store import StatisticsStore
-from pipeline.storage import Root
-from pipeline.tables import write_table
+from pipeline.evaluation.metrics.accuracy import class_rank
+from pipeline.evaluation.metrics.bootstrap import mean_interval
+from pipeline.evaluation.metrics.diversity import diversity
+from pipeline.evaluation.metrics.fid_kid import frechet_distance, inception_score, kernel_distance
+from pipeline.evaluation.predictions import FOLDER, MODEL, JudgeRecord, LookFolder, read_photographs
+from pipeline.io.parquet import write_table
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
 
 SUMMARY_TABLE: Final = f"{FOLDER}/scores.parquet"
 SUMMARY_TEXT: Final = f"{FOLDER}/scores.md"

@@ -1,7 +1,7 @@
 """Class names: the text that stands for a class index."""
 
+from pipeline.io.root import Root
 from pipeline.models import torchvision_operators
-from pipeline.storage import Root
 
 
 def class_names(labels: str, num_classes: int) -> list[str]:

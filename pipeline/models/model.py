@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.models.added_layers import added_layers
 from pipeline.models.capture import capture, unit_activation
+from pipeline.models.derived_layer import added_layers
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.added_layers import AddedLayers
 from pipeline.models.capture import UnsupportedOutputError, channels_first
+from pipeline.models.derived_layer import AddedLayers
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 

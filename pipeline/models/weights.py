@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.storage import Root
+from pipeline.io.root import Root
 
 StateDict = Mapping[str, Tensor]
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

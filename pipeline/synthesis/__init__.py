@@ -1,6 +1,6 @@
 """Synthesis: parameterizations, objectives and the optimization of many neurons' images together."""
 
+from pipeline.synthesis.api import visualize
 from pipeline.synthesis.optimize import Visualization, synthesize
-from pipeline.synthesis.visualize import visualize
 
 __all__ = ["Visualization", "synthesize", "visualize"]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.alignment import INPUT_PIXELS, NeuronTarget
+from pipeline.alignment.losses import INPUT_PIXELS, NeuronTarget
 from pipeline.models import Model, Precision, Preprocessing, features_of
-from pipeline.synthesis.methods import Method, check_method, method_named
-from pipeline.synthesis.parameterization import parameterize
-from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.registry import Method, check_method, method_named
+from pipeline.synthesis.parameterization.pixel import parameterize
 from pipeline.synthesis.regularizers import image_norm, total_variation, total_variation_l1
 from pipeline.synthesis.step import Step, Way
 from pipeline.synthesis.transforms import draw_views, num_views

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.synthesis.presets import SynthesisOptions
+from pipeline.synthesis.methods.presets import SynthesisOptions
 
 # Centers of crops are normal around the image's center with this standard deviation, as a fraction of its side.
 # Reference: Horama and Xplique, MACO.

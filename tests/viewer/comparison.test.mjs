@@ -9,8 +9,8 @@ import {
   namedEntries,
   pictureCount,
   presentMethods,
-} from '../../atlas_viewer/comparison.js'
-import { facetOf, facetWords, neuronRows, variantName, variantWords } from '../../atlas_viewer/variants.js'
+} from '../../atlas_viewer/compare/comparison.js'
+import { facetOf, facetWords, neuronRows, variantName, variantWords } from '../../atlas_viewer/data/variants.js'
 
 const row = (/** @type {string} */ method, /** @type {number} */ seed, more = {}) => ({
   method,

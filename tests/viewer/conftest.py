@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.atlas.serve import make_server
-from tests.synthetic_atlas import COMPARISON, build_synthetic_atlas
+from pipeline.atlas.site.serve import make_server
+from tests.support.synthetic_atlas import COMPARISON, build_synthetic_atlas
 from tests.viewer.plain_server import run_to_the_end
 
 if TYPE_CHECKING:

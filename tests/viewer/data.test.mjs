@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
 
-import { decodeTable, LoadError, resolvePath, rowObject } from '../../atlas_viewer/data.js'
+import { decodeTable, LoadError, resolvePath, rowObject } from '../../atlas_viewer/data/data.js'
 
 test('plain paths resolve below the base, each segment escaped', () => {
   const base = 'https://host/site/atlases/a/'

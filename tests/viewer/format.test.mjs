@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { citation, fileStem } from '../../atlas_viewer/actions.js'
-import { barHeight, makeScale } from '../../atlas_viewer/charts.js'
-import { referenceBox } from '../../atlas_viewer/examples.js'
+import { citation, fileStem } from '../../atlas_viewer/ui/actions.js'
+import { barHeight, makeScale } from '../../atlas_viewer/ui/charts.js'
+import { referenceBox } from '../../atlas_viewer/ui/examples.js'
 import {
   columnTitle,
   commonLabels,
@@ -13,7 +13,7 @@ import {
   formatScore,
   joinWords,
   plural,
-} from '../../atlas_viewer/format.js'
+} from '../../atlas_viewer/base/format.js'
 import {
   layerKind,
   methodMeaning,
@@ -23,7 +23,7 @@ import {
   sourceWords,
   STATUSES,
   statusWords,
-} from '../../atlas_viewer/words.js'
+} from '../../atlas_viewer/base/glossary.js'
 
 test('numbers keep about four significant digits', () => {
   const cases = /** @type {[any, string][]} */ ([

@@ -9,7 +9,7 @@ import {
   movePosition,
   tileMetrics,
   visibleBands,
-} from '../../atlas_viewer/layout.js'
+} from '../../atlas_viewer/gallery/layout.js'
 
 const metrics = { minimumWidth: 100, gap: 10, captionHeight: 20 }
 const plain = (/** @type {number} */ count, width = 430) => layoutWall({ count, width, metrics, headingOf: null })

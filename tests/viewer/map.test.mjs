@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { MapCamera, ZOOM_STEP } from '../../atlas_viewer/mapcamera.js'
-import { layerColor, layerShape, makeSprite, packColor, paintDots } from '../../atlas_viewer/mapdots.js'
+import { MapCamera, ZOOM_STEP } from '../../atlas_viewer/map/camera.js'
+import { layerColor, layerShape, makeSprite, packColor, paintDots } from '../../atlas_viewer/map/dots.js'
 import {
   clampPlace,
   formatPlace,
@@ -16,7 +16,7 @@ import {
   visitBox,
   WHOLE_MAP,
   zoomAbout,
-} from '../../atlas_viewer/mapgrid.js'
+} from '../../atlas_viewer/map/grid.js'
 
 /** Places of `count` points, the same on every run. */
 function drawnPoints(count) {

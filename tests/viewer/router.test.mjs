@@ -10,7 +10,7 @@ import {
   parseRoute,
   rebase,
   studyOf,
-} from '../../atlas_viewer/router.js'
+} from '../../atlas_viewer/base/router.js'
 
 test('the bare address is home', () => {
   for (const hash of ['', '#', '#/', '#//']) assert.equal(parseRoute(hash).view, 'home')

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { scoreColumns, sortRows } from '../../atlas_viewer/columns.js'
+import { scoreColumns, sortRows } from '../../atlas_viewer/base/columns.js'
 import {
   editDistance,
   findNeuron,
@@ -9,10 +9,10 @@ import {
   nearestUnits,
   parseNeuron,
   parseSearch,
-} from '../../atlas_viewer/query.js'
-import { emptyList } from '../../atlas_viewer/router.js'
-import { labelsOf, selectRows } from '../../atlas_viewer/search.js'
-import { packLabels } from '../../atlas_viewer/tables.js'
+} from '../../atlas_viewer/base/query.js'
+import { emptyList } from '../../atlas_viewer/base/router.js'
+import { labelsOf, selectRows } from '../../atlas_viewer/data/search.js'
+import { packLabels } from '../../atlas_viewer/data/tables.js'
 
 const index = {
   numRows: 6,

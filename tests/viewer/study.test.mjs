@@ -10,7 +10,7 @@ import {
   randomFrom,
   shuffled,
   TASKS,
-} from '../../atlas_viewer/studyplan.js'
+} from '../../atlas_viewer/study/plan.js'
 import {
   ANSWERS_SCHEMA,
   answersFile,
@@ -20,7 +20,7 @@ import {
   removeSession,
   savedSessions,
   saveSession,
-} from '../../atlas_viewer/studysession.js'
+} from '../../atlas_viewer/study/session.js'
 
 const METHODS = ['vital', 'maco', 'fourier']
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.site import write_site
-from tests.synthetic_atlas import COMPARISON as ATLAS
-from tests.synthetic_atlas import METHODS, NUM_REFERENCES, PICTURE_PX, build_synthetic_atlas
+from pipeline.atlas.site.site import write_site
+from tests.support.synthetic_atlas import COMPARISON as ATLAS
+from tests.support.synthetic_atlas import METHODS, NUM_REFERENCES, PICTURE_PX, build_synthetic_atlas
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.atlas.site import write_site
-from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
+from pipeline.atlas.site.site import write_site
+from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.file_list import build_id, file_entry
-from pipeline.atlas.schema import LAYER_SCHEMA
-from pipeline.atlas.site import write_site
-from pipeline.atlas.site_parts import SiteForm
-from pipeline.captions import one_line
-from pipeline.storage import Root
-from pipeline.tables import column_types, read_rows, write_table
-from tests import synthetic_atlas
-from tests.synthetic_atlas import build_synthetic_atlas, without_head
+from pipeline.atlas.format.file_list import build_id, file_entry
+from pipeline.atlas.format.schema import LAYER_SCHEMA
+from pipeline.atlas.site.site import write_site
+from pipeline.atlas.site.site_parts import SiteForm
+from pipeline.data.captions import one_line
+from pipeline.io.parquet import column_types, read_rows, write_table
+from pipeline.io.root import Root
+from tests.support import synthetic_atlas
+from tests.support.synthetic_atlas import build_synthetic_atlas, without_head
 from tests.viewer.plain_server import plain_server
 
 if TYPE_CHECKING:

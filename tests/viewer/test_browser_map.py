@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.synthetic_atlas import LAYERS, status_of
+from tests.support.synthetic_atlas import LAYERS, status_of
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.synthetic_atlas import CAPTIONS, HOSTILE_STRINGS
+from tests.support.synthetic_atlas import CAPTIONS, HOSTILE_STRINGS
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:

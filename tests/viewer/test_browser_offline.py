@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.site import write_site
-from pipeline.storage import Root
-from tests.synthetic_atlas import build_synthetic_atlas
+from pipeline.atlas.site.site import write_site
+from pipeline.io.root import Root
+from tests.support.synthetic_atlas import build_synthetic_atlas
 from tests.viewer.plain_server import plain_server
 
 if TYPE_CHECKING:

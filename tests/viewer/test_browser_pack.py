@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.site import write_site
-from pipeline.atlas.site_parts import SiteForm
-from pipeline.storage import Root
-from tests.synthetic_atlas import build_synthetic_atlas
+from pipeline.atlas.site.site import write_site
+from pipeline.atlas.site.site_parts import SiteForm
+from pipeline.io.root import Root
+from tests.support.synthetic_atlas import build_synthetic_atlas
 from tests.viewer.plain_server import plain_server
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def test_small_archives_are_taken_whole_from_a_host_without_ranges(
 def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: Path) -> None:
     base = plain_server(packed)
     visit = visitor(base)
-    text = (packed / "packs.js").read_text()
+    text = (packed / "data" / "packs.js").read_text()
     assert "SMALL_ARCHIVE_BYTES=4_000_000" in text
     smaller = text.replace("SMALL_ARCHIVE_BYTES=4_000_000", "SMALL_ARCHIVE_BYTES=100")
-    visit.page.route("**/packs.js", lambda route: route.fulfill(body=smaller, content_type="text/javascript"))
+    visit.page.route("**/data/packs.js", lambda route: route.fulfill(body=smaller, content_type="text/javascript"))
     words = messages(visit)
     for expected in (base, "conv_stem-0000.zip", "expected a part of it (HTTP 206)", "without --pack"):
         assert expected in words

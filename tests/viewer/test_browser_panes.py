@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.site import write_site
-from tests.synthetic_atlas import METHODS, build_synthetic_atlas
+from pipeline.atlas.site.site import write_site
+from tests.support.synthetic_atlas import METHODS, build_synthetic_atlas
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.atlas.answers import read_study
-from tests.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, METHODS, NUM_REFERENCES, build_synthetic_atlas
+from pipeline.evaluation.human.answer_files import read_study
+from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, METHODS, NUM_REFERENCES, build_synthetic_atlas
 from tests.viewer.test_browser_access import CONTRAST_SCRIPT
 from tests.viewer.waiting import wait_for_address
 

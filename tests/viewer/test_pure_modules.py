@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tables import table_bytes
+from pipeline.io.parquet import table_bytes
 
 FOLDER = Path(__file__).resolve().parent
 NODE = shutil.which("node")

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 
 from atlas_viewer import VIEWER_FOLDER, published_bytes, viewer_files
-from pipeline.atlas.serve import META_SECURITY_POLICY
+from pipeline.atlas.site.serve import META_SECURITY_POLICY
 
-OWN_MODULES = sorted(VIEWER_FOLDER.glob("*.js"))
-PAGES = sorted(VIEWER_FOLDER.glob("*.html"))
-STYLESHEETS = sorted(VIEWER_FOLDER.glob("*.css"))
 VENDORED = VIEWER_FOLDER / "vendor" / "hyparquet.min.js"
+OWN_MODULES = sorted(set(VIEWER_FOLDER.rglob("*.js")) - {VENDORED})
+PAGES = sorted(VIEWER_FOLDER.glob("*.html"))
+STYLESHEETS = sorted(VIEWER_FOLDER.rglob("*.css"))
 MAX_LINES = 500
 
 
 def names(path: Path) -> str:
-    return path.name
+    return path.relative_to(VIEWER_FOLDER).as_posix()
 
 
 def test_viewer_files_are_what_a_browser_needs_and_the_licenses() -> None:
     files = viewer_files()
     assert {
         "index.html",
-        "main.js",
-        "style.css",
+        "shell/main.js",
+        "shell/style.css",
         "data.html",
         "vendor/hyparquet.min.js",
         "vendor/hyparquet.LICENSE",
@@ -69,9 +69,11 @@ def test_no_module_makes_html_or_code_from_text(path: Path) -> None:
 def test_modules_import_only_their_neighbors_and_name_no_other_host(path: Path) -> None:
     text = path.read_text()
     imports = re.findall(r"""(?:^|\n)(?:import|export)\s[^'"\n]*(?:\n[^'"\n]*)*?from\s+['"]([^'"]+)['"]""", text)
-    assert all(target.startswith("./") for target in imports), imports
     for target in imports:
-        assert (VIEWER_FOLDER / target).is_file(), target
+        module = (path.parent / target).resolve()
+        assert target.startswith((".", "..")), target
+        assert module.is_file(), target
+        assert VIEWER_FOLDER in module.parents, target
     # The name of the SVG namespace looks like an address and is none.
     hosts = set(re.findall(r"https?://[A-Za-z0-9.-]+", text)) - {"http://www.w3.org"}
     assert not hosts
@@ -84,8 +86,8 @@ def test_modules_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize("path", STYLESHEETS, ids=names)
 def test_stylesheets_are_linked_and_load_nothing_else(path: Path) -> None:
-    with_the_page = f'<link rel="stylesheet" href="{path.name}">' in (VIEWER_FOLDER / "index.html").read_text()
-    with_a_view = f"withStyle('{path.name}', import(" in (VIEWER_FOLDER / "views.js").read_text()
+    with_the_page = f'<link rel="stylesheet" href="{names(path)}">' in (VIEWER_FOLDER / "index.html").read_text()
+    with_a_view = f"withStyle('{names(path)}', import(" in (VIEWER_FOLDER / "shell" / "views.js").read_text()
     assert with_the_page != with_a_view
     assert not re.search(r"@import|url\(", path.read_text())
 
@@ -109,17 +111,24 @@ def imported_by(name: str) -> set[str]:
     while todo:
         if (module := todo.pop()) not in found:
             found.add(module)
-            todo += re.findall(r"from '\./([^']+)'", (VIEWER_FOLDER / module).read_text())
+            file = VIEWER_FOLDER / module
+            todo += [
+                names((file.parent / target).resolve()) for target in re.findall(r"from '(\.[^']+)'", file.read_text())
+            ]
     return found
 
 
 def test_modules_of_the_wall_and_of_a_neuron_are_asked_for_at_once() -> None:
     """Else each is found only once the module that imports it has come: a round trip for every step."""
     page = (VIEWER_FOLDER / "index.html").read_text()
-    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported_by("main.js") - {"main.js"}
-    listed = re.search(r"const NEURON_IMPORTS = \[(.*?)\n\]", (VIEWER_FOLDER / "views.js").read_text(), re.DOTALL)
+    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported_by("shell/main.js") - {
+        "shell/main.js"
+    }
+    listed = re.search(
+        r"const NEURON_IMPORTS = \[(.*?)\n\]", (VIEWER_FOLDER / "shell" / "views.js").read_text(), re.DOTALL
+    )
     assert listed
-    further = imported_by("neuron.js") - imported_by("main.js") - {"neuron.js"}
+    further = imported_by("neuron/neuron.js") - imported_by("shell/main.js") - {"neuron/neuron.js"}
     assert set(re.findall(r"'([^']+)'", listed[1])) == further
 
 
@@ -139,12 +148,12 @@ def test_a_missing_page_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_published_is_our_code_without_comments_and_vendored_code_as_it_came() -> None:
     files = viewer_files()
-    script = published_bytes(files["views.js"]).decode()
-    assert "@param" in files["views.js"].read_text()
+    script = published_bytes(files["shell/views.js"]).decode()
+    assert "@param" in files["shell/views.js"].read_text()
     assert "@param" not in script
-    assert "import{wallView}from'./wall.js'" in script
-    style = published_bytes(files["style.css"])
+    assert "import{wallView}from'../gallery/gallery.js'" in script
+    style = published_bytes(files["shell/style.css"])
     assert b"/*" not in style
-    assert len(style) < len(files["style.css"].read_bytes())
+    assert len(style) < len(files["shell/style.css"].read_bytes())
     for path in ("index.html", "vendor/hyparquet.min.js"):
         assert published_bytes(files[path]) == files[path].read_bytes()

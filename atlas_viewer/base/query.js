@@ -1,0 +1,125 @@
+/**
+ * Queries as people write them into the search box: reading them, the neuron that one names, and what is nearest to a
+ * name or unit that does not exist.
+ *
+ * The search box takes words (each must occur in the layer, the label or a label or caption of the exemplars), "phrases
+ * in quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
+ */
+
+/**
+ * @typedef {object} Condition
+ * @property {string} column
+ * @property {'<' | '<=' | '>' | '>=' | '='} operator
+ * @property {number} value
+ *
+ * @typedef {object} Search
+ * @property {string[]} terms lower case
+ * @property {{layer: string, unit: number}[]} neurons a row must be one of these, when there are any
+ * @property {Condition[]} conditions
+ */
+
+/**
+ * @param {string} text of the search box
+ * @param {string[]} scores names that conditions may use
+ * @returns {Search}
+ */
+export function parseSearch(text, scores = []) {
+  /** @type {Search} */
+  const search = { terms: [], neurons: [], conditions: [] }
+  for (const [, phrase, word] of text.matchAll(/"([^"]*)"|(\S+)/g)) {
+    if (phrase !== undefined) {
+      if (phrase.trim()) search.terms.push(phrase.trim().toLowerCase())
+      continue
+    }
+    const condition = /^([A-Za-z0-9_]+)(<=|>=|<|>|=)(-?\d+(?:\.\d+)?)$/.exec(word)
+    if (condition && scores.includes(condition[1])) {
+      const operator = /** @type {Condition['operator']} */ (condition[2])
+      search.conditions.push({ column: condition[1], operator, value: Number(condition[3]) })
+      continue
+    }
+    const neuron = parseNeuron(word)
+    if (neuron) search.neurons.push(neuron)
+    else search.terms.push(word.toLowerCase())
+  }
+  return search
+}
+
+/**
+ * A neuron id as people write it: LAYER:UNIT, LAYER/UNIT or MODEL/LAYER/UNIT.
+ * @param {string} text
+ * @returns {{layer: string, unit: number} | null}
+ */
+export function parseNeuron(text) {
+  const match = /^(?:.*\/)?([A-Za-z0-9_.]+)[:/](\d{1,9})$/.exec(text)
+  return match ? { layer: match[1], unit: Number(match[2]) } : null
+}
+
+/**
+ * The neuron that a text names, when it names just one that exists.
+ * @param {import('../data/data.js').Atlas} atlas
+ * @param {string} text
+ * @returns {Promise<{layer: string, unit: number} | null>}
+ */
+export async function findNeuron(atlas, text) {
+  const search = parseSearch(text)
+  if (search.neurons.length !== 1 || search.terms.length) return null
+  const [wanted] = search.neurons
+  const layer = atlas.layers.find((candidate) => candidate.name.toLowerCase() === wanted.layer.toLowerCase())
+  if (!layer) return null
+  const { columns } = await atlas.layerIndex(layer)
+  return columns.unit.includes(wanted.unit) ? { layer: layer.name, unit: wanted.unit } : null
+}
+
+/** Whether a search looks through words, and so needs labels and captions of the exemplars. @param {string} query */
+export function hasTerms(query) {
+  return parseSearch(query).terms.length > 0
+}
+
+/**
+ * The candidates most like a name, best first.
+ * @param {string} name
+ * @param {string[]} candidates
+ * @param {number} [limit]
+ * @returns {string[]}
+ */
+export function nearestNames(name, candidates, limit = 3) {
+  const wanted = name.toLowerCase()
+  return candidates
+    .map((candidate, order) => ({ candidate, order, distance: editDistance(wanted, candidate.toLowerCase()) }))
+    .sort((a, b) => a.distance - b.distance || a.order - b.order)
+    .slice(0, limit)
+    .map((entry) => entry.candidate)
+}
+
+/**
+ * The existing units nearest to a number, in ascending order.
+ * @param {number} unit
+ * @param {number[]} units
+ * @param {number} [limit]
+ * @returns {number[]}
+ */
+export function nearestUnits(unit, units, limit = 3) {
+  return [...units]
+    .sort((a, b) => Math.abs(a - unit) - Math.abs(b - unit) || a - b)
+    .slice(0, limit)
+    .sort((a, b) => a - b)
+}
+
+/**
+ * Levenshtein distance.
+ * @param {string} a
+ * @param {string} b
+ * @returns {number}
+ */
+export function editDistance(a, b) {
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const current = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = previous[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)
+      current.push(Math.min(previous[j] + 1, current[j - 1] + 1, substitution))
+    }
+    previous = current
+  }
+  return previous[b.length]
+}

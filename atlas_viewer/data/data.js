@@ -1,0 +1,308 @@
+/**
+ * Reading an atlas: what it says of itself first, its tables when they are needed.
+ */
+
+import { fetchJson, LoadError, resolvePath } from '../base/files.js'
+import { prepareTexts } from './search.js'
+import { fetchTable, joinTables, packLabels } from './tables.js'
+
+export { fetchBytes, fetchJson, LoadError, resolvePath } from '../base/files.js'
+export { decodeTable, rowObject } from './tables.js'
+
+export const ATLAS_SCHEMA = 'atlas/1'
+export const HEAD_SCHEMA = 'head/1'
+
+/** How many captions of a row are searched; as in labels.parquet. */
+const TOP_CAPTIONS = 4
+
+/**
+ * @typedef {import('./tables.js').Table} Table
+ * @typedef {import('./tables.js').Labels} Labels
+ *
+ * @typedef {object} LayerInfo
+ * @property {string} name
+ * @property {number} num_units units in the model
+ * @property {number} num_neurons neurons in this atlas
+ * @property {boolean} is_classes
+ * @property {string} file path of the layer's table
+ * @property {number} [num_parts] in how many parts it lies there too, of `part_neurons` neurons each; 0 for none
+ *
+ * @typedef {object} SiteEntry
+ * @property {string} slug
+ * @property {string} title
+ * @property {string} path folder of the atlas, relative to this page
+ * @property {Record<string, number>} [counts]
+ * @property {string | {name: string}} [model]
+ * @property {boolean} [packed] whether its pictures lie in archives
+ * @property {boolean} [head] whether it has a head.json, and parts of the index by layer
+ */
+
+/** One atlas: what it says of itself and, on demand, its tables (each fetched once). */
+export class Atlas {
+  /**
+   * @param {SiteEntry} site
+   * @param {string} base URL of the atlas folder, ending in "/"
+   * @param {any} manifest head.json, or atlas.json of an atlas that has none
+   * @param {Table} index empty until `loadIndex`
+   */
+  constructor(site, base, manifest, index) {
+    this.slug = site.slug
+    this.base = base
+    /** Whether its pictures lie in archives; `pictures.js` fetches them. */
+    this.packed = site.packed === true
+    this.manifest = manifest
+    this.index = index
+    /** @type {LayerInfo[]} */
+    this.layers = manifest.layers
+    /** @type {string} */
+    this.title = manifest.title || manifest.name || site.slug
+    /** @type {string} */
+    this.modelName = manifest.model?.name ?? ''
+    /** @type {string[]} */
+    this.methods = manifest.methods ?? []
+    /** @type {Map<string, Promise<any>>} */
+    this.tables = new Map()
+    /** @type {Set<string>} what of it is on its way */
+    this.pending = new Set()
+    /** @type {Map<string, number>} */
+    this.expectedBytes = new Map(
+      manifest.sizes
+        ? Object.entries(manifest.sizes)
+        : (manifest.files ?? []).map((/** @type {any} */ file) => [file.path, file.bytes]),
+    )
+    /** @type {number} */
+    this.numNeurons = manifest.counts?.neurons ?? index.numRows
+    /** Whether each layer's rows of the index lie in a file of their own. */
+    this.hasParts = manifest.schema === HEAD_SCHEMA
+    /** Whether photographs have captions. */
+    this.hasCaptions = manifest.has_captions === true
+    this.indexLoaded = false
+  }
+
+  /**
+   * The slim index. Its columns are in `index` from then on.
+   * @returns {Promise<Table>}
+   */
+  loadIndex() {
+    return this.once('index.parquet', async () => {
+      const index = await fetchTable(this.base, 'index.parquet', this.expectedBytes, { typed: true })
+      if (index.numRows !== this.numNeurons && this.manifest.counts) {
+        const url = `${this.base}index.parquet`
+        throw new LoadError(url, `${this.numNeurons} neurons, as the atlas says`, `${index.numRows} rows`)
+      }
+      this.index = index
+      this.indexLoaded = true
+      return index
+    })
+  }
+
+  /**
+   * The rows of the index of one layer, from the smaller of its files where the whole one is not there yet.
+   * @param {LayerInfo} layer
+   * @returns {Promise<Table>}
+   */
+  async layerIndex(layer) {
+    const path = `index/${layer.name}.parquet`
+    if (this.hasParts && !this.indexLoaded) {
+      return this.once(path, () => fetchTable(this.base, path, this.expectedBytes, { typed: true }))
+    }
+    const { columns } = await this.loadIndex()
+    const first = columns.layer.indexOf(layer.name)
+    const last = columns.layer.lastIndexOf(layer.name) + 1
+    const rows = Object.entries(columns).map(([name, values]) => [name, values.slice(Math.max(0, first), last)])
+    return { numRows: first < 0 ? 0 : last - first, columns: Object.fromEntries(rows) }
+  }
+
+  /**
+   * The first rows of the index, whole layers, without the rest.
+   * @param {number} count at least so many, if there are
+   * @returns {Promise<Table>}
+   */
+  async beginning(count) {
+    /** @type {LayerInfo[]} */
+    const layers = []
+    let neurons = 0
+    for (const layer of this.layers) {
+      if (neurons >= count) break
+      layers.push(layer)
+      neurons += layer.num_neurons
+    }
+    return joinTables(await Promise.all(layers.map((layer) => this.layerIndex(layer))))
+  }
+
+  /**
+   * How many neurons come before a layer's first in the order of the atlas.
+   * @param {string} name
+   * @returns {number}
+   */
+  offsetOf(name) {
+    let offset = 0
+    for (const layer of this.layers) {
+      if (layer.name === name) break
+      offset += layer.num_neurons
+    }
+    return offset
+  }
+
+  /**
+   * The labels and captions of the exemplars of all neurons, in the order of the index; null where the index holds them itself.
+   * @returns {Promise<Labels | null>}
+   */
+  async loadLabels() {
+    if (!this.hasParts) return null
+    return this.once('labels.parquet', async () => {
+      const { columns } = await fetchTable(this.base, 'labels.parquet', this.expectedBytes)
+      const labels = packLabels(columns.top_labels, columns.top_captions)
+      prepareTexts(labels)
+      return labels
+    })
+  }
+
+  /**
+   * What is fetched once; a failure is forgotten, so that trying again is possible.
+   * @template T
+   * @param {string} key
+   * @param {() => Promise<T>} make
+   * @returns {Promise<T>}
+   */
+  once(key, make) {
+    let promise = /** @type {Promise<any> | undefined} */ (this.tables.get(key))
+    if (!promise) {
+      promise = make()
+      this.pending.add(key)
+      promise.catch(() => this.tables.delete(key)).finally(() => this.pending.delete(key))
+      this.tables.set(key, promise)
+    }
+    return promise
+  }
+
+  /** Bytes of the tables that are on their way. */
+  get pendingBytes() {
+    let bytes = 0
+    for (const path of this.pending) bytes += this.expectedBytes.get(path) ?? 0
+    return bytes
+  }
+
+  /** Sets off what a search looks through. What fails is said when it is used. */
+  prepareSearch() {
+    this.loadIndex().catch(() => {})
+    this.loadLabels().catch(() => {})
+  }
+
+  /** @param {string} path @returns {string} */
+  url(path) {
+    return resolvePath(this.base, path)
+  }
+
+  /** @param {string} name @returns {LayerInfo | undefined} */
+  layer(name) {
+    return this.layers.find((layer) => layer.name === name)
+  }
+
+  /**
+   * The full table of a layer.
+   * @param {LayerInfo} layer
+   * @returns {Promise<Table>}
+   */
+  layerTable(layer) {
+    return this.once(layer.file, () => fetchTable(this.base, layer.file, this.expectedBytes))
+  }
+
+  /**
+   * A table with the full rows of a neuron, the smallest there is.
+   * @param {LayerInfo} layer
+   * @param {number} unit
+   * @returns {Promise<Table>}
+   */
+  async neuronTable(layer, unit) {
+    if (!layer.num_parts || this.tables.has(layer.file)) return this.layerTable(layer)
+    // Rows go by unit: where all units have one, the place of a neuron is known without the index.
+    const whole = layer.num_units === layer.num_neurons && unit < layer.num_units
+    const row = whole ? unit : (await this.layerIndex(layer)).columns.unit.indexOf(unit)
+    if (row < 0) return { numRows: 0, columns: { unit: [] } }
+    const number = Math.floor(row / this.manifest.part_neurons)
+    const path = `parts/${layer.name}/${String(number).padStart(4, '0')}.parquet`
+    return this.once(path, () => fetchTable(this.base, path, this.expectedBytes))
+  }
+
+  /**
+   * Index rows for another method than the primary one, read from the layers' full tables (first seed of each neuron).
+   * @param {string} method
+   * @param {LayerInfo[]} layers
+   * @returns {Promise<Table>}
+   */
+  async indexOfMethod(method, layers) {
+    const tables = await Promise.all(layers.map((layer) => this.layerTable(layer)))
+    /** @type {Table} */
+    const result = { numRows: 0, columns: {} }
+    const columns = this.indexLoaded ? this.index.columns : (await this.layerIndex(layers[0])).columns
+    const names = Object.keys(columns).filter((name) => name !== 'sheet_path' && name !== 'tile')
+    if (!names.includes('top_labels')) names.push('top_labels')
+    if (this.hasCaptions) names.push('top_captions')
+    for (const name of names) result.columns[name] = []
+    for (const table of tables) {
+      const { unit, method: methods, reference_labels: labels, reference_captions: captions } = table.columns
+      let previousUnit = -1
+      for (let row = 0; row < table.numRows; row++) {
+        if (methods[row] !== method || unit[row] === previousUnit) continue
+        previousUnit = unit[row]
+        for (const name of names) {
+          let value = table.columns[name]?.[row]
+          if (name === 'top_labels') value = joinLabels(labels?.[row])
+          if (name === 'top_captions') value = joinLabels(captions?.[row]?.slice(0, TOP_CAPTIONS))
+          result.columns[name].push(value ?? null)
+        }
+        result.numRows++
+      }
+    }
+    return result
+  }
+}
+
+/** @param {ArrayLike<string> | null | undefined} labels @returns {string} */
+function joinLabels(labels) {
+  return [...new Set(Array.from(labels ?? []).filter(Boolean))].join('; ')
+}
+
+/**
+ * The list of atlases of this site, always revalidated so that a republished site is noticed.
+ * @returns {Promise<SiteEntry[]>}
+ */
+export async function openSite() {
+  const expected = 'the list of atlases of this site'
+  const url = new URL('sites.json', document.baseURI).href
+  const site = await fetchJson(url, expected, { cache: 'no-cache' })
+  if (!Array.isArray(site?.atlases)) throw new LoadError(url, 'JSON with a list “atlases”', 'JSON without it')
+  return site.atlases
+}
+
+/**
+ * What an atlas says of itself: head.json, which does not grow with the number of pictures; atlas.json of an atlas built
+ * before there were heads.
+ * @param {SiteEntry} entry
+ * @returns {Promise<{base: string, manifest: any}>}
+ */
+export async function openManifest(entry) {
+  const root = new URL('.', document.baseURI).href
+  const path = entry.path === '' || entry.path === '.' ? '' : `${entry.path.replace(/\/$/, '')}/`
+  const base = path ? `${resolvePath(root, path.slice(0, -1))}/` : root
+  const [name, schema] = entry.head ? ['head.json', HEAD_SCHEMA] : ['atlas.json', ATLAS_SCHEMA]
+  const url = `${base}${name}`
+  const manifest = await fetchJson(url, 'the manifest of an atlas')
+  if (manifest?.schema !== schema) {
+    throw new LoadError(url, `schema “${schema}”`, `schema “${manifest?.schema}” (this viewer is older or newer)`)
+  }
+  return { base, manifest }
+}
+
+/**
+ * Opens an atlas. Its tables are read when they are needed; of one without parts, the index at once.
+ * @param {SiteEntry} entry
+ * @returns {Promise<Atlas>}
+ */
+export async function openAtlas(entry) {
+  const { base, manifest } = await openManifest(entry)
+  const atlas = new Atlas(entry, base, manifest, { numRows: 0, columns: {} })
+  if (!atlas.hasParts) await atlas.loadIndex()
+  return atlas
+}

@@ -1,0 +1,1 @@
+"""What each command prints or does beside running stages."""

@@ -1,0 +1,236 @@
+"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. No work is done.
+
+Times come from the run's own log where it has any; before that from a stated rule of thumb, which only says the
+order of magnitude.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.commands.status import RunStatus, describe_status, status_of
+from jobs.reporting.progress import format_bytes, format_duration
+from jobs.run.resolved import resolve
+from jobs.run.run_folder import read_log
+from jobs.stages.evaluate_plan import count_looks
+from pipeline.io.root import Root
+
+if TYPE_CHECKING:
+    from pipeline.recipe.recipe import Recipe
+    from pipeline.recipe.sections import ComputeSection
+    from pipeline.synthesis.methods.vital_target import AlignmentPlan
+
+# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes four times
+# as long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and inner units
+# together, with some milliseconds more for decoding an image of ImageNet's size. GPU, an H200: lite0 beside other work
+# (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's inner units, compiled, float32 (2026-11-27-gpu.md); of
+# an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a guess.
+SECONDS_PER_IMAGE: Final = {"cpu": 0.02, "cuda": 0.005}  # collect: decode and forward
+SECONDS_PER_REFERENCE: Final = {"cpu": 0.08, "cuda": 0.01}
+SECONDS_PER_STEP: Final = {"cpu": 0.05, "cuda": 0.0005}  # per image that the model sees
+SECONDS_PER_LOOK: Final = {"cpu": 0.03, "cuda": 0.005}  # evaluate: one network at one picture or photograph
+BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
+BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
+MIN_LOGGED: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Those that a stage has: on which kind of device, with how many GPUs each, and how many there are."""
+
+    device: str
+    gpus: float
+    count: int
+
+    @property
+    def kind(self) -> str:
+        """For people."""
+        return "GPU" if self.gpus else "CPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """What is left of one stage."""
+
+    stage: str
+    todo: int
+    noun: str
+    worker_seconds: float
+    measured: bool
+    workers: Workers
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long it takes: no more workers can help than there are things to do."""
+        return self.worker_seconds / max(1, min(self.workers.count, self.todo))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run would do now."""
+
+    status: RunStatus
+    estimates: tuple[StageEstimate, ...]
+    num_neurons: int
+    num_pictures: int
+    data_bytes: int
+    target_bytes: int
+    atlas_bytes: int
+    actors: Workers  # of `visualize`
+    tasks: Workers  # of the other stages
+    is_here: bool  # the workers are those of this machine
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long all stages take, one after the other; `targets` on CPUs goes on beside `visualize` on GPUs."""
+        seconds = {estimate.stage: estimate.elapsed_s for estimate in self.estimates}
+        saved_s = min(seconds["targets"], seconds["visualize"]) if self.actors.gpus and not self.tasks.gpus else 0.0
+        return sum(seconds.values()) - saved_s
+
+
+def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_workers: int | None = None) -> RunPlan:
+    """The plan of a recipe.
+
+    Args:
+        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` say whether workers have GPUs;
+            "auto" looks at this machine.
+        num_workers: workers to reckon with; None is as many as this machine has room for.
+        num_cpu_workers: workers without GPUs, where others have some; None is `num_workers`.
+
+    Raises:
+        RecipeError: the recipe does not fit its model, its data or its output folder.
+    """
+    from pipeline.references.build import plan_targets
+
+    resolved = resolve(recipe)
+    status = status_of(resolved)
+    actors, tasks = plan_workers(recipe.compute, num_workers, num_cpu_workers)
+    plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
+    shard_bytes = first_shard_bytes(resolved.shard_urls)
+    rules = {
+        "collect": SECONDS_PER_IMAGE[tasks.device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
+        "targets": SECONDS_PER_REFERENCE[tasks.device] * recipe.targets.num_references,
+        "visualize": SECONDS_PER_STEP[actors.device]
+        * mean_views(recipe, Counter(method for _, _, method, _ in resolved.keys)),
+        "evaluate": SECONDS_PER_LOOK[tasks.device],
+        "build": 1.0,
+    }
+    log = read_log(resolved.root)
+    rates = {device: logged_rates(log, device) for device in (actors.device, tasks.device)}
+    # A picture is scored, and every judge looks at it and at the photographs that it is compared with.
+    num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_looks(resolved)}
+    estimates = []
+    for stage in status.stages:
+        workers = actors if stage.stage == "visualize" else tasks
+        rate = rates[workers.device].get(stage.stage)
+        estimates.append(
+            StageEstimate(
+                stage=stage.stage,
+                todo=stage.todo,
+                noun=stage.noun,
+                worker_seconds=num_things[stage.stage] * (rules[stage.stage] if rate is None else rate),
+                measured=rate is not None,
+                workers=workers,
+            )
+        )
+    return RunPlan(
+        status=status,
+        estimates=tuple(estimates),
+        num_neurons=sum(map(len, resolved.units.values())),
+        num_pictures=len(resolved.keys),
+        data_bytes=shard_bytes * len(resolved.shard_urls),
+        target_bytes=sum(
+            target_bytes(resolved.model, plans[layer]) * len(units) * recipe.targets.facets
+            for layer, units in resolved.units.items()
+        ),
+        atlas_bytes=BYTES_PER_NEURON * len(resolved.keys),
+        actors=actors,
+        tasks=tasks,
+        is_here=num_workers is None,
+    )
+
+
+def plan_workers(
+    compute: "ComputeSection", num_workers: int | None, num_cpu_workers: int | None
+) -> tuple[Workers, Workers]:
+    """The actors of `visualize`, and what does the tasks of the other stages; see `make_plan`."""
+    import os
+
+    import torch
+
+    def workers(gpus: float) -> Workers:
+        here = torch.cuda.device_count() / gpus if gpus else (os.cpu_count() or 1) / compute.cpus_per_task
+        wanted = num_workers if gpus or num_cpu_workers is None else num_cpu_workers
+        return Workers(device="cuda" if gpus else "cpu", gpus=gpus, count=max(1, wanted or int(here)))
+
+    of_actor, of_task = compute.gpus_per_actor, compute.gpus_per_task
+    gpus = float(torch.cuda.is_available()) if isinstance(of_actor, str) else float(of_actor)
+    return workers(gpus), workers(gpus if isinstance(of_task, str) else float(of_task))
+
+
+def first_shard_bytes(shard_urls: Sequence[str]) -> int:
+    """Size of the first tar shard; the others are taken to be like it, as asking thousands of remote files is slow."""
+    folder, _, name = shard_urls[0].rpartition("/")
+    return Root.open(folder).size_bytes(name)
+
+
+def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
+    """Bytes of one neuron's quantile functions in the target store, before compression."""
+    from pipeline.synthesis.methods.vital_target import target_shapes
+
+    return sum(4 * rows * levels for rows, levels in target_shapes(model, plan).values())
+
+
+def mean_views(recipe: "Recipe", num_pictures: Mapping[str, int]) -> float:
+    """How many images the model sees for one picture, steps × views: the mean over pictures, counted by method."""
+    from pipeline.references.build import options_for
+    from pipeline.synthesis.transforms import num_views
+
+    options = {method: options_for(recipe, method) for method in num_pictures}
+    total = sum(options[method].steps * num_views(options[method]) * count for method, count in num_pictures.items())
+    return total / sum(num_pictures.values())
+
+
+def logged_rates(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, float]:
+    """Stage → worker seconds per thing done, over all works that the log has of it on this kind of device."""
+    seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for entry in entries:
+        is_counted = entry.get("status") == "done" and entry.get("count", 0) >= MIN_LOGGED
+        if is_counted and entry.get("device") == device:
+            seconds[entry["stage"]] = seconds.get(entry["stage"], 0.0) + entry["seconds"]
+            counts[entry["stage"]] = counts.get(entry["stage"], 0) + entry["count"]
+    return {stage: seconds[stage] / counts[stage] for stage in counts}
+
+
+def describe_plan(plan: RunPlan) -> str:
+    """The plan as text for a terminal."""
+    lines = [
+        describe_status(plan.status),
+        "",
+        f"{plan.num_neurons} neurons, {plan.num_pictures} pictures; reads about {format_bytes(plan.data_bytes)} of "
+        f"tar shards, writes {format_bytes(plan.target_bytes)} of targets before compression and an atlas of about "
+        f"{format_bytes(plan.atlas_bytes)}",
+    ]
+    for estimate in plan.estimates:
+        if estimate.todo:
+            source = "measured in this run" if estimate.measured else "rule of thumb"
+            lines.append(
+                f"  {estimate.stage:<11}{estimate.todo:>7} {estimate.noun:<11}"
+                f"{format_duration(estimate.worker_seconds):>10} of one {estimate.workers.kind} worker ({source})"
+            )
+    if not plan.elapsed_s:
+        return "\n".join([*lines, "nothing to do"])
+    kinds = {plan.actors.kind: plan.actors, plan.tasks.kind: plan.tasks}
+    hours = " and ".join(_hours(plan, kind) for kind in kinds)
+    where = " and ".join(f"{workers.count} {kind} workers" for kind, workers in kinds.items())
+    here = "here, " if plan.is_here else ""
+    return "\n".join([*lines, f"{hours}; {here}with {where}, {format_duration(plan.elapsed_s)}"])
+
+
+def _hours(plan: RunPlan, kind: str) -> str:
+    own = [estimate for estimate in plan.estimates if estimate.workers.kind == kind]
+    hours = sum(estimate.worker_seconds * (estimate.workers.gpus or 1) for estimate in own) / 3600
+    amount = f"about {hours:.2f}" if hours >= 0.01 else "less than 0.01"
+    return f"{amount} {'GPU-hours' if kind == 'GPU' else 'CPU-worker hours'}"

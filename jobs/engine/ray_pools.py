@@ -1,0 +1,246 @@
+"""Where Ray runs the works: tasks, or actors that keep a model. And what the death of a worker or a node looks like."""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+from jobs.engine.work import Attempt, Kept, Resources, RunStoppedError, Work, attempt
+
+# A task more per slot waits at its worker, so that no slot idles while the driver books results.
+IN_FLIGHT_PER_SLOT: Final = 2
+# Waiting tasks and actors are what makes an autoscaler add nodes: so many wait on a cluster, however small it is now.
+WAITING_ON_CLUSTER: Final = 16
+CANCEL_ATTEMPTS: Final = 10  # of a task that is to stop
+CANCEL_POLL_S: Final = 1.0  # between two of them, at most
+# Of tasks on CPUs, on a cluster. The C heap keeps blocks of a few megabytes that it cannot use again: over ten times
+# the images a worker grew by 12 %. Mapped one by one, in huge pages so that mapping is cheap, they are given back: 3 %,
+# for 12 to 14 % less CPU time of `collect` (benchmarks/results/2026-11-26-overlap.md). Steps of pictures lose 28 %. As
+# on one machine, where a task keeps its memory (`jobs.engine.malloc`), it would take half the time, and grow by 7 %.
+TASK_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "4194304", "THP_MEM_ALLOC_ENABLE": "1"}
+# Actors that die one after the other before they do anything: it is not the nodes, it is what is installed on them.
+MAX_FAILED_STARTS: Final = 10
+
+Slots = Callable[[], int]
+
+
+class Pool(Protocol):
+    """Where the loop of the engine puts works."""
+
+    def make_room(self, num_queued: int, *, more: bool) -> None:
+        """Hear how many works wait, before `has_room`; a pool may start workers for them, or let some go.
+
+        `more`: others may come, so that workers that are idle now will be needed.
+        """
+        ...
+
+    def has_room(self, num_in_flight: int) -> bool:
+        """Whether another work may be submitted."""
+        ...
+
+    def submit(self, work: Work, *, alone: bool) -> Any:
+        """Start a work; `alone`: in a process of its own. Returns its reference."""
+        ...
+
+    def starting(self) -> Sequence[Any]:
+        """References of workers that are not there yet."""
+        ...
+
+    def finished(self, reference: Any, *, died: bool) -> None:
+        """Hear that a work or the start of a worker is over, and whether its process is gone."""
+        ...
+
+    def close(self, in_flight: Iterable[Any]) -> None:
+        """Stop everything that still runs."""
+        ...
+
+
+def attempt_lost_with(error: Exception, seconds: float) -> Attempt:
+    """The attempt that a `ray.exceptions.RayError` ended: did the worker's process die, or its node go?
+
+    An actor that is "unavailable" sat on a node that does not answer; its work may have been done all the same, and
+    doing it twice gives the same files.
+    """
+    from ray import exceptions
+
+    text = str(error)
+    node = isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnavailableError)) or (
+        isinstance(error, exceptions.ActorDiedError) and (error.preempted or "node has died" in text)
+    )
+    return Attempt(
+        error=f"{'node' if node else 'worker'} lost: {text}", seconds=seconds, lost="node" if node else "worker"
+    )
+
+
+class TaskPool:
+    """Works without a GPU as Ray tasks; a suspect runs in a process that is not used again: it can only kill itself."""
+
+    def __init__(
+        self, function: Callable[..., Any], resources: Resources, *, name: str, slots: Slots, is_cluster: bool
+    ) -> None:
+        import ray
+
+        self._function, self._resources, self._slots = function, resources, slots
+        self._label = name
+        self._min_in_flight = WAITING_ON_CLUSTER if is_cluster else 0
+        # Retries are the loop's business, so that both engines count them alike. Spread: a shard's bytes come over
+        # its node's network.
+        options: dict[str, Any] = {
+            "num_cpus": resources.cpus,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        if is_cluster:
+            options["runtime_env"] = {"env_vars": TASK_ENVIRONMENT}
+        self._remote = ray.remote(**options)(attempt)
+        self._remote_alone = ray.remote(max_calls=1, **options)(attempt)
+
+    def make_room(self, num_queued: int, *, more: bool) -> None:
+        """Tasks need nothing but slots."""
+
+    def has_room(self, num_in_flight: int) -> bool:
+        """See `Pool.has_room`."""
+        return num_in_flight < max(self._min_in_flight, IN_FLIGHT_PER_SLOT * self._slots())
+
+    def submit(self, work: Work, *, alone: bool) -> Any:
+        """See `Pool.submit`."""
+        remote = self._remote_alone if alone else self._remote
+        return remote.options(name=f"{self._label}: {work.name}").remote(
+            self._function, work.arguments, self._resources
+        )
+
+    def starting(self) -> Sequence[Any]:
+        """None: Ray starts workers by itself."""
+        return ()
+
+    def finished(self, reference: Any, *, died: bool) -> None:
+        """A task leaves nothing behind."""
+
+    def close(self, in_flight: Iterable[Any]) -> None:
+        """Cancel what runs."""
+        import ray
+
+        # By force: a polite interrupt can be lost in a library's code. Writes are atomic, so nothing is torn. And
+        # again while any is left: Ray loses a cancel that meets a task on its way to a worker.
+        left = list(in_flight)
+        for _ in range(CANCEL_ATTEMPTS):
+            if not left:
+                return
+            for reference in left:
+                ray.cancel(reference, force=True)
+            _, left = ray.wait(left, num_returns=len(left), timeout=CANCEL_POLL_S)
+
+
+class ActorWorker:
+    """The process of one actor: makes its worker at the first work and keeps it."""
+
+    def __init__(self, factory: Callable[[], Callable[..., Any]], resources: Resources) -> None:
+        self._kept = Kept(factory)
+        self._resources = resources
+
+    def ready(self) -> None:
+        """Answers once the actor has a place to run."""
+
+    def call(self, arguments: Mapping[str, Any]) -> Attempt:
+        """Do one work."""
+        return attempt(self._kept, arguments, self._resources)
+
+
+class ActorPool:
+    """Works in actors, one at a time each. No work is given to an actor before it runs.
+
+    On a cluster some more actors than fit are asked for: waiting for a place is what makes an autoscaler add nodes.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Callable[..., Any]],
+        resources: Resources,
+        *,
+        name: str,
+        slots: Slots,
+        is_cluster: bool,
+    ) -> None:
+        import ray
+
+        self._factory, self._resources, self._slots = factory, resources, slots
+        self._label = name
+        self._num_extra = WAITING_ON_CLUSTER if is_cluster else 0
+        cpus = resources.cpus if resources.reserves_cpus else 0
+        self._class = ray.remote(num_cpus=cpus, num_gpus=resources.gpus, max_restarts=0)(ActorWorker)
+        self._starting: dict[Any, Any] = {}  # reference of `ready` → actor
+        self._idle: list[Any] = []
+        self._busy: dict[Any, Any] = {}  # reference of a work → actor
+        self._failed_starts = 0
+
+    def make_room(self, num_queued: int, *, more: bool) -> None:
+        """Start actors for the works that wait, and let those go that no work is left for.
+
+        One idle actor is kept per work in flight: it may have to be done again.
+        """
+        import ray
+
+        limit = self._resources.num_actors or self._slots() + self._num_extra
+        num_wanted = min(limit - len(self._busy), num_queued) - len(self._idle)
+        for _ in range(num_wanted - len(self._starting)):
+            # Names are one per cluster; the dashboard shows them.
+            actor = self._class.options(name=f"{self._label}-{secrets.token_hex(4)}").remote(
+                self._factory, self._resources
+            )
+            self._starting[actor.ready.remote()] = actor
+        if not (num_queued or more):
+            for reference in [*self._starting]:
+                ray.kill(self._starting.pop(reference))
+            while len(self._idle) > len(self._busy):
+                ray.kill(self._idle.pop())
+
+    def has_room(self, num_in_flight: int) -> bool:
+        """See `Pool.has_room`."""
+        return bool(self._idle)
+
+    def submit(self, work: Work, *, alone: bool) -> Any:
+        """See `Pool.submit`; an actor is alone with its work anyway."""
+        actor = self._idle.pop()
+        reference = actor.call.options(name=f"{self._label}: {work.name}").remote(work.arguments)
+        self._busy[reference] = actor
+        return reference
+
+    def starting(self) -> Sequence[Any]:
+        """See `Pool.starting`."""
+        return list(self._starting)
+
+    def finished(self, reference: Any, *, died: bool) -> None:
+        """See `Pool.finished`.
+
+        Raises:
+            RunStoppedError: actors cannot be started.
+        """
+        import ray
+
+        is_start = reference in self._starting
+        actor = (self._starting if is_start else self._busy).pop(reference)
+        if died:
+            ray.kill(actor)  # one that is only out of reach would come back with its GPU taken; the next is a new one
+        else:
+            self._idle.append(actor)
+        if is_start:
+            self._failed_starts = self._failed_starts + 1 if died else 0
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise RunStoppedError(
+                    f"{self._failed_starts} actors in a row died before their first work: look at Ray's worker logs; "
+                    "the same versions of neuron-atlas and its packages must be on all nodes"
+                )
+
+    def close(self, in_flight: Iterable[Any]) -> None:
+        """Kill the actors; what they were doing goes with them."""
+        import ray
+
+        for actor in (*self._starting.values(), *self._idle, *self._busy.values()):
+            ray.kill(actor)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a task's function or an actor's class, for Ray's dashboard."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)

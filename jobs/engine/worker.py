@@ -1,0 +1,103 @@
+"""What holds inside a worker: fixed threads, deterministic kernels, one model per process."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from jobs.engine.malloc import freed_memory_kept
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Shared(Protocol[T_co]):
+    """A value that every worker may read; `Engine.share` makes it."""
+
+    def get(self) -> T_co:
+        """The value; the same object on every call within one process."""
+        ...
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether an error ends the whole run: storage that cannot be written, or more bad data than the recipe allows."""
+    from pipeline.data.shards import TooManyBadSamples
+    from pipeline.io.root import StorageError
+
+    return isinstance(error, (StorageError, TooManyBadSamples))
+
+
+@contextlib.contextmanager
+def deterministic(*, threads: int, device: str) -> Iterator[None]:
+    """Run torch with `threads` threads and, on the CPU, with deterministic kernels only; put both back afterwards.
+
+    The number of threads is part of the result (it sets the order of sums), and more threads than CPUs make two
+    workers on one machine several times slower. On a GPU the strict mode would refuse kernels that have no
+    deterministic form, so there only cuDNN's choice of algorithm is fixed. New memory is not filled before it is
+    written, which strict mode would do to show who reads it too early: 6 % of a step of lite0.
+    """
+    import torch
+
+    strict_mode: Any = torch.utils.deterministic  # to mypy a module without this attribute
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        strict_mode.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if device == "cpu":  # else torch's compiler starts a process per core of the machine, in each worker
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device == "cpu")
+    strict_mode.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        strict_mode.fill_uninitialized_memory = before[2]
+        torch.backends.cudnn.benchmark = before[3]
+
+
+def heap_for_models(device: str) -> contextlib.AbstractContextManager[object]:
+    """Around what a task does with a network: on a CPU the memory of its features is kept from batch to batch.
+
+    Without, a forward pass takes up to three times as long, see `jobs.engine.malloc`. Not around tasks that hold
+    tables or merge statistics: what they free leaves holes.
+    """
+    return freed_memory_kept() if device == "cpu" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def threads_beside(device: str) -> Iterator[int]:
+    """How many threads may work beside the network on its device: on a GPU as many as the worker has CPUs, else none.
+
+    Meanwhile torch has one thread in each, so that together they keep to the worker's CPUs.
+    """
+    if device == "cpu":
+        yield 0
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def model_on(shared: "Shared[Model]", device: str) -> "Model":
+    """The run's model on this worker's device; fetched and moved once per process."""
+
+    from pipeline.models import torchvision_operators
+
+    torchvision_operators.declare()  # before a torchvision model is unpickled, see that module
+    model = shared.get()
+    if model.device.type != device:
+        model.move_to(device)
+    return model

@@ -1,0 +1,89 @@
+"""Concepts and circuits of a recipe: their files read and pinned, their layers added to the model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.recipe.derived_layers import ConceptsBlock
+from pipeline.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.derived_layers.concept_files import ConceptArrays
+    from pipeline.models import Model
+
+
+def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
+    """Read the files of all concepts, and write their hashes into the recipe, whose fingerprints then cover them.
+
+    Returns:
+        The recipe, and name of the concepts → what their file says.
+
+    Raises:
+        ValueError: a file cannot be read, or is not the one whose hash the recipe gives.
+    """
+    if not recipe.concepts:
+        return recipe, {}
+    from pipeline.derived_layers.concept_files import read_concepts
+
+    arrays, pinned = {}, []
+    for block in recipe.concepts:
+        read = read_concepts(block.directions, key=block.key, bias=block.bias, center=block.center)
+        if block.sha256 not in ("", read.sha256):
+            raise ValueError(
+                f'concepts "{block.name}": "{block.directions}" has changed: its sha256 is {read.sha256}, the recipe '
+                f"says {block.sha256}; restore the file, or leave sha256 out and give another output.root"
+            )
+        arrays[block.name] = read
+        pinned.append(replace(block, sha256=read.sha256))
+    return replace(recipe, concepts=tuple(pinned)), arrays
+
+
+def add_layers(model: "Model", recipe: Recipe, arrays: "Mapping[str, ConceptArrays]") -> None:
+    """Add the concepts and circuits of a recipe to its model, in the order in which the recipe names them.
+
+    Circuits come last, because concepts may be among their units.
+
+    Raises:
+        ValueError: a layer or unit is not there, or arrays do not fit their layer; the file is named.
+    """
+    from pipeline.derived_layers.combinations import add_circuit
+
+    for block in recipe.concepts:
+        _add_concepts(model, block, arrays[block.name])
+    for circuit in recipe.circuits:
+        if circuit.units:
+            add_circuit(model, circuit.name, units=[_layer_and_unit(text) for text in circuit.units])
+        else:
+            given = _layer_and_unit(circuit.given)
+            add_circuit(model, circuit.name, unit=_layer_and_unit(circuit.unit), given=given)
+
+
+def _add_concepts(model: "Model", block: ConceptsBlock, arrays: "ConceptArrays") -> None:
+    from pipeline.derived_layers.concept_files import read_labels
+    from pipeline.derived_layers.concepts import add_concepts
+
+    layer, directions = model.resolve_layer(block.layer), arrays.directions
+    labels = read_labels(block.labels) if isinstance(block.labels, str) else block.labels
+    try:
+        add_concepts(
+            model,
+            block.name,
+            layer,
+            directions.t() if block.transpose and directions.ndim == 2 else directions,
+            bias=arrays.bias,
+            center=arrays.center,
+            activation=block.activation,  # type: ignore[arg-type]
+            normalize=block.normalize,
+            labels=labels,
+        )
+    except ValueError as error:
+        key = f', key "{block.key}"' if block.key else ""
+        raise ValueError(
+            f'{error} (read from "{block.directions}"{key}{", transposed" if block.transpose else ""})'
+        ) from error
+
+
+def _layer_and_unit(text: str) -> tuple[str, int]:
+    """`"blocks.4:14"` → `("blocks.4", 14)`."""
+    layer, _, unit = text.rpartition(":")
+    return layer, int(unit)

@@ -1,0 +1,183 @@
+"""The folder of a run, `<output.root>/run/`: which recipe it belongs to, and the log of its work."""
+
+import contextlib
+import datetime
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from pipeline.io.root import Root
+    from pipeline.recipe.recipe import Recipe, Stage
+
+RUN_SCHEMA: Final = "run/1"
+RECIPE_PATH: Final = "run/recipe.json"
+LOG_PATH: Final = "run/log.jsonl"
+LOG_PARTS: Final = "run/log"  # the folder of its parts, where files cannot grow
+STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evaluate", "build")
+# A build is cheap and replaces the one before as a whole, so it may follow a changed title or license; what the
+# other stages left belongs to one recipe for good.
+GUARDED_STAGES: Final = STAGES[:-1]
+# Where each of them commits. A stage that was claimed and stopped before its first result binds nobody.
+RESULTS: Final[Mapping["Stage", str]] = {
+    "collect": "run/partials",
+    "targets": "run/targets",
+    "visualize": "run/fragments",
+    "evaluate": "run/scores",
+}
+# Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
+UNBOUND_KEYS: Final = ("evaluate.held_out_models", "statistics.layers")
+# Change what is kept beside the results of a stage and not these: the stage runs again, later ones do not.
+ADDED_KEYS: Final = ("data.caption_key",)
+# Tar shards change what neurons are aligned to, but not what was found in other tar shards.
+_SHARDS_REMEDY: Final = (
+    "To survey only the tar shards that are new, copy the folder run/partials into the new output.root first: what it "
+    "says of tar shards that keep their place in the sorted list is taken over"
+)
+REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: a part is sent whole again, so not after every line
+PART_BYTES: Final = 128 << 10  # a part is full: so no flush sends more than that again, 15 MB in an hour
+
+
+class OtherRecipeError(ValueError):
+    """The output folder holds results of a recipe with other settings."""
+
+
+def check_recipe(root: "Root", recipe: "Recipe") -> None:
+    """Refuse an output folder that holds results of another recipe.
+
+    Raises:
+        OtherRecipeError: with every key that differs and both values.
+    """
+    recorded = _recorded(root)
+    for stage in GUARDED_STAGES:
+        entry = recorded.get(stage)
+        if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
+            continue
+        here = {name: value for name, value in _plain(recipe.stage_keys(stage)).items() if name not in ADDED_KEYS}
+        there = {
+            name: value
+            for name, value in entry["keys"].items()
+            if name not in (*UNBOUND_KEYS, *ADDED_KEYS) and (name != "data.shards" or name in here)
+        }
+        differing = differing_keys(there, here)
+        if not differing:
+            continue
+        message = (
+            f"{root.url} holds results of another recipe (stage {stage}):\n{differing}\n"
+            "give another output.root (--set output.root=FOLDER), or set these keys back"
+        )
+        if there.get("data.shards") != here.get("data.shards"):
+            message += f".\n{_SHARDS_REMEDY}"
+        raise OtherRecipeError(message)
+
+
+def claim(root: "Root", recipe: "Recipe", stage: "Stage") -> None:
+    """Note that the folder now holds results of `recipe` up to `stage`; nothing is written if it says so already."""
+    recorded = _recorded(root)
+    entry = {"fingerprint": recipe.fingerprint(stage), "keys": _plain(recipe.stage_keys(stage))}
+    if recorded.get(stage) != entry:
+        root.write_json(RECIPE_PATH, {"schema": RUN_SCHEMA, "stages": recorded | {stage: entry}})
+
+
+def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """One line per key that differs, with both values."""
+    lines = []
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key):
+            lines.append(f"  {key}: {_show(there, key)} in the folder, {_show(here, key)} in the recipe")
+    return "\n".join(lines)
+
+
+def _show(keys: Mapping[str, Any], key: str) -> str:
+    return json.dumps(keys[key], ensure_ascii=False) if key in keys else "not set"
+
+
+def _plain(keys: Mapping[str, Any]) -> Any:
+    """As JSON gives it back, so that tuples compare equal to lists."""
+    return json.loads(json.dumps(keys))
+
+
+def _recorded(root: "Root") -> dict[str, Any]:
+    if not root.exists(RECIPE_PATH):
+        return {}
+    record = root.read_json(RECIPE_PATH)
+    if record.get("schema") != RUN_SCHEMA:
+        raise ValueError(
+            f"{root.url}/{RECIPE_PATH}: schema {record.get('schema')!r}, expected {RUN_SCHEMA!r}; "
+            "the folder was made by another version: give another output.root"
+        )
+    return record["stages"]
+
+
+class RunLog:
+    """`run/log.jsonl`: one line per unit of work, written by the driver as outcomes arrive.
+
+    On a local root a line is on disk when `append` returns. On an object store the log is in parts,
+    `run/log/RUN-NUMBER.jsonl`; the last one is sent every `REMOTE_FLUSH_S` and at the end, until it has `PART_BYTES`.
+    Every line names its `run`, one driver from start to end: when it began, and some letters against ties.
+    """
+
+    def __init__(self, root: "Root") -> None:
+        self.run = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self._root = root
+        self._part = ""  # the lines of the part that is not full yet
+        self._part_number = 0
+        self._has_unsent = False
+        self._flushed_at = time.monotonic()
+        earlier = root.read_text(LOG_PATH) if root.is_local and root.exists(LOG_PATH) else ""
+        if earlier and not earlier.endswith("\n"):  # a killed driver's half line must not swallow the next one
+            self._root.append_text(LOG_PATH, "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.flush()
+            return
+        # The error on its way says what happened; storage that is gone refuses the log, too.
+        with contextlib.suppress(OSError):
+            self.flush()
+
+    def append(self, **entry: Any) -> None:
+        """Add one line; `time` (UTC) and `run` are filled in."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        line = json.dumps({"time": now, "run": self.run, **entry}, ensure_ascii=False) + "\n"
+        if self._root.is_local:
+            self._root.append_text(LOG_PATH, line)
+            return
+        self._part += line
+        self._has_unsent = True
+        if time.monotonic() - self._flushed_at > REMOTE_FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what an object store has not got yet."""
+        if self._has_unsent:
+            self._root.write_text(f"{LOG_PARTS}/{self.run}-{self._part_number:04d}.jsonl", self._part)
+            self._has_unsent = False
+            if len(self._part) >= PART_BYTES:
+                self._part, self._part_number = "", self._part_number + 1
+        self._flushed_at = time.monotonic()
+
+
+def read_log(root: "Root") -> list[dict[str, Any]]:
+    """All entries by their times; a line that a killed driver left half-written is passed over."""
+    paths = [LOG_PATH] if root.exists(LOG_PATH) else []
+    paths += [f"{LOG_PARTS}/{name}" for name in root.list(LOG_PARTS)]
+    entries = []
+    for path in paths:
+        for line in root.read_text(path).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+    return sorted(entries, key=lambda entry: entry["time"])  # UTC, of one format
+
+
+def log_place(root: "Root") -> str:
+    """Where the log of a root is, for people."""
+    return f"{root.url}/{LOG_PATH if root.is_local else LOG_PARTS}"

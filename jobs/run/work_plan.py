@@ -1,0 +1,186 @@
+"""What a recipe wants, and the batches it is done in. Pure: `todo = wanted − committed`.
+
+Batches are cut from what is wanted, never from what is left; of each batch the committed neurons are dropped.
+Batches are committed whole, so a run that was killed and resumed computes the same batches as one that was
+not, and the same bytes. A recipe that grew by neurons of a batch in the middle does the new ones without the
+old: their pictures have the same seeds, and may differ in the last bits of floating-point sums.
+"""
+
+import hashlib
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pipeline.neurons import check_layer_name, match_layers, parse_units
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+    from pipeline.recipe.recipe import Recipe
+
+Key = tuple[str, int, str, int]  # layer, unit, method, seed
+Pictures = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
+CLASSIFIER: Final = "classifier"  # in a recipe: the layer of the class logits, whatever the model calls it
+
+# Images that the model sees at once. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
+# gain nothing; a GPU is kept busy by 128 images of 224 px, whose features take 9 GB for ResNet-50 in bfloat16 (an H200,
+# benchmarks/results/2026-11-26-gpu.md), and how many of them are optimized at once follows its memory.
+AUTO_BATCH_SIZE: Final = {"cpu": 8, "cuda": 128}
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Batch:
+    """Neurons of one layer that one worker does together, by one method and seed index."""
+
+    layer: str
+    method: str
+    seed: int
+    units: tuple[int, ...]
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """(layer, unit, method, seed) of the members."""
+        return tuple((self.layer, unit, self.method, self.seed) for unit in self.units)
+
+    @property
+    def name(self) -> str:
+        """LAYER-METHOD-sSEED-FIRST-COUNT-HASH: depends on the members alone, so doing a batch twice writes one file."""
+        digest = hashlib.sha256(repr(self.keys).encode()).hexdigest()[:8]
+        return f"{self.layer}-{self.method}-s{self.seed}-{self.units[0]:05d}-{len(self.units)}-{digest}"
+
+    def split(self) -> Iterator["Batch"]:
+        """One batch per member, to tell a neuron that fails from its neighbors."""
+        for unit in self.units:
+            yield Batch(layer=self.layer, method=self.method, seed=self.seed, units=(unit,))
+
+
+def chunk(units: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Cut into pieces of `size`, the last one may be shorter."""
+    return (tuple(units[start : start + size]) for start in range(0, len(units), size))
+
+
+def plan_batches(
+    wanted: Pictures, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
+) -> list[Batch]:
+    """The batches that are left to do, in the order of layers, methods, seeds, units; sizes by method."""
+    batches = []
+    for (layer, method), units in wanted.items():
+        for seed in range(num_seeds):
+            for members in chunk(units, batch_sizes[method]):
+                left = tuple(unit for unit in members if (layer, unit, method, seed) not in done)
+                if left:
+                    batches.append(Batch(layer=layer, method=method, seed=seed, units=left))
+    return batches
+
+
+def part_settled(
+    batches: Sequence[Batch], open_units: Mapping[str, Collection[int]]
+) -> tuple[list[Batch], list[Batch]]:
+    """Batches of which no unit's target is open (layer → units), and those that wait. Pure; batches stay whole."""
+    settled: list[Batch] = []
+    waiting: list[Batch] = []
+    for batch in batches:
+        is_open = any(unit in open_units.get(batch.layer, ()) for unit in batch.units)
+        (waiting if is_open else settled).append(batch)
+    return settled, waiting
+
+
+def part_missing(batches: Sequence[Batch], committed: Mapping[str, Collection[int]]) -> tuple[list[Batch], list[Batch]]:
+    """Batches with the neurons that have targets (layer → units), and batches with those that have none. Pure."""
+    ready: list[Batch] = []
+    missing: list[Batch] = []
+    for batch in batches:
+        for there, parts in ((True, ready), (False, missing)):
+            units = tuple(unit for unit in batch.units if (unit in committed[batch.layer]) == there)
+            if units:
+                parts.append(Batch(layer=batch.layer, method=batch.method, seed=batch.seed, units=units))
+    return ready, missing
+
+
+def wanted_keys(wanted: Pictures, *, num_seeds: int) -> list[Key]:
+    """Every (layer, unit, method, seed) a recipe asks for."""
+    return [
+        (layer, unit, method, seed)
+        for (layer, method), units in wanted.items()
+        for seed in range(num_seeds)
+        for unit in units
+    ]
+
+
+def num_seeds(recipe: "Recipe") -> int:
+    """Pictures of one neuron by one method: `seeds` of every facet, seed s of facet f has the index s · facets + f."""
+    return recipe.visualize.seeds * recipe.targets.facets
+
+
+def facet_of(recipe: "Recipe", seed: int) -> int:
+    """The facet that the picture of a seed index shows."""
+    return seed % recipe.targets.facets
+
+
+def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
+    """Method → neurons optimized together; "auto" is decided by the kind of device and the views of each picture."""
+    from pipeline.references.build import options_for
+    from pipeline.synthesis.transforms import num_views
+
+    size = recipe.visualize.batch_size
+    if not isinstance(size, str):
+        return dict.fromkeys(recipe.visualize.methods, size)
+    views = {method: num_views(options_for(recipe, method)) for method in recipe.visualize.methods}
+    return {method: max(1, AUTO_BATCH_SIZE[device] // count) for method, count in views.items()}
+
+
+def surveyed_layers(recipe: "Recipe", model: "Model") -> list[str]:
+    """Layers with statistics: those of `statistics.layers`, concepts, circuits and the class logits, in model order.
+
+    The layers of `[[neurons]]` have no say, so that adding neurons never makes the statistics stale.
+
+    Raises:
+        ValueError: a pattern matches no layer.
+    """
+    available = model.layers()
+    patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
+    chosen = {*match_layers(patterns, available), *model.added_layers(), model.classifier_layer}
+    return [check_layer_name(layer) for layer in available if layer in chosen]
+
+
+def wanted_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]:
+    """Layer → units that `[[neurons]]` asks for, layers in the order of the recipe, units ascending.
+
+    Raises:
+        ValueError: a layer or unit is not in the model, or a layer gets no statistics.
+    """
+    wanted: dict[str, set[int]] = {}
+    for (layer, _), units in wanted_pictures(recipe, model).items():
+        wanted.setdefault(layer, set()).update(units)
+    return {layer: tuple(sorted(units)) for layer, units in wanted.items()}
+
+
+def wanted_pictures(recipe: "Recipe", model: "Model") -> dict[tuple[str, str], tuple[int, ...]]:
+    """(layer, method) → units that get a picture by that method, as `wanted_units`; methods in the recipe's order.
+
+    Raises:
+        ValueError: a layer or unit is not in the model, or a layer gets no statistics.
+    """
+    surveyed = surveyed_layers(recipe, model)
+    wanted: dict[str, dict[str, set[int]]] = {}
+    for block in recipe.neurons:
+        pattern = _without_alias(block.layer, model)
+        for layer in match_layers([pattern], model.layers()):
+            if layer not in surveyed:
+                raise ValueError(
+                    f'neurons.layer = "{block.layer}": no statistics are collected for layer "{layer}"; '
+                    f"add it to statistics.layers, which is {list(recipe.statistics.layers)}"
+                )
+            units = parse_units(block.units, model.units(layer), layer)
+            by_method = wanted.setdefault(layer, {method: set() for method in recipe.visualize.methods})
+            for method in block.methods or recipe.visualize.methods:
+                by_method[method].update(units)
+    return {
+        (layer, method): tuple(sorted(units))
+        for layer, by_method in wanted.items()
+        for method, units in by_method.items()
+        if units
+    }
+
+
+def _without_alias(layer: str, model: "Model") -> str:
+    return model.resolve_layer(layer) if layer == CLASSIFIER else layer

@@ -1,0 +1,242 @@
+"""Stage 1: one task per tar shard surveys its images once; then the partials are merged into the statistics."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.engine.work import Attempt, RunStoppedError, Work
+from jobs.engine.worker import Shared, heap_for_models, model_on, threads_beside
+from jobs.run.run_folder import log_place, read_log
+from jobs.run.session import Session, StageReport, stop_if_all_fail
+from jobs.stages.collect_plan import (
+    SET_ASIDE,
+    CollectPlan,
+    check_failures,
+    read_plan,
+    shards_digest,
+)
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.models import Model
+
+STAGE: Final = "collect"
+NUM_EXAMPLES_SHOWN: Final = 3
+
+
+def run(session: Session) -> StageReport:
+    """Survey the tar shards that are left, then merge all.
+
+    A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
+
+    Raises:
+        RunStoppedError: a tar shard could not be surveyed (statistics of the others alone would be wrong), too many
+            are set aside, too many samples are bad, or there is none.
+    """
+    resolved, started = session.resolved, time.perf_counter()
+    recipe, root = resolved.recipe, resolved.root
+    plan = read_plan(resolved)
+    if plan.finished:
+        num_aside = len(plan.set_aside)
+        return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done - num_aside, failed=num_aside)
+    correlated = _correlated_layers(session)
+    task = partial(survey_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
+    works = [
+        Work(name=f"shard {index:06d}", arguments={"index": index, "url": resolved.shard_urls[index]})
+        for index in plan.todo
+    ]
+    outcomes = stop_if_all_fail(
+        session.engine.run_tasks(task, works, session.task_resources), session.patience(plan.done)
+    )
+    failed: dict[int, Attempt] = {}
+    for outcome in session.follow(STAGE, outcomes, total=len(works), noun="tar shards", size=lambda _: 1):
+        if outcome.ok:
+            session.log.append(stage=STAGE, work=outcome.work.name, status="counted", **outcome.attempt.result)
+        else:
+            failed[outcome.work.arguments["index"]] = outcome.attempt
+    # Layers are added to statistics of certain shards: of all of these, or not at all.
+    bound = 0.0 if plan.adds else recipe.data.max_error_fraction
+    set_aside = check_failures(failed, resolved.shard_urls, bound, log=log_place(root))
+    _merge(session, plan, set_aside)
+    return StageReport(
+        stage=STAGE,
+        noun="tar shards",
+        done=len(works) - len(set_aside),
+        already=plan.done,
+        failed=len(set_aside),
+        seconds=time.perf_counter() - started,
+        remark=describe_samples(root),
+    )
+
+
+def survey_shard(
+    shared_model: "Shared[Model]",
+    device: str,
+    root: Root,
+    recipe: Recipe,
+    plan: CollectPlan,
+    correlated_layers: Sequence[str],
+    *,
+    index: int,
+    url: str,
+) -> dict[str, Any]:
+    """The task: survey one tar shard and commit its partial. Returns counts, and some skipped samples as text."""
+    from pipeline.activations.collect import survey
+    from pipeline.activations.store import write_partial
+    from pipeline.data.shards import ErrorBudget, iterate_samples
+
+    model = model_on(shared_model, device)
+    budget = ErrorBudget(recipe.data.max_error_fraction)
+    samples = iterate_samples(
+        url,
+        image_key=recipe.data.image_key,
+        label_key=recipe.data.label_key,
+        caption_key=recipe.data.caption_key,
+        num_classes=model.num_classes or None,  # a backbone takes any label
+        on_skip=budget.add_skip,
+    )
+    with heap_for_models(device), threads_beside(device) as decode_threads:
+        surveyed = survey(
+            model,
+            samples,
+            shard_index=index,
+            layers=plan.layers,
+            feature_layers=correlated_layers,
+            top_k=recipe.statistics.top_k,
+            batch_size=recipe.statistics.batch_size,
+            activation=recipe.statistics.activation,
+            budget=budget,
+            max_pixels=recipe.data.max_pixels,
+            decode_threads=decode_threads,
+        )
+    write_partial(
+        root,
+        index,
+        surveyed,
+        recipe_fingerprint=recipe.fingerprint(STAGE),
+        shard_url=url,
+        folder=plan.folder,
+        captions=bool(recipe.data.caption_key),
+    )
+    return {
+        "num_samples": surveyed.num_samples,
+        "num_skipped": surveyed.num_skipped,
+        "skipped_for": budget.counts(),
+        "skipped_examples": [
+            f"{skip.reason} ({skip.key or 'whole shard'} in {skip.tar_shard}: {skip.detail})"
+            for skip in budget.skipped[:NUM_EXAMPLES_SHOWN]
+        ],
+    }
+
+
+def merge_shards(
+    root: Root,
+    recipe: Recipe,
+    shard_urls: Sequence[str],
+    plan: CollectPlan,
+    set_aside: Mapping[int, str],
+    order: Sequence[str],
+    attrs: Mapping[str, Any],
+) -> None:
+    """The last task: merge all partials but those of shards that are set aside, and commit the statistics.
+
+    Raises:
+        TooManyBadSamples: more than `data.max_error_fraction` of all samples, or no sample is left.
+    """
+    from pipeline.activations.store import add_layers, merge_partials, write_statistics
+
+    aside = plan.set_aside if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
+    merged = merge_partials(
+        root,
+        shard_urls,
+        recipe_fingerprint=recipe.fingerprint(STAGE),
+        without=[index for index, url in enumerate(shard_urls) if url in aside],
+        folder=plan.folder,
+    )
+    check_error_fraction(root, recipe, num_samples=merged.num_samples, num_skipped=merged.num_skipped)
+    if plan.adds:
+        add_layers(root, merged, plan.layers, order)
+    else:
+        write_statistics(root, merged, {**attrs, SET_ASIDE: aside} if aside else attrs)
+
+
+def describe_samples(root: Root) -> str:
+    """How many images the statistics are of, and how many samples were left out for which reasons."""
+    from pipeline.activations.store import committed_statistics
+
+    statistics = committed_statistics(root)
+    assert statistics is not None
+    text = f"{statistics['num_samples']} images"
+    if not statistics["num_skipped"]:
+        return text
+    text += f", {statistics['num_skipped']} samples left out"
+    # By shard, since one that was surveyed twice (a lost worker) is in the log twice.
+    counted = {entry["work"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
+    reasons = sum((Counter(skipped_for) for skipped_for in counted.values()), Counter[str]())
+    if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a partial and its log line
+        return text
+    return f"{text}: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}"
+
+
+def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_skipped: int) -> None:
+    """Hold the data set as a whole against `data.max_error_fraction`, whatever shards the bad samples are in.
+
+    Raises:
+        TooManyBadSamples: with the counts and the first reasons from the log.
+    """
+    from pipeline.data.shards import TooManyBadSamples
+
+    total = num_samples + num_skipped
+    allowed = recipe.data.max_error_fraction
+    if num_samples and num_skipped <= allowed * total:
+        return
+    shown = [text for entry in read_log(root) for text in entry.get("skipped_examples", ())]
+    reasons = "; ".join(dict.fromkeys(shown[:NUM_EXAMPLES_SHOWN]))
+    if not num_samples:
+        raise TooManyBadSamples(f"data.shards gives no usable image ({num_skipped} bad samples): {reasons or 'empty'}")
+    raise TooManyBadSamples(
+        f"{num_skipped} of {total} samples are bad ({num_skipped / total:.2%}, allowed {allowed:.2%}): {reasons}. "
+        "Raise data.max_error_fraction and run the command again; or repair the shards, into another output.root"
+    )
+
+
+def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) -> None:
+    resolved = session.resolved
+    attrs = {
+        "model": resolved.model.name,
+        "weights_sha256": resolved.model.weights_sha256,
+        "preprocessing": str(resolved.model.preprocessing),
+        "recipe_fingerprint": resolved.collect_fingerprint,
+        "shards_digest": shards_digest(resolved.shard_urls),
+    }
+    if resolved.recipe.data.caption_key:
+        attrs["caption_key"] = resolved.recipe.data.caption_key
+    task = partial(
+        merge_shards,
+        resolved.root,
+        resolved.recipe,
+        resolved.shard_urls,
+        plan,
+        set_aside,
+        resolved.model.layers(),
+        attrs,
+    )
+    session.log.flush()  # the task quotes it
+    for outcome in session.engine.run_tasks(task, [Work(name="merge")], session.cpu_resources):
+        session.note(STAGE, outcome, count=0)
+        if not outcome.ok:
+            raise RunStoppedError(
+                f"the partials could not be merged: {outcome.attempt.error}\n{outcome.attempt.traceback}"
+            )
+
+
+def _correlated_layers(session: Session) -> list[str]:
+    """Feature layers whose channels are correlated with all units; none unless the recipe's relevance needs it."""
+    recipe, model = session.resolved.recipe, session.resolved.model
+    if recipe.targets.relevance != "correlation":
+        return []
+    chosen = recipe.targets.feature_layers or model.default_feature_layers()
+    return [model.resolve_layer(entry.layer) for entry in chosen if entry.weight > 0]

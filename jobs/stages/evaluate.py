@@ -1,0 +1,197 @@
+"""Stage 4: tasks score the published pictures, judges look at them and at photographs, and scores follow from that.
+
+Three steps, each resumable: the model scores pictures (ok, weak or dead); every judge looks at the photographs and at
+the pictures (`pipeline.evaluation.predictions`); scores of pictures and of methods are derived from all looks together.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.engine.work import Feed, Outcome, Resources, RunStoppedError, Work
+from jobs.run.session import Session, StageReport, isolate
+from jobs.stages.evaluate_plan import EvaluationState, summary_is_current, summary_sources
+from jobs.stages.evaluate_tasks import derive_layer, look_at_photographs, look_at_pictures, score_batch, sum_up
+from jobs.stages.evaluators import require_judges
+from jobs.stages.visualize import num_neurons
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.predictions import JudgeRecord
+
+STAGE: Final = "evaluate"
+
+
+def run(session: Session) -> StageReport:
+    """Score the pictures that have no scores yet, and let the judges see what they have not seen.
+
+    Raises:
+        RecipeError: a judge cannot be loaded.
+        RunStoppedError: there are no pictures yet, or scores could not be derived from what was seen.
+    """
+    resolved, started = session.resolved, time.perf_counter()
+    state = EvaluationState(resolved=resolved)
+    if not state.statuses:
+        raise RunStoppedError(f"{resolved.root.url} has no pictures yet: run `neuron-atlas visualize RECIPE` first")
+    already = state.finished
+    chunks = state.photograph_chunks()
+    if already == state.pictured and not chunks and summary_is_current(resolved):
+        return StageReport(stage=STAGE, noun="pictures", done=0, already=len(already))
+    judges = require_judges(resolved)
+
+    scores = [Work(name=batch.name, arguments={"batch": batch}) for batch in state.score_batches()]
+    _do(session, score_batch, scores, "pictures", size=num_neurons, split=_split_batch, already=len(already))
+    photographs = [Work(name=f"{c.judge}/{c.kind}/{c.name}", arguments={"photographs": c}) for c in chunks]
+    num_unseen = _do(
+        session,
+        look_at_photographs,
+        photographs,
+        "photographs",
+        size=lambda work: len(work.arguments["photographs"].samples),
+        split=lambda work: [
+            Work(name=f"{c.judge}/{c.kind}/{c.name}", arguments={"photographs": c})
+            for c in work.arguments["photographs"].split()
+        ],
+        already=len(already),
+    )
+    plans = _Plans(session)
+    pictures = [
+        Work(name=f"{judge}/{batch.name}", arguments={"judge": judge, "batch": batch, "plan": plans[batch.layer]})
+        for judge, batch in state.look_batches()
+    ]
+    _do(session, look_at_pictures, pictures, "pictures", size=num_neurons, split=_split_batch, already=len(already))
+
+    state = EvaluationState(resolved=resolved)
+    left_out = _derive(session, state, judges, plans)
+    for reason in left_out:
+        session.log.append(stage=STAGE, work="scores", status="left out", reason=reason)
+    finished = state.finished
+    return StageReport(
+        stage=STAGE,
+        noun="pictures",
+        done=len(finished - already),
+        already=len(already),
+        failed=len(state.pictured - finished) + num_unseen,
+        seconds=time.perf_counter() - started,
+        remark=_remark(state, judges, num_unseen),
+    )
+
+
+def _do(
+    session: Session,
+    task: Callable[..., Any],
+    works: Sequence[Work],
+    noun: str,
+    *,
+    size: Callable[[Work], int],
+    split: Callable[[Work], Sequence[Work]],
+    already: int,
+) -> int:
+    """Do works of one kind; one that keeps failing is done again in its parts. Returns how many things failed."""
+    if not works:
+        return 0
+    resolved = session.resolved
+    bound = partial(task, session.shared_model, session.task_resources.device, resolved.root, resolved.recipe)
+
+    def start(some: Feed, resources: Resources) -> Iterator[Outcome]:
+        return session.engine.run_tasks(bound, some, resources)
+
+    outcomes = isolate(
+        start,
+        works,
+        session.task_resources,
+        split=split,
+        on_split=lambda outcome: session.note(STAGE, outcome, count=0),
+        patience=session.patience(already),
+    )
+    total = sum(size(work) for work in works)
+    followed = session.follow(STAGE, outcomes, total=total, noun=noun, size=size)
+    return sum(0 if outcome.ok else size(outcome.work) for outcome in followed)
+
+
+def _split_batch(work: Work) -> list[Work]:
+    prefix = f"{work.arguments['judge']}/" if "judge" in work.arguments else ""
+    return [
+        Work(name=f"{prefix}{batch.name}", arguments={**work.arguments, "batch": batch})
+        for batch in work.arguments["batch"].split()
+    ]
+
+
+class _Plans:
+    """Layer → where its pictures are aligned; each found when it is first asked for, with a pass of the model."""
+
+    def __init__(self, session: Session) -> None:
+        self._resolved = session.resolved
+        self._plans: dict[str, Any] = {}
+
+    def __getitem__(self, layer: str) -> Any:
+        from pipeline.references.build import plan_targets
+
+        if layer not in self._plans:
+            self._plans[layer] = plan_targets(self._resolved.recipe, self._resolved.model, layer)
+        return self._plans[layer]
+
+
+def _derive(session: Session, state: EvaluationState, judges: "Sequence[JudgeRecord]", plans: _Plans) -> list[str]:
+    """Make the scores that follow from looks. Returns what could not be measured, in words.
+
+    Raises:
+        RunStoppedError: a task failed; there is nothing in it that another attempt on another day could change.
+    """
+    from pipeline.activations.store import StatisticsStore
+    from pipeline.evaluation.derived import LayerLooks
+    from pipeline.evaluation.summary import SUMMARY_MARKER
+
+    resolved, statistics = session.resolved, StatisticsStore.open(session.resolved.root)
+    class_layer = resolved.model.classifier_layer
+    resolved.root.remove(SUMMARY_MARKER)
+    for layer in resolved.units:
+        keys = sorted(key for key in state.pictured if key[0] == layer)
+        if not keys:
+            continue
+        looks = LayerLooks(
+            root=resolved.root,
+            recipe=resolved.recipe,
+            statistics=statistics,
+            photographs=state.photographs.of_layer(layer),
+            judges=judges,
+            layer=layer,
+            is_classes=layer == class_layer,
+            path_layers=plans[layer].feature_layers,
+        )
+        _do_one(session, partial(derive_layer, looks), Work(name=f"scores of {layer}", arguments={"keys": keys}))
+    work = Work(
+        name="scores",
+        arguments={
+            "photographs": state.photographs,
+            "judges": judges,
+            "keys": resolved.keys,
+            "class_layer": class_layer,
+            "sources": summary_sources(resolved),
+        },
+    )
+    left_out: list[str] = _do_one(session, partial(sum_up, resolved.root, resolved.recipe), work)
+    return left_out
+
+
+def _do_one(session: Session, task: Callable[..., Any], work: Work) -> Any:
+    """Do one work that needs no GPU; its result."""
+    (outcome,) = session.engine.run_tasks(task, [work], session.cpu_resources)
+    session.note(STAGE, outcome, count=0)
+    if not outcome.ok:
+        raise RunStoppedError(f"{work.name} could not be made: {outcome.attempt.error}\n{outcome.attempt.traceback}")
+    return outcome.attempt.result
+
+
+def _remark(state: EvaluationState, judges: "Sequence[JudgeRecord]", num_unseen: int) -> str:
+    """Who judged by how many photographs, and what could not be seen."""
+    from pipeline.evaluation.predictions import MODEL, LookFolder
+
+    root = state.resolved.root
+    by = "the model itself" if len(judges) == 1 else f"the model and {', '.join(j.name for j in judges[1:])}"
+    num_photographs = len(state.photographs.panel) + len(state.photographs.further)
+    text = f"{num_photographs} photographs; judged by {by}"
+    problems = {**LookFolder(root, MODEL, "panel").problems(), **LookFolder(root, MODEL, "exemplars").problems()}
+    if problems:
+        text += f"; {len(problems)} photographs are no images any more, the first is {next(iter(problems.values()))}"
+    return f"{text}; {num_unseen} times a judge failed on a photograph" if num_unseen else text

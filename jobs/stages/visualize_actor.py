@@ -1,0 +1,232 @@
+"""The actor of stage 3: it keeps the model, and optimizes the pictures of a batch of neurons together.
+
+A batch is committed whole: its pictures first, then its fragment.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from jobs.engine.memory import CudaMemory, Portions
+from jobs.engine.work import Resources
+from jobs.engine.worker import Shared, heap_for_models, model_on
+from jobs.run.work_plan import Batch, batch_sizes, facet_of
+from pipeline.io.root import Root
+from pipeline.neurons import Neuron, neuron_seed
+from pipeline.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.models import Model, Precision
+    from pipeline.synthesis.step import Way
+
+IMAGE_QUALITY: Final = 90
+
+# Compiling takes half a minute to a minute, once per layer and worker, and saves 0.2 to 0.5 ms of each step of a
+# picture (ResNet-50 on an H200, benchmarks/results/2026-11-26-gpu.md).
+COMPILE_FROM_STEPS: Final = 200_000
+# Tracing takes some five seconds and saves a forward pass of each step that computes relevance, on a CPU some 40 ms for
+# a picture of 224 px.
+TRACE_FROM_STEPS: Final = 2_000
+
+
+class Visualizer:
+    """Makes the pictures of batches; keeps the model, the plan of each layer and the data's spectrum between them.
+
+    Args:
+        shared_model: of the run.
+        resources: of this worker.
+        root: of the run.
+        recipe: of the run.
+        plans: layer → how its targets lie in the store.
+        num_pictures: (layer, method) → how many pictures all workers are to make.
+    """
+
+    def __init__(
+        self,
+        shared_model: "Shared[Model]",
+        resources: Resources,
+        root: Root,
+        recipe: Recipe,
+        plans: Mapping[str, Any],
+        num_pictures: Mapping[tuple[str, str], int],
+    ) -> None:
+        self._model = model_on(shared_model, resources.device)
+        self._root = root
+        self._recipe = recipe
+        self._plans = plans
+        self._num_pictures = num_pictures
+        self._precision = precision_of(recipe)
+        self._device = resources.device
+        self._untraced: dict[tuple[str, str], str] = {}  # why steps are plain that were to be traced
+        self._portions = Portions(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
+
+    def __call__(self, *, batch: Batch) -> dict[str, Any]:
+        """Make and commit the pictures of one batch.
+
+        Returns how many rows have which status; `at_once`, how many pictures were optimized together; and `untraced`,
+        why the steps could not be traced or compiled, if that was tried.
+        """
+        from pipeline.atlas.format.fragments import write_fragment
+        from pipeline.references.store import read_targets
+        from pipeline.synthesis.methods.registry import method_named
+
+        plan = self._plans[batch.layer]
+        rows, targets = {}, {}
+        facet = facet_of(self._recipe, batch.seed)
+        for unit, (target, references) in read_targets(self._root, plan, batch.units, facet).items():
+            rows[unit] = base_row(self._model, self._recipe, batch, unit) | reference_columns(references)
+            rows[unit]["relevance"] = plan.rule if method_named(batch.method).needs_targets else "none"
+            if target is not None:
+                targets[unit] = target
+        if targets:
+            for unit, visualization in self._synthesize(batch, targets, rows).items():
+                rows[unit] |= write_pictures(self._root, batch, unit, visualization)
+        committed = write_fragment(self._root, batch.name, list(rows.values()))
+        at_once = min(len(targets), self._portions.size(_kind(batch)) or len(targets))
+        told = {"ok": len(targets), "skipped": len(rows) - len(targets), "at_once": at_once, "committed": committed}
+        return told | ({"untraced": self._untraced[_kind(batch)]} if _kind(batch) in self._untraced else {})
+
+    def _synthesize(
+        self, batch: Batch, targets: Mapping[int, Any], rows: Mapping[int, Mapping[str, Any]]
+    ) -> dict[int, Any]:
+        """Unit → its visualization, as many at once as memory holds."""
+        from pipeline.references.build import options_for
+        from pipeline.synthesis import synthesize
+        from pipeline.synthesis.step import TracingError
+
+        options = options_for(self._recipe, batch.method)
+
+        def make(units: Sequence[int], steps: int = options.steps) -> list[Any]:
+            way = "plain" if steps == 1 else self._way(batch, len(units), steps)
+            try:
+                return make_by(way, units, steps)
+            except TracingError as error:
+                if self._recipe.visualize.compile is True:
+                    raise
+                self._untraced[_kind(batch)] = str(error)
+            return make_by("plain", units, steps)
+
+        def make_by(way: "Way", units: Sequence[int], steps: int) -> list[Any]:
+            return synthesize(
+                self._model,
+                [(batch.layer, unit) for unit in units],
+                [targets[unit] for unit in units],
+                method=batch.method,
+                options=replace(options, steps=steps),
+                image_size_px=self._plans[batch.layer].image_size_px,
+                seeds=[int(rows[unit]["seed_value"]) for unit in units],
+                spectrum=self._spectrum if options.needs_spectrum else None,
+                precision=self._precision,
+                way=way,
+            )
+
+        with heap_for_models(self._device):
+            made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
+        return dict(zip(targets, made, strict=True))
+
+    def _way(self, batch: Batch, count: int, steps: int) -> "Way":
+        """How a step is computed: traced or compiled where that is worth it, at the size that most batches have."""
+        wish = self._recipe.visualize.compile
+        if isinstance(wish, bool):
+            return "compiled" if wish else "plain"
+        if _kind(batch) in self._untraced:
+            return "plain"
+        total = self._num_pictures[_kind(batch)]
+        at_once = min(total, self._portions.size(_kind(batch)) or batch_sizes(self._recipe, self._device)[batch.method])
+        if 2 * count <= at_once:
+            return "plain"
+        if self._device == "cuda":
+            return "compiled" if total * steps >= COMPILE_FROM_STEPS else "plain"
+        from pipeline.attribution import RULES
+
+        has_relevance = self._plans[batch.layer].rule in RULES and batch.method == "vital"
+        return "traced" if has_relevance and total * steps >= TRACE_FROM_STEPS else "plain"
+
+    @cached_property
+    def _spectrum(self) -> np.ndarray:
+        """Mean magnitude spectrum of the data set, [C, S, S // 2 + 1]."""
+        from pipeline.activations.store import StatisticsStore
+
+        return StatisticsStore.open(self._root).spectrum().magnitude
+
+
+def precision_of(recipe: Recipe) -> "Precision":
+    """The precision of the network's arithmetic; `auto` is float32 on every device."""
+    return "bfloat16" if recipe.visualize.precision == "bfloat16" else "float32"
+
+
+def _kind(batch: Batch) -> tuple[str, str]:
+    """Pictures of one layer by one method need equal memory."""
+    return batch.layer, batch.method
+
+
+def write_pictures(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:
+    """Write picture and mask of one neuron and return the columns that describe them."""
+    from pipeline.atlas.format.schema import alpha_path, image_path
+    from pipeline.io.images import encode_webp
+
+    key = (batch.layer, unit, batch.method, batch.seed)
+    picture = encode_webp(visualization.image, quality=IMAGE_QUALITY)
+    root.write_bytes(image_path(*key), picture)
+    root.write_bytes(alpha_path(*key), encode_webp(mask(visualization.alpha), lossless=True))
+    height_px, width_px = visualization.image.shape[:2]
+    return {
+        "image_path": image_path(*key),
+        "image_sha256": hashlib.sha256(picture).hexdigest(),
+        "alpha_path": alpha_path(*key),
+        "width_px": width_px,
+        "height_px": height_px,
+        "steps": visualization.steps,
+        "seconds": visualization.seconds,
+        "loss": visualization.loss,
+        "activation": visualization.activation,
+    }
+
+
+def mask(alpha: np.ndarray) -> np.ndarray:
+    """Transparency [H, W] in [0, 1] as a black RGBA picture, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], what CSS `mask-image` takes.
+
+    Half the resolution: browsers enlarge it smoothly, and at full size it would take thrice its picture's bytes.
+    """
+    H, W = alpha.shape
+    even = np.pad(alpha, ((0, H % 2), (0, W % 2)), mode="edge")
+    halved = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean(axis=(1, 3))
+    picture = np.zeros((*halved.shape, 4), np.uint8)
+    picture[..., 3] = np.round(np.clip(halved, 0, 1) * 255)
+    return picture
+
+
+def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
+    """The columns of a row that are known before anything is optimized."""
+    from pipeline.references.build import options_for
+    from pipeline.synthesis.methods.registry import method_named
+
+    options = options_for(recipe, batch.method)
+    return {
+        "neuron_id": Neuron(model.name, batch.layer, unit).id,
+        "layer": batch.layer,
+        "unit": unit,
+        "label": model.unit_label(batch.layer, unit),
+        "method": batch.method,
+        "seed": batch.seed,
+        "facet": facet_of(recipe, batch.seed),
+        "num_facets": recipe.targets.facets,
+        "status_reason": "",
+        "alignment": options.alignment if method_named(batch.method).needs_targets else "none",
+        "preset": recipe.visualize.preset,
+        "parameterization": options.parameterization,
+        "precision": precision_of(recipe),
+        "recipe_fingerprint": recipe.fingerprint("visualize"),
+        "seed_value": str(neuron_seed(recipe.seed, batch.method, batch.layer, unit, batch.seed)),
+    }
+
+
+def reference_columns(references: Mapping[str, Any]) -> dict[str, Any]:
+    """What a unit's row of references says in the columns of a fragment: the images, and `dead` with its reason."""
+    from pipeline.atlas.format.schema import FRAGMENT_SCHEMA
+
+    return {name: value for name, value in references.items() if name in FRAGMENT_SCHEMA}

@@ -1,0 +1,42 @@
+"""The photographs of samples, by byte range; of several, the next ones are fetched and decoded before their turn.
+
+A request to an object store takes longer than decoding what it brings.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import torch
+from PIL import Image
+
+from pipeline.activations.store import Exemplar
+from pipeline.data.shards import read_image_bytes
+from pipeline.io.images import BadImage, decode_image
+from pipeline.io.prefetch import READERS, ahead
+
+PHOTOGRAPHS_AHEAD: Final = 16  # begun and not yet asked for, at most: a decoded photograph may be large
+
+
+def photographs_ahead(
+    exemplars: Iterable[Exemplar], *, max_pixels: int, keep_alpha: bool
+) -> Iterator[tuple[Exemplar, Image.Image | BadImage]]:
+    """Samples in order, each with its photograph, or with what is wrong with it.
+
+    Several are fetched at once; as many are decoded at once as the process has torch threads, which are the CPUs of a
+    worker.
+
+    Raises:
+        FileNotFoundError, StorageError: when it is the turn of a sample whose tar shard cannot be read any more.
+    """
+    decoders = threading.Semaphore(torch.get_num_threads())
+
+    def read(exemplar: Exemplar) -> Image.Image | BadImage:
+        data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
+        try:
+            with decoders:
+                return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
+        except BadImage as error:
+            return error
+
+    return ahead(read, exemplars, threads=READERS, most=PHOTOGRAPHS_AHEAD)

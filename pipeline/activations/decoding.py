@@ -1,0 +1,76 @@
+"""The samples of a tar shard as batches of a model's inputs, decoded beside the model where there are threads for it.
+
+Decoding on one core held `collect` at 190 to 225 photographs per second beside an H200 (2026-11-26). Unpacking, scaling
+and normalizing pictures leave Python's lock, so that threads use several cores.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.shards import ErrorBudget, Sample, SkippedSample
+from pipeline.io.images import BadImage, decode_image
+from pipeline.io.prefetch import ahead
+from pipeline.models import Model
+
+
+def decoded_batches(
+    model: Model, samples: Iterable[Sample], *, batch_size: int, budget: ErrorBudget, max_pixels: int, threads: int = 0
+) -> Iterator[tuple[list[Sample], Tensor]]:
+    """Good samples in order, with their preprocessed images [B, C, S, S] on the model's device.
+
+    Args:
+        model: whose preprocessing it is.
+        samples: asked for in the caller's thread.
+        batch_size: images of every batch but the last, which has what is left.
+        budget: hears of every image that cannot be used, in order.
+        max_pixels: bound on a decoded image.
+        threads: that decode the next batch while the caller is at work on one; 0 decodes when a batch is asked for.
+    """
+    decode = partial(_decode, model, max_pixels)
+    decoded = (
+        ahead(decode, samples, threads=threads, most=batch_size)
+        if threads
+        else ((sample, decode(sample)) for sample in samples)
+    )
+    batch: list[Sample] = []
+    inputs: list[Tensor] = []
+    for sample, found in decoded:
+        if isinstance(found, SkippedSample):
+            budget.add_skip(found)
+            continue
+        batch.append(sample)
+        inputs.append(found)
+        if len(batch) == batch_size:
+            yield batch, _on_device(inputs, model.device)
+            batch, inputs = [], []
+    if batch:
+        yield batch, _on_device(inputs, model.device)
+
+
+def _decode(model: Model, max_pixels: int, sample: Sample) -> Tensor | SkippedSample:
+    """The model's input [C, S, S] for one sample, or why there is none."""
+    try:
+        image = decode_image(sample.image, max_pixels=max_pixels, keep_alpha=model.preprocessing.has_alpha)
+    except BadImage as error:
+        return _skipped(sample, error.reason, error.detail)
+    inputs = model.preprocess(image)
+    if not np.isfinite(inputs.numpy()).all():  # torch's takes 16 times as long
+        # A model's own preprocessing may divide by the spread of a uniform picture: bad data, not a bad model.
+        return _skipped(sample, "not-finite", "preprocessing gives NaN or infinity")
+    return inputs
+
+
+def _skipped(sample: Sample, reason: str, detail: str) -> SkippedSample:
+    return SkippedSample(key=sample.key, tar_shard=sample.tar_shard, index=sample.index, reason=reason, detail=detail)
+
+
+def _on_device(inputs: list[Tensor], device: torch.device) -> Tensor:
+    """One batch; a GPU fetches it from pinned memory by itself, while the caller goes on."""
+    if device.type != "cuda":
+        return torch.stack(inputs).to(device)
+    pinned = torch.empty(len(inputs), *inputs[0].shape, dtype=inputs[0].dtype, pin_memory=True)
+    return torch.stack(inputs, out=pinned).to(device, non_blocking=True)

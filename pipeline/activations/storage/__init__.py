@@ -1,0 +1,1 @@
+"""How shard statistics are stored, merged and committed."""

@@ -1,0 +1,87 @@
+"""The images that were surveyed, where each lies and what it is: `run/samples.parquet`, ordered by sample id.
+
+A data set has millions of them, so nobody holds them all as Python objects: the table is written shard by shard, and
+a look-up reads the row groups with the samples that are asked for.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.activations.accumulators.shard_statistics import CAPTION_SCHEMA, sample_schema
+from pipeline.activations.storage.shard_files import read_sample_table
+from pipeline.io.parquet import join_tables
+from pipeline.io.parquet_lookup import SortedTable
+from pipeline.io.root import Root
+
+SAMPLES: Final = "run/samples.parquet"
+LOCATION: Final = ("key", "tar_shard", "offset", "size", "label", "top1")
+
+
+def write_samples(root: Root, shards: Sequence[int], *, captions: bool = False) -> None:
+    """Write the sample rows of all committed tar shards, ascending: a sample id begins with the index of its shard.
+
+    Args:
+        root: the atlas folder.
+        shards: indices of the tar shards.
+        captions: whether their rows have captions.
+
+    Raises:
+        CorruptPartialError: the rows of a tar shard changed since they were written.
+    """
+    tables = ((f"samples of tar shard {shard}", read_sample_table(root, shard)) for shard in shards)
+    root.write_bytes(SAMPLES, join_tables(tables, sample_schema(captions=captions)))
+
+
+class SampleTable:
+    """Read side of `run/samples.parquet`."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._table = SortedTable(root, SAMPLES, by="sample", columns=LOCATION)
+
+    @cached_property
+    def _captions(self) -> SortedTable:
+        """Apart, because few look-ups want them and they are longer than all the rest of a row."""
+        return SortedTable(self._root, SAMPLES, by="sample", columns=list(CAPTION_SCHEMA))
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """All sample ids, ascending, int64 [num_samples]: 8 bytes for each image of the data set."""
+        found = [group["sample"] for group in self._table.scan(["sample"])]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def rows(self, samples: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        """`sample` and the columns of `LOCATION` of given samples, in the order given.
+
+        Raises:
+            ValueError: a sample was not surveyed.
+        """
+        return self._table.rows(samples)
+
+    def labels(self, samples: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Label of each of given samples, −1 without one, int32."""
+        return np.array(self.rows(samples)["label"], np.int32)
+
+    def captions(self, samples: Sequence[int] | np.ndarray) -> list[str]:
+        """Caption of each of given samples, "" without one. Only of statistics that were made with captions.
+
+        Raises:
+            ValueError: a sample was not surveyed.
+        """
+        return self._captions.rows(samples)["caption"]
+
+    def with_keys(self, keys: Sequence[str]) -> dict[str, list[int]]:
+        """Key → ids of the samples of that key, ascending: none, or more than one where tar shards repeat a key."""
+        found: dict[str, list[int]] = {key: [] for key in keys}
+        for group in self._table.scan(["sample", "key"]):
+            for key, sample in zip(group["key"], group["sample"].tolist(), strict=True):
+                if key in found:
+                    found[key].append(sample)
+        return found
+
+    def keys(self) -> list[str]:
+        """The keys of all samples in order of sample id. For a message: all of them are held."""
+        return [key for group in self._table.scan(["key"]) for key in group["key"]]

@@ -1,0 +1,124 @@
+"""The statistics store of a run as it is written, once, after the merge.
+
+run/statistics.zarr     arrays of `Partial.arrays`, by the same paths
+run/samples.parquet     one row per sample, ordered by sample id
+run/statistics.json     marker, written last
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.activations.accumulators.histogram import unit_edges
+from pipeline.activations.accumulators.shard_statistics import Partial
+from pipeline.activations.storage.samples import write_samples
+from pipeline.io.root import Root
+from pipeline.io.zarr_arrays import Group, create_group, open_group, write_array
+
+STORE: Final = "run/statistics.zarr"
+MARKER: Final = "run/statistics.json"
+STATISTICS_SCHEMA: Final = "statistics/1"
+
+# Axes of the arrays, by the last or last but one part of their path; those not named have the one axis
+# "unit".
+_DIMENSIONS: Final = {
+    "histogram": ("unit", "bin"),
+    "topk_activation": ("unit", "rank"),
+    "topk_sample": ("unit", "rank"),
+    "topk_position": ("unit", "rank", "yx"),
+    "comoment": ("unit", "channel"),
+    "comoment_mean_channel": ("channel",),
+    "comoment_m2_channel": ("channel",),
+    "class_topk_activation": ("class", "rank"),
+    "class_topk_sample": ("class", "rank"),
+    "class_count": ("class",),
+    "spectrum": ("color", "frequency_y", "frequency_x"),
+    "spectrum_count": ("one",),
+}
+
+
+def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> None:
+    """Write the store of all tar shards and commit it.
+
+    Args:
+        root: the atlas folder; it holds the committed partials, from which the sample rows come.
+        merged: the partial of all tar shards.
+        attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store; `caption_key` if the
+            sample rows have captions.
+
+    Raises:
+        ValueError: there is not one image.
+    """
+    if not merged.num_samples:
+        raise ValueError(f"no usable image in {len(merged.shards)} tar shards ({merged.num_skipped} skipped)")
+    root.remove(MARKER)
+    header = {
+        "schema": STATISTICS_SCHEMA,
+        **attrs,
+        "data_fingerprint": merged.data_fingerprint,
+        "num_samples": merged.num_samples,
+        "num_skipped": merged.num_skipped,
+        "layers": list(merged.layers),
+        "feature_layers": list(merged.feature_layers),
+    }
+    root.remove(STORE)
+    group = create_group(root, STORE, header)
+    _write_arrays(group, merged.arrays(), merged.layers)
+    write_samples(root, sorted(merged.shards), captions="caption_key" in attrs)
+    root.write_json(MARKER, header)
+
+
+def add_layers(root: Root, merged: Partial, layers: Sequence[str], order: Sequence[str]) -> None:
+    """Add layers to the committed store; what it holds of others stays as it is.
+
+    Args:
+        root: the atlas folder.
+        merged: the partial of all tar shards for (at least) these layers.
+        layers: those to add.
+        order: all layers of the model in model order.
+
+    Raises:
+        ValueError: the tar shards gave other images than those that the store is of.
+    """
+    header = committed_statistics(root)
+    assert header is not None
+    if merged.data_fingerprint != header["data_fingerprint"]:
+        raise ValueError(
+            f"{root.url}: the tar shards have changed since their statistics were made (data_fingerprint "
+            f"{header['data_fingerprint']}, now {merged.data_fingerprint}), so no layers can be added to these: "
+            "restore the tar shards, or give another output.root"
+        )
+    known = {*header["layers"], *layers}
+    header |= {"layers": [layer for layer in order if layer in known]}
+    own = {path: array for path, array in merged.arrays().items() if path.startswith("layers/")}
+    group = open_group(root, STORE, "r+")
+    _write_arrays(group, {path: array for path, array in own.items() if path.split("/")[1] in layers}, layers)
+    group.attrs["layers"] = header["layers"]
+    root.write_json(MARKER, header)
+
+
+def _write_arrays(group: Group, arrays: Mapping[str, np.ndarray], layers: Iterable[str]) -> None:
+    for path, array in arrays.items():
+        write_array(group, path, array, dimensions=_dimensions(path))
+    for layer in layers:
+        # Foreign readers see the bins without knowing our rule: edges at exponent 0.
+        write_array(
+            group,
+            f"layers/{layer}/bin_edge",
+            unit_edges(),
+            attrs={"meaning": "times 2 ** histogram_exponent[unit]"},
+            dimensions=("edge",),
+        )
+
+
+def committed_statistics(root: Root) -> dict[str, Any] | None:
+    """The attributes of the committed store, or None if there is none."""
+    return root.read_json(MARKER) if root.exists(MARKER) else None
+
+
+def _dimensions(path: str) -> tuple[str, ...]:
+    parts = path.split("/")
+    # layers/<layer>/<name>[/<feature layer>], or <name>
+    name = parts[2] if parts[0] == "layers" else parts[0]
+    return _DIMENSIONS.get(name, ("unit",))

@@ -1,0 +1,1 @@
+"""Distances between feature distributions: sort matching, KL divergence, moments."""

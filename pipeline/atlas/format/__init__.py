@@ -1,0 +1,1 @@
+"""What an atlas folder holds: columns, paths, fragments, sheets, manifest."""

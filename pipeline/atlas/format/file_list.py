@@ -1,0 +1,76 @@
+"""The list of the files of an atlas, and the build id that follows from it. Pure."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.atlas.format.schema import HEAD_PATH
+
+
+class FileList:
+    """The `files` of atlas.json in little memory: a path, a size and 32 bytes each, of 300,000 files 40 MB.
+
+    Iterating gives the entries by path.
+    """
+
+    def __init__(self, entries: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._sizes = array("q")
+        self._digests = bytearray()
+        self._place: dict[str, int] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Take in one `file_entry`.
+
+        Raises:
+            ValueError: its path is there already.
+        """
+        if entry["path"] in self._place:
+            raise ValueError(f"{entry['path']} would be listed twice")
+        self._place[entry["path"]] = len(self._place)
+        self._sizes.append(entry["bytes"])
+        self._digests += bytes.fromhex(entry["sha256"])
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """All of them, in the order of their arrival."""
+        return self._place.keys()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._place
+
+    def __getitem__(self, path: str) -> dict[str, Any]:
+        place = self._place[path]
+        digest = self._digests[32 * place : 32 * (place + 1)]
+        return {"path": path, "bytes": self._sizes[place], "sha256": digest.hex()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[path] for path in sorted(self._place))
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+
+def file_entry(path: str, data: bytes) -> dict[str, Any]:
+    """What atlas.json lists of one file."""
+    return {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def build_id(files: Iterable[Mapping[str, Any]]) -> str:
+    """16 hex digits of the sha256 over the list of files: changes whenever a published byte does.
+
+    Without head.json, which quotes the build id, and says nothing that the other files do not.
+    """
+    if not isinstance(files, FileList):
+        files = sorted(files, key=lambda entry: (entry["path"], entry["bytes"], entry["sha256"]))
+    # The JSON of [[path, bytes, sha256], …], a piece at a time: of 300,000 files it has 40 MB.
+    digest, comma = hashlib.sha256(b"["), b""
+    for entry in files:
+        if entry["path"] != HEAD_PATH:
+            digest.update(comma + json.dumps([entry["path"], entry["bytes"], entry["sha256"]]).encode())
+            comma = b", "
+    digest.update(b"]")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,302 @@
+"""atlas.json: what an atlas says about itself, and whether somebody else's can be relied on. Pure."""
+
+import datetime
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from pipeline.atlas.format.file_list import FileList, build_id
+from pipeline.atlas.format.rows import LayerRows, count_statuses, has_captions
+from pipeline.atlas.format.schema import (
+    EXAMPLE_TILE_PX,
+    HEAD_PATH,
+    HEAD_SCHEMA_VERSION,
+    INDEX_PATH,
+    LABELS_PATH,
+    MAP_FOLDER,
+    MAP_TABLE,
+    PART_NEURONS,
+    SCHEMA_VERSION,
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    TILE_SIZE_PX,
+    check_atlas_path,
+    column_notes,
+    index_path,
+    layer_path,
+    part_path,
+    similar_path,
+)
+from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
+from pipeline.recipe.recipe import Recipe
+
+Manifest = dict[str, Any]
+
+MODEL_KEYS: Final = ("name", "weights", "weights_sha256", "input_size_px", "num_classes", "classifier_layer")
+PROVENANCE_KEYS: Final = (
+    *("versions", "weights_sha256", "data_fingerprint", "num_samples", "num_skipped"),
+    *("recipe_fingerprint", "git_commit"),
+)
+METHOD_CITATION: Final = (
+    "Görgün, Schiele, Fischer: VITAL: More Understandable Feature Visualization through Distribution "
+    "Alignment and Relevant Information Flow. ICCV 2025. arXiv:2503.22399"
+)
+# The folders of an atlas that hold pictures; beside them only its tables, the recipe and atlas.json.
+PICTURE_FOLDERS: Final = ("images", "sheets", "examples", MAP_FOLDER)
+
+_SIZES: Final = {
+    "tile_size_px": TILE_SIZE_PX,
+    "example_tile_size_px": EXAMPLE_TILE_PX,
+    "sheet_columns": SHEET_COLUMNS,
+    "sheet_rows": SHEET_ROWS,
+}
+_TYPES: Final[dict[str, type]] = {
+    **dict.fromkeys(("schema", "title", "name", "recipe", "license", "homepage", "build_id"), str),
+    **dict.fromkeys(("model", "counts", "columns", "provenance"), dict),
+    **dict.fromkeys(("methods", "layers", "files"), list),
+    **dict.fromkeys(_SIZES, int),
+}
+_LAYER_TYPES: Final[dict[str, type]] = {
+    "name": str,
+    "num_units": int,
+    "num_neurons": int,
+    "is_classes": bool,
+    "file": str,
+}
+_SHA256: Final = re.compile("[0-9a-f]{64}")
+_FILE_TYPES: Final[dict[str, type]] = {"path": str, "bytes": int, "sha256": str}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSummary:
+    """What atlas.json says of a layer, and what adds up over layers."""
+
+    name: str
+    num_units: int
+    is_classes: bool
+    num_parts: int
+    counts: Mapping[str, int]
+    methods: frozenset[str]
+    has_captions: bool
+
+    @staticmethod
+    def of(layer: LayerRows, num_parts: int) -> "LayerSummary":
+        """That of a layer whose table lies in `num_parts` parts too."""
+        return LayerSummary(
+            name=layer.name,
+            num_units=layer.num_units,
+            is_classes=layer.is_classes,
+            num_parts=num_parts,
+            counts=count_statuses(layer.primary_rows),
+            methods=frozenset(row["method"] for row in layer.rows),
+            has_captions=has_captions(layer),
+        )
+
+
+def make_manifest(
+    *,
+    recipe: Recipe,
+    layers: Sequence[LayerSummary],
+    model: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    created: str,
+    extra: Mapping[str, str],
+    files: FileList,
+    similar: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """The value of atlas.json, its `files` as they are given.
+
+    Args:
+        recipe: gives name, title, license, homepage and the order of the methods.
+        layers: in model order.
+        model: MODEL_KEYS.
+        provenance: PROVENANCE_KEYS, and `judges` of an evaluation.
+        created: UTC ISO date of the build.
+        extra: score columns beyond LAYER_SCHEMA.
+        files: every published file.
+        similar: `SimilarNeurons.note`, of an atlas that has neighbors.
+    """
+    used = {method for layer in layers for method in layer.methods}
+    return {
+        "schema": SCHEMA_VERSION,
+        "name": recipe.name,
+        "title": recipe.atlas.title or recipe.name,
+        "model": {key: model[key] for key in MODEL_KEYS},
+        "methods": [method for method in recipe.visualize.methods if method in used],
+        "recipe": recipe.to_toml(),
+        "license": recipe.atlas.license,
+        "homepage": recipe.atlas.homepage,
+        **_SIZES,
+        "part_neurons": PART_NEURONS,
+        "layers": [
+            {
+                "name": layer.name,
+                "num_units": layer.num_units,
+                "num_neurons": layer.counts["neurons"],
+                "is_classes": layer.is_classes,
+                "file": layer_path(layer.name),
+                "num_parts": layer.num_parts,
+            }
+            for layer in layers
+        ],
+        "counts": {name: sum(layer.counts[name] for layer in layers) for name in count_statuses(())},
+        "columns": column_notes(extra, provenance.get("judges", ())),
+        "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
+        **({"similar": dict(similar)} if similar is not None else {}),
+        **({"has_captions": True} if any(layer.has_captions for layer in layers) else {}),
+        "files": files,
+        "build_id": build_id(files),
+    }
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """atlas.json: keys sorted, one to a line, and one listed file to a line; equal values give equal bytes.
+
+    Not indented like other JSON here: of 100,000 neurons it lists 300,000 files, in 45.6 MB instead of 49.5, and is
+    written an entry at a time.
+    """
+    out = io.BytesIO()
+    start = b"{\n "
+    for key in sorted(manifest):
+        out.write(start + json.dumps(key).encode() + b": ")
+        start = b",\n "
+        if key == "files":
+            _write_entries(out, manifest[key])
+        else:
+            out.write(json.dumps(manifest[key], ensure_ascii=False, sort_keys=True).encode())
+    out.write(b"\n}\n")
+    return out.getvalue()
+
+
+def _write_entries(out: BinaryIO, files: Iterable[Mapping[str, Any]]) -> None:
+    start = b"[\n  "
+    for entry in files:
+        out.write(start + json.dumps(entry, ensure_ascii=False, sort_keys=True).encode())
+        start = b",\n  "
+    out.write(b"\n ]")
+
+
+def make_head(manifest: Manifest, scores: Sequence[str]) -> dict[str, Any]:
+    """The value of head.json: all that the viewer needs of atlas.json, however many pictures that lists.
+
+    Args:
+        manifest: atlas.json; head.json need not be among its files yet.
+        scores: columns of the index that the wall can be sorted by, `rows.index_scores`.
+    """
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    sizes, total = {}, {"files": 0, "bytes": 0}
+    for entry in manifest["files"]:
+        if _has_known_size(entry["path"]):
+            sizes[entry["path"]] = entry["bytes"]
+        if entry["path"] != HEAD_PATH:
+            total["files"] += 1
+            total["bytes"] += entry["bytes"]
+    return {"schema": HEAD_SCHEMA_VERSION} | kept | {"scores": list(scores), "sizes": sizes, "total": total}
+
+
+def _has_known_size(path: str) -> bool:
+    """Whether head.json says how large a file is: a table, but not one of the parts, which may be many."""
+    return path.endswith(".parquet") and not path.startswith("parts/")
+
+
+def creation_date(source_date_epoch: str | None) -> str:
+    """Now, or the seconds of SOURCE_DATE_EPOCH (reproducible-builds.org), as a UTC ISO date.
+
+    Raises:
+        ValueError: it is set but not a number of seconds.
+    """
+    if source_date_epoch is None:
+        moment = datetime.datetime.now(datetime.UTC)
+    elif source_date_epoch.isdecimal():
+        moment = datetime.datetime.fromtimestamp(int(source_date_epoch), datetime.UTC)
+    else:
+        raise ValueError(f"SOURCE_DATE_EPOCH={source_date_epoch!r}: expected whole seconds since 1970")
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
+    """Raise ValueError if `mapping` lacks one of `keys`."""
+    missing = [key for key in keys if key not in mapping]
+    if missing:
+        raise ValueError(f"{what}: {missing} missing, expected {list(keys)}")
+
+
+def manifest_problems(value: Any) -> list[str]:
+    """Why a JSON value is not an atlas.json that code may index into without more ado; nothing if it is.
+
+    Names and paths in it are then known to be safe as parts of a path. Whether the files are there is another
+    question.
+    """
+    problems = _type_problems(value, _TYPES)
+    if problems:
+        return problems
+    if value["schema"] != SCHEMA_VERSION:
+        return [f"schema {value['schema'][:80]!r}, expected {SCHEMA_VERSION!r}"]
+    for key, types in (("layers", _LAYER_TYPES), ("files", _FILE_TYPES)):
+        for number, entry in enumerate(value[key]):
+            problems += [f"{key}[{number}]: {problem}" for problem in _type_problems(entry, types)]
+    problems += [f"methods: {name!r} is not text" for name in value["methods"] if not isinstance(name, str)]
+    for key in ("model", "provenance"):
+        wanted = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
+        problems += [f"{key}: {name!r} is missing" for name in wanted if name not in value[key]]
+    if type(value.get("similar", {})) is not dict:
+        problems.append("'similar' is no object")
+    if value.get("part_neurons", PART_NEURONS) != PART_NEURONS:
+        problems.append(f"part_neurons is {str(value['part_neurons'])[:80]}, expected {PART_NEURONS}")
+    if type(value.get("has_captions", True)) is not bool:
+        problems.append("'has_captions' is neither true nor false")
+    if problems:
+        return problems
+    problems += [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
+    tables, optional = {INDEX_PATH, "recipe.toml"}, {SCORES_TABLE, SCORES_TEXT, MAP_TABLE}
+    # Atlases of earlier versions have neither head nor what it leads to.
+    has_head = any(entry["path"] == HEAD_PATH for entry in value["files"])
+    if has_head:
+        tables |= {HEAD_PATH, LABELS_PATH}
+    for layer in value["layers"]:
+        try:
+            tables |= {layer_path(layer["name"])} | ({index_path(layer["name"])} if has_head else set())
+            tables |= {part_path(layer["name"], number) for number in range(_num_parts(layer))}
+            optional.add(similar_path(layer["name"]))
+        except ValueError as error:
+            problems.append(f"layers: {error}")
+            continue
+        if layer["file"] != layer_path(layer["name"]):
+            problems.append(f"layers: file of {layer['name']} is {layer['file'][:200]!r}")
+    listed: set[str] = set()
+    for entry in value["files"]:
+        path = entry["path"]
+        try:
+            check_atlas_path(path)
+        except ValueError as error:
+            problems.append(f"files: {error}")
+            continue
+        if path in listed:
+            problems.append(f"files: {path} is listed twice")
+        if not 0 <= entry["bytes"] < 1 << 63 or not _SHA256.fullmatch(entry["sha256"]):
+            problems.append(f"files: bytes or sha256 of {path} are none")
+        if path not in tables | optional and not (path.endswith(".webp") and path.split("/")[0] in PICTURE_FOLDERS):
+            problems.append(f"files: {path} is no part of an atlas")
+        listed.add(path)
+    problems += [f"files: {path} is not listed" for path in sorted(tables - listed)]
+    if value["build_id"] != build_id(value["files"]):
+        problems.append("build_id does not belong to the list of files")
+    return problems
+
+
+def _num_parts(layer: Mapping[str, Any]) -> int:
+    """In how many parts the layer's table lies there too: none, or one for each PART_NEURONS."""
+    return -(-layer["num_neurons"] // PART_NEURONS) if layer.get("num_parts") else 0
+
+
+def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"a {type(value).__name__}, expected an object"]
+    return [
+        f"{key!r} is {type(value[key]).__name__ if key in value else 'missing'}, expected {kind.__name__}"
+        for key, kind in types.items()
+        if type(value.get(key)) is not kind  # not isinstance: True must not pass as a number
+    ]

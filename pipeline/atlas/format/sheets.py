@@ -1,0 +1,122 @@
+"""Contact sheets: 8 × 8 tiles of 112 px, so that a wall of thousands of neurons loads as a few dozen files.
+
+`plan_sheets` decides which neuron stands on which tile (pure); `draw_sheet` paints one sheet from decoded
+pictures. A neuron without a picture gets a hatched tile with its status written on it, never a silent grey
+square.
+
+Legend: H, W = height and width in pixels; pictures are uint8 RGB [H, W, 3].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.atlas.format.schema import (
+    EXAMPLE_TILE_PX,
+    MAX_EXAMPLES,
+    SHEET_COLUMNS,
+    SHEET_ROWS,
+    TILE_SIZE_PX,
+    sheet_path,
+)
+from pipeline.io.images import over_white
+
+TILES_PER_SHEET: Final = SHEET_COLUMNS * SHEET_ROWS
+
+_BACKGROUND: Final = (24, 24, 27)
+_HATCH: Final = (70, 70, 78)
+_INK: Final = (250, 250, 250)  # on the background: contrast 17:1
+_HATCH_STEP_PX: Final = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """One planned sheet: where it lies and the primary rows of its tiles, row-major from the top left."""
+
+    path: str
+    rows: tuple[dict[str, Any], ...]
+
+
+def plan_sheets(layer: str, rows: Sequence[dict[str, Any]]) -> list[Sheet]:
+    """Lay the primary rows of one layer out in the order given: tile i of sheet n is row n × 64 + i."""
+    return [
+        Sheet(path=sheet_path(layer, number), rows=tuple(rows[start : start + TILES_PER_SHEET]))
+        for number, start in enumerate(range(0, len(rows), TILES_PER_SHEET))
+    ]
+
+
+def tile_box(tile: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a tile on its sheet, in pixels."""
+    row, column = divmod(tile, SHEET_COLUMNS)
+    left, top = column * TILE_SIZE_PX, row * TILE_SIZE_PX
+    return left, top, left + TILE_SIZE_PX, top + TILE_SIZE_PX
+
+
+def picture_tile(picture: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]: the largest centered square, scaled."""
+    if picture.ndim == 3 and picture.shape[2] == 4:
+        picture = np.asarray(over_white(Image.fromarray(picture)))
+    return _square(picture, TILE_SIZE_PX)
+
+
+@cache
+def status_tile(status: str) -> np.ndarray:
+    """The tile [112, 112, 3] of a neuron without a picture: diagonal hatching and the status word."""
+    tile = Image.new("RGB", (TILE_SIZE_PX, TILE_SIZE_PX), _BACKGROUND)
+    draw = ImageDraw.Draw(tile)
+    for start in range(-TILE_SIZE_PX, TILE_SIZE_PX, _HATCH_STEP_PX):
+        draw.line((start, TILE_SIZE_PX, start + TILE_SIZE_PX, 0), fill=_HATCH, width=3)
+    middle = TILE_SIZE_PX // 2
+    draw.rectangle((0, middle - 16, TILE_SIZE_PX, middle + 16), fill=_BACKGROUND)
+    draw.text((middle, middle), status, fill=_INK, font=ImageFont.load_default(size=22), anchor="mm")
+    return np.asarray(tile)
+
+
+def draw_sheet(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Paint tiles [112, 112, 3] on one sheet [896, 896, 3]; a last, partly filled sheet keeps the full size.
+
+    Raises:
+        ValueError: more tiles than a sheet holds.
+    """
+    if len(tiles) > TILES_PER_SHEET:
+        raise ValueError(f"{len(tiles)} tiles, expected at most {TILES_PER_SHEET}")
+    sheet = np.empty((SHEET_ROWS * TILE_SIZE_PX, SHEET_COLUMNS * TILE_SIZE_PX, 3), dtype=np.uint8)
+    sheet[:] = _BACKGROUND
+    for number, tile in enumerate(tiles):
+        left, top, right, bottom = tile_box(number)
+        sheet[top:bottom, left:right] = tile
+    return sheet
+
+
+def draw_examples(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """The strip [112, 112 × n, 3] of a neuron's exciting images, left to right in the order given.
+
+    Raises:
+        ValueError: no pictures, or more than MAX_EXAMPLES.
+    """
+    if not 1 <= len(pictures) <= MAX_EXAMPLES:
+        raise ValueError(f"{len(pictures)} example pictures, expected 1 to {MAX_EXAMPLES}")
+    return np.concatenate([_square(picture, EXAMPLE_TILE_PX) for picture in pictures], axis=1)
+
+
+def largest_square(picture: np.ndarray) -> np.ndarray:
+    """The largest centered square of a picture uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"picture of shape {picture.shape} and type {picture.dtype}, expected uint8 [H, W, 3]")
+    H, W = picture.shape[:2]
+    side = min(H, W)
+    top, left = (H - side) // 2, (W - side) // 2
+    return picture[top : top + side, left : left + side]
+
+
+def _square(picture: np.ndarray, size_px: int) -> np.ndarray:
+    square = Image.fromarray(largest_square(picture))
+    return np.asarray(square.resize((size_px, size_px), Image.Resampling.LANCZOS))

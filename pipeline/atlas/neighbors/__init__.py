@@ -1,0 +1,1 @@
+"""Unit embeddings, nearest neighbors and the map."""

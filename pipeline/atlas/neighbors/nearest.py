@@ -1,0 +1,92 @@
+"""The neurons of an atlas most like each one, by their signatures: `similar/<layer>.parquet`.
+
+The cosine of every pair is computed, block by block, and the k highest of each row are kept: exact, and 100,000
+neurons need 1.3 TFLOP and one block of memory (benchmarks/similar_neurons.py has the times), so no approximate index
+is needed.
+
+Shapes: N neurons, R dimensions, k neighbors.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+
+NUM_NEIGHBORS: Final = 12  # a row of thumbnails on the neuron page
+NO_NEIGHBOR: Final = -1
+# Beyond four decimals the order of two neighbors is rounding error of the factorization; equal ones go by place.
+SIMILARITY_DECIMALS: Final = 4
+_BLOCK_BYTES: Final = 64 << 20
+
+# One row per neuron with a signature, by unit; the lists best first, as long as each other.
+SIMILAR_SCHEMA: Final[dict[str, str]] = {
+    "unit": "int32",
+    "similar_layers": "list<string>",
+    "similar_units": "list<int32>",
+    "similarities": "list<float32>",  # cosine of the signatures
+}
+
+
+def nearest_neighbors(signature: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
+    """The k neurons with the highest cosine to each: (index int64 [N, k], cosine float32 [N, k]), best first.
+
+    Neurons without a signature have no neighbors and are none; slots left over hold NO_NEIGHBOR and NaN. Only positive
+    cosines count.
+
+    Args:
+        signature: float32 [N, R], rows of length 1 or of zeros.
+        k: neighbors of each.
+    """
+    import torch
+
+    num_neurons = len(signature)
+    index = np.full((num_neurons, k), NO_NEIGHBOR, np.int64)
+    cosine = np.full((num_neurons, k), np.nan, np.float32)
+    (members,) = np.nonzero(signature.any(axis=1))
+    kept = min(k, len(members) - 1)
+    if kept < 1:
+        return index, cosine
+    vectors = torch.from_numpy(np.ascontiguousarray(signature[members]))
+    rows_per_block = max(1, _BLOCK_BYTES // (4 * len(members)))
+    for start in range(0, len(members), rows_per_block):
+        block = vectors[start : start + rows_per_block] @ vectors.T
+        own = torch.arange(len(block))
+        block[own, start + own] = -2.0  # below every cosine: nobody is its own neighbor
+        best = block.topk(kept, dim=1)
+        values = np.round(best.values.numpy(), SIMILARITY_DECIMALS)
+        places = best.indices.numpy()
+        order = np.lexsort((places, -values), axis=-1)
+        values, places = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+        rows = members[start : start + rows_per_block]
+        index[rows, :kept] = np.where(values > 0, members[places], NO_NEIGHBOR)
+        cosine[rows, :kept] = np.where(values > 0, values, np.nan)
+    return index, cosine
+
+
+def similar_rows(
+    neurons: Sequence[tuple[str, int]], index: np.ndarray, cosine: np.ndarray
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(layer, rows of SIMILAR_SCHEMA) of every layer, in the order of `neurons`.
+
+    Args:
+        neurons: (layer, unit) of all N, by layer, then unit.
+        index: of the neighbors, int64 [N, k], from `nearest_neighbors`.
+        cosine: float32 [N, k].
+    """
+    start = 0
+    for layer, members in groupby(neurons, key=lambda neuron: neuron[0]):
+        rows = []
+        for place, (_, unit) in enumerate(members, start):
+            near = index[place][index[place] != NO_NEIGHBOR].tolist()
+            start += 1
+            if near:
+                rows.append(
+                    {
+                        "unit": unit,
+                        "similar_layers": [neurons[neighbor][0] for neighbor in near],
+                        "similar_units": [neurons[neighbor][1] for neighbor in near],
+                        "similarities": cosine[place][: len(near)].tolist(),
+                    }
+                )
+        yield layer, rows

@@ -1,0 +1,186 @@
+"""A small static page for every neuron, on request: for link previews, search engines and readers without JavaScript.
+
+    neurons/<slug>/<layer>/<unit>.html   picture, label, scores, OpenGraph and Twitter tags, the way into the viewer
+    neurons/<slug>/<layer>/index.html    the neurons of a layer, as links
+    sitemap.xml, robots.txt              every page; in several files above MAX_URLS
+
+Addresses carry no build id, so that links last. A page's canonical address is its own: the viewer's address differs
+from that of every other neuron only behind the '#', which search engines drop. Pure.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from pipeline.atlas.format.manifest import Manifest
+from pipeline.atlas.site.static_pages import html_facts, html_link, html_page, html_text, isolated, one_line
+from pipeline.neurons import check_layer_name
+
+Entry = Mapping[str, Any]  # what sites.json says about an atlas
+Row = Mapping[str, Any]  # of index.parquet, with `top_labels` as text, and `top_captions` where there are captions
+
+PAGES_FOLDER: Final = "neurons"
+MAX_URLS: Final = 50_000  # of one sitemap: sitemaps.org protocol 0.9
+ROBOTS_MARK: Final = "# Written by neuron-atlas"
+
+_SITEMAP_HEAD: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
+_SITEMAP_NAMESPACE: Final = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
+
+
+def neuron_page_path(slug: str, layer: str, unit: int) -> str:
+    """Where the page of one neuron lies in a site."""
+    return f"{PAGES_FOLDER}/{slug}/{check_layer_name(layer)}/{int(unit)}.html"
+
+
+def layer_page_path(slug: str, layer: str) -> str:
+    """Where the list of a layer's neurons lies in a site."""
+    return f"{PAGES_FOLDER}/{slug}/{check_layer_name(layer)}/index.html"
+
+
+def neuron_pages(entry: Entry, manifest: Manifest, rows: Sequence[Row], base_url: str) -> Iterator[tuple[str, bytes]]:
+    """(path, bytes) of the pages of one atlas: of each neuron, and of each layer.
+
+    Args:
+        entry: of sites.json.
+        manifest: its atlas.json.
+        rows: of its index.parquet with `top_labels` as text, in order.
+        base_url: address of the site, ending in "/".
+    """
+    by_layer: dict[str, list[Row]] = {layer["name"]: [] for layer in manifest["layers"]}
+    for row in rows:
+        by_layer[row["layer"]].append(row)
+    for layer, neurons in by_layer.items():
+        yield layer_page_path(entry["slug"], layer), _layer_page(entry, manifest, layer, neurons, list(by_layer))
+        for place, row in enumerate(neurons):
+            before = neurons[place - 1] if place else None
+            after = neurons[place + 1] if place + 1 < len(neurons) else None
+            yield (
+                neuron_page_path(entry["slug"], layer, row["unit"]),
+                _neuron_page(entry, manifest, row, (before, after), base_url),
+            )
+
+
+def sitemap_files(base_url: str, paths: Iterable[str]) -> dict[str, bytes]:
+    """Path → bytes of the sitemaps and robots.txt.
+
+    Args:
+        base_url: address of the site, ending in "/".
+        paths: of all pages in the site; "" is its beginning.
+    """
+    urls = [html_text(base_url + path) for path in paths]
+    parts = [urls[start : start + MAX_URLS] for start in range(0, len(urls), MAX_URLS)]
+    robots = f"{ROBOTS_MARK}\nUser-agent: *\nAllow: /\nSitemap: {base_url}sitemap.xml\n".encode()
+    if len(parts) <= 1:
+        return {"sitemap.xml": _sitemap("urlset", "url", urls), "robots.txt": robots}
+    names = [f"sitemap-{number:04d}.xml" for number in range(1, len(parts) + 1)]
+    files = {name: _sitemap("urlset", "url", part) for name, part in zip(names, parts, strict=True)}
+    files["sitemap.xml"] = _sitemap("sitemapindex", "sitemap", [html_text(base_url + name) for name in names])
+    return files | {"robots.txt": robots}
+
+
+def _sitemap(kind: str, item: str, urls: Iterable[str]) -> bytes:
+    lines = "".join(f"<{item}><loc>{url}</loc></{item}>\n" for url in urls)
+    return f"{_SITEMAP_HEAD}<{kind} {_SITEMAP_NAMESPACE}>\n{lines}</{kind}>\n".encode()
+
+
+def _neuron_page(
+    entry: Entry, manifest: Manifest, row: Row, neighbors: tuple[Row | None, Row | None], base_url: str
+) -> bytes:
+    slug, layer, unit = entry["slug"], row["layer"], row["unit"]
+    name = f"{layer}:{unit}"
+    label = row["label"] or ""
+    title = f"{one_line(label, 100)} · {name}" if label else name
+    address = base_url + neuron_page_path(slug, layer, unit)
+    picture = f"{entry['path']}/{row['image_path']}" if row["image_path"] else ""
+    up = "../../../"
+    viewer = f"{up}index.html#/atlas/{quote(slug)}/{quote(layer, safe='')}/{unit}"
+    alternative = f"Picture synthesized to excite {one_line(label, 100) or 'the neuron'} ({name})"
+    steps = [
+        html_link(f"{neighbor['unit']}.html", f"{word} {layer}:{neighbor['unit']}")
+        for neighbor, word in zip(neighbors, ("←", "→"), strict=True)
+        if neighbor is not None
+    ]
+    parts = [
+        f"<p>{' · '.join([html_link('index.html', layer), *steps])}</p>",
+        f"<h1>{isolated(label or name)}</h1>",
+        f'<p class="lead">{html_text(f"Neuron {name} of ")}{isolated(manifest["model"]["name"])}, in '
+        f"{html_link(f'{up}cards/{slug}.html', manifest['title'])}</p>",
+    ]
+    if picture:
+        parts.append(f'<p><img src="{html_text(up + picture)}" alt="{html_text(alternative)}"></p>')
+    parts += [
+        f"<p>{html_link(viewer, 'Open it in the viewer')}: photographs, activations and other pictures (needs "
+        "JavaScript).</p>",
+        html_facts([(term, isolated(value)) for term, value in _facts(manifest, row)]),
+    ]
+    return html_page(
+        title=f"{title} · {one_line(manifest['title'], 80)}",
+        body="\n".join(parts),
+        up=up,
+        head=_previews(title, _description(manifest, row), address, base_url + picture if picture else "", alternative),
+    )
+
+
+def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
+    facts = [
+        ("Status", row["status"]),
+        ("Method", row["method"]),
+        ("Labels of the photographs", row["top_labels"]),
+        ("Captions of the photographs", row.get("top_captions") or ""),
+    ]
+    for column, note in manifest["columns"].items():
+        value = row.get(column)
+        if isinstance(value, int | float):
+            unit = "" if note["unit"] in ("", "activation", "0/1") else f" {note['unit']}"
+            facts.append((column.replace("_", " ").capitalize(), f"{value:.4g}{unit}. {note['meaning']}"))
+    return [(term, value) for term, value in facts if value]
+
+
+def _description(manifest: Manifest, row: Row) -> str:
+    """One sentence or two for previews."""
+    words = f"What neuron {row['layer']}:{row['unit']} of {one_line(manifest['model']['name'], 80)} responds to."
+    labels = one_line(row["top_labels"] or row.get("top_captions") or "", 120)
+    return f"{words} Photographs that excite it: {labels}." if labels else words
+
+
+def _previews(title: str, description: str, address: str, image: str, alternative: str) -> str:
+    """Tags of the Open Graph protocol (ogp.me) and of Twitter cards, and the canonical address."""
+    properties = [
+        ("og:type", "article"),
+        ("og:site_name", "Neuron Atlas"),
+        ("og:title", title),
+        ("og:description", description),
+        ("og:url", address),
+        *([("og:image", image), ("og:image:type", "image/webp"), ("og:image:alt", alternative)] if image else []),
+    ]
+    names = [
+        ("description", description),
+        ("twitter:card", "summary"),
+        ("twitter:title", title),
+        ("twitter:description", description),
+        *([("twitter:image", image), ("twitter:image:alt", alternative)] if image else []),
+    ]
+    lines = [f'<link rel="canonical" href="{html_text(address)}">']
+    lines += [f'<meta property="{name}" content="{html_text(value)}">' for name, value in properties]
+    lines += [f'<meta name="{name}" content="{html_text(value)}">' for name, value in names]
+    return "\n".join(lines) + "\n"
+
+
+def _layer_page(entry: Entry, manifest: Manifest, layer: str, rows: Sequence[Row], layers: Sequence[str]) -> bytes:
+    slug = entry["slug"]
+    others = [isolated(name) if name == layer else html_link(f"../{name}/index.html", name) for name in layers]
+    items = "\n".join(f"<li>{html_link(str(row['unit']) + '.html', _entry_text(row))}</li>" for row in rows)
+    body = "\n".join(
+        [
+            f"<p>{html_link(f'../../../cards/{slug}.html', manifest['title'])}</p>",
+            f"<h1>{html_text(layer)}</h1>",
+            f"<p>Layers: {' · '.join(others)}</p>",
+            f"<ul>\n{items}\n</ul>",
+        ]
+    )
+    return html_page(title=f"{layer} · {one_line(manifest['title'], 80)}", body=body, up="../../../")
+
+
+def _entry_text(row: Row) -> str:
+    words = one_line(row["label"] or row["top_labels"] or row.get("top_captions") or "", 120)
+    return f"{row['unit']}: {words}" if words else str(row["unit"])

@@ -1,0 +1,1 @@
+"""Tar shards of samples: reading, writing, captions, the policy for bad samples."""

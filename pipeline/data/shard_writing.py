@@ -1,0 +1,233 @@
+"""Writing tar shards: a folder of pictures becomes `NAME-000000.tar`, … in webdataset's form.
+
+Nothing of the moment or of the writer goes into a shard, so equal pictures give equal bytes.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.captions import MAX_TEXT_BYTES, one_line
+from pipeline.data.sample_errors import SkippedSample
+from pipeline.io.images import BadImage, decode_image
+from pipeline.io.root import Root
+
+_IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSample:
+    """One sample to be written: the picture's file, its class index if it has one, and a JSON description."""
+
+    key: str
+    suffix: str
+    image: bytes = field(repr=False)
+    label: int | None
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What `write_shards` wrote, and what it left out.
+
+    Attributes:
+        shards: names of the tar shards, in order.
+        num_samples: samples in them.
+        num_bytes: their size in bytes.
+        class_names: by class index; empty without class folders.
+        skipped: pictures that cannot be decoded.
+        num_ignored: files that are neither pictures nor captions by their names.
+    """
+
+    shards: tuple[str, ...]
+    num_samples: int
+    num_bytes: int
+    class_names: tuple[str, ...]
+    skipped: tuple[SkippedSample, ...]
+    num_ignored: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.num_samples} samples in {len(self.shards)} tar shards, {self.num_bytes / 1e6:.1f} MB, "
+            f"{len(self.class_names) or 'no'} class folders"
+        ]
+        if self.num_ignored:
+            lines.append(f"{self.num_ignored} files ignored: no {', '.join(_IMAGE_SUFFIXES)} in their names")
+        lines += [f"left out {skip.detail} ({skip.reason})" for skip in self.skipped]
+        return "\n".join(lines)
+
+
+def write_shards(
+    images_folder: str | Path,
+    out_folder: str | Path,
+    *,
+    name: str,
+    max_samples: int = 1000,
+    max_bytes: int = 256 * 1024 * 1024,
+    labels: Mapping[str, int] | None = None,
+) -> ShardReport:
+    """Pack a folder of pictures into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
+
+    With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt`
+    lists them; pictures that lie flat get no label. Every picture is decoded once and left out if that fails. The text
+    in a `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
+
+    Args:
+        images_folder: local folder with .jpg, .jpeg, .png and .webp files.
+        out_folder: local folder or fsspec URL.
+        name: beginning of the shards' names.
+        max_samples: samples per shard at most.
+        max_bytes: bytes per shard at most; a shard is built in memory.
+        labels: class index by path relative to `images_folder`, used instead of the subfolders.
+
+    Raises:
+        ValueError: no such folder, no pictures in it, or shards of an earlier, larger run remain.
+        StorageError: the output cannot be written.
+    """
+    folder, out = Path(images_folder), Root.open(str(out_folder))
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: expected one with pictures or class subfolders")
+    files = sorted(
+        path.relative_to(folder)
+        for path in (Path(top, file) for top, _, names in os.walk(folder, followlinks=True) for file in names)
+        if not path.name.startswith(".")
+    )
+    pictures = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
+    if not pictures:
+        raise ValueError(f"{folder} holds no pictures: expected {', '.join(_IMAGE_SUFFIXES)} files")
+    captions = {path.with_suffix(".txt") for path in pictures} & set(files)
+    classes = () if labels is not None else tuple(sorted({p.parts[0] for p in pictures if len(p.parts) > 1}))
+    index_of = {class_name: index for index, class_name in enumerate(classes)}
+    skipped: list[SkippedSample] = []
+
+    def samples() -> Iterator[NewSample]:
+        keys = unique_slugs([path.with_suffix("").as_posix() for path in pictures])
+        for index, (path, key) in enumerate(zip(pictures, keys, strict=True)):
+            data = (folder / path).read_bytes()
+            try:
+                decode_image(data)
+            except BadImage as error:
+                skipped.append(
+                    SkippedSample(
+                        key=key,
+                        tar_shard="",
+                        index=index,
+                        reason=error.reason,
+                        detail=f"{path}: {error.detail}",
+                    )
+                )
+                continue
+            class_name = path.parts[0] if classes and len(path.parts) > 1 else ""
+            label = labels.get(path.as_posix()) if labels is not None else index_of.get(class_name)
+            description = {"file": path.as_posix()} | ({"class_name": class_name} if class_name else {})
+            if path.with_suffix(".txt") in captions and (caption := _read_caption(folder / path.with_suffix(".txt"))):
+                description["caption"] = caption
+            yield NewSample(
+                key=key,
+                suffix=_IMAGE_SUFFIXES[path.suffix.lower()],
+                image=data,
+                label=label,
+                description=description,
+            )
+
+    shards, num_samples = write_tar_shards(samples(), out, name=name, max_samples=max_samples, max_bytes=max_bytes)
+    if classes:
+        out.write_text(f"{name}-classes.txt", "".join(f"{class_name}\n" for class_name in classes))
+    return ShardReport(
+        shards=tuple(shards),
+        num_samples=num_samples,
+        num_bytes=sum(out.size_bytes(shard) for shard in shards),
+        class_names=classes,
+        skipped=tuple(skipped),
+        num_ignored=len(files) - len(pictures) - len(captions),
+    )
+
+
+def write_tar_shards(
+    samples: Iterable[NewSample], out: Root, *, name: str, max_samples: int, max_bytes: int
+) -> tuple[list[str], int]:
+    """Write samples into as many tar shards as the bounds ask for; return their names and the sample count.
+
+    Raises:
+        ValueError: a bound is below 1, or `out` holds shards of this name that this run does not replace.
+        StorageError: the output cannot be written; the shards written before stay whole.
+    """
+    if max_samples < 1 or max_bytes < 1:
+        raise ValueError(f"max_samples = {max_samples}, max_bytes = {max_bytes}: expected at least 1")
+    shards: list[str] = []
+    num_samples = 0
+    for batch in _batches(samples, max_samples, max_bytes):
+        shards.append(f"{name}-{len(shards):06d}.tar")
+        out.write_bytes(shards[-1], _pack(batch))
+        num_samples += len(batch)
+    pattern = re.compile(re.escape(name) + r"-[0-9]{6,}\.tar")
+    older = sorted(set(filter(pattern.fullmatch, out.list())) - set(shards))
+    if older:
+        raise ValueError(
+            f"{out.url} holds older shards of the name {name!r} ({', '.join(older[:3])}): remove them, they "
+            "would be read as part of this data set"
+        )
+    return shards, num_samples
+
+
+def unique_slugs(names: Iterable[str]) -> list[str]:
+    """Return a readable key for each name: ASCII letters, digits, `_` and `-`; repeated ones are numbered."""
+    slugs: list[str] = []
+    taken: set[str] = set()
+    for text in names:
+        ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+        base = re.sub(r"[^A-Za-z0-9_]+", "-", ascii_text).strip("-_")[:80].rstrip("-_") or "image"
+        slug, number = base, 1
+        while slug in taken:
+            number += 1
+            slug = f"{base}-{number}"
+        taken.add(slug)
+        slugs.append(slug)
+    return slugs
+
+
+def _read_caption(path: Path) -> str:
+    with open(path, "rb") as file:
+        return one_line(file.read(MAX_TEXT_BYTES).decode("utf-8-sig", "replace"))
+
+
+def _pack(samples: Iterable[NewSample]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for suffix, data in sorted(_members_of(sample).items()):
+                # A new TarInfo has time 0, user and group 0 and no names, mode 0644.
+                header = tarfile.TarInfo(f"{sample.key}.{suffix}")
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _members_of(sample: NewSample) -> dict[str, bytes]:
+    description = json.dumps(sample.description, sort_keys=True, ensure_ascii=False).encode("utf-8")
+    label = {} if sample.label is None else {"cls": str(sample.label).encode()}
+    return {sample.suffix: sample.image, "json": description, **label}
+
+
+def _batches(samples: Iterable[NewSample], max_samples: int, max_bytes: int) -> Iterator[list[NewSample]]:
+    batch: list[NewSample] = []
+    num_bytes = tarfile.RECORDSIZE  # at most this much closes a tar
+    for sample in samples:
+        size = sum(
+            tarfile.BLOCKSIZE + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            for data in _members_of(sample).values()
+        )
+        if batch and (len(batch) == max_samples or num_bytes + size > max_bytes):
+            yield batch
+            batch, num_bytes = [], tarfile.RECORDSIZE
+        batch.append(sample)
+        num_bytes += size
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""Layers that we add to a network: concept directions and combinations of units."""

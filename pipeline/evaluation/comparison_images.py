@@ -1,0 +1,121 @@
+"""Which photographs pictures are compared with: a random panel of the data set, and the exemplars of each neuron."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.activations.accumulators.topk import NO_SAMPLE
+from pipeline.activations.store import StatisticsStore
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
+from pipeline.references.store import read_references
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """The photographs that the pictures of a recipe are compared with, as sample ids.
+
+    Attributes:
+        panel: drawn at random from the data set, ascending.
+        exemplars: layer → unit → those that excite it most, but for its references; strongest first.
+        references: layer → unit → those that its pictures were aligned with, of all its facets.
+    """
+
+    panel: tuple[int, ...]
+    exemplars: Mapping[str, Mapping[int, tuple[int, ...]]]
+    references: Mapping[str, Mapping[int, frozenset[int]]]
+
+    def of_layer(self, layer: str) -> "Photographs":
+        """Those that pictures of one layer are compared with."""
+        return replace(self, exemplars={layer: self.exemplars[layer]}, references={layer: self.references[layer]})
+
+    @property
+    def further(self) -> list[int]:
+        """The exemplars that are not on the panel, each once, ascending."""
+        every = {sample for units in self.exemplars.values() for samples in units.values() for sample in samples}
+        return sorted(every - set(self.panel))
+
+    def labeled(self, statistics: StatisticsStore, layer: str, classes: Collection[int]) -> list[int]:
+        """Of the panel and the exemplars of the layer of classes those labeled with one of the classes, ascending."""
+        exemplars = self.exemplars.get(layer, {}).values()
+        every = np.array(sorted({*self.panel, *(sample for members in exemplars for sample in members)}), np.int64)
+        return every[np.isin(statistics.samples.labels(every), sorted(classes))].tolist()
+
+
+def choose_photographs(
+    root: Root, recipe: Recipe, statistics: StatisticsStore, units: Mapping[str, Sequence[int]]
+) -> Photographs:
+    """The panel of a run and the exemplars of some units.
+
+    Args:
+        root: the atlas folder; the references of the units are there.
+        recipe: of the run.
+        statistics: of the run.
+        units: layer → the units.
+    """
+    references = {layer: _references_of(root, layer, recipe.targets.facets) for layer in units}
+    return Photographs(
+        panel=choose_panel(statistics.samples.ids, recipe.evaluate.num_photographs, recipe.seed),
+        exemplars={
+            layer: {
+                unit: choose_exemplars(
+                    statistics, layer, unit, references[layer].get(unit, frozenset()), recipe.evaluate.num_exemplars
+                )
+                for unit in members
+            }
+            for layer, members in units.items()
+        },
+        references=references,
+    )
+
+
+def choose_panel(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
+    """`count` samples drawn at random without replacement, all if there are no more; ascending.
+
+    A larger panel of the same seed contains the smaller one, so that enlarging it only adds work.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return tuple(sorted(int(samples[place]) for place in order[:count]))
+
+
+def choose_exemplars(
+    statistics: StatisticsStore, layer: str, unit: int, references: frozenset[int], count: int
+) -> tuple[int, ...]:
+    """The samples that excite a unit most, strongest first, without its references.
+
+    A picture that is aligned with its references resembles them by construction; to be near other photographs that
+    excite the unit is another matter. They come from the `statistics.top_k` that are kept, so a unit with as many
+    references has none. Photographs that excite it no more than the least exciting one does are none either.
+    """
+    topk = statistics.topk(layer)
+    floor = float(statistics.activation_moments(layer).minimum[unit])
+    kept = zip(topk.sample[unit].tolist(), topk.activation[unit].tolist(), strict=True)
+    exciting = [sample for sample, activation in kept if sample != NO_SAMPLE and activation > floor]
+    return tuple([sample for sample in exciting if sample not in references][:count])
+
+
+def choose_quiet(
+    panel: Sequence[int], activations: np.ndarray, excluded: frozenset[int], count: int, seed: int
+) -> tuple[int, ...]:
+    """The samples of the panel that excite a unit least, weakest first.
+
+    Args:
+        panel: sample ids.
+        activations: of the unit, one per sample of the panel.
+        excluded: its exemplars and references.
+        count: at most so many.
+        seed: decides among equals, of which there are many behind a ReLU.
+    """
+    tie_breaks = np.random.default_rng(seed).permutation(len(panel))
+    order = np.lexsort((tie_breaks, activations))
+    return tuple([panel[place] for place in order if panel[place] not in excluded][:count])
+
+
+def _references_of(root: Root, layer: str, num_facets: int) -> dict[int, frozenset[int]]:
+    """Unit → the samples that are references of any of its facets."""
+    found: dict[int, frozenset[int]] = {}
+    for facet in range(num_facets):
+        for unit, row in read_references(root, layer, facet).items():
+            found[unit] = found.get(unit, frozenset()) | frozenset(row["reference_samples"] or ())
+    return found

@@ -1,0 +1,52 @@
+"""The protocol of evaluators: networks that did not take part in the synthesis score its visualizations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+Shown = Image.Image | np.ndarray  # a photograph, or a picture as published: uint8 [H, W, 3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a judge says of a batch of images.
+
+    Attributes:
+        embedding: float32 [B, D], where the images lie in the judge's feature space.
+        logits: float32 [B, K], one per class; None of a judge that does not classify.
+    """
+
+    embedding: np.ndarray
+    logits: np.ndarray | None
+
+
+class Judge(Protocol):
+    """A network that looks at images.
+
+    Attributes:
+        name: as in the recipe: `torchvision:squeezenet1_1`, `open_clip:ViT-B-32`.
+        slug: the name in lower-case letters, digits and `_`, for names of columns.
+        num_classes: K of the logits; None of a judge that does not classify.
+        weights_sha256: hash of all parameters and buffers, see `hash_state`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def slug(self) -> str: ...
+    @property
+    def num_classes(self) -> int | None: ...
+    @property
+    def weights_sha256(self) -> str: ...
+
+    def look(self, images: Sequence[Shown]) -> Answer:
+        """The answers to at least one image, in one forward pass.
+
+        Args:
+            images: photographs (Pillow) go through the judge's own resizing and center crop; pictures, uint8
+                [H, W, 3], are resized whole to the judge's input, since all of a picture was synthesized.
+        """
+        ...

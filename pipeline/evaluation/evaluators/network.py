@@ -1,0 +1,111 @@
+"""Judges: networks that look at images as published and answer with an embedding and, if they classify, logits.
+
+Every held-out judgment goes through this one interface: whether a network that never saw the synthesis names the class
+(accuracy, Inception Score), and in whose feature space pictures and photographs are compared (FID, KID, machine
+interpretability, diversity).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.evaluators.base import Answer, Judge, Shown
+from pipeline.evaluation.metrics.activation import picture_inputs
+from pipeline.models import Model, features_of
+from pipeline.models.capture import channels_first
+from pipeline.neurons import judge_slug
+
+
+def model_judge(model: Model) -> Judge:
+    """A network that is loaded already as a judge: the atlas's own model can judge its own pictures."""
+    return _NetworkJudge(model)
+
+
+class _NetworkJudge:
+    """A network of `load_model`.
+
+    Its embedding is what enters the classifier, averaged over positions: the penultimate features that FID is usually
+    taken in (of Inception, ResNet and EfficientNet the pooled features, of SqueezeNet the maps before the last 1 × 1
+    convolution). A backbone without classifier gives the last of its default feature layers, averaged over the
+    positions on the image.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.name = model.name
+        self.slug = judge_slug(model.name)
+        self.num_classes = model.num_classes or None
+
+    @property
+    def weights_sha256(self) -> str:
+        """See `Judge`."""
+        return self.model.weights_sha256
+
+    @torch.no_grad()
+    def look(self, images: Sequence[Shown]) -> Answer:
+        """See `Judge.look`."""
+        inputs = self._inputs(images)
+        classifier = self.model.classifier_layer
+        if classifier is None:
+            layer = self.model.default_feature_layers()[-1].layer
+            features = features_of(self.model.module, inputs, [layer])[layer]
+            on_image = features.flatten(2)[:, :, self.model.num_prefix(layer) :] if features.ndim > 2 else features
+            return Answer(embedding=_array(_mean_over_positions(on_image)), logits=None)
+        with _input_of(self.model.module, self._head) as entering:
+            logits = features_of(self.model.module, inputs, [classifier])[classifier]
+        (embedding,) = entering
+        return Answer(embedding=_array(embedding), logits=_array(logits.flatten(1)))
+
+    def _inputs(self, images: Sequence[Shown]) -> Tensor:
+        """[B, channels, S, S] in the model's input space."""
+        return torch.cat(
+            [
+                picture_inputs(self.model, [image])
+                if isinstance(image, np.ndarray)
+                else self.model.preprocess(image)[None].to(self.model.device)
+                for image in images
+            ]
+        )
+
+    @cached_property
+    def _head(self) -> str:
+        """The layer whose weights make the logits: the classifier, or the last with weights before it.
+
+        SqueezeNet's classifier, for one, is the pooling of the maps that its last convolution gives.
+        """
+        classifier = self.model.classifier_layer
+        assert classifier is not None
+        layers = self.model.layers()
+        candidates = reversed(layers[: layers.index(classifier) + 1])
+        return next((layer for layer in candidates if self._has_weights(layer)), classifier)
+
+    def _has_weights(self, layer: str) -> bool:
+        return next(self.model.module.get_submodule(layer).parameters(recurse=False), None) is not None
+
+
+@contextmanager
+def _input_of(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """What enters a layer in each forward pass inside the `with` block, averaged over positions: [B, C] each."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(_mean_over_positions(channels_first(inputs[0], layer)))
+
+    handle = module.get_submodule(layer).register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _mean_over_positions(features: Tensor) -> Tensor:
+    """[B, C, H, W], [B, C, T] or [B, C] → a new tensor [B, C]."""
+    return features.flatten(2).mean(dim=2) if features.ndim > 2 else features.clone()
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

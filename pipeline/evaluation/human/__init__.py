@@ -1,0 +1,1 @@
+"""The study in which people rate visualizations: answers, scores, agreement."""

@@ -1,0 +1,238 @@
+"""A judge looks at photographs and pictures; the atlas's own model also keeps what only it can tell.
+
+Columns of a look: `embedding` [D] and `logits` [K] (none of a judge that does not classify). Those of the own model
+have besides
+
+- `means/LAYER` [C]: the mean of each channel of each feature layer, for path similarity;
+- `activation/LAYER` [U], of the panel's photographs: the activation of each unit of each surveyed layer, by which the
+  photographs that leave a unit quiet are found;
+- `alignment_distance` [1], of pictures: see `alignment_distances`.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.activations.accumulators.reduction import extreme_of
+from pipeline.activations.dataset_images import photographs_ahead
+from pipeline.activations.store import StatisticsStore
+from pipeline.alignment.losses import NeuronTarget
+from pipeline.evaluation.evaluators.base import Judge
+from pipeline.evaluation.metrics.activation import picture_inputs
+from pipeline.evaluation.predictions import Kind, LookFolder, activation_column
+from pipeline.io.images import BadImage
+from pipeline.io.root import Root
+from pipeline.models import Model
+from pipeline.models.capture import channels_first
+from pipeline.recipe.recipe import Recipe
+from pipeline.references.build import options_for
+from pipeline.synthesis.methods.vital import AlignmentObjective
+from pipeline.synthesis.methods.vital_target import AlignmentPlan
+from pipeline.synthesis.step import losses_of
+
+_BATCH_SIZE = 16  # images in one forward pass: bounds memory
+_ALIGNED_AT_ONCE = 8  # pictures whose relevance is computed together, as in synthesis
+
+Key = tuple[str, int, str, int]  # layer, unit, method, seed
+
+
+def look_at_photographs(
+    root: Root,
+    recipe: Recipe,
+    statistics: StatisticsStore,
+    judge: Judge,
+    key: str,
+    *,
+    kind: Kind,
+    name: str,
+    samples: Sequence[int],
+    model: Model | None = None,
+) -> dict[str, Any]:
+    """Look at some photographs and commit what was seen. Photographs that are no images (any more) are left out.
+
+    Args:
+        root: the atlas folder.
+        recipe: of the run.
+        statistics: of the run, which know where the photographs lie.
+        judge: who looks.
+        key: of the judge.
+        kind: `panel` or `exemplars`.
+        name: of these photographs together.
+        samples: their ids.
+        model: the atlas's own, if it is the judge.
+
+    Returns:
+        How many were looked at (`ok`), how many left out (`skipped`), and the path of the commit (`committed`).
+    """
+    has_alpha = model is not None and model.preprocessing.has_alpha
+    seen: list[tuple[int, Image.Image]] = []
+    problems: dict[int, str] = {}
+    rows: list[dict[str, Any]] = []
+
+    def look() -> None:
+        images = [image for _, image in seen]
+        columns = _answer(judge, images)
+        if model is not None:
+            inputs = torch.stack([model.preprocess(image) for image in images]).to(model.device)
+            layers = statistics.layers if kind == "panel" else []
+            columns |= own_columns(model, inputs, recipe, layers)
+        rows.extend(_rows([sample for sample, _ in seen], columns))
+        seen.clear()
+
+    for exemplar, photograph in photographs_ahead(
+        statistics.exemplars_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
+    ):
+        if isinstance(photograph, BadImage):
+            problems[exemplar.sample] = f'"{exemplar.key}" in {exemplar.tar_shard}: {photograph}'
+            continue
+        seen.append((exemplar.sample, photograph))
+        if len(seen) == _BATCH_SIZE:
+            look()
+    if seen:
+        look()
+    committed = LookFolder(root, key, kind).commit(name, rows, problems)
+    return {"ok": len(rows), "skipped": len(problems), "committed": committed}
+
+
+def look_at_pictures(
+    root: Root, judge: Judge, key: str, *, name: str, keys: Sequence[Key], pictures: Sequence[np.ndarray], **own: Any
+) -> str:
+    """Look at some pictures (uint8 [H, W, 3] each) and commit what was seen. Returns the path of the commit.
+
+    Args:
+        root: the atlas folder.
+        judge: who looks.
+        key: of the judge.
+        name: of these pictures together.
+        keys: layer, unit, method and seed of each.
+        pictures: as published.
+        own: of the atlas's own model, the arguments of `own_picture_columns`.
+    """
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(pictures), _BATCH_SIZE):
+        some = slice(start, start + _BATCH_SIZE)
+        columns = _answer(judge, pictures[some])
+        if own:
+            some_own = own | {"units": own["units"][some], "targets": own["targets"][some]}
+            columns |= own_picture_columns(pictures=pictures[some], **some_own)
+        rows += _rows(keys[some], columns)
+    return LookFolder(root, key, "pictures").commit(name, rows)
+
+
+def own_picture_columns(
+    *,
+    model: Model,
+    recipe: Recipe,
+    plan: AlignmentPlan,
+    units: Sequence[int],
+    targets: Sequence[NeuronTarget | None],
+    pictures: Sequence[np.ndarray],
+) -> dict[str, np.ndarray]:
+    """What only the atlas's own model can tell of pictures of one layer, [B, …] each.
+
+    Args:
+        model: the atlas's own.
+        recipe: of the run.
+        plan: of the layer.
+        units: of each picture.
+        targets: what each picture is to be aligned with, None where there is nothing.
+        pictures: as published.
+    """
+    columns = own_columns(model, picture_inputs(model, pictures), recipe, [])
+    distances = np.full((len(pictures), 1), np.nan, np.float32)
+    aligned = [place for place, target in enumerate(targets) if target is not None]
+    for start in range(0, len(aligned), _ALIGNED_AT_ONCE):
+        places = aligned[start : start + _ALIGNED_AT_ONCE]
+        some = [target for place in places if (target := targets[place]) is not None]
+        distances[places, 0] = alignment_distances(
+            model, recipe, plan, [units[place] for place in places], some, [pictures[place] for place in places]
+        )
+    return columns | {"alignment_distance": distances}
+
+
+def alignment_distances(
+    model: Model,
+    recipe: Recipe,
+    plan: AlignmentPlan,
+    units: Sequence[int],
+    targets: Sequence[NeuronTarget],
+    pictures: Sequence[np.ndarray],
+) -> np.ndarray:
+    """How far the features of published pictures are from the targets of their neurons, float32 [B], ≥ 0.
+
+    The sort-matching distance of VITAL (METHOD 2 and 3), whatever method made the picture and whatever distance its own
+    objective used: at each aligned layer the mean squared difference of sorted features, over the variance of the
+    target; for inner neurons of features weighted by relevance, channels weighted by importance; then the mean over
+    layers with the plan's weights. 0 for the target's own distribution. Where no relevance weights anything, 1 for
+    features that are all at the target's mean.
+
+    Reference: VITAL (ICCV 2025); the division by the variance is ours, so that layers have a common unit.
+    """
+    # Only what an objective needs to be evaluated once; options for how a picture is made have no say here.
+    options = replace(
+        options_for(recipe),
+        alignment="sort",
+        normalize_layers=True,
+        activation_weight=0.0,
+        relevance_every=1,
+        grid=plan.grid,
+        aligned_side=plan.side,
+    )
+    objective = AlignmentObjective(model, plan.layer, units, targets, options)
+    size = (plan.image_size_px, plan.image_size_px)
+    images = [Image.fromarray(picture) for picture in pictures]
+    resized = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images]
+    inputs = torch.stack([model.preprocessing.to_tensor(image) for image in resized]).to(model.device)
+    with torch.no_grad():
+        distances = losses_of(objective, inputs) / sum(plan.weights.values())
+    return distances.float().cpu().numpy()
+
+
+@torch.no_grad()
+def own_columns(model: Model, inputs: Tensor, recipe: Recipe, surveyed: Sequence[str]) -> dict[str, np.ndarray]:
+    """Channel means of the feature layers, activations of the units of surveyed layers: see the module's text."""
+    means = feature_layers(model, recipe)
+    found: dict[str, np.ndarray] = {}
+
+    def reduce(_module: nn.Module, _inputs: object, output: object, *, layer: str) -> None:
+        features = channels_first(output, layer).float()
+        features = features.flatten(2)[..., model.num_prefix(layer) :] if features.ndim > 2 else features[..., None]
+        if layer in means:
+            found[f"means/{layer}"] = features.mean(dim=2).cpu().numpy()
+        if layer in surveyed:
+            activation = (
+                extreme_of(features, torch.amax) if recipe.statistics.activation == "max" else features.mean(dim=2)
+            )
+            found[activation_column(layer)] = activation.cpu().numpy()
+
+    with ExitStack() as stack:
+        for layer in dict.fromkeys([*means, *surveyed]):
+            handle = model.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
+            stack.callback(handle.remove)
+        model.module(inputs)
+    return found
+
+
+def feature_layers(model: Model, recipe: Recipe) -> list[str]:
+    """The feature layers of a recipe that have a weight, in the model's order."""
+    chosen = recipe.targets.feature_layers or model.default_feature_layers()
+    names = {model.resolve_layer(entry.layer) for entry in chosen if entry.weight > 0}
+    return [layer for layer in model.layers() if layer in names]
+
+
+def _answer(judge: Judge, images: Sequence[Image.Image | np.ndarray]) -> dict[str, np.ndarray]:
+    answer = judge.look(images)
+    return {"embedding": answer.embedding} | ({} if answer.logits is None else {"logits": answer.logits})
+
+
+def _rows(ids: Sequence[Any], columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"id": found} | {name: values[place] for name, values in columns.items()} for place, found in enumerate(ids)
+    ]

@@ -1,0 +1,1 @@
+"""Where a run reads and writes: roots, remote storage, Zarr, Parquet, images."""

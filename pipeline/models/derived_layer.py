@@ -1,0 +1,106 @@
+"""Added layers: layers computed beside a network from the outputs of its own, such as concepts and circuits.
+
+An added layer is a submodule `KIND.NAME` of the network (`concepts.sae`, `circuits.eye`), run by forward hooks on the
+layers it reads. Its output goes nowhere but to those who watch it, so the network computes what it did before, and
+everything that works on a layer by its name (capture, statistics, relevance, targets, synthesis) works on this one.
+
+Hooks and layers pickle and copy together with the network, and move with it between devices and dtypes. A layer that
+nobody watches is not computed.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    pass
+
+
+class AddedLayer(nn.Module):
+    """A layer computed from outputs of other layers.
+
+    Attributes:
+        sources: the layers it reads, one per argument of `forward`, in the order in which they complete. The last one's
+            feature space is the one that units of this layer are thought of in.
+        given: (layer, unit) through which all relevance of this layer is to pass, or None for no such condition.
+    """
+
+    given: tuple[str, int] | None = None
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__()
+        self.sources = tuple(sources)
+        self.handles: list[RemovableHandle] = []  # kept, since unpickling them reserves their ids for these hooks
+        self._taken: dict[int, dict[int, Tensor]] = {}  # by thread, as several may run one network at once
+
+    def take(self, index: int, output: Tensor) -> Tensor:
+        """What `forward` needs of the output of source number `index`."""
+        return output
+
+    def unit_label(self, unit: int) -> str:
+        """What a unit stands for, in words; nothing if it has no name."""
+        return ""
+
+    def start(self) -> None:
+        """Forget what a pass that stopped halfway has left."""
+        self._taken.pop(threading.get_ident(), None)
+
+    def receive(self, index: int, output: Tensor) -> None:
+        """Take the output of one source; with the last one that was missing the layer runs."""
+        taken = self._taken.setdefault(threading.get_ident(), {})
+        taken[index] = self.take(index, output)
+        if len(taken) == len(self.sources):
+            self.start()
+            self(*[taken[i] for i in range(len(self.sources))])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_taken": {}}  # may hold parts of a graph, which nothing can copy
+
+
+class AddedLayers(nn.Module):
+    """The submodule that holds the added layers of one kind; passes on what a Sequential runs it on."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+class _Tap:
+    """The forward hook that hands one source's output to an added layer."""
+
+    def __init__(self, added: AddedLayer, index: int) -> None:
+        self.added, self.index = added, index
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        if _is_watched(self.added):
+            self.added.receive(self.index, output)
+
+
+class _Start:
+    """The hook that tells an added layer of several sources that the network begins a pass."""
+
+    def __init__(self, added: AddedLayer) -> None:
+        self.added = added
+
+    def __call__(self, _module: nn.Module, _inputs: object) -> None:
+        self.added.start()
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether any hook, other than those of added layers that are not watched themselves, sees the module's output."""
+    return bool(nn.modules.module._global_forward_hooks) or any(
+        not isinstance(hook, _Tap) or _is_watched(hook.added) for hook in module._forward_hooks.values()
+    )
+
+
+def added_layers(module: nn.Module) -> Iterator[tuple[str, AddedLayer]]:
+    """The added layers of a network with their names, in the order in which they were added."""
+    return ((name, child) for name, child in module.named_modules() if isinstance(child, AddedLayer))
+
+
+def floating_dtype(module: nn.Module) -> torch.dtype:
+    """The type of the network's weights, which that of its features follows; float32 if it has none."""
+    return next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)

@@ -1,0 +1,1 @@
+"""What a run is: the recipe, its sections, TOML in and out."""

@@ -1,0 +1,114 @@
+"""Reading reference images: by byte range, as the model sees them, with the latest ones kept."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.activations.dataset_images import photographs_ahead
+from pipeline.activations.store import Exemplar, StatisticsStore
+from pipeline.io.images import BadImage
+from pipeline.io.root import Root
+from pipeline.models import Model
+from pipeline.references.near_duplicates import Look, look_at
+
+_CACHED_IMAGES = 256  # decoded references kept per process: neighbors in a layer share many
+FOLDER_SAMPLE = -1  # the sample id of an image that is none of the data set's
+
+Place = tuple[str, int]  # file, first byte
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in 0–1 of the square crop
+
+
+class ReferenceReader:
+    """Reads reference images by byte range and keeps the latest decoded crops."""
+
+    def __init__(self, model: Model, *, image_size_px: int, max_pixels: int) -> None:
+        self._model = model
+        self._size_px = image_size_px
+        self._max_pixels = max_pixels
+        self._crops: OrderedDict[Place, Image.Image] = OrderedDict()
+        self._looks: dict[Place, Look] = {}
+
+    def load(self, exemplars: Iterable[Exemplar]) -> None:
+        """Have the crops of samples that will be asked for at hand, several of them read at once.
+
+        Raises:
+            OSError, ValueError: as `crop`.
+        """
+        asked = {self._place(exemplar): exemplar for exemplar in exemplars}
+        for place in asked.keys() & self._crops.keys():
+            self._crops.move_to_end(place)  # those that are here are not to make room for the others
+        wanted = [exemplar for place, exemplar in asked.items() if place not in self._crops][:_CACHED_IMAGES]
+        for exemplar, photograph in photographs_ahead(
+            wanted, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
+        ):
+            if isinstance(photograph, BadImage):
+                raise ValueError(f'reference "{exemplar.key}" in {exemplar.tar_shard}: {photograph}') from photograph
+            self._crops[self._place(exemplar)] = self._model.preprocessing.square_crop(photograph, self._size_px)
+            if len(self._crops) > _CACHED_IMAGES:
+                self._crops.popitem(last=False)
+
+    def crop(self, exemplar: Exemplar) -> Image.Image:
+        """The square crop of a sample as the model sees it, at the run's image size.
+
+        Raises:
+            OSError: the tar shard cannot be read any more.
+            ValueError: its bytes are no image: of the data set, no longer, since they were when statistics were made.
+        """
+        place = self._place(exemplar)
+        if place not in self._crops:
+            self.load([exemplar])
+        self._crops.move_to_end(place)
+        return self._crops[place]
+
+    def look(self, exemplar: Exemplar) -> Look:
+        """What near-duplicates of a sample are recognized by."""
+        place = self._place(exemplar)
+        if place not in self._looks:
+            self._looks[place] = look_at(self.crop(exemplar))
+        return self._looks[place]
+
+    def images(self, exemplars: Sequence[Exemplar]) -> Tensor:
+        """Whole reference images, [R, 3, H, W] in the model's input space."""
+        self.load(exemplars)
+        return torch.stack([self._model.preprocessing.to_tensor(self.crop(exemplar)) for exemplar in exemplars])
+
+    def patches(self, exemplars: Sequence[Exemplar], boxes: Sequence[Box]) -> Tensor:
+        """The marked square of each reference, enlarged to the image size: [R, 3, H, W]."""
+        self.load(exemplars)
+        size = self._size_px
+        patches = []
+        for exemplar, (x0, y0, x1, y1) in zip(exemplars, boxes, strict=True):
+            box = (x0 * size, y0 * size, x1 * size, y1 * size)
+            patches.append(self.crop(exemplar).resize((size, size), Image.Resampling.BICUBIC, box=box))
+        return torch.stack([self._model.preprocessing.to_tensor(patch) for patch in patches])
+
+    @staticmethod
+    def _place(exemplar: Exemplar) -> Place:
+        return exemplar.tar_shard, exemplar.offset
+
+
+def folder_exemplar(folder: Root, name: str) -> Exemplar:
+    """An image file of a folder, as if it were a sample: unlabeled, its activation not known yet."""
+    return Exemplar(
+        sample=FOLDER_SAMPLE,
+        key=name,
+        tar_shard=folder.join(name).url,
+        offset=0,
+        size=folder.size_bytes(name),
+        label=-1,
+        top1=-1,
+        activation=float("nan"),
+        position=(0, 0),
+    )
+
+
+def exemplars_of_row(statistics: StatisticsStore, row: Mapping[str, Any], count: int | None = None) -> list[Exemplar]:
+    """Where the images of a committed row of references lie, in its order; at most `count` of them."""
+    if row["reference_folder"]:
+        folder = Root.open(row["reference_folder"])
+        return [folder_exemplar(folder, name) for name in row["reference_keys"][:count]]
+    return statistics.exemplars_of(row["reference_samples"][:count])

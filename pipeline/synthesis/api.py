@@ -1,0 +1,128 @@
+"""`visualize`: the notebook interface, from reference images to pictures, without a store and without Ray."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.alignment.losses import NeuronTarget
+from pipeline.models import Model, Precision, features_of
+from pipeline.neurons import neuron_seed
+from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.registry import check_method, method_named
+from pipeline.synthesis.methods.registry import preset as preset_options
+from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
+from pipeline.synthesis.optimize import Visualization, synthesize
+from pipeline.synthesis.parameterization.maco_phase import mean_magnitude
+
+
+def visualize(
+    model: Model,
+    neurons: Sequence[tuple[str, int]],
+    references: Sequence[Tensor] | None = None,
+    *,
+    method: str = "vital",
+    steps: int | None = None,
+    image_size_px: int | None = None,
+    seed: int = 0,
+    relevance: str = "auto",
+    preset: str = "published",
+    precision: Precision = "float32",
+    **options: Any,
+) -> list[Visualization]:
+    """Visualize neurons from their reference images.
+
+    Args:
+        model: of `load_model`.
+        neurons: (layer, unit) each; they may lie in several layers. `classifier` names the class logits.
+        references: per neuron [R, C, H, W] in the model's input space (`model.preprocess` of photographs), at
+            `image_size_px`. `vital` aligns with them; `maco` takes the mean spectrum of all of them together, a rough
+            one where they are few (a run takes that of its whole data set); the other methods need none.
+        method: `vital`, `maco`, `fourier`, `deepinversion` or `pixel`, see `pipeline.synthesis.methods.registry`.
+        steps: None takes the preset's (2,000 for `vital` as published).
+        image_size_px: None takes the size of the references, or the model's where there are none.
+        seed: of the run; each neuron's own seed follows from it and from the neuron.
+        relevance: `vital`: `auto`, `none`, or a rule of `pipeline.attribution`.
+        preset: `published`, `fast` or `best`.
+        precision: of the network's arithmetic while the pictures are made; `bfloat16` is for GPUs.
+        **options: any field of `SynthesisOptions`.
+
+    Returns:
+        One visualization per neuron, in order.
+
+    Raises:
+        ValueError: an unknown method, layer, unit, preset or option; no references where the method needs them, or
+            some of another size; a model that the method does not work for.
+    """
+    check_method(model, method)
+    settings = preset_options(preset, method, **options, **({} if steps is None else {"steps": steps}))
+    if references is None and (method_named(method).needs_targets or settings.needs_spectrum):
+        raise ValueError(f'method "{method}" needs reference images: pass one set of them per neuron')
+    if references is not None and len(neurons) != len(references):
+        raise ValueError(f"got {len(neurons)} neurons and {len(references)} sets of references; expected one set each")
+    by_layer: dict[str, list[int]] = {}
+    for index, (layer, unit) in enumerate(neurons):
+        exact = model.resolve_layer(layer)
+        if not 0 <= unit < model.units(exact):
+            raise ValueError(f'layer "{exact}" has units 0 to {model.units(exact) - 1}, got {unit}')
+        by_layer.setdefault(exact, []).append(index)
+    size_px = image_size_px or (model.input_size_px if not references else references[0].shape[-1])
+    _check_sizes(model, neurons, references or (), size_px)
+    spectrum = None
+    if settings.needs_spectrum and references is not None:
+        spectrum = mean_magnitude(model.preprocessing.denormalize(torch.cat(list(references))))
+
+    result: dict[int, Visualization] = {}
+    for layer, indices in by_layer.items():
+        units = [neurons[index][1] for index in indices]
+        targets: list[NeuronTarget] = []
+        if references is not None:
+            chosen = [references[index] for index in indices]
+            targets = _targets(model, layer, units, chosen, method, settings, relevance, size_px)
+        made = synthesize(
+            model,
+            [(layer, unit) for unit in units],
+            targets,
+            method=method,
+            options=settings,
+            image_size_px=size_px,
+            seeds=[neuron_seed(seed, method, layer, unit, 0) for unit in units],
+            spectrum=spectrum,
+            precision=precision,
+        )
+        result |= dict(zip(indices, made, strict=True))
+    return [result[index] for index in range(len(neurons))]
+
+
+def _check_sizes(model: Model, neurons: Sequence[tuple[str, int]], references: Sequence[Tensor], size_px: int) -> None:
+    num_channels = model.preprocessing.num_channels
+    for neuron, images in zip(neurons, references, strict=False):
+        if images.ndim != 4 or images.shape[1:] != (num_channels, size_px, size_px):
+            raise ValueError(
+                f"references of {neuron}: expected [R, {num_channels}, {size_px}, {size_px}], "
+                f"got {list(images.shape)}; use model.preprocess_at(photograph, {size_px})"
+            )
+
+
+def _targets(
+    model: Model,
+    layer: str,
+    units: Sequence[int],
+    references: Sequence[Tensor],
+    method: str,
+    options: SynthesisOptions,
+    relevance: str,
+    size_px: int,
+) -> list[NeuronTarget]:
+    """What the neurons of one layer are aligned with; for other methods only the goal activation."""
+    if method_named(method).needs_targets:
+        plan = plan_alignment(model, layer, options, rule=relevance, image_size_px=size_px)
+        return [reference_target(model, plan, unit, images) for unit, images in zip(units, references, strict=True)]
+    targets = []
+    for unit, images in zip(units, references, strict=True):
+        with torch.no_grad():
+            features = features_of(model.module, images.to(model.device), [layer])[layer]
+        activation = model.activation(features, layer, [unit] * len(images)).max()
+        targets.append(NeuronTarget(layers={}, goal_activation=float(activation)))
+    return targets

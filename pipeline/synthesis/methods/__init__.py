@@ -1,0 +1,1 @@
+"""Feature visualization methods, their objectives and presets."""

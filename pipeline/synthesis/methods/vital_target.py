@@ -1,0 +1,230 @@
+"""From reference images to a target: sort their features, weighted by relevance, and average.
+
+Pure numerics; which images are the references, and where they are read from, is `pipeline.references`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.alignment.losses import (
+    INPUT_EDGES,
+    INPUT_PIXELS,
+    OWN_KEYS,
+    TARGET_LAYER,
+    TARGET_UNIT,
+    LayerTarget,
+    NeuronTarget,
+    sorted_target,
+)
+from pipeline.alignment.spatial_grid import partition
+from pipeline.attribution import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
+from pipeline.models import FeatureLayer, Model, features_of
+from pipeline.models.feature_layers import INNER_WEIGHTS
+from pipeline.synthesis.methods.edges import edges
+from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.vital import aligned_features
+
+CORRELATION = "correlation"
+_BATCH_SIZE = 16  # reference images in one forward pass: bounds memory, changes nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentPlan:
+    """What the neurons of one layer are aligned at.
+
+    Attributes:
+        layer: the neurons' layer.
+        weights: aligned layer (feature layers and the special keys of `NeuronTarget`) → weight of its loss.
+        rule: relevance rule; `correlation`, which weights channels by their correlation with the unit over a data set
+            and needs no relevance maps; or `none`.
+        grid: cells per side.
+        side: to which larger maps are thinned, 0 for not at all, see `partition`.
+        image_size_px: of references and synthetic images.
+        facets: clusters that a neuron's references are divided into, each with a target of its own.
+    """
+
+    layer: str
+    weights: dict[str, float]
+    rule: str
+    grid: int
+    side: int
+    image_size_px: int
+    facets: int = 1
+
+    @property
+    def feature_layers(self) -> list[str]:
+        """The aligned layers that are layers of the model."""
+        return [name for name in self.weights if name not in OWN_KEYS]
+
+
+def plan_alignment(
+    model: Model,
+    layer: str,
+    options: SynthesisOptions,
+    *,
+    rule: str = "auto",
+    feature_layers: Sequence[FeatureLayer] = (),
+    image_size_px: int | None = None,
+) -> AlignmentPlan:
+    """Decide where the neurons of a layer are aligned.
+
+    Class neurons are aligned at all feature layers without relevance; inner neurons at the feature layers that
+    feed them, weighted by relevance (VITAL, ICCV 2025).
+
+    Args:
+        model: whose layer it is.
+        layer: the neurons' layer.
+        options: `grid`, `aligned_side` and the weights of the additional layers are read.
+        rule: relevance rule; `auto` is `none` for classes and `lrp` for inner neurons.
+        feature_layers: those of the recipe; empty takes the model's own, with the published inner weights.
+        image_size_px: None takes the model's input size.
+
+    Raises:
+        ValueError: a layer is unknown, or none of the feature layers feeds the neurons.
+    """
+    size_px = image_size_px or model.input_size_px
+    is_class = layer == model.classifier_layer
+    if rule == "auto":
+        rule = "none" if is_class else "lrp"
+    if rule not in ("none", CORRELATION, *RULES):
+        raise ValueError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
+    chosen = list(feature_layers) or model.default_feature_layers()
+    if not feature_layers and not is_class and len(chosen) == len(INNER_WEIGHTS):
+        chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INNER_WEIGHTS, strict=True)]
+    weights = {model.resolve_layer(f.layer): f.weight for f in chosen if f.weight > 0}
+    if not is_class:
+        example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
+        upstream = upstream_layers(model.module, example, layer, list(weights))
+        if options.layer_weight:  # then the layer itself is aligned on its own terms
+            upstream = [name for name in upstream if name not in (layer, model.feature_space(layer))]
+        weights = {name: weights[name] for name in upstream}
+    if options.pixel_weight:
+        weights[INPUT_PIXELS] = options.pixel_weight
+    if options.edge_weight:
+        shown = [name for name, square_px in INPUT_EDGES.items() if 2 * square_px <= size_px]  # two have a border
+        weights |= dict.fromkeys(shown, options.edge_weight)
+    if options.layer_weight and not is_class:
+        weights[TARGET_LAYER] = options.layer_weight
+    if options.unit_weight:
+        weights[TARGET_UNIT] = options.unit_weight
+    if not weights:
+        raise ValueError(
+            f'none of the feature layers {[f.layer for f in chosen]} feeds layer "{layer}"; '
+            "name earlier ones in targets.feature_layers"
+        )
+    return AlignmentPlan(
+        layer=layer,
+        weights=weights,
+        rule=rule,
+        grid=options.grid,
+        side=options.aligned_side,
+        image_size_px=size_px,
+    )
+
+
+@torch.no_grad()
+def reference_target(
+    model: Model,
+    plan: AlignmentPlan,
+    unit: int,
+    references: Tensor,
+    *,
+    importance: Mapping[str, Tensor] | None = None,
+) -> NeuronTarget:
+    """The target of one neuron: mean sorted features of its references, and the importance of channels.
+
+    Args:
+        model: whose neuron it is.
+        plan: see `plan_alignment`.
+        unit: of the plan's layer.
+        references: [R, 3, H, W] in the model's input space, R ≥ 1.
+        importance: under the rule `correlation`, feature layer → weight of each channel, [C] in [0, 1]; under others
+            it follows from the references.
+
+    Returns:
+        The target; tensors are float32 on the CPU.
+
+    Raises:
+        ValueError: the rule is `correlation` and a feature layer has no importance.
+    """
+    if plan.rule == CORRELATION and not set(plan.feature_layers) <= (importance or {}).keys():
+        raise ValueError(
+            'relevance = "correlation" weights channels by statistics of a data set, and there are none here: run a '
+            'recipe with targets.relevance = "correlation", or choose auto, none, ' + ", ".join(RULES)
+        )
+    sums: dict[str, Tensor] = {}
+    importance_sums: dict[str, Tensor] = {}
+    activations: list[Tensor] = []
+    space = model.feature_space(plan.layer)
+    for images in references.to(model.device).split(_BATCH_SIZE):
+        units = [unit] * len(images)
+        features = features_of(model.module, images, {plan.layer, space, *plan.feature_layers})
+        activations.append(model.activation(features[plan.layer], plan.layer, units))
+        raw = _raw_relevance(model, plan, units, images)
+        maps = {name: normalize_relevance(value) for name, value in raw.items()}
+        for name, value in raw.items():
+            add = channel_importance(value) * len(images)
+            importance_sums[name] = importance_sums.get(name, torch.zeros_like(add)) + add
+        for name in plan.weights:
+            aligned = aligned_features(
+                name,
+                images,
+                features,
+                maps,
+                layer=plan.layer,
+                space=space,
+                units=units,
+                grid=plan.grid,
+                side=plan.side,
+            )
+            add = sorted_target(aligned.float()) * len(images)
+            sums[name] = sums.get(name, torch.zeros_like(add)) + add
+    count = len(references)
+    weights = importance or {name: total / count for name, total in importance_sums.items()}
+    layers = {
+        name: LayerTarget(
+            quantile=(sums[name] / count).cpu(),
+            importance=weights[name].float().cpu() if name in weights else None,
+            weight=weight,
+        )
+        for name, weight in plan.weights.items()
+    }
+    return NeuronTarget(layers=layers, relevance=plan.rule, goal_activation=float(torch.cat(activations).max()))
+
+
+def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], images: Tensor) -> dict[str, Tensor]:
+    if plan.rule not in RULES or not plan.feature_layers:
+        return {}
+    return relevance(
+        model.module,
+        images,
+        layer=plan.layer,
+        units=units,
+        feature_layers=plan.feature_layers,
+        rule=plan.rule,
+        num_prefix=model.num_prefix(plan.layer),
+    )
+
+
+def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int]]:
+    """The shape (C·P, N/P) of each aligned layer's quantile function."""
+    shapes = model.feature_shapes_at(plan.image_size_px)
+    size = plan.image_size_px
+    result = {}
+    for name in plan.weights:
+        if name == INPUT_PIXELS:
+            shape: tuple[int, ...] = (len(model.mean), size, size)
+        elif name in INPUT_EDGES:
+            shape = edges(torch.empty(1, len(model.mean), size, size), INPUT_EDGES[name]).shape[1:]
+        elif name == TARGET_UNIT:
+            shape = (1, *shapes[plan.layer][1:])
+        else:
+            shape = shapes[model.feature_space(plan.layer) if name == TARGET_LAYER else name]
+        grid = 1 if name == TARGET_UNIT else plan.grid
+        side = 0 if name in (TARGET_UNIT, TARGET_LAYER) else plan.side
+        rows = partition(torch.empty(1, *shape), grid, side).shape
+        result[name] = (rows[1], rows[2])
+    return result

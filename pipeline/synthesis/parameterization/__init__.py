@@ -1,0 +1,1 @@
+"""What the optimizer moves: pixels, Fourier coefficients, phases."""

@@ -1,0 +1,240 @@
+"""Bad data and bad code in a run: bad samples are counted and bounded, an error of the code never passes for one."""
+
+import gzip
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from jobs.cli import BAD_USAGE, DONE, FAILED, main
+from jobs.run.run_folder import read_log
+from pipeline.atlas.validation.validate import validate
+from pipeline.io.parquet import read_table
+from pipeline.io.root import Root
+from tests.support.tiny_run import NUM_CLASSES, picture, recipe_toml, small_net, write_data, write_tar
+
+ROTATED_90 = 6  # EXIF orientation
+
+
+def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def scene() -> Image.Image:
+    return Image.open(io.BytesIO(picture(1)))
+
+
+def animated() -> bytes:
+    return encoded(scene(), "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 40), "blue")], duration=50)
+
+
+def sixteen_bit() -> bytes:
+    return encoded(Image.fromarray(np.linspace(0, 65535, 1600).astype(np.uint16).reshape(40, 40)), "PNG")
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED_90
+    return encoded(scene(), "JPEG", exif=exif)
+
+
+def bomb() -> bytes:
+    """A PNG of a hundred bytes whose header claims 3.6 gigapixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+GOOD = {
+    "cmyk.jpg": lambda: encoded(scene().convert("CMYK"), "JPEG"),
+    "gray.png": lambda: encoded(scene().convert("L"), "PNG"),
+    "palette.png": lambda: encoded(scene().convert("P"), "PNG"),
+    "sixteen-bit.png": sixteen_bit,
+    "animated.webp": animated,
+    "rotated.jpg": rotated,
+}
+BAD: dict[str, Callable[[], bytes]] = {
+    "corrupt.png": lambda: picture(2)[:60] + b"\xff" * 200 + picture(2)[260:],
+    "truncated.png": lambda: picture(3)[: len(picture(3)) // 2],
+    "zero-byte.jpg": lambda: b"",
+    "bomb.png": bomb,
+    "no-picture.jpg": lambda: b"<html>404 not found</html>",
+}
+SKIPPED = {
+    "corrupt": 1,
+    "truncated": 1,
+    "empty": 1,
+    "too-large": 1,
+    "unsupported": 1,
+    "bad-label": 2,
+    "duplicate-key": 1,
+    "no-image": 1,
+}
+
+
+def write_zoo(folder: Path) -> None:
+    """One tar shard with every kind of picture and mistake, and one that is cut in the middle of a picture."""
+    members: list[tuple[str, bytes]] = []
+
+    def add(name: str, image: bytes, label: str | None) -> None:
+        members.append((name, image))
+        if label is not None:
+            members.append((f"{name.rpartition('.')[0]}.cls", label.encode()))
+
+    for number, (name, make) in enumerate((GOOD | BAD).items()):
+        add(name, make(), str(number % NUM_CLASSES))
+    add("unlabeled.png", picture(10), None)
+    add("label-out-of-range.png", picture(11), str(NUM_CLASSES))
+    add("label-no-number.png", picture(12), "cat")
+    add("gray.png", picture(13), "0")  # its key was there before
+    members.append(("no-image.cls", b"1"))
+    write_tar(folder / "zoo-000000.tar", members)
+    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", picture(20 + n)) for n in range(4)])
+    data = whole.read_bytes()
+    start_of_third = data.index(b"photo2.png")
+    whole.write_bytes(data[: start_of_third + 512 + 100])
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """The path of a recipe for the zoo and two clean tar shards; its output is <tmp_path>/out."""
+    clean = write_data(tmp_path / "clean", num_shards=2)
+    write_zoo(tmp_path / "data")
+    shards = f"{tmp_path}/data/zoo-{{000000..000001}}.tar"
+    text = recipe_toml(shards, tmp_path / "out").replace(json.dumps(shards), json.dumps([clean, shards]))
+    path = tmp_path / "zoo.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_bad_sample_is_recorded_and_every_good_one_used(zoo, tmp_path, capsys):
+    allowed = ["--set", "data.max_error_fraction=0.3"]
+    assert main(["run", zoo, "--address", "inline", *allowed]) == DONE
+    root = Root.open(tmp_path / "out")
+    counted = {entry["work"]: entry for entry in read_log(root) if entry["status"] == "counted"}
+    assert counted["shard 000002"]["skipped_for"] == SKIPPED
+    assert counted["shard 000003"]["skipped_for"] == {"truncated-shard": 1}
+    assert all(counted[f"shard 00000{n}"]["num_skipped"] == 0 for n in (0, 1))
+
+    samples = read_table(root, "run/samples.parquet")
+    used = {key: label for key, label in zip(samples["key"], samples["label"], strict=True) if "photo" not in key}
+    assert used == {name.rpartition(".")[0]: number % NUM_CLASSES for number, name in enumerate(GOOD)} | {
+        "unlabeled": -1
+    }
+    assert [key for key, label in zip(samples["key"], samples["label"], strict=True) if label == -1] == [
+        "unlabeled", "photo0", "photo1",
+    ]  # fmt: skip
+
+    provenance = root.read_json("atlas.json")["provenance"]
+    assert (provenance["num_samples"], provenance["num_skipped"]) == (16 + 7 + 2, sum(SKIPPED.values()) + 1)
+    printed = capsys.readouterr().out
+    assert "25 images, 10 samples left out: 2 bad-label, 1 corrupt" in printed
+    assert validate(str(tmp_path / "out")) == []
+
+
+def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised(zoo, tmp_path, capsys):
+    assert main(["run", zoo, "--address", "inline"]) == FAILED
+    error = capsys.readouterr().err.partition("neuron-atlas run: ")[2]
+    assert "10 of 35 samples are bad (28.57%, allowed 1.00%)" in error
+    assert "zoo-000000.tar" in error
+    assert "data.max_error_fraction" in error
+    assert "Traceback (most recent call last)" not in error
+    assert not (tmp_path / "out/run/statistics.json").exists()
+
+    assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.3"]) == DONE
+    works = [entry["work"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
+    assert sorted(works) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was surveyed twice
+
+
+def net_with_a_bug() -> nn.Module:
+    """As `small_net`, but its code cannot stand more than two images at a time."""
+    module = small_net()
+
+    def refuse(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > 2:
+            raise AttributeError("'NoneType' object has no attribute 'shape'")
+
+    module.fc.register_forward_pre_hook(refuse)
+    return module
+
+
+def net_that_never_runs() -> nn.Module:
+    module = small_net()
+    module.fc = nn.Linear(3, NUM_CLASSES)
+    return module
+
+
+def test_an_error_in_the_model_s_code_stops_the_run_with_its_traceback(tmp_path, capsys):
+    shards = write_data(tmp_path / "data", num_shards=8, per_shard=4)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out", data="max_error_fraction = 1.0"))
+    factory = "model.name=python:tests.integration.test_data:net_with_a_bug"
+    assert main(["run", str(recipe), "--address", "inline", "--set", factory]) == FAILED
+    error = capsys.readouterr().err
+    assert "AttributeError: 'NoneType' object has no attribute 'shape'" in error
+    assert "in refuse" in error  # the traceback leads to the user's line
+    assert "the first 3 tasks all failed" in error
+    log = read_log(Root.open(tmp_path / "out"))
+    assert [entry["status"] for entry in log] == ["failed"] * 3  # not all eight, and none is called a bad sample
+    assert not (tmp_path / "out/run/partials").exists()
+
+
+def test_a_model_that_cannot_run_at_all_is_told_before_any_work(tmp_path, capsys):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(write_data(tmp_path / "data"), tmp_path / "out"))
+    factory = "model.name=python:tests.integration.test_data:net_that_never_runs"
+    assert main(["run", str(recipe), "--address", "inline", "--set", factory]) == BAD_USAGE
+    error = capsys.readouterr().err
+    assert "does not run on images of 32 px with 3 channels: mat1 and mat2 shapes cannot be multiplied" in error
+    assert "Traceback (most recent call last)" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shards", "code", "message"),
+    [
+        ("missing-{000000..000003}.tar", BAD_USAGE, "missing-000000.tar (from"),
+        ("missing-*.tar", BAD_USAGE, "matches no file"),
+        ("tiny-{000000..", BAD_USAGE, "braces are not balanced"),
+        ("", BAD_USAGE, "data.shards"),
+    ],
+)
+def test_tar_shards_that_are_not_there(tmp_path, shards, code, message, capsys):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out"))
+    assert main(["run", str(recipe), "--address", "inline"]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback (most recent call last)" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tar_shard_that_cannot_be_read_costs_nothing_of_the_others(tmp_path, capsys):
+    shards = write_data(tmp_path / "data")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out"))
+    second = tmp_path / "data/tiny-000001.tar"
+    plain = second.read_bytes()
+    second.write_bytes(gzip.compress(plain))
+    assert main(["run", str(recipe), "--address", "inline"]) == FAILED
+    error = capsys.readouterr().err
+    assert "1 of 3 tar shards could not be surveyed" in error
+    assert f"{second} is compressed with gzip" in error
+    assert "Traceback (most recent call last)" not in error
+
+    second.write_bytes(plain)
+    assert main(["run", str(recipe), "--address", "inline"]) == DONE
+    assert "collect: 1 tar shards done, 2 already done" in capsys.readouterr().out

@@ -1,0 +1,68 @@
+"""What a run publishes depends neither on how many workers there are, nor on who does what when, nor on shard order."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from jobs.engine.inline import InlineEngine
+from jobs.engine.work import Kept, Outcome, Resources, Work
+from jobs.run.run_folder import STAGES
+from jobs.runner import run_stages
+from tests.integration.test_killed import published
+from tests.support.tiny_run import tiny_recipe, write_data
+
+
+class Crowd(InlineEngine):
+    """Workers of one process that take works in any order; each actor keeps a model of its own."""
+
+    def __init__(self, num_workers: int, seed: int) -> None:
+        self.num_workers = num_workers
+        self._random = random.Random(seed)
+
+    def slots(self, resources: Resources) -> int:
+        return self.num_workers
+
+    def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
+        return super().run_tasks(function, self._random.sample(works, len(works)), resources)
+
+    def run_actors(
+        self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
+    ) -> Iterator[Outcome]:
+        actors = [Kept(factory) for _ in range(self.num_workers)]
+        known = list(works)
+        for work in self._random.sample(known, len(known)):
+            yield from super().run_tasks(self._random.choice(actors), [work], resources)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"), num_shards=5, per_shard=5)
+
+
+def run(out, shards: str, *overrides: str, engine: InlineEngine) -> dict[str, bytes]:
+    run_stages(tiny_recipe(shards, out, *overrides), STAGES, engine=engine, say=lambda line: None)
+    return published(out)
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    """What one worker publishes that does everything in the order planned."""
+    return run(tmp_path_factory.mktemp("alone") / "out", shards, engine=InlineEngine())
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_any_number_of_workers_in_any_order_gives_the_same_bytes(shards, alone, tmp_path, num_workers):
+    assert run(tmp_path / "out", shards, engine=Crowd(num_workers, seed=num_workers)) == alone
+
+
+def test_the_order_in_which_shards_are_named_changes_nothing(shards, alone, tmp_path):
+    folder = shards.rpartition("/")[0]
+    names = [f"{folder}/tiny-{number:06d}.tar" for number in (3, 0, 4, 2, 1)]
+    made = run(tmp_path / "out", shards, f"data.shards={json.dumps(names)}", engine=InlineEngine())
+    assert made == alone
+    again = tiny_recipe(shards, tmp_path / "out", f"data.shards={json.dumps(names[::-1])}")
+    reports = run_stages(again, STAGES[:-1], address="inline", say=lambda line: None)
+    assert [report.done for report in reports] == [0, 0, 0, 0]  # and is no other recipe
