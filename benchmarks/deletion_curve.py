@@ -32,7 +32,7 @@ from distill_vit import is_held_out, photographs
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, features_of, load_model
 
 RULES = (

@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from jobs.engine.malloc import freed_memory_kept
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, load_model
 from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective

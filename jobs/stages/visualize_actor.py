@@ -141,7 +141,7 @@ class Visualizer:
             return "plain"
         if self._device == "cuda":
             return "compiled" if total * steps >= COMPILE_FROM_STEPS else "plain"
-        from pipeline.attribution import RULES
+        from pipeline.attribution.relevance import RULES
 
         has_relevance = self._plans[batch.layer].rule in RULES and batch.method == "vital"
         return "traced" if has_relevance and total * steps >= TRACE_FROM_STEPS else "plain"

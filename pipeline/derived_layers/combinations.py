@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.attribution import upstream_layers
+from pipeline.attribution.relevance import upstream_layers
 from pipeline.derived_layers.insert import insert
 from pipeline.models.capture import channels_first
 from pipeline.models.derived_layer import AddedLayer, added_layers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.activations.store import StatisticsStore
-from pipeline.attribution import RULES
+from pipeline.attribution.relevance import RULES
 from pipeline.io.root import Root
 from pipeline.models import FeatureLayer, Model
 from pipeline.recipe.recipe import Recipe

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.activations.store import Exemplar
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.models import Model
 from pipeline.references.reading import ReferenceReader
 

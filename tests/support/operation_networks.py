@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 
 
 def convolution(inputs, outputs, size=3, **options):

@@ -1,4 +1,4 @@
-"""The names that `pipeline` offers: light to import, and `relevance` is callable however it was reached."""
+"""The names that `pipeline` offers, and that importing it is light."""
 
 import inspect
 import subprocess
@@ -32,37 +32,8 @@ def test_every_name_is_callable_from_the_package(name):
     assert name in dir(pipeline)
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        "",
-        "import pipeline.attribution",
-        "import pipeline.attribution.rules",
-        "from pipeline.attribution import rules",
-        "from pipeline.attribution import relevance as function",
-        "import pipeline; pipeline.attribution",
-    ],
-)
-def test_relevance_is_the_function_and_the_subpackage_whatever_was_imported_before(before):
-    code = (
-        f"{before}\n"
-        "from pipeline import relevance\n"
-        "import pipeline.attribution\n"
-        "assert relevance is pipeline.attribution and callable(relevance)\n"
-        "import pipeline.attribution.rules\n"
-        "assert pipeline.attribution.rules.__name__ == 'pipeline.attribution.rules'\n"
-        "print(len(__import__('inspect').signature(relevance).parameters))\n"
-    )
-    assert int(run(code)) >= 6
-
-
-def test_calling_relevance_calls_the_function(monkeypatch):
-    monkeypatch.setattr(pipeline.attribution, "relevance", lambda *args, **kwargs: (args, kwargs))
-    assert pipeline.attribution(1, rule="lrp") == ((1,), {"rule": "lrp"})
-
-
 def test_the_signature_is_that_of_the_contract():
-    parameters = list(inspect.signature(pipeline.attribution).parameters.values())
+    parameters = list(inspect.signature(pipeline.relevance).parameters.values())
     contract = ["module", "images", "layer", "units", "feature_layers", "rule"]
     assert [parameter.name for parameter in parameters[: len(contract)]] == contract
     assert all(parameter.default is not inspect.Parameter.empty for parameter in parameters[len(contract) - 1 :])

@@ -21,7 +21,8 @@ from pipeline.alignment.losses import (
     target_spread,
 )
 from pipeline.alignment.spatial_grid import partition
-from pipeline.attribution import RULES, normalize_relevance, relevance
+from pipeline.attribution.normalization import normalize_relevance
+from pipeline.attribution.relevance import RULES, relevance
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.synthesis.methods.activation_maximization import MIN_GOAL
 from pipeline.synthesis.methods.edges import edges

@@ -20,7 +20,8 @@ from pipeline.alignment.losses import (
     sorted_target,
 )
 from pipeline.alignment.spatial_grid import partition
-from pipeline.attribution import RULES, channel_importance, normalize_relevance, relevance, upstream_layers
+from pipeline.attribution.normalization import channel_importance, normalize_relevance
+from pipeline.attribution.relevance import RULES, relevance, upstream_layers
 from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INNER_WEIGHTS
 from pipeline.synthesis.methods.edges import edges

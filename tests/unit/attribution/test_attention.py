@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.attribution.signed_rules import GAMMA
 from tests.support.token_networks import DOUBLE, HEADS, B, C, T, build, images
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.models import torchvision_operators
 
 torchvision_operators.declare()

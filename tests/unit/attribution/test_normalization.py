@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.attribution import channel_importance, normalize_relevance
+from pipeline.attribution.normalization import channel_importance, normalize_relevance
 
 
 @given(seed=st.integers(0, 1000), channels=st.integers(1, 5), space=st.sampled_from([(4, 3), (7,)]))

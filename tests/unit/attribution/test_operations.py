@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.attribution import UnsupportedOperationError, relevance
-from pipeline.attribution.mode import RelevanceMode
+from pipeline.attribution.mode import RelevanceMode, UnsupportedOperationError
 from pipeline.attribution.operations import OPERATIONS
+from pipeline.attribution.relevance import relevance
 from tests.support.operation_networks import NETWORKS, Functional, Middle, build, convolution, images, lrp, outputs_of
 
 

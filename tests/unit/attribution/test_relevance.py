@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.attribution import RULES, normalize_relevance, relevance, upstream_layers
-from pipeline.attribution.relevance import seed
+from pipeline.attribution.normalization import normalize_relevance
+from pipeline.attribution.relevance import RULES, relevance, seed, upstream_layers
 from pipeline.models import load_model
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.attribution import RULES, relevance
+from pipeline.attribution.relevance import RULES, relevance
 from pipeline.models import torchvision_operators
 from tests.support.token_networks import build, images, shake
 

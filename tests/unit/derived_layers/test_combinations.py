@@ -17,7 +17,7 @@ from jobs.runner import run_stages
 from pipeline import add_circuit, add_concepts
 from pipeline import attribution as relevance
 from pipeline.atlas.validation.validate import validate
-from pipeline.attribution import upstream_layers
+from pipeline.attribution.relevance import upstream_layers
 from pipeline.derived_layers.combinations import geometric_mean
 from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root

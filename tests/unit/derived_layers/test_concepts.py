@@ -16,7 +16,7 @@ from torch import nn
 from pipeline import add_circuit, add_concepts
 from pipeline import attribution as relevance
 from pipeline.alignment.losses import TARGET_LAYER
-from pipeline.attribution import upstream_layers
+from pipeline.attribution.relevance import upstream_layers
 from pipeline.derived_layers import concept_files
 from pipeline.derived_layers.concept_files import read_concepts
 from pipeline.derived_layers.concepts import ConceptSet

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.activations.storage.samples import SampleTable
 from pipeline.activations.store import StatisticsStore
-from pipeline.attribution import relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import RecipeError

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.alignment.losses import sort_matching, sorted_target
-from pipeline.attribution import channel_importance, normalize_relevance, relevance
+from pipeline.attribution.normalization import channel_importance, normalize_relevance
+from pipeline.attribution.relevance import relevance
 from pipeline.models import FeatureLayer, Model, Preprocessing, torchvision_operators
 from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
