@@ -1,4 +1,4 @@
-"""An atlas in a real headless Chromium over a throttled link: first picture, bytes, repaints, heap, layout, audits.
+"""An atlas in a real headless Chromium over a throttled link: first visualization, bytes, repaints, heap, layout, audits.
 
     python -m benchmarks.atlas_browser ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS] [--npm FOLDER]
 
@@ -56,13 +56,13 @@ look()
 REPAINT: Final = """([selector, type, value]) => new Promise((resolve) => {
   const target = document.querySelector(selector)
   const count = document.querySelector('.result-count')
-  const wall = document.querySelector('.wall')
+  const gallery = document.querySelector('.gallery')
   const started = performance.now()
   const observer = new MutationObserver(() => {
     observer.disconnect()
     requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - started)))
   })
-  observer.observe(wall, { childList: true })
+  observer.observe(gallery, { childList: true })
   if (type === 'click') target.click()
   else {
     target.value = value
@@ -96,12 +96,12 @@ def main() -> None:
     manifest = json.loads((arguments.atlas / "atlas.json").read_text())
     layer = manifest["layers"][len(manifest["layers"]) // 2]["name"]
     slug = slug_of(manifest["name"])
-    wall, neuron = f"#/atlas/{slug}", f"#/atlas/{slug}/{layer}/10"
+    gallery, neuron = f"#/atlas/{slug}", f"#/atlas/{slug}/{layer}/10"
     views = {
-        "wall": wall,
-        "wall, small tiles": f"{wall}?size=small",
-        "wall of a layer": f"{wall}?layer={layer}",
-        "wall, sorted": f"{wall}?sort=-activation_percentile",
+        "gallery": gallery,
+        "gallery, small tiles": f"{gallery}?size=small",
+        "gallery of a layer": f"{gallery}?layer={layer}",
+        "gallery, sorted": f"{gallery}?sort=-activation_percentile",
         "neuron": neuron,
     }
     with serving(arguments.atlas, manifest) as base, sync_playwright() as playwright:
@@ -110,23 +110,25 @@ def main() -> None:
             f"{manifest['counts']['neurons']:,} neurons, Chromium {browser.version}, {os.cpu_count()} cores,", end=" "
         )
         print(f"10 Mbit/s, 40 ms, median of {arguments.repeats}, {time.strftime('%Y-%m-%d')}")
-        print(f"{'first visit':<20}{'picture s':>10}{'MB then':>9}{'MB in all':>10}{'CLS':>7}{'longest task ms':>17}")
+        print(
+            f"{'first visit':<20}{'visualization s':>10}{'MB then':>9}{'MB in all':>10}{'CLS':>7}{'longest task ms':>17}"
+        )
         for name, address in views.items():
             found = [first_visit(browser, base + address) for _ in range(arguments.repeats)]
             seconds, then, total, shift, longest = (statistics.median(values) for values in zip(*found, strict=True))
             print(f"{name:<20}{seconds:>10.2f}{then:>9.2f}{total:>10.2f}{shift:>7.3f}{longest:>17.0f}", flush=True)
-        typed = statistics.median(first_search(browser, base + wall) for _ in range(arguments.repeats))
-        print(f"search typed once the first picture is there, until its results: {typed:.0f} ms")
+        typed = statistics.median(first_search(browser, base + gallery) for _ in range(arguments.repeats))
+        print(f"search typed once the first visualization is there, until its results: {typed:.0f} ms")
         print(f"\n{'event to repaint':<28}{'ms':>6}{'of':>20}")
-        report_repaints(browser, base + wall, arguments.repeats)
+        report_repaints(browser, base + gallery, arguments.repeats)
         if arguments.axe:
-            seen = {"wall": wall, "neuron": neuron, "compare": f"#/compare/{slug}?n={layer}:10"}
+            seen = {"gallery": gallery, "neuron": neuron, "compare": f"#/compare/{slug}?n={layer}:10"}
             if manifest.get("similar", {}).get("map"):
                 seen["map"] = f"#/map/{slug}"
             report_rules(browser, base, seen, arguments.axe.read_text())
         browser.close()
         if arguments.lighthouse:
-            report_audits(arguments.lighthouse, chromium, base, {"wall": wall, "neuron": neuron})
+            report_audits(arguments.lighthouse, chromium, base, {"gallery": gallery, "neuron": neuron})
     if arguments.npm:
         report_validity(arguments.npm.resolve())
 
@@ -172,7 +174,7 @@ def visiting(browser: Browser, *, throttled: bool) -> Iterator[tuple[Page, CDPSe
 
 
 def first_visit(browser: Browser, address: str) -> tuple[float, float, float, float, float]:
-    """Seconds to the first picture, MB until then, MB until all is quiet, layout shift, longest task in ms."""
+    """Seconds to the first visualization, MB until then, MB until all is quiet, layout shift, longest task in ms."""
     with visiting(browser, throttled=True) as (page, session, received):
         starts: list[float] = []
         session.on("Network.requestWillBeSent", lambda event: starts.append(event["timestamp"]))
@@ -197,7 +199,7 @@ def first_search(browser: Browser, address: str) -> float:
 
 
 def report_repaints(browser: Browser, address: str, repeats: int) -> None:
-    """What a reader does on the wall, until the frame that shows it; and the heap afterwards."""
+    """What a reader does on the gallery, until the frame that shows it; and the heap afterwards."""
     actions = {
         "search: a label": ("#search", "input", "ta"),
         "search: a rarer label": ("#search", "input", "tari"),

@@ -49,7 +49,7 @@ class Record:
 
 
 class AuthorsCode:
-    """One part of a checkout: `inner_fvis` with `opt_inner`, or `class_fvis` with `opt_utils`.
+    """One part of a checkout: `intermediate_fvis` with `opt_intermediate`, or `class_fvis` with `opt_utils`.
 
     Raises:
         ValueError: the folder holds no such part.
@@ -77,8 +77,8 @@ class AuthorsCode:
             start: [1, 3, H, W], the first image.
             references: [R, 3, H, W].
             steps: of the optimization.
-            settings: `arch_name`, `layer_weights`, and for inner neurons `layer`, `channel` and `method`, for class
-                neurons `target`.
+            settings: `arch_name`, `layer_weights`, and for intermediate neurons `layer`, `channel` and `method`, for
+                class neurons `target`.
         """
         record, size_px = Record(), start.shape[-1]
         image = start.clone().requires_grad_()

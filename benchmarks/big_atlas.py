@@ -1,14 +1,14 @@
-"""Seconds and memory of `build` and `validate` by the number of neurons, on atlases made of drawn rows and pictures.
+"""Seconds and memory of `build` and `validate` by the number of neurons, on atlases made of drawn rows and visualizations.
 
     python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate] [--again] [--captions]
 
 Each atlas is `FOLDER/atlas-N`; one that is there already is kept, and only validated (`--again` builds it once more
 from its fragments, `--captions` with captions of `caption_search.py` for the references). Rows have what a run writes
 at ImageNet's size: fifty references with keys, labels and activations, a histogram, seven scores. A few distinct
-pictures of usual size (VIEWER: 224 px at quality 80, strips of nine photographs, masks) are linked under every neuron's
-name, so that a large atlas takes little room; contact sheets are painted from them as always. Neighbors and map are of
-the drawn exemplars of `similar_neurons.py`, which has the times of their parts. `atlas_browser.py` shows the atlases.
-Every step runs in a process of its own, so that its peak memory is its own.
+visualizations of usual size (VIEWER: 224 px at quality 80, strips of nine dataset images, masks) are linked under every
+neuron's name, so that a large atlas takes little room; contact sheets are painted from them as always. Neighbors and
+map are of the drawn top-activating images of `nearest_neighbors.py`, which has the times of their parts.
+`atlas_browser.py` shows the atlases. Every step runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from benchmarks.nearest_neighbors import drawn_top_images
 
 from benchmarks.caption_search import drawn_captions
-from benchmarks.similar_neurons import drawn_exemplars
 from pipeline.atlas.build.build import build_atlas
 from pipeline.atlas.format import schema
 from pipeline.atlas.format.fragments import RunRows, write_fragment, write_scores
-from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, MAX_EXAMPLES, PICTURED_STATUSES
+from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, KEY_COLUMNS, MAX_EXAMPLES, VISUALIZED_STATUSES
 from pipeline.atlas.format.sheets import draw_examples
-from pipeline.atlas.neighbors.find import SimilarNeurons, find_similar
+from pipeline.atlas.neighbors.find import NeighborTables, find_neighbors
 from pipeline.atlas.neighbors.projection import layout, layout_name
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.images import encode_webp
@@ -45,11 +45,11 @@ NUM_LAYERS: Final = 48  # beside the classes: about two thousand units each at 1
 NUM_CLASSES: Final = 1000
 BATCH_SIZE: Final = 128
 CLASSIFIER: Final = "classifier"
-NUM_PICTURES: Final = 48
+NUM_VISUALIZATIONS: Final = 48
 NUM_REFERENCES: Final = 50
 NUM_EXAMPLES: Final = 9
-NUM_PHOTOGRAPHS: Final = 50_000  # with captions
-PICTURE_PX: Final = 224
+NUM_DATASET_IMAGES: Final = 50_000  # with captions
+VISUALIZATION_PX: Final = 224
 MODEL_NAME: Final = "timm:drawn_net"
 _SYLLABLES: Final = ("ta", "ri", "mon", "el", "ka", "sha", "dor", "ven", "lu", "pin", "gra", "bo", "zet", "ni", "ous")
 
@@ -67,9 +67,9 @@ def main() -> None:
     for num_neurons in arguments.neurons:
         folder = arguments.folder / f"atlas-{num_neurons}"
         if not (folder / "drawn" / "similar.pickle").exists():
-            in_child(write_pictures, folder, num_neurons)
+            in_child(write_visualizations, folder, num_neurons)
             in_child(write_run, folder, num_neurons)
-            report(num_neurons, "similar", *in_child(make_similar, folder, num_neurons))
+            report(num_neurons, "similar", *in_child(make_neighbors, folder, num_neurons))
         if arguments.again or not (folder / "atlas.json").exists():
             build = make_captioned_atlas if arguments.captions else make_atlas
             report(num_neurons, "build", *in_child(build, folder, num_neurons))
@@ -96,11 +96,11 @@ def _measured(step: Callable[[Path, int], None], folder: Path, num_neurons: int)
     return time.perf_counter() - started, time.process_time() - cpu_started, peak_mib
 
 
-def make_similar(folder: Path, num_neurons: int) -> None:
+def make_neighbors(folder: Path, num_neurons: int) -> None:
     """Signatures, neighbors and, with openTSNE, the map, kept beside the atlas."""
-    exemplars, _ = drawn_exemplars(num_neurons)
+    top_images, _ = drawn_top_images(num_neurons)
     name = layout_name()
-    found = find_similar(neurons_of(num_neurons), exemplars, layout=layout if name else None, layout_name=name)
+    found = find_neighbors(neurons_of(num_neurons), top_images, layout=layout if name else None, layout_name=name)
     (folder / "drawn" / "similar.pickle").write_bytes(pickle.dumps(found))
 
 
@@ -109,13 +109,13 @@ def neurons_of(num_neurons: int) -> list[tuple[str, int]]:
 
 
 def make_captioned_atlas(folder: Path, num_neurons: int) -> None:
-    """As `make_atlas`; each photograph has one caption, whatever neuron it excites."""
-    captions = drawn_captions(NUM_PHOTOGRAPHS)
+    """As `make_atlas`; each dataset image has one caption, whatever neuron it activates."""
+    captions = drawn_captions(NUM_DATASET_IMAGES)
 
     def finish(_layer: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for row in rows:
             keys = (row["reference_keys"] or ())[:MAX_EXAMPLES]
-            row["reference_captions"] = [captions[zlib.crc32(key.encode()) % NUM_PHOTOGRAPHS] for key in keys]
+            row["reference_captions"] = [captions[zlib.crc32(key.encode()) % NUM_DATASET_IMAGES] for key in keys]
         return rows
 
     make_atlas(folder, num_neurons, finish)
@@ -127,7 +127,7 @@ def make_atlas(
     finish: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]] = lambda _, rows: rows,
 ) -> None:
     """The build step over the drawn rows."""
-    similar: SimilarNeurons = pickle.loads((folder / "drawn" / "similar.pickle").read_bytes())
+    similar: NeighborTables = pickle.loads((folder / "drawn" / "similar.pickle").read_bytes())
     root = Root.open(str(folder))
     build_atlas(
         root,
@@ -137,7 +137,7 @@ def make_atlas(
             "name": MODEL_NAME,
             "weights": "random",
             "weights_sha256": "ab" * 32,
-            "input_size_px": PICTURE_PX,
+            "input_size_px": VISUALIZATION_PX,
             "num_classes": NUM_CLASSES,
             "classifier_layer": CLASSIFIER,
         },
@@ -187,9 +187,9 @@ def recipe(num_neurons: int) -> Recipe:
 
 
 def layer_units(num_neurons: int) -> dict[str, int]:
-    """Layer → units; the units of the inner layers differ by one at most."""
-    inner = num_neurons - NUM_CLASSES
-    return {f"stages.{i // 12}.blocks.{i % 12}": (inner + i) // NUM_LAYERS for i in range(NUM_LAYERS)} | {
+    """Layer → units; the units of the intermediate layers differ by one at most."""
+    intermediate = num_neurons - NUM_CLASSES
+    return {f"stages.{i // 12}.blocks.{i % 12}": (intermediate + i) // NUM_LAYERS for i in range(NUM_LAYERS)} | {
         CLASSIFIER: NUM_CLASSES
     }
 
@@ -223,12 +223,12 @@ def write_run(folder: Path, num_neurons: int) -> None:
 def rows(num_neurons: int) -> Iterator[dict[str, Any]]:
     """What fragments joined with scores would hold: one method, one seed, a few of every status."""
     names = class_names()
-    files = {kind: _files_of(kind) for kind in ("picture", "alpha")}
+    files = {kind: _files_of(kind) for kind in ("visualization", "alpha")}
     digests = {kind: [hashlib.sha256(data).hexdigest() for data in found] for kind, found in files.items()}
     number = 0
     for layer, num_units in layer_units(num_neurons).items():
         for unit in range(num_units):
-            yield _row(number, layer, unit, names, digests["picture"][number % NUM_PICTURES])
+            yield _row(number, layer, unit, names, digests["visualization"][number % NUM_VISUALIZATIONS])
             number += 1
 
 
@@ -256,9 +256,9 @@ def _row(number: int, layer: str, unit: int, names: list[str], sha256: str) -> d
         "recipe_fingerprint": "fedcba9876543210",
         "seed_value": str(generator.integers(1 << 62)),
     }
-    if status not in PICTURED_STATUSES:
+    if status not in VISUALIZED_STATUSES:
         return row
-    # A neuron has a few favorite classes, like real ones: most of its exemplars are of five or so.
+    # A neuron has a few favorite classes, like real ones: most of its top-activating images are of five or so.
     favorites = generator.choice(NUM_CLASSES, size=12)
     chosen = favorites[np.minimum(generator.geometric(0.25, size=NUM_REFERENCES) - 1, 11)]
     activations = np.sort(generator.gamma(4, 2, size=NUM_REFERENCES))[::-1]
@@ -267,8 +267,8 @@ def _row(number: int, layer: str, unit: int, names: list[str], sha256: str) -> d
         "image_path": schema.image_path(layer, unit, "vital", 0),
         "image_sha256": sha256,
         "alpha_path": schema.alpha_path(layer, unit, "vital", 0),
-        "width_px": PICTURE_PX,
-        "height_px": PICTURE_PX,
+        "width_px": VISUALIZATION_PX,
+        "height_px": VISUALIZATION_PX,
         "loss": float(scores[0]),
         "activation": float(activations[0] * (0.5 + scores[1])),
         "activation_percentile": 42.0 if status == "weak" else 99 + float(scores[1]),
@@ -278,7 +278,7 @@ def _row(number: int, layer: str, unit: int, names: list[str], sha256: str) -> d
         "predicted_label": names[unit] if is_class else "",
         "max_activation": float(activations[0]),
         "mean_activation": 1.0,
-        "mis": float(scores[3]),
+        "two_afc": float(scores[3]),
         "path_similarity": float(scores[4]),
         "histogram_counts": [int(1_281_167 * 0.5**i) for i in range(1, 33)],
         "histogram_low": -1.0,
@@ -294,12 +294,12 @@ def _row(number: int, layer: str, unit: int, names: list[str], sha256: str) -> d
     }
 
 
-def write_pictures(folder: Path, num_neurons: int) -> None:
-    """The pictures, masks and strips of every neuron: links to NUM_PICTURES distinct files of each kind."""
-    kinds = {"image_path": "picture", "alpha_path": "alpha", "examples_path": "strip"}
+def write_visualizations(folder: Path, num_neurons: int) -> None:
+    """The visualizations, masks and strips of every neuron: links to NUM_VISUALIZATIONS distinct files of each kind."""
+    kinds = {"image_path": "visualization", "alpha_path": "alpha", "examples_path": "strip"}
     sources: dict[str, list[Path]] = {}
     for column, kind in kinds.items():
-        sources[column] = [folder / "drawn" / f"{kind}-{i}.webp" for i in range(NUM_PICTURES)]
+        sources[column] = [folder / "drawn" / f"{kind}-{i}.webp" for i in range(NUM_VISUALIZATIONS)]
         for path, data in zip(sources[column], _files_of(kind), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -308,10 +308,10 @@ def write_pictures(folder: Path, num_neurons: int) -> None:
         for place in ("images", "examples"):
             (folder / place / layer).mkdir(parents=True, exist_ok=True)
         for unit in range(num_units):
-            for column, path in _paths_of(layer, unit).items() if status_of(number) in PICTURED_STATUSES else ():
+            for column, path in _paths_of(layer, unit).items() if status_of(number) in VISUALIZED_STATUSES else ():
                 target = folder / path
                 target.unlink(missing_ok=True)
-                os.link(sources[column][number % NUM_PICTURES], target)
+                os.link(sources[column][number % NUM_VISUALIZATIONS], target)
             number += 1
 
 
@@ -324,28 +324,32 @@ def _paths_of(layer: str, unit: int) -> dict[str, str]:
 
 
 def _files_of(kind: str) -> list[bytes]:
-    """NUM_PICTURES WebP files: 224 px near 12 kB, masks of 2 kB, strips of nine photographs near 29 kB."""
+    """NUM_VISUALIZATIONS WebP files: 224 px near 12 kB, masks of 2 kB, strips of nine dataset images near 29 kB."""
     files = []
-    for number in range(NUM_PICTURES):
-        picture = draw_picture(number)
-        if kind == "picture":
-            files.append(encode_webp(picture, quality=80))
+    for number in range(NUM_VISUALIZATIONS):
+        visualization = draw_visualization(number)
+        if kind == "visualization":
+            files.append(encode_webp(visualization, quality=80))
         elif kind == "alpha":
             alpha = np.zeros((56, 56, 4), np.uint8)
-            alpha[..., 3] = picture[::4, ::4, 0]
+            alpha[..., 3] = visualization[::4, ::4, 0]
             files.append(encode_webp(alpha, lossless=True))
         else:
-            files.append(encode_webp(draw_examples([np.roll(picture, 20 * i, axis=1) for i in range(9)]), quality=80))
+            files.append(
+                encode_webp(draw_examples([np.roll(visualization, 20 * i, axis=1) for i in range(9)]), quality=80)
+            )
     return files
 
 
-def draw_picture(seed: int) -> np.ndarray:
-    """uint8 [224, 224, 3]: colored noise with the 1/f spectrum of photographs."""
+def draw_visualization(seed: int) -> np.ndarray:
+    """uint8 [224, 224, 3]: colored noise with the 1/f spectrum of dataset images."""
     generator = np.random.default_rng(seed)
-    frequency_y, frequency_x = np.meshgrid(np.fft.fftfreq(PICTURE_PX), np.fft.rfftfreq(PICTURE_PX), indexing="ij")
-    frequency = np.maximum(np.hypot(frequency_y, frequency_x), 1 / PICTURE_PX)
-    noise = np.fft.rfft2(generator.normal(size=(3, PICTURE_PX, PICTURE_PX))) / frequency**1.45
-    waves = np.fft.irfft2(noise, s=(PICTURE_PX, PICTURE_PX))
+    frequency_y, frequency_x = np.meshgrid(
+        np.fft.fftfreq(VISUALIZATION_PX), np.fft.rfftfreq(VISUALIZATION_PX), indexing="ij"
+    )
+    frequency = np.maximum(np.hypot(frequency_y, frequency_x), 1 / VISUALIZATION_PX)
+    noise = np.fft.rfft2(generator.normal(size=(3, VISUALIZATION_PX, VISUALIZATION_PX))) / frequency**1.45
+    waves = np.fft.irfft2(noise, s=(VISUALIZATION_PX, VISUALIZATION_PX))
     waves /= waves.std(axis=(1, 2), keepdims=True)
     return (128 + 55 * waves).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.caption_search [--neurons 100000]
 
 Drawn: neurons with five labels each of 1,000 classes and with four captions each, as many as labels.parquet has of a
-row, of 50,000 photographs or of as many as there are captions (the worst case). A caption is 11 words of 4,000, the
+row, of 50,000 dataset images or of as many as there are captions (the worst case). A caption is 11 words of 4,000, the
 more frequent ones more often (Zipf), 60 characters as in COCO. "In groups" is the file with a dictionary for every
 8,192 rows, as `build` writes it without captions. "Prepare" numbers the texts and makes what a search looks through;
 `selectRows` looks through all neurons, median of 9, and the neurons found.
@@ -89,11 +89,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "measure.mjs"
         script.write_text(_SCRIPT)
-        for name, num_photographs in (("none", 0), ("of 50,000 photographs", 50_000), ("all different", None)):
+        for name, num_dataset_images in (("none", 0), ("of 50,000 dataset images", 50_000), ("all different", None)):
             path = Path(folder) / "labels.parquet"
-            tables = _labels_tables(arguments.neurons, num_photographs)
+            tables = _labels_tables(arguments.neurons, num_dataset_images)
             in_groups = len(join_tables(tables, LABELS_SCHEMA))
-            path.write_bytes(join_tables(tables, LABELS_SCHEMA, one_group=num_photographs != 0))
+            path.write_bytes(join_tables(tables, LABELS_SCHEMA, one_group=num_dataset_images != 0))
             command = [node, "--expose-gc", str(script), VIEWER.as_uri(), str(path), json.dumps(queries)]
             found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             searches = " | ".join(f"{ms:.1f} ms, {count}" for ms, count in found["searches"])
@@ -112,7 +112,7 @@ def _words(generator: np.random.Generator) -> list[str]:
 
 
 def drawn_captions(count: int) -> list[str]:
-    """Captions of so many photographs."""
+    """Captions of so many dataset images."""
     words = _words(np.random.default_rng(0))
     rank = np.arange(1, NUM_WORDS + 1)
     chance = (1 / rank) / (1 / rank).sum()
@@ -120,16 +120,16 @@ def drawn_captions(count: int) -> list[str]:
     return [" ".join(words[word] for word in row) for row in drawn]
 
 
-def _labels_tables(num_neurons: int, num_photographs: int | None) -> list[tuple[str, bytes]]:
-    """The parts of labels.parquet that `build` makes, layer by layer; `num_photographs` None for one to a caption."""
+def _labels_tables(num_neurons: int, num_dataset_images: int | None) -> list[tuple[str, bytes]]:
+    """The parts of labels.parquet that `build` makes, layer by layer; `num_dataset_images` None for one to a caption."""
     generator = np.random.default_rng(2)
-    count = num_neurons * TOP_CAPTIONS if num_photographs is None else num_photographs
+    count = num_neurons * TOP_CAPTIONS if num_dataset_images is None else num_dataset_images
     captions = drawn_captions(count)
     tables = []
     for start in range(0, num_neurons, NEURONS_PER_LAYER):
         size = min(NEURONS_PER_LAYER, num_neurons - start)
         labels = generator.integers(NUM_CLASSES, size=(size, NUM_LABELS))
-        if num_photographs is None:
+        if num_dataset_images is None:
             chosen = np.arange(start * TOP_CAPTIONS, (start + size) * TOP_CAPTIONS).reshape(size, TOP_CAPTIONS)
         else:
             chosen = generator.integers(max(1, count), size=(size, TOP_CAPTIONS if count else 0))

@@ -1,11 +1,11 @@
-"""Peak memory of a `collect` worker over tar shards of N and of 10 N photographs, and over one shard and ten.
+"""Peak memory of a `collect` worker over tar shards of N and of 10 N dataset images, and over one shard and ten.
 
     python benchmarks/collect_memory.py [--images 200]
     python benchmarks/collect_memory.py --images 64 --settings MALLOC_MMAP_THRESHOLD_=4194304 "A=1 B=2" [--rounds 3]
 
-Each case is a process of its own, as a Ray worker is one, in the environment of those on a cluster. It surveys its
-shards as the task of `collect` does: stem, stages and classes of `--model` with random weights, photographs of 224 px
-drawn at random.
+Each case is a process of its own, as a Ray worker is one, in the environment of those on a cluster. It collects its
+shards as the task of `collect` does: stem, stages and classes of `--model` with random weights, dataset images of 224
+px drawn at random.
 
 With `--settings`: what environments of a worker cost, in CPU seconds (its own and the kernel's) over one shard of N
 after a first one, and its peak memory. Workers with none and with each take turns.
@@ -29,15 +29,15 @@ import torch
 from PIL import Image
 
 from jobs.engine.ray_pools import TASK_ENVIRONMENT
-from jobs.engine.worker import heap_for_models
-from pipeline.activations.collect import survey
-from pipeline.activations.store import write_partial
+from jobs.engine.worker import allocator_for_models
+from pipeline.activations.collect import collect
+from pipeline.activations.store import write_shard_statistics
 from pipeline.data.shards import ErrorBudget, iterate_samples
 from pipeline.io.root import Root
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 
-PHOTOGRAPH_PX = 224
+DATASET_IMAGE_PX = 224
 TIMES = 10
 BATCH_SIZE = 32
 
@@ -68,13 +68,13 @@ def main() -> None:
         for name, shards in cases.items():
             peaks[name], _ = worker(shards, arguments.model, arguments.layers, f"{folder}/out")
             ratio = peaks[name] / next(iter(peaks.values()))
-            print(f"{name + ' photographs':<32}{peaks[name] / 1e6:8.1f} MB{ratio:8.3f}", flush=True)
+            print(f"{name + ' dataset_images':<32}{peaks[name] / 1e6:8.1f} MB{ratio:8.3f}", flush=True)
 
 
 def compare(
     settings: Sequence[str], rounds: int, shards: Sequence[str], model: str, layers: Sequence[str], root: str
 ) -> None:
-    """Print CPU seconds for each photograph of the last shard, and peak memory, without and with each setting."""
+    """Print CPU seconds for each dataset image of the last shard, and peak memory, without and with each setting."""
     found: dict[str, list[tuple[int, float]]] = {setting: [] for setting in ("", *settings)}
     for _ in range(rounds):
         for setting, results in found.items():
@@ -98,7 +98,7 @@ def write_shard(path: Path, count: int, *, seed: int) -> str:
         for index in range(count):
             coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
             buffer = io.BytesIO()
-            coarse.resize((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.BILINEAR).save(buffer, "JPEG")
+            coarse.resize((DATASET_IMAGE_PX, DATASET_IMAGE_PX), Image.Resampling.BILINEAR).save(buffer, "JPEG")
             members = {"jpg": buffer.getvalue(), "cls": str(index % 1000).encode()}
             for suffix, data in members.items():
                 member = tarfile.TarInfo(f"{path.stem}-{index:06d}.{suffix}")
@@ -108,10 +108,10 @@ def write_shard(path: Path, count: int, *, seed: int) -> str:
 
 
 def worker(shards: Sequence[str], model: str, layers: Sequence[str], root: str) -> tuple[int, float]:
-    """Peak resident bytes of a fresh process that surveys some shards, and its CPU seconds over the last of them."""
+    """Peak resident bytes of a fresh process that collects some shards, and its CPU seconds over the last of them."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_survey, args=(sender, list(shards), model, list(layers), root))
+    process = context.Process(target=_collect, args=(sender, list(shards), model, list(layers), root))
     process.start()
     sender.close()
     try:
@@ -120,23 +120,25 @@ def worker(shards: Sequence[str], model: str, layers: Sequence[str], root: str) 
         process.join()
 
 
-def _survey(sender: Any, shards: list[str], name: str, patterns: list[str], root: str) -> None:
+def _collect(sender: Any, shards: list[str], name: str, patterns: list[str], root: str) -> None:
     torch.set_num_threads(1)
     model = load_model(name, "random")
     layers = match_layers(patterns, model.layers())
     for index, url in enumerate(shards):
         started = time.process_time()
-        _survey_one(model, layers, index, url, Root.open(root))
+        _collect_one(model, layers, index, url, Root.open(root))
     sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.process_time() - started))
 
 
-def _survey_one(model: Model, layers: Sequence[str], index: int, url: str, root: Root) -> None:
+def _collect_one(model: Model, layers: Sequence[str], index: int, url: str, root: Root) -> None:
     """As a task does, which keeps nothing when it returns."""
     budget = ErrorBudget(0.0)
     samples = iterate_samples(url, num_classes=model.num_classes, on_skip=budget.add_skip)
-    with heap_for_models("cpu"):
-        partial = survey(model, samples, shard_index=index, layers=layers, batch_size=BATCH_SIZE, budget=budget)
-    write_partial(root, index, partial, recipe_fingerprint="memory", shard_url=url)
+    with allocator_for_models("cpu"):
+        shard_statistics = collect(
+            model, samples, shard_index=index, layers=layers, batch_size=BATCH_SIZE, budget=budget
+        )
+    write_shard_statistics(root, index, shard_statistics, recipe_fingerprint="memory", shard_url=url)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from jobs.engine.malloc import freed_memory_kept
-from pipeline.activations.collect import survey
+from pipeline.activations.collect import collect
 from pipeline.data.sample_errors import ErrorBudget
 from pipeline.data.shards import iterate_samples
 from pipeline.models import Model, load_model
@@ -98,7 +98,7 @@ def collect_loop(model: Model, layers: Sequence[str], arguments: argparse.Namesp
     for index, shard in enumerate(arguments.shards):
         budget = ErrorBudget(max_error_fraction=0)
         samples = iterate_samples(shard, num_classes=model.num_classes, on_skip=budget.add_skip)
-        partial = survey(
+        shard_statistics = collect(
             model,
             samples,
             shard_index=index,
@@ -111,7 +111,7 @@ def collect_loop(model: Model, layers: Sequence[str], arguments: argparse.Namesp
             max_pixels=MAX_PIXELS,
             decode_threads=arguments.decode_threads,
         )
-        count += partial.num_samples
+        count += shard_statistics.num_samples
     return count
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/concepts.py OUT [--layer blocks.4] [--concepts 8]
 
-Factors the positive activations of EfficientNet-lite0 at all N positions of the demo's photographs, [N, C] ≈
-[N, K]·[K, C] (as CRAFT does: Fel et al., CVPR 2023; multiplicative updates: Lee and Seung, NeurIPS 2000), writes the K
-rows to OUT/concepts.npz, runs the demo's recipe with them in place of its neurons, and prints one line per concept. The
-sheet OUT/concepts.png shows each concept's picture and the photographs that excite it most. Needs the demo's weights.
+Factors the positive activations of EfficientNet-lite0 at all N positions of the demo's dataset images, [N, C] ≈ [N,
+K]·[K, C] (as CRAFT does: Fel et al., CVPR 2023; multiplicative updates: Lee and Seung, NeurIPS 2000), writes the K rows
+to OUT/concepts.npz, runs the demo's recipe with them in place of its neurons, and prints one line per concept. The
+sheet OUT/concepts.png shows each concept's visualization and the dataset images that activate it most. Needs the demo's
+weights.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--layer", default="blocks.4")
     parser.add_argument("--concepts", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps per picture")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps per visualization")
     parser.add_argument("--address", default="inline", help="of the Ray cluster; inline: in this process")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -67,14 +68,14 @@ def main() -> None:
         labels = list(dict.fromkeys(label for label in row["reference_labels"] if label))
         print(
             f"concept {row['unit']}: {row['status']}, percentile {row['activation_percentile']:.1f}, "
-            f"{row['activation_ratio']:.2f} of the strongest photograph's activation; {', '.join(labels)}"
+            f"{row['activation_ratio']:.2f} of the strongest dataset image's activation; {', '.join(labels)}"
         )
     sheet(arguments.out, rows).save(arguments.out / "concepts.png")
 
 
 @torch.no_grad()
 def positive_features(model: Model, shard_urls: list[str], layer: str) -> Iterator[torch.Tensor]:
-    """Positive activations at every position of every photograph, [positions, C] per batch."""
+    """Positive activations at every position of every dataset image, [positions, C] per batch."""
     budget = ErrorBudget(0.0)
     images = [
         model.preprocess(decode_image(sample.image))
@@ -100,13 +101,13 @@ def nmf(values: torch.Tensor, count: int) -> tuple[torch.Tensor, float]:
 
 
 def sheet(out: Path, rows: list[dict]) -> Image.Image:
-    """A row per concept: its picture, then its photographs."""
+    """A row per concept: its visualization, then its dataset images."""
     tile = EXAMPLE_TILE_PX
     columns = max(row["num_examples"] for row in rows)
     page = Image.new("RGB", ((columns + 1) * tile, len(rows) * tile), "white")
     for y, row in enumerate(rows):
-        with Image.open(out / row["image_path"]) as picture, Image.open(out / row["examples_path"]) as strip:
-            page.paste(picture.resize((tile, tile)), (0, y * tile))
+        with Image.open(out / row["image_path"]) as visualization, Image.open(out / row["examples_path"]) as strip:
+            page.paste(visualization.resize((tile, tile)), (0, y * tile))
             page.paste(strip, (tile, y * tile))
     return page
 

@@ -1,23 +1,23 @@
-"""Which relevance rule names the parts of photographs that a vision transformer's neurons depend on.
+"""Which relevance rule names the parts of dataset images that a vision transformer's neurons depend on.
 
     python benchmarks/deletion_curve.py PHOTOGRAPHS --model MODEL --weights FILE [--images 60] [--out FILE]
 
-Patches of a photograph are deleted one after the other, the most relevant first, and the neuron's activation is
+Patches of a dataset image are deleted one after the other, the most relevant first, and the neuron's activation is
 measured after each: the lower the area under this curve, the better the rule (Samek et al., "Evaluating the
 visualization of what a deep neural network has learned", 2017; Petsiuk et al., RISE, 2018). A deleted patch shows the
-photograph strongly blurred, or its mean color with `--fill mean`.
+dataset image strongly blurred, or its mean color with `--fill mean`.
 
-Neurons: the class that the network names first, and in each `--layers` the unit that the photograph excites most,
-in standard deviations over all photographs. Their activation is the logit, or the mean over patch tokens.
+Neurons: the class that the network names first, and in each `--layers` the unit that the dataset image activates most,
+in standard deviations over all dataset images. Their activation is the logit, or the mean over patch tokens.
 
 A patch's relevance is the sum over its share of a layer: of the stem (for `lrp` and `gradient × input`, at the same
 layer), and of the pixels (`gradient × input (pixels)` and `|gradient| (pixels)`, the saliency map). `random` deletes in
 random order. Areas are those of the activation above its value with all patches deleted, in units of the mean fall to
-that value: 1 if nothing fell before the end, 0 if everything fell at once. Means over photographs with their standard
-error; differences are paired by photograph.
+that value: 1 if nothing fell before the end, 0 if everything fell at once. Means over dataset images with their
+standard error; differences are paired by dataset image.
 
 The distilled ViT of `distill_vit.py`: --model python:distill_vit:student --weights the file that it wrote; of its
-photographs only held-out ones are taken then.
+dataset images only held-out ones are taken then.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from distill_vit import is_held_out, photographs
+from distill_vit import dataset_images, is_held_out
 from PIL import Image
 from torch import Tensor, nn
 
@@ -46,11 +46,13 @@ RULES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path, help="a folder of pictures")
+    parser.add_argument("dataset_images", type=Path, help="a folder of visualizations")
     parser.add_argument("--model", default="python:distill_vit:student")
     parser.add_argument("--weights", required=True, help="as in a recipe: a file, `package:NAME`, `pretrained`")
     parser.add_argument("--stem", default="", help="layer where relevance is read; default: the first feature layer")
-    parser.add_argument("--layers", nargs="*", default=[], help="of the inner neurons; default: three of the blocks")
+    parser.add_argument(
+        "--layers", nargs="*", default=[], help="of the intermediate neurons; default: three of the blocks"
+    )
     parser.add_argument("--patch", type=int, default=16, help="side of a deleted patch in pixels")
     parser.add_argument("--fill", choices=("blur", "mean"), default="blur")
     parser.add_argument("--images", type=int, default=60)
@@ -63,7 +65,7 @@ def main() -> None:
     model = load_model(arguments.model, arguments.weights)
     stem = arguments.stem or model.default_feature_layers()[0].layer
     layers = arguments.layers or [entry.layer for entry in model.default_feature_layers()[1:]]
-    paths = photographs(arguments.photographs)
+    paths = dataset_images(arguments.dataset_images)
     if arguments.model.endswith("distill_vit:student"):
         paths = [path for path in paths if is_held_out(path)]
     chosen = torch.randperm(len(paths), generator=torch.Generator().manual_seed(arguments.seed))[: arguments.images]
@@ -71,7 +73,7 @@ def main() -> None:
 
     lines = [
         f"{arguments.model}, {model.input_size_px} px, patches of {arguments.patch} px deleted ({arguments.fill}), "
-        f"{len(images)} photographs, seed {arguments.seed}, weights {model.weights_sha256[:12]}",
+        f"{len(images)} dataset images, seed {arguments.seed}, weights {model.weights_sha256[:12]}",
         f"relevance at {stem} and at the pixels; torch {torch.__version__}, {arguments.threads} threads, "
         f"{time.strftime('%Y-%m-%d')}",
     ]
@@ -86,14 +88,14 @@ def main() -> None:
 
 
 def read(model: Model, path: Path) -> Tensor:
-    """A photograph in the model's input space, [3, H, W]."""
+    """A dataset image in the model's input space, [3, H, W]."""
     with Image.open(path) as image:
         return model.preprocess(image)
 
 
 @torch.no_grad()
 def most_excited(model: Model, images: Tensor, layer: str) -> list[int]:
-    """Per photograph the class named first, or the unit most above its mean over the photographs."""
+    """Per dataset image the class named first, or the unit most above its mean over the dataset images."""
     values_BU = torch.cat([own_activations(model, batch, layer) for batch in images.split(32)])
     if layer == model.classifier_layer:
         return values_BU.argmax(dim=1).tolist()
@@ -117,7 +119,7 @@ def deletion_areas(
     fill: str,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Rule → area under the deletion curve of each photograph, in units of the mean fall, [B]."""
+    """Rule → area under the deletion curve of each dataset image, in units of the mean fall, [B]."""
     scores = patch_scores(model, images, layer, units, stem, patch_px, seed)
     blank = blurred(images) if fill == "blur" else images.mean((2, 3), keepdim=True).expand_as(images)
     curves = {
@@ -174,7 +176,7 @@ def deletion_curve(
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Photographs [B, 3, H, W] of which only colors in eighths of the side are left."""
+    """Dataset images [B, 3, H, W] of which only colors in eighths of the side are left."""
     small = F.adaptive_avg_pool2d(images, 4)
     return F.interpolate(small, images.shape[2:], mode="bilinear", align_corners=False)
 
@@ -186,7 +188,7 @@ def table(layer: str, areas: Mapping[str, Tensor]) -> list[str]:
     def in_words(values: Tensor) -> str:
         return f"{values.mean():+8.3f} ± {values.std() / count**0.5:.3f}"
 
-    lines = [f"\n{layer}: {count} photographs", f"{'rule':<28}{'area':>16}{'minus lrp':>20}"]
+    lines = [f"\n{layer}: {count} dataset images", f"{'rule':<28}{'area':>16}{'minus lrp':>20}"]
     for rule in RULES:
         difference = "" if rule == "lrp" else in_words(areas[rule] - areas["lrp"])
         lines.append(f"{rule:<28}{in_words(areas[rule]):>16}{difference:>20}")

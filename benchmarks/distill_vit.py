@@ -1,14 +1,14 @@
-"""Trains a small ViT on photographs, for benchmarks that need one with real weights: none ships in a package.
+"""Trains a small ViT on dataset images, for benchmarks that need one with real weights: none ships in a package.
 
     python benchmarks/distill_vit.py PHOTOGRAPHS --out vit.safetensors [--minutes 14] [--threads 1]
 
 The teacher is EfficientNet-Lite0 with its real weights. The student (`student` below) is a hybrid as in the ViT paper
 (Dosovitskiy et al., 2021): its patches are cut from a feature map, here that of the teacher's first stages, which stay
-as they are; six blocks on 7 × 7 tokens follow, averaged in the end. From pixels, hundreds of photographs teach a ViT
+as they are; six blocks on 7 × 7 tokens follow, averaged in the end. From pixels, hundreds of dataset images teach a ViT
 next to nothing. It sees each random crop at half the teacher's resolution, so its tokens lie on the teacher's 7 × 7
 last map. Each normalized token is to predict the teacher's 1,280 features at its place; the class logits are the
-teacher's own linear classifier on their mean, folded into the student's head at the end.
-`is_held_out` names the photographs that are never trained on. Prints top-1 and top-5 agreement with the teacher there.
+teacher's own linear classifier on their mean, folded into the student's head at the end. `is_held_out` names the
+dataset images that are never trained on. Prints top-1 and top-5 agreement with the teacher there.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TEACHER_SIZE_PX, STUDENT_SIZE_PX = 224, 112
 TEACHER_MAP, TEACHER_CHANNELS = "bn2", 1280  # its last map, whose mean it classifies
 BATCH_SIZE, LEARNING_RATE, WARM_UP = 32, 1e-3, 0.05
 MAP_WEIGHT = 5.0
-LONGEST_RATIO = 3.0  # of a photograph's sides; longer ones are left out
+LONGEST_RATIO = 3.0  # of a dataset image's sides; longer ones are left out
 
 
 def student() -> nn.Module:
@@ -63,19 +63,19 @@ def first_stages(teacher: nn.Module) -> nn.Module:
     return nn.Sequential(teacher.conv_stem, teacher.bn1, *teacher.blocks[:3])
 
 
-def photographs(folder: Path) -> list[Path]:
-    """All pictures below a folder, in order of their names."""
+def dataset_images(folder: Path) -> list[Path]:
+    """All visualizations below a folder, in order of their names."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
 
 
 def is_held_out(path: Path) -> bool:
-    """One photograph of six, by a hash of its name, is for testing alone."""
+    """One dataset image of six, by a hash of its name, is for testing alone."""
     return hashlib.sha256(path.name.encode()).digest()[0] < 256 / 6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path, help="a folder of pictures")
+    parser.add_argument("dataset_images", type=Path, help="a folder of visualizations")
     parser.add_argument("--out", type=Path, required=True, help=".safetensors file to write")
     parser.add_argument("--minutes", type=float, default=14.0, help="of processor time, all threads together")
     parser.add_argument("--seed", type=int, default=0)
@@ -85,23 +85,27 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
 
     teacher = load_model(TEACHER, TEACHER_WEIGHTS)
-    paths = photographs(arguments.photographs)
+    paths = dataset_images(arguments.dataset_images)
     pixels = [as_pixels(path) for path in paths if not is_held_out(path)]
     pixels = [p for p in pixels if max(p.shape[1:]) <= LONGEST_RATIO * min(p.shape[1:])]
     network = student()
     stages = first_stages(teacher.module)
     network.patch_embed.backbone.load_state_dict(stages.state_dict())
-    print(f"{len(pixels)} photographs, {arguments.minutes} minutes, seed {arguments.seed}, torch {torch.__version__}")
+    print(
+        f"{len(pixels)} dataset images, {arguments.minutes} minutes, seed {arguments.seed}, torch {torch.__version__}"
+    )
     train(network, teacher, pixels, seconds=60 * arguments.minutes)
     network.eval()
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, arguments.out)
     held_out = [path for path in paths if is_held_out(path)]
     first, fifth = (agreement(network, teacher, held_out, best=best) for best in (1, 5))
-    print(f"agreement with the teacher on {len(held_out)} held-out photographs: top-1 {first:.0%}, top-5 {fifth:.0%}")
+    print(
+        f"agreement with the teacher on {len(held_out)} held-out dataset images: top-1 {first:.0%}, top-5 {fifth:.0%}"
+    )
 
 
 def as_pixels(path: Path) -> Tensor:
-    """A photograph, uint8 [3, H, W]."""
+    """A dataset image, uint8 [3, H, W]."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
         return torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(*rgb.size[::-1], 3).permute(2, 0, 1)
@@ -150,7 +154,7 @@ def train(network: nn.Module, teacher: Model, pixels: Sequence[Tensor], *, secon
 
 
 def random_crop(pixels: Tensor) -> Tensor:
-    """A random square of a photograph, with random brightness and contrast: [3, 224, 224]."""
+    """A random square of a dataset image, with random brightness and contrast: [3, 224, 224]."""
     height, width = pixels.shape[1:]
     side = round(min(height, width) * (0.35 + 0.65 * torch.rand(()).item()))
     top = int(torch.randint(height - side + 1, ()))
@@ -163,7 +167,7 @@ def random_crop(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def agreement(network: nn.Module, teacher: Model, paths: Sequence[Path], *, best: int) -> float:
-    """The share of photographs whose first class by the teacher is among the student's `best` first."""
+    """The share of dataset images whose first class by the teacher is among the student's `best` first."""
     same = 0
     for path in paths:
         with Image.open(path) as image:

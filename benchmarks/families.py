@@ -1,16 +1,16 @@
-"""One small run of every family of models: classes and inner neurons, alone as in a batch, resumed, against the data.
+"""One small run of every family of models: classes and intermediate neurons, alone as in a batch, resumed, against the data.
 
     python benchmarks/families.py [PATTERN …] [--weights NAME=PATH …] [--steps 60] [--out FILE]
 
-For each model the whole pipeline runs in one process on the first shard of the demo's photographs, at a small
+For each model the whole pipeline runs in one process on the first shard of the demo's dataset images, at a small
 input size; weights are random unless `--weights` names a file or package for the model. Columns:
 
-    class, inner   best activation of a picture over that of the most exciting photograph, over the visualized units
-                   (median in brackets): above 1 the picture excites the unit more than any photograph does
-    alone          largest difference of a picture made alone from the same one made in a batch, in 8-bit levels, after
+    class, inner   best activation of a visualization over that of the top-activating dataset image, over the visualized units
+                   (median in brackets): above 1 the visualization activates the unit more than any dataset image does
+    alone          largest difference of a visualization made alone from the same one made in a batch, in 8-bit levels, after
                    5 steps: kernels for other batch sizes round otherwise, and an optimization amplifies that
-    resume         pictures made by the second of two runs, the first of which was asked for the first units only
-    relevance      the rule that inner neurons ran with
+    resume         visualizations made by the second of two runs, the first of which was asked for the first units only
+    relevance      the rule that intermediate neurons ran with
 
 A model that cannot do a part says which and why, in a line below its own. Where the median is below 1, the same units
 are made again with activation_weight = 2 in place of the preset's 0.2: if that lifts them, it is the alignment that
@@ -51,7 +51,7 @@ from pipeline.synthesis import Visualization, synthesize
 NUM_UNITS = 4  # of each kind, in two batches
 STEPS_ALONE = 5
 PUSHING = 2.0  # activation_weight of the second trial
-PHOTOGRAPHS = PACKAGE / "demo_data/shards/neuron-atlas-demo-000000.tar"
+DATASET_IMAGES = PACKAGE / "demo_data/shards/neuron-atlas-demo-000000.tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Family:
     name: str
     size_px: int
     options: dict[str, Any] = field(default_factory=dict)
-    inner: str = ""  # layer of the inner neurons; default: the last but one feature layer
+    intermediate: str = ""  # layer of the intermediate neurons; default: the last but one feature layer
 
 
 FAMILIES = [
@@ -112,7 +112,7 @@ class Line:
 
     def __str__(self) -> str:
         alone = "-" if self.alone is None else str(self.alone)
-        cells = [f"{self._ratio(kind):>13}" for kind in ("class", "inner")]
+        cells = [f"{self._ratio(kind):>13}" for kind in ("class", "intermediate")]
         text = f"{self.name:<40}{''.join(cells)}{alone:>7}{self.resumed:>8}  {self.rule:<10}{self.seconds:>6.0f}"
         return "\n".join([text, *(f"    {remark}" for remark in self.remarks)])
 
@@ -132,20 +132,20 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     weights = dict(item.split("=", 1) for item in arguments.weights)
 
-    def say(text: str) -> None:
+    def echo(text: str) -> None:
         print(text, flush=True)
         if arguments.out:
             with arguments.out.open("a") as file:
                 file.write(text + "\n")
 
-    say(
+    echo(
         f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, timm {version('timm')}, {torch.get_num_threads()} "
-        f"threads, {arguments.steps} steps of the fast preset, {NUM_UNITS} classes and {NUM_UNITS} inner neurons each"
+        f"threads, {arguments.steps} steps of the fast preset, {NUM_UNITS} classes and {NUM_UNITS} intermediate neurons each"
     )
-    say(f"{'model':<40}{'class':>13}{'inner':>13}{'alone':>7}{'resume':>8}  {'relevance':<10}{'s':>6}")
+    echo(f"{'model':<40}{'class':>13}{'intermediate':>13}{'alone':>7}{'resume':>8}  {'relevance':<10}{'s':>6}")
     for family in FAMILIES:
         if any(fnmatch.fnmatch(family.name, pattern) for pattern in arguments.patterns):
-            say(str(run_family(family, weights.get(family.name, "random"), arguments.steps, arguments.size)))
+            echo(str(run_family(family, weights.get(family.name, "random"), arguments.steps, arguments.size)))
 
 
 def run_family(family: Family, weights: str, steps: int, size_px: int) -> Line:
@@ -166,8 +166,8 @@ def measure(line: Line, family: Family, weights: str, steps: int, size_px: int, 
     """Run the pipeline in two parts, then read its tables."""
     model = load_model(family.name, weights, input_size_px=size_px, options=family.options)
     feature_layers = [entry.layer for entry in model.default_feature_layers()]
-    inner = family.inner or feature_layers[-2]
-    asked = {"layers": [inner], "inner": inner, "has_classifier": model.has_classifier}
+    intermediate = family.intermediate or feature_layers[-2]
+    asked = {"layers": [intermediate], "intermediate": intermediate, "has_classifier": model.has_classifier}
     quiet = {"address": "inline", "say": lambda line: None}
     first = make_recipe(family, weights, steps, size_px, out, num_units=NUM_UNITS // 2, **asked)
     run_stages(first, ("collect", "targets", "visualize"), **quiet)
@@ -178,26 +178,26 @@ def measure(line: Line, family: Family, weights: str, steps: int, size_px: int, 
     resolved = resolve(recipe)
     root = resolved.root
     if not model.has_classifier:
-        line.remarks.append("a backbone without class logits: inner neurons only")
+        line.remarks.append("a backbone without class logits: intermediate neurons only")
     for row in join_rows(read_fragments(root), read_scores(root)):
-        kind = "class" if model.has_classifier and row["layer"] == model.classifier_layer else "inner"
+        kind = "class" if model.has_classifier and row["layer"] == model.classifier_layer else "intermediate"
         if row["status"] in ("failed", "dead", "skipped"):
             line.remarks.append(f"{kind} {row['unit']}: {row['status']}, {row['status_reason']}")
         elif row.get("max_activation") is not None:
             line.ratios.setdefault(kind, []).append(exceeds(row))
-    for kind, layer in (("class", model.classifier_layer), ("inner", inner)):
+    for kind, layer in (("class", model.classifier_layer), ("intermediate", intermediate)):
         ratios = line.ratios.get(kind, [])
         if ratios and statistics.median(ratios) < 1 and layer is not None:
             pushed = push(resolved.model, recipe, root, layer)
             line.remarks.append(
                 f"{kind} with activation_weight {PUSHING:g}: {max(pushed):.2f} ({statistics.median(pushed):.2f})"
             )
-    line.rule = plan_targets(recipe, model, inner).rule
-    line.alone = difference_alone(resolved.model, recipe, root, inner)
+    line.rule = plan_targets(recipe, model, intermediate).rule
+    line.alone = difference_alone(resolved.model, recipe, root, intermediate)
 
 
 def exceeds(row: dict[str, Any]) -> float:
-    """Activation over the best photograph's; measured from the unit's mean, as logits may be negative."""
+    """Activation over the best dataset image's; measured from the unit's mean, as logits may be negative."""
     return (row["activation"] - row["mean_activation"]) / max(row["max_activation"] - row["mean_activation"], 1e-12)
 
 
@@ -219,7 +219,7 @@ def targets_of(model: Model, recipe: Recipe, root: Root, layer: str, units: Sequ
 def make(
     model: Model, recipe: Recipe, layer: str, targets: dict[int, NeuronTarget], **overrides: Any
 ) -> list[Visualization]:
-    """Pictures of units of a layer, as the recipe has them but for some options."""
+    """Visualizations of units of a layer, as the recipe has them but for some options."""
     return synthesize(
         model,
         [(layer, unit) for unit in targets],
@@ -231,7 +231,7 @@ def make(
 
 
 def difference_alone(model: Model, recipe: Recipe, root: Root, layer: str) -> int:
-    """Largest difference in 8-bit levels of the pictures of two neurons, each made alone and both in a batch."""
+    """Largest difference in 8-bit levels of the visualizations of two neurons, each made alone and both in a batch."""
     targets = targets_of(model, recipe, root, layer, (0, 1))
     together = make(model, recipe, layer, targets, steps=STEPS_ALONE)
     alone = [make(model, recipe, layer, {unit: target}, steps=STEPS_ALONE)[0] for unit, target in targets.items()]
@@ -247,7 +247,7 @@ def make_recipe(
     out: Path,
     *,
     layers: list[str],
-    inner: str,
+    intermediate: str,
     num_units: int,
     has_classifier: bool,
 ) -> Recipe:
@@ -255,12 +255,12 @@ def make_recipe(
     blocks: list[dict[str, Any]] = []
     if has_classifier:
         blocks.append({"layer": "classifier", "units": f"0:{num_units}"})
-    blocks.append({"layer": inner, "units": f"0:{num_units}"})
+    blocks.append({"layer": intermediate, "units": f"0:{num_units}"})
     return Recipe.from_table(
         {
             "name": "family",
             "model": {"name": family.name, "weights": weights, "input_size_px": size_px, "options": family.options},
-            "data": {"shards": [str(PHOTOGRAPHS)]},
+            "data": {"shards": [str(DATASET_IMAGES)]},
             "output": {"root": str(out)},
             "statistics": {"layers": layers, "top_k": 16, "batch_size": 16},
             "neurons": blocks,

@@ -2,12 +2,12 @@
 
     python benchmarks/gpu_speed.py [--model torchvision:resnet50] [--layers class inner] [--presets published fast] …
 
-Needs neither Ray nor Zarr. For the neurons of each layer (`class`, `inner`, which is the last feature layer but
+Needs neither Ray nor Zarr. For the neurons of each layer (`class`, `intermediate`, which is the last feature layer but
 one, or one by its name), of each preset and precision, plain and compiled, it optimizes `--neurons` neurons through
 `synthesize` in batches as a run does, for `--steps` steps each, and times what a batch takes in the steady state (after
 its first steps) by the device's own clock. `s/neuron` is that times the preset's steps; nothing else of a run depends
 on the steps. `bare` is a forward and backward pass of the module as far as the neurons' layer in the same precision and
-batch; `busy` is the share of wall time in which kernels run. Below the table stands what all units of the layers
+batch; `busy` is the share of gallery time in which kernels run. Below the table stands what all units of the layers
 together would take. The weights are random: the time does not depend on them.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["published", "fast"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--ways", nargs="+", default=["plain", "compiled"])
-    parser.add_argument("--layers", nargs="+", default=["class", "inner"])
+    parser.add_argument("--layers", nargs="+", default=["class", "intermediate"])
     arguments = parser.parse_args()
 
     model = load_model(arguments.model, "random", device="cuda")
@@ -76,10 +76,10 @@ def main() -> None:
 
 
 def layer_named(model: Model, name: str) -> str:
-    """`class` → the classifier's layer, `inner` → the last feature layer but one, any other name → the layer itself."""
+    """`class` → the classifier's layer, `intermediate` → the last feature layer but one, any other name → the layer itself."""
     if name == "class":
         return model.classifier_layer
-    if name == "inner":
+    if name == "intermediate":
         return model.default_feature_layers()[-2].layer
     return model.resolve_layer(name)
 
@@ -128,15 +128,15 @@ def measure(
     for start in range(0, arguments.neurons, arguments.batch_size):
         places = range(start, min(start + arguments.batch_size, arguments.neurons))
         marks: list[torch.cuda.Event] = []
-        walls: list[float] = []
+        galleries: list[float] = []
 
-        def mark(step: int, _total: int, marks: list = marks, walls: list = walls) -> None:
+        def mark(step: int, _total: int, marks: list = marks, galleries: list = galleries) -> None:
             if step == 1 or step >= _WARM_STEPS:
                 if step in (1, _WARM_STEPS):
                     torch.cuda.synchronize()
                 marks.append(torch.cuda.Event(enable_timing=True))
                 marks[-1].record()
-                walls.append(time.perf_counter())
+                galleries.append(time.perf_counter())
 
         started_s = time.perf_counter()
         synthesize(
@@ -150,7 +150,7 @@ def measure(
             way=way,
             on_step=mark,
         )
-        first_s = max(first_s, walls[0] - started_s)
+        first_s = max(first_s, galleries[0] - started_s)
         per_step.append(marks[1].elapsed_time(marks[-1]) / (len(marks) - 2) / len(places))
     megabytes = (torch.cuda.max_memory_allocated() - before) / arguments.batch_size / 1e6
     busy = share_in_kernels(model, layer, target, options, precision, way, arguments.batch_size)
@@ -158,14 +158,14 @@ def measure(
 
 
 def share_in_kernels(model, layer, target, options, precision, way, batch_size) -> float:  # type: ignore[no-untyped-def]
-    """Kernel time over wall time in the steady state of one batch."""
+    """Kernel time over gallery time in the steady state of one batch."""
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-    walls: list[float] = []
+    galleries: list[float] = []
 
     def mark(step: int, _total: int) -> None:
         if step in (4, 12):
             torch.cuda.synchronize()
-            walls.append(time.perf_counter())
+            galleries.append(time.perf_counter())
             profiler.start() if step == 4 else profiler.stop()
 
     synthesize(
@@ -180,7 +180,7 @@ def share_in_kernels(model, layer, target, options, precision, way, batch_size) 
         on_step=mark,
     )
     events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
-    return sum(event.self_device_time_total for event in events) / 1e6 / (walls[1] - walls[0])
+    return sum(event.self_device_time_total for event in events) / 1e6 / (galleries[1] - galleries[0])
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def report(name: str, page: Page, found: dict[str, Any]) -> None:
 
 
 def write_drawn_site(folder: Path, num_neurons: int) -> None:
-    """A site with what the map reads: no pictures but the map's own sheets."""
+    """A site with what the map reads: no visualizations but the map's own sheets."""
     for name, path in viewer_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
@@ -208,7 +208,7 @@ def write_drawn_site(folder: Path, num_neurons: int) -> None:
         "sizes": {path: file_entry(path, data)["bytes"] for path, data in files.items()},
         "similar": {
             "num_neighbors": 12,
-            "num_exemplars": 64,
+            "num_top_images": 64,
             "num_dimensions": 64,
             "map": {
                 "file": MAP_TABLE,

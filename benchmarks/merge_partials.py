@@ -1,11 +1,12 @@
-"""Seconds and memory of the merge at the end of `collect`, at ImageNet's size: 1,024 partials of 1,251 images.
+"""Seconds and memory of the merge at the end of `collect`, at ImageNet's size: 1,024 shard statistics of 1,251 images.
 
-    python benchmarks/merge_partials.py FOLDER [--layers stages|convolutions] [--shards 1024]
+    python benchmarks/merge_shard_statistics.py FOLDER [--layers stages|convolutions] [--shards 1024]
 
-The partials are drawn, not surveyed: the units of ResNet-50 (its stage outputs and classes, 4,904; or all of its
-convolutions and classes, 27,560), activations of a rectified normal distribution with a scale of its own for each unit.
-What the merge costs depends on how often a shard's best images enter the best of all; the best of 1,251 images are
-therefore drawn anew for every shard, from the exact distribution of order statistics. `FOLDER` keeps the partials.
+The shard statistics are drawn, not recorded: the units of ResNet-50 (its stage outputs and classes, 4,904; or all of
+its convolutions and classes, 27,560), activations of a rectified normal distribution with a scale of its own for each
+unit. What the merge costs depends on how often a shard's best images enter the best of all; the best of 1,251 images
+are therefore drawn anew for every shard, from the exact distribution of order statistics. `FOLDER` keeps the shard
+statistics.
 """
 
 import argparse
@@ -22,10 +23,15 @@ import torch
 from pipeline.activations.accumulators.class_topk import ClassTopK
 from pipeline.activations.accumulators.histogram import Histogram
 from pipeline.activations.accumulators.moments import Moments
-from pipeline.activations.accumulators.shard_statistics import LayerStatistics, Partial
+from pipeline.activations.accumulators.shard_statistics import LayerStatistics, ShardStatistics
 from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import TopK
-from pipeline.activations.store import committed_shards, merge_partials, write_partial, write_statistics
+from pipeline.activations.store import (
+    committed_shards,
+    merge_shard_statistics,
+    write_shard_statistics,
+    write_statistics,
+)
 from pipeline.io.root import Root
 
 IMAGES: Final = 1251
@@ -48,22 +54,22 @@ def main() -> None:
     missing = set(range(len(urls))) - committed_shards(root, recipe_fingerprint=RECIPE, shard_urls=urls)
     if missing:
         # In a child, so that this process's peak memory is that of the merge.
-        writer = multiprocessing.Process(target=write_partials, args=(root, urls, layers, sorted(missing)))
+        writer = multiprocessing.Process(target=write_all_shard_statistics, args=(root, urls, layers, sorted(missing)))
         writer.start()
         writer.join()
 
     before_bytes = peak_bytes()
     times = {}
     started = time.perf_counter(), time.process_time()
-    merged = merge_partials(root, urls, recipe_fingerprint=RECIPE)
-    times["merge_partials"] = time.perf_counter() - started[0], time.process_time() - started[1]
+    merged = merge_shard_statistics(root, urls, recipe_fingerprint=RECIPE)
+    times["merge_shard_statistics"] = time.perf_counter() - started[0], time.process_time() - started[1]
     started = time.perf_counter(), time.process_time()
     write_statistics(root, merged, {"recipe_fingerprint": RECIPE})
     times["write_statistics"] = time.perf_counter() - started[0], time.process_time() - started[1]
-    files = [name for name in root.walk("run/partials") if not name.endswith((".json", ".parquet"))]
-    stored_bytes = sum(root.size_bytes(f"run/partials/{name}") for name in files)
+    files = [name for name in root.walk("run/shard_statistics") if not name.endswith((".json", ".parquet"))]
+    stored_bytes = sum(root.size_bytes(f"run/shard_statistics/{name}") for name in files)
     print(
-        f"{arguments.layers}: {len(layers)} layers, {sum(layers.values())} units, {len(urls)} partials of {IMAGES} "
+        f"{arguments.layers}: {len(layers)} layers, {sum(layers.values())} units, {len(urls)} shard statistics of {IMAGES} "
         f"images, top {TOP_K}; {stored_bytes / len(urls) / 1e6:.1f} MB stored for each; load {os.getloadavg()[0]:.1f}, "
         f"numpy {np.__version__}, {time.strftime('%Y-%m-%d')}"
     )
@@ -72,10 +78,12 @@ def main() -> None:
     print(f"{'peak memory':<18}{(peak_bytes() - before_bytes) / 1e6:8.0f} MB above the {before_bytes / 1e6:.0f} before")
 
 
-def write_partials(root: Root, urls: Sequence[str], layers: Mapping[str, int], shards: Sequence[int]) -> None:
-    """Draw and commit the partials of some shards."""
-    for index, partial in draw_partials(layers, shards):
-        write_partial(root, index, partial, recipe_fingerprint=RECIPE, shard_url=urls[index])
+def write_all_shard_statistics(
+    root: Root, urls: Sequence[str], layers: Mapping[str, int], shards: Sequence[int]
+) -> None:
+    """Draw and commit the shard statistics of some shards."""
+    for index, shard_statistics in draw_shard_statistics(layers, shards):
+        write_shard_statistics(root, index, shard_statistics, recipe_fingerprint=RECIPE, shard_url=urls[index])
 
 
 def stage_units() -> dict[str, int]:
@@ -95,7 +103,7 @@ def convolution_units() -> dict[str, int]:
     return units | {"fc": NUM_CLASSES}
 
 
-def draw_partials(layers: Mapping[str, int], shards: Sequence[int]) -> Iterator[tuple[int, Partial]]:
+def draw_shard_statistics(layers: Mapping[str, int], shards: Sequence[int]) -> Iterator[tuple[int, ShardStatistics]]:
     """(shard index, its partial) for some shards; the same for every call."""
     rng = np.random.default_rng(0)
     scales = {name: (rng.uniform(0, 2, units), rng.uniform(0.1, 1, units)) for name, units in layers.items()}
@@ -104,7 +112,7 @@ def draw_partials(layers: Mapping[str, int], shards: Sequence[int]) -> Iterator[
         own = np.random.default_rng(shard)
         yield (
             shard,
-            Partial(
+            ShardStatistics(
                 shards=frozenset({shard}),
                 num_samples=IMAGES,
                 num_skipped=0,

@@ -9,20 +9,20 @@ import pandas as pd
 from method_runs import BASELINES, KINDS, VariantRun
 from PIL import Image, ImageDraw
 
-from pipeline.atlas.format.scores import PHOTOGRAPHS
+from pipeline.atlas.format.scores import DATASET_IMAGES
 from pipeline.evaluation.metrics.bootstrap import jackknife_interval, paired_difference
 from pipeline.evaluation.metrics.fid_kid import frechet_distance, kernel_distance
 
 BASES = {
     "class": ("published", "published-400", "published-full", "fast", "best"),
-    "inner": ("published", "published-400", "fast", "best"),
+    "intermediate": ("published", "published-400", "fast", "best"),
 }  # what the other variants of VITAL are compared with
 Distance = Callable[[np.ndarray, np.ndarray], float]
 SHEET_COLUMNS, TILE_PX, CAPTION_PX = 10, 112, 12
 # Lines of the tables, from `scores.parquet`: metric → decimals.
 METRICS = {
     "class": {"accuracy_top1": 2, "accuracy_top5": 2, "fid": 1, "kid": 3, "path_similarity": 2},
-    "inner": {"beats_best_photograph": 2, "activation_ratio": 2, "mis": 3, "path_similarity": 2, "kid": 3},
+    "intermediate": {"exceeds_max_activation": 2, "activation_ratio": 2, "two_afc": 3, "path_similarity": 2, "kid": 3},
 }
 
 
@@ -43,35 +43,37 @@ def report(runs: Sequence[VariantRun]) -> str:
 def scores_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
     """One column per variant and method: means over neurons, with 95 % intervals where there are some."""
     scores = pd.concat([run.scores() for run in runs])
-    # What is measured on photographs is the same in all runs of the same pictures; the first stands for all.
-    photographs = scores[(scores["method"] == PHOTOGRAPHS) & (scores["variant"] == runs[0].name)]
-    made = scores[scores["method"] != PHOTOGRAPHS]
+    # What is measured on dataset images is the same in all runs of the same visualizations; the first stands for all.
+    dataset_images = scores[(scores["method"] == DATASET_IMAGES) & (scores["variant"] == runs[0].name)]
+    made = scores[scores["method"] != DATASET_IMAGES]
     columns = {
         f"{variant} {method}": some for (variant, method), some in made.groupby(["variant", "method"], sort=False)
     }
-    columns["photographs"] = photographs
+    columns["dataset_images"] = dataset_images
     means = pd.concat([run.rows() for run in runs]).groupby(["variant", "method"])[["steps", "seconds"]].mean()
     facts = [tuple(name.split(" ")) for name in columns]
     lines = [
-        table_line(["metric", "judge", *columns]),
+        table_line(["metric", "evaluator", *columns]),
         "|---|---|" + "---:|" * len(columns),
-        table_line(["pictures", "", *(f"{some['num_pictures'].max():.0f}" for some in columns.values())]),
+        table_line(["visualizations", "", *(f"{some['num_visualizations'].max():.0f}" for some in columns.values())]),
     ]
     for fact in ("steps", "seconds"):
         cells = [f"{means.loc[place][fact]:.0f}" if place in means.index else "" for place in facts]
-        lines.append(table_line([f"{fact} per picture", "", *cells]))
+        lines.append(table_line([f"{fact} per visualization", "", *cells]))
     for metric, decimals in METRICS[kind].items():
-        for judge in sorted(made[made["metric"] == metric]["judge"].unique()):
-            values = [some.set_index(["metric", "judge"]) for some in columns.values()]
-            lines.append(table_line([metric, judge, *(format_score(v, metric, judge, decimals) for v in values)]))
+        for evaluator in sorted(made[made["metric"] == metric]["evaluator"].unique()):
+            values = [some.set_index(["metric", "evaluator"]) for some in columns.values()]
+            lines.append(
+                table_line([metric, evaluator, *(format_score(v, metric, evaluator, decimals) for v in values)])
+            )
     return lines
 
 
-def format_score(values: pd.DataFrame, metric: str, judge: str, decimals: int) -> str:
+def format_score(values: pd.DataFrame, metric: str, evaluator: str, decimals: int) -> str:
     """A value with its interval; nothing where it was not measured."""
-    if (metric, judge) not in values.index:
+    if (metric, evaluator) not in values.index:
         return ""
-    found = values.loc[(metric, judge)]
+    found = values.loc[(metric, evaluator)]
     interval = "" if np.isnan(found.low) else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
     return f"{found.value:.{decimals}f}{interval}"
 
@@ -99,14 +101,16 @@ def differences_table(
     rows = {" ".join(place): made[place] for place in [(base, "vital"), *others]}
     first, *names_of_others = rows
     accuracies = [name for name in rows[first] if name.startswith("accuracy_top")]
-    names = accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[first] if n.startswith("mis"))]
+    names = (
+        accuracies if kind == "class" else ["activation_ratio", *(n for n in rows[first] if n.startswith("two_afc"))]
+    )
     lines = [table_line([f"minus {first}", *names_of_others]), "|---|" + "---:|" * len(others)]
     # Not `alignment_distance`: the targets of presets with other cells are other ones.
     for name in [*names, "path_similarity"]:
         cells = []
         for other in names_of_others:
             means = [rows[place].groupby(["layer", "unit"])[name].mean() for place in (other, first)]  # over seeds
-            both = pd.concat(means, axis=1, keys=["other", "base"], join="inner")
+            both = pd.concat(means, axis=1, keys=["other", "base"], join="intermediate")
             difference, low, high = paired_difference(both["other"], both["base"])
             cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(table_line([name, *cells]))
@@ -119,40 +123,43 @@ def distance_lines(
 ) -> list[str]:
     """Differences of FID and KID of the neurons of both, with intervals of the jackknife over neurons."""
     cells: dict[tuple[str, str], list[str]] = {}
-    for judge in runs[base].judges():
-        real = runs[base].photographs(judge)
-        pictures = {name: runs[name].pictures(judge, rows[name]) for name in (base, *others)}
-        shared = {name: sorted(pictures[name].keys() & pictures[base].keys()) for name in others}
+    for evaluator in runs[base].evaluators():
+        real = runs[base].dataset_images(evaluator)
+        visualizations = {name: runs[name].visualizations(evaluator, rows[name]) for name in (base, *others)}
+        shared = {name: sorted(visualizations[name].keys() & visualizations[base].keys()) for name in others}
         for metric, distance in (("fid", frechet_distance), ("kid", kernel_distance)):
             for name in others:
-                if len(shared[name]) < 2:  # a judge of one of the runs only
-                    cells.setdefault((metric, judge), []).append("")
+                if len(shared[name]) < 2:  # an evaluator of one of the runs only
+                    cells.setdefault((metric, evaluator), []).append("")
                     continue
-                both = [[pictures[run][neuron] for neuron in shared[name]] for run in (name, base)]
+                both = [[visualizations[run][neuron] for neuron in shared[name]] for run in (name, base)]
                 fewest = min(len(embeddings) for some in both for embeddings in some)  # seeds: FID depends on how many
                 sets = [[embeddings[:fewest] for embeddings in some] for some in both]
                 statistic = partial(distance_difference, distance, real, *sets)
                 value, low, high = jackknife_interval(statistic, len(shared[name]))
-                cells.setdefault((metric, judge), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
-    return [table_line([f"{metric}_{judge}", *cells[metric, judge]]) for metric, judge in sorted(cells)]
+                cells.setdefault((metric, evaluator), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return [table_line([f"{metric}_{evaluator}", *cells[metric, evaluator]]) for metric, evaluator in sorted(cells)]
 
 
 def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
-    """Class pictures that a network names right, by how many photographs of the class it names right; the wrong names.
+    """Class visualizations that a network names right, by how many dataset images of the class it names right; the wrong names.
 
-    A picture made of photographs that a network takes for something else is taken for that, too: the last line of each
-    network counts, of its wrong names, those that it also gives to a photograph of the class.
+    A visualization made of dataset images that a network takes for something else is taken for that, too: the last line
+    of each network counts, of its wrong names, those that it also gives to a dataset image of the class.
     """
     made = {(run.name, method): rows for run in runs for method, rows in run.rows().groupby("method", sort=False)}
     named = {run.name: run for run in runs}
-    lines = [table_line(["judge", "photographs named right", *map(" ".join, made)]), "|---|---|" + "---:|" * len(made)]
-    for judge in runs[0].judges("logits"):
-        names = {c: logits.argmax(axis=1) for c, logits in runs[0].photographs_of_classes(judge).items()}
+    lines = [
+        table_line(["evaluator", "dataset images named right", *map(" ".join, made)]),
+        "|---|---|" + "---:|" * len(made),
+    ]
+    for evaluator in runs[0].evaluators("logits"):
+        names = {c: logits.argmax(axis=1) for c, logits in runs[0].dataset_images_of_classes(evaluator).items()}
         share = {c: (found == c).mean() for c, found in names.items()}
-        pictures = {
+        visualizations = {
             place: {
                 unit: logits.argmax(axis=1)
-                for (_, unit), logits in named[place[0]].pictures(judge, rows, "logits").items()
+                for (_, unit), logits in named[place[0]].visualizations(evaluator, rows, "logits").items()
                 if unit in names
             }
             for place, rows in made.items()
@@ -160,12 +167,15 @@ def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
         for words in ("all", "some", "none"):
             classes = [c for c, fraction in share.items() if words == {1: "all", 0: "none"}.get(fraction, "some")]
             cells = [
-                f"{np.mean([(found[c] == c).mean() for c in classes if c in found]):.2f}" for found in pictures.values()
+                f"{np.mean([(found[c] == c).mean() for c in classes if c in found]):.2f}"
+                for found in visualizations.values()
             ]
-            lines.append(table_line([judge, f"{words} ({len(classes)} classes)", *cells]))
-        wrong = [[(c, name) for c, some in found.items() for name in some if name != c] for found in pictures.values()]
+            lines.append(table_line([evaluator, f"{words} ({len(classes)} classes)", *cells]))
+        wrong = [
+            [(c, name) for c, some in found.items() for name in some if name != c] for found in visualizations.values()
+        ]
         cells = [f"{sum(name in names[c] for c, name in some)} of {len(some)}" for some in wrong]
-        lines.append(table_line([judge, "wrong names, as a photograph's", *cells]))
+        lines.append(table_line([evaluator, "wrong names, as a dataset image's", *cells]))
     return lines
 
 
@@ -176,7 +186,7 @@ def distance_difference(
     second: Sequence[np.ndarray],
     chosen: Sequence[int],
 ) -> float:
-    """By how much one method's pictures of the chosen neurons are farther from photographs than another's."""
+    """By how much one method's visualizations of the chosen neurons are farther from dataset images than another's."""
     far, near = (distance(real, np.concatenate([some[i] for i in chosen])) for some in (first, second))
     return far - near
 
@@ -205,7 +215,7 @@ def draw_sheets(runs: Sequence[VariantRun], work: Path) -> None:
                 draw.text((column * TILE_PX + 2, row * step), words[:20], fill="black")
                 path = paths.get((neuron.layer, neuron.unit))
                 if path:
-                    with Image.open(run.folder / path) as picture:
-                        tile = picture.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+                    with Image.open(run.folder / path) as visualization:
+                        tile = visualization.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
                     sheet.paste(tile, (column * TILE_PX, row * step + CAPTION_PX))
         sheet.save(work / f"methods-{kind}.webp", quality=80)

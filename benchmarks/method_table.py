@@ -1,18 +1,19 @@
-"""The methods against one another: the same neurons, real weights, judged by networks that never saw the pictures.
+"""The methods against one another: the same neurons, real weights, scored by networks that never saw the visualizations.
 
-    python benchmarks/method_table.py PHOTOGRAPHS WORK [--judge NAME=WEIGHTS …] [--variants NAME …] [--try …]
+    python benchmarks/method_table.py PHOTOGRAPHS WORK [--evaluator NAME=WEIGHTS …] [--variants NAME …] [--try …]
 
 PHOTOGRAPHS is a folder with `manifest.csv` (columns `file`, `caption`, `imagenet`: class indices separated by spaces).
-The subject is EfficientNet-Lite0; its neurons are every class that two photographs or more show, and units of three
-inner layers drawn at random. Each variant (a preset and its methods) is a run of the whole pipeline in a folder of its
-own below WORK, classes and inner units apart, which resumes; the numbers are those of its `evaluate` stage. Printed:
+The subject is EfficientNet-Lite0; its neurons are every class that two dataset images or more show, and units of three
+intermediate layers drawn at random. Each variant (a preset and its methods) is a run of the whole pipeline in a folder
+of its own below WORK, classes and intermediate units apart, which resumes; the numbers are those of its `evaluate`
+stage. Printed:
 
     the scores of each variant and method, with 95 % intervals over neurons,
     the paired differences of the variants of `vital` from `published`, `fast` and others on the same neurons,
     and, into WORK, a contact sheet of the first neurons.
 
 `--try patient=best,steps=400,activation_growth=3` adds a variant with other settings of [visualize].
-`--judge` names the held-out networks; the weights of lite1 and lite2 are in packages, and
+`--evaluator` names the held-out networks; the weights of lite1 and lite2 are in packages, and
 `benchmarks/squeezenet_weights.py` makes those of squeezenet1_1.
 """
 
@@ -32,12 +33,12 @@ from pipeline.io.root import Root
 from pipeline.recipe.recipe import STAGES
 
 
-def write_shards(photographs: Path, out: Path) -> list[int]:
-    """Write the photographs as tar shards unless they are there; returns the classes that at least two show.
+def write_shards(dataset_images: Path, out: Path) -> list[int]:
+    """Write the dataset images as tar shards unless they are there; returns the classes that at least two show.
 
-    A photograph that several classes fit is labeled with the one that most photographs show alone.
+    A dataset image that several classes fit is labeled with the one that most dataset images show alone.
     """
-    with open(photographs / "manifest.csv", encoding="utf-8", newline="") as file:
+    with open(dataset_images / "manifest.csv", encoding="utf-8", newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
     fitting = [[int(index) for index in row["imagenet"].split()] for row in rows]
     alone = collections.Counter(classes[0] for classes in fitting if len(classes) == 1)
@@ -50,35 +51,37 @@ def write_shards(photographs: Path, out: Path) -> list[int]:
             NewSample(
                 key=key,
                 suffix="jpg",
-                image=(photographs / row["file"]).read_bytes(),
+                image=(dataset_images / row["file"]).read_bytes(),
                 label=label,
                 description={"caption": row["caption"]},
             )
             for key, row, label in zip(keys, rows, labels, strict=True)
         ]
         samples.sort(key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
-        write_tar_shards(samples, root, name="photographs", max_samples=128, max_bytes=50_000_000)
+        write_tar_shards(samples, root, name="dataset_images", max_samples=128, max_bytes=50_000_000)
     counts = collections.Counter(label for label in labels if label is not None)
     return sorted(index for index, count in counts.items() if count > 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path, metavar="PHOTOGRAPHS")
+    parser.add_argument("dataset_images", type=Path, metavar="DATASET_IMAGES")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder of the runs; finished work is not done again")
-    parser.add_argument("--judge", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
+    parser.add_argument("--evaluator", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
     parser.add_argument("--variants", nargs="*", choices=[*VARIANTS, *ON_GPUS], default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--try", action="append", default=[], dest="tried", metavar="NAME=PRESET[,KEY=VALUE …]")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="of neurons")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures optimized together")
+    parser.add_argument("--batch-size", type=int, default=8, help="visualizations optimized together")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="stop every run after this stage")
-    parser.add_argument("--seeds", type=int, default=1, help="pictures of each neuron; intervals are over neurons")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="visualizations of each neuron; intervals are over neurons"
+    )
     parser.add_argument("--tables-only", action="store_true", help="of the runs that are finished")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    classes = write_shards(arguments.photographs, arguments.work / "shards")
+    classes = write_shards(arguments.dataset_images, arguments.work / "shards")
     named = {name: (VARIANTS | ON_GPUS)[name] for name in arguments.variants}
     variants = named | dict(variant_of(text) for text in arguments.tried)
     runs = [
@@ -92,7 +95,7 @@ def main() -> None:
         recipe_of,
         classes=classes,
         shards=arguments.work / "shards",
-        judges=arguments.judge,
+        evaluators=arguments.evaluator,
         seeds=arguments.seeds,
         batch_size=arguments.batch_size,
     )

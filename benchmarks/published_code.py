@@ -7,15 +7,15 @@ that end). For each network and kind of weights this prints
 
 - per relevance rule and feature layer: the smallest cosine of the raw relevance maps over images and units, and their
   largest difference as a fraction of the largest relevance;
-- the relative differences of the sort-matching loss and of its gradient at the image, for inner neurons from the
+- the relative differences of the sort-matching loss and of its gradient at the image, for intermediate neurons from the
   relevance on, and for class neurons;
-- seconds per optimization step and picture, both sides in turn in one process: the published code with as many
+- seconds per optimization step and visualization, both sides in turn in one process: the published code with as many
   references as its default, 50, ours alone and in batches as we ship it, and neurons per hour at the steps of each.
 
 Weights are random, since no trained ones come with either side: `plain` as the library initializes them, `calibrated`
-with random BatchNorm weights and biases and its statistics taken from photographs, so that activations are in range as
-after training. The photographs are those of the demo; the image starts from noise. Exit status 1 if a cosine is below
-0.999 or a relative difference of a loss or gradient above 1e-4.
+with random BatchNorm weights and biases and its statistics taken from dataset images, so that activations are in range
+as after training. The dataset images are those of the demo; the image starts from noise. Exit status 1 if a cosine is
+below 0.999 or a relative difference of a loss or gradient above 1e-4.
 """
 
 import argparse
@@ -48,16 +48,16 @@ DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "sha
 NUM_CALIBRATION_IMAGES = 16
 MIN_COSINE, MAX_DIFFERENCE = 0.999, 1e-4
 RULES = {"lrp": "LRP", "lrp_restricted": "LRPRestricted", "guided_backprop": "GuidedBackprop"}
-INNER_WEIGHTS = [0.1, 1.0, 1.0, 1.0, 0.0]  # the default of the published program for inner neurons
+INTERMEDIATE_WEIGHTS = [0.1, 1.0, 1.0, 1.0, 0.0]  # the default of the published program for intermediate neurons
 TIMED_REFERENCES = 50  # the default of the published program
 BATCH_SIZE = 8  # of our second timing, that of a run on CPUs
 
 ON_PURPOSE = """
-Where we differ on purpose, outside of these numbers:
-- a batch of pictures: the published class code averages their features, its inner code takes one; ours are independent
-- a unit that is 0 on a whole image: no relevance there; a seed of 1 here, for what would excite it (left out above)
-- a residual sum of two exact zeros: its split is 0/0, NaN, there; even here
-- a convolution with a bias, which neither network has: it may cancel the denominator of z+ there; here it takes at most
+Where we differ on purpose, outside of these numbers: - a batch of visualizations: the published class code averages
+their features, its inner code takes one; ours are independent - a unit that is 0 on a whole image: no relevance there;
+a seed of 1 here, for what would activate it (left out above) - a residual sum of two exact zeros: its split is 0/0,
+NaN, there; even here - a convolution with a bias, which neither network has: it may cancel the denominator of z+ there;
+here it takes at most
   nine tenths of it
 - the convolutions in DenseNet's transitions: epsilon 1e-12 there, 1e-5 here as in all others (within the numbers above)
 - neurons of the third stage itself: there the relevance before the stage's last block weights the features after it,
@@ -71,9 +71,9 @@ class Network:
     """One network, as both sides spell its parts.
 
     Attributes:
-        layer: of the inner neurons, ours.
+        layer: of the intermediate neurons, ours.
         published_layer: the same in the published code.
-        stages: stem and stages 1 to 3, the published feature layers of inner neurons.
+        stages: stem and stages 1 to 3, the published feature layers of intermediate neurons.
     """
 
     name: str
@@ -98,17 +98,17 @@ NETWORKS = {
 class Comparison:
     """Both sides on one network with one set of weights, and whether all that was printed agrees."""
 
-    def __init__(self, network: Network, model: Model, inner: AuthorsCode, classes: AuthorsCode) -> None:
-        self.network, self.model, self.inner, self.classes = network, model, inner, classes
+    def __init__(self, network: Network, model: Model, intermediate: AuthorsCode, classes: AuthorsCode) -> None:
+        self.network, self.model, self.intermediate, self.classes = network, model, intermediate, classes
         self.agrees = True
 
-    def inner_neurons(self, rule: str, units: list[int], start: Tensor, references: Tensor) -> None:
-        """Print the agreement of relevance, loss and gradient of inner neurons."""
+    def intermediate_neurons(self, rule: str, units: list[int], start: Tensor, references: Tensor) -> None:
+        """Print the agreement of relevance, loss and gradient of intermediate neurons."""
         cosines: dict[str, list[float]] = {stage: [] for stage in self.network.stages}
         differences: dict[str, list[float]] = {stage: [] for stage in self.network.stages}
         losses, gradients, silent = [], [], 0
         for unit in units:
-            theirs = self._published_inner(rule, unit, start, references, steps=1)
+            theirs = self._published_intermediate(rule, unit, start, references, steps=1)
             images = torch.cat([references, start])
             ours = relevance(
                 self.model.module,
@@ -135,7 +135,7 @@ class Comparison:
             self._print(f"{rule:<16} {stage:<22} {line}", agrees)
         if silent:
             print(f"{rule:<16} {silent} of {len(units) * len(images)} maps left out: the unit is 0 on the image")
-        self._print_loss(f"inner neurons, {rule}", losses, gradients)
+        self._print_loss(f"intermediate neurons, {rule}", losses, gradients)
 
     def class_neurons(self, units: list[int], start: Tensor, references: Tensor) -> None:
         """Print the agreement of loss and gradient of class neurons.
@@ -159,14 +159,14 @@ class Comparison:
 
     def image_priors(self, image: Tensor) -> None:
         """Print the agreement of total variation and image norm."""
-        variation = _relative(total_variation(image)[0], self.inner.main.get_image_prior_losses(image)[1])
+        variation = _relative(total_variation(image)[0], self.intermediate.main.get_image_prior_losses(image)[1])
         norm = _relative(image_norm(image)[0], torch.norm(image.view(1, -1), dim=1).mean())
         self._print(
             f"{'image priors':<39} variation {variation:.1e}   norm {norm:.1e}", max(variation, norm) <= MAX_DIFFERENCE
         )
 
     def step_times(self, unit: int, start: Tensor, references: Tensor, *, steps: int) -> None:
-        """Print the seconds per optimization step and picture of both sides, and what becomes of them in an hour."""
+        """Print the seconds per optimization step and visualization of both sides, and what becomes of them in an hour."""
         print(f"with {len(references)} references, batches of {BATCH_SIZE}:")
         print(f"{'neurons':<20}{'code':<26}{'s per step':>11}{'steps':>7}{'neurons/h':>11}{'ratio':>8}")
         for kind, layer, rule in (
@@ -178,7 +178,7 @@ class Comparison:
                 if rule == "none":
                     record = self._published_class(unit, start, references, steps=steps)
                 else:
-                    record = self._published_inner(rule, unit, start, references, steps=steps)
+                    record = self._published_intermediate(rule, unit, start, references, steps=steps)
                 times.setdefault(("published code", "published"), []).extend(record.seconds_per_step())
                 for name, batch_size in (("published", 1), ("published", BATCH_SIZE), ("fast", BATCH_SIZE)):
                     what = f"ours, {name}, {'alone' if batch_size == 1 else 'batched'}"
@@ -193,8 +193,8 @@ class Comparison:
                 line = f"{kind:<20}{what:<26}{step_s:>11.3f}{count:>7}{3600 / neuron_s:>11.2f}"
                 print(f"{line}{published_s / neuron_s:>8.1f}", flush=True)
 
-    def _published_inner(self, rule: str, unit: int, start: Tensor, references: Tensor, *, steps: int) -> Record:
-        return self.inner.optimize(
+    def _published_intermediate(self, rule: str, unit: int, start: Tensor, references: Tensor, *, steps: int) -> Record:
+        return self.intermediate.optimize(
             self.model.module,
             start,
             references,
@@ -203,7 +203,7 @@ class Comparison:
             layer=self.network.published_layer,
             channel=unit,
             method=RULES[rule],
-            layer_weights=INNER_WEIGHTS,
+            layer_weights=INTERMEDIATE_WEIGHTS,
         )
 
     def _published_class(self, unit: int, start: Tensor, references: Tensor, *, steps: int) -> Record:
@@ -264,16 +264,16 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()
 
 
-def photographs(model: Model, count: int, size_px: int) -> Tensor:
-    """The first photographs of the demo: [count, 3, size, size]."""
+def dataset_images(model: Model, count: int, size_px: int) -> Tensor:
+    """The first dataset images of the demo: [count, 3, size, size]."""
     images: list[Tensor] = []
     for shard in DEMO_SHARDS:
         with tarfile.open(shard) as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is not None and member.name.endswith(".jpg") and len(images) < count:
-                    picture = Image.open(io.BytesIO(file.read())).convert("RGB")
-                    images.append(model.preprocess_at(picture, size_px))
+                    visualization = Image.open(io.BytesIO(file.read())).convert("RGB")
+                    images.append(model.preprocess_at(visualization, size_px))
     return torch.stack(images)
 
 
@@ -291,7 +291,7 @@ def calibrate(net: nn.Module, images: Tensor, generator: torch.Generator) -> Non
     net.eval()
 
 
-def compare(arguments: argparse.Namespace, inner: AuthorsCode, classes: AuthorsCode) -> bool:
+def compare(arguments: argparse.Namespace, intermediate: AuthorsCode, classes: AuthorsCode) -> bool:
     """Print the comparison of each network and its weights; returns whether all numbers agree."""
     agrees = True
     for name in NETWORKS if arguments.model == "both" else [arguments.model]:
@@ -299,17 +299,17 @@ def compare(arguments: argparse.Namespace, inner: AuthorsCode, classes: AuthorsC
         for weights in ("calibrated", "plain"):
             generator = torch.Generator().manual_seed(arguments.seed)
             model = load_model(f"torchvision:{name}", "random", seed=arguments.seed)
-            images = photographs(model, TIMED_REFERENCES, arguments.size)
+            images = dataset_images(model, TIMED_REFERENCES, arguments.size)
             if weights == "calibrated":
                 calibrate(model.module, images[:NUM_CALIBRATION_IMAGES], generator)
             print(f"\n{name}, {weights} weights")
-            comparison = Comparison(network, model, inner, classes)
+            comparison = Comparison(network, model, intermediate, classes)
             references = images[: arguments.references]
             start = torch.randn(1, *images.shape[1:], generator=generator)
             units = torch.randperm(model.units(network.layer), generator=generator)[: arguments.units].tolist()
             for rule in RULES:
                 if rule != "guided_backprop" or name == "resnet50":
-                    comparison.inner_neurons(rule, units, start, references)
+                    comparison.intermediate_neurons(rule, units, start, references)
             comparison.class_neurons([unit % model.num_classes for unit in units], start, references)
             comparison.image_priors(start)
             if weights == "calibrated" and arguments.steps:
@@ -331,14 +331,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    inner = AuthorsCode(arguments.checkout, "inner_fvis", "opt_inner")
+    intermediate = AuthorsCode(arguments.checkout, "intermediate_fvis", "opt_intermediate")
     classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")
     print(
         f"{arguments.size} px, {arguments.units} units, {arguments.references} references and a noise image each, seed "
         f"{arguments.seed}, torch {torch.__version__}, {arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
     )
     with freed_memory_kept():  # as in our workers; both sides have it
-        agrees = compare(arguments, inner, classes)
+        agrees = compare(arguments, intermediate, classes)
     print(ON_PURPOSE)
     sys.exit(0 if agrees else 1)
 

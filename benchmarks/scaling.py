@@ -5,8 +5,8 @@
 `collect` and `visualize` of `timm:tf_efficientnet_lite0` (weights of the package) run as they always do, through
 `run_stages` and `RayEngine`; one and two workers take turns, each on a Ray of its own with as many CPUs, and the median
 ratio is printed. The clock runs from the first result of each worker on, so that starting Ray and loading the model do
-not count. The CPU seconds for each picture do not depend on what else the machine does. Without `RAY_worker_niceness=0`
-Ray's workers run at nice 15 and starve on a machine that is not idle.
+not count. The CPU seconds for each visualization do not depend on what else the machine does. Without
+`RAY_worker_niceness=0` Ray's workers run at nice 15 and starve on a machine that is not idle.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def measure(folder: str, root: Path, neurons: int, stages: Any, *, workers: int)
     engine = MeteredEngine(workers)
     try:
         recipe = Recipe.from_toml(RECIPE.format(folder=folder, root=root, neurons=neurons))
-        run_stages(recipe, stages, engine=engine, stream=io.StringIO(), say=lambda _: None)
+        run_stages(recipe, stages, engine=engine, stream=io.StringIO(), echo=lambda _: None)
     finally:
         engine.close()
     return engine.rates

@@ -40,7 +40,7 @@ from jobs.run.run_folder import LOG_PATH, PART_BYTES, REMOTE_FLUSH_S, RunLog
 from jobs.run.session import Session
 from jobs.run.work_plan import Batch, chunk
 from jobs.stages.targets import UNITS_PER_TASK, TargetState
-from jobs.stages.visualize import picture_works
+from jobs.stages.visualize import visualization_works
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
 
@@ -50,7 +50,7 @@ NUM_NEURONS: Final = 26_560
 BATCH: Final = 32
 MODEL_BYTES: Final = 100 << 20  # the weights of ResNet-50, once in the object store
 # What the real works take on one GPU: 1.5 s for a neuron, of which 32 are optimized together; 60 images a second for
-# the survey, which waits for one CPU to decode.
+# the activation pass, which waits for one CPU to decode.
 REAL_S: Final = {"visualize": BATCH * 1.5, "collect": IMAGES_PER_SHARD / 60}
 SAMPLE_EVERY_S: Final = 1.0
 BATCHES_PER_GPU: Final = 40
@@ -85,7 +85,7 @@ gpus_per_actor = 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int)
-    parser.add_argument("--sleep", type=float, metavar="SECONDS", help="of each work, of a batch of pictures")
+    parser.add_argument("--sleep", type=float, metavar="SECONDS", help="of each work, of a batch of visualizations")
     parser.add_argument("--overlap", action="store_true")
     arguments = parser.parse_args()
     gpus = arguments.gpus or (4 if arguments.overlap else 64)
@@ -128,7 +128,7 @@ def simulate(root: Root, gpus: int, sleep_s: float) -> None:
             Work(name=f"shard {i:06d}", arguments={"index": i, "url": f"s3://bucket/imagenet1k-train-{i:06d}.tar"})
             for i in range(NUM_SHARDS)
         ]
-        task = partial(survey_asleep, model, sleep_s)
+        task = partial(collect_asleep, model, sleep_s)
         # On CPUs: a task that holds a GPU gets a new process from Ray each time (its `max_calls` is 1).
         on_cpu = replace(session.resources, gpus=0)
         collect = partial(session.engine.run_tasks, task, shards, on_cpu)
@@ -168,9 +168,9 @@ def simulate_overlap(gpus: int, sleep_s: float) -> None:
         if resources.reserves_cpus:
             for _ in making:
                 pass
-            feed = picture_works(batches, [], state, (), [])
+            feed = visualization_works(batches, [], state, (), [])
         else:
-            feed = picture_works([], batches, state, making, [])
+            feed = visualization_works([], batches, state, making, [])
         first, count = 0.0, 0
         for outcome in engine.run_actors(partial(SleepingVisualizer, model, sleep_s), feed, resources):
             if outcome is not PAUSE:
@@ -184,7 +184,7 @@ def simulate_overlap(gpus: int, sleep_s: float) -> None:
 
 
 def batch_of(units: tuple[int, ...]) -> Batch:
-    """A batch of pictures."""
+    """A batch of visualizations."""
     return Batch(layer="fc", method="vital", seed=0, units=units)
 
 
@@ -202,8 +202,8 @@ def targets_asleep(sleep_s: float, *, units: Sequence[int]) -> None:
     time.sleep(sleep_s)
 
 
-def survey_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url: str) -> dict[str, Any]:
-    """Stands for `jobs.stages.collect.survey_shard`."""
+def collect_asleep(model: Shared[np.ndarray], sleep_s: float, *, index: int, url: str) -> dict[str, Any]:
+    """Stands for `jobs.stages.collect.collect_shard`."""
     assert len(model.get()) == MODEL_BYTES
     time.sleep(sleep_s)
     return {
@@ -235,18 +235,18 @@ class Watch:
 
     def run(self, stop: threading.Event) -> None:
         """Look until told to stop."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        gallery, cpu = time.perf_counter(), time.process_time()
         while not stop.wait(SAMPLE_EVERY_S):
             now, cpu_now = time.perf_counter(), time.process_time()
             self.rows.append(
                 {
-                    "driver CPU, % of one": 100 * (cpu_now - cpu) / (now - wall),
+                    "driver CPU, % of one": 100 * (cpu_now - cpu) / (now - gallery),
                     "driver memory, MB": resident_bytes() / 1e6,
                     "object store, MB": stored_bytes() / 1e6,
                     "works in flight": self.in_flight,
                 }
             )
-            wall, cpu = now, time.process_time()  # without what looking cost
+            gallery, cpu = now, time.process_time()  # without what looking cost
 
 
 def run_stage(

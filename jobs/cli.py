@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.run.errors import is_worded_for_users
 from jobs.run.run_folder import STAGES
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ DONE_WITH_FAILED_UNITS: Final = 3
 DESCRIPTION: Final = """\
 Make browsable atlases of every neuron of a vision model.
 
-  neuron-atlas demo                       the whole pipeline on photographs and weights that ship with it
+  neuron-atlas demo                       the whole pipeline on dataset images and weights that ship with it
   neuron-atlas shards IMAGES OUT          an image folder as tar shards
   neuron-atlas layers MODEL               what a recipe can name: layers, units, shapes
   neuron-atlas plan RECIPE                what a run would do, and how long it would take
@@ -39,8 +38,8 @@ Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed unit
 _STAGE_HELP: Final = {
     "collect": "one pass over the tar shards: statistics of all chosen layers",
     "targets": "reference images of each neuron, their sorted features and relevance",
-    "visualize": "optimize the pictures",
-    "evaluate": "score the pictures",
+    "visualize": "optimize the visualizations",
+    "evaluate": "score the visualizations",
     "build": "tables, contact sheets and atlas.json",
 }
 
@@ -57,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(handler=handler)
         return command
 
-    demo = add("demo", "the whole pipeline on shipped photographs and real weights, no download", _demo)
+    demo = add("demo", "the whole pipeline on shipped dataset images and real weights, no download", _demo)
     demo.add_argument("--out", default="demo-atlas", metavar="DIR", help="the atlas folder (default: demo-atlas)")
     _add_address(demo)
     _add_set(demo)
@@ -111,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     validate.add_argument("path", metavar="PATH", help="atlas folder or site")
 
     human = add("human-scores", "answers of a human study: medians, intervals and agreement by method", _human_scores)
-    human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was judged")
+    human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was scored")
     human.add_argument("answers", nargs="+", metavar="ANSWERS", help="JSON files that the viewer's study page saved")
     human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: beside the first file)")
 
@@ -148,12 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def exit_code_of(error: Exception) -> int | None:
     """The exit code of an error that a user can meet and mend, None of a bug."""
     from jobs.engine.work import RunStoppedError
+    from pipeline.errors import UserError
     from pipeline.recipe.recipe import RecipeError
 
     if isinstance(error, RecipeError):
         return BAD_USAGE
     # A place that cannot be read or written, work that cannot go on, a value the user gave.
-    if isinstance(error, (OSError, RunStoppedError)) or (isinstance(error, ValueError) and is_worded_for_users(error)):
+    if isinstance(error, (OSError, RunStoppedError, UserError)):
         return FAILED
     return None
 

@@ -12,7 +12,8 @@ from jobs.engine.work import Engine
 from jobs.run.resolved import resolve
 from jobs.run.run_folder import RunLog, claim
 from jobs.run.session import Session, StageReport, tell
-from jobs.stages.evaluators import require_judges
+from jobs.stages.evaluators import require_evaluators
+from pipeline.errors import UserError
 from pipeline.recipe.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def run_stages(
     address: str = "local",
     engine: Engine | None = None,
     stream: TextIO | None = None,
-    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print,
 ) -> list[StageReport]:
     """Run `stages` in order and return what each did; results of earlier runs are kept and not made again.
 
@@ -40,11 +41,11 @@ def run_stages(
         address: where, see `open_engine`.
         engine: an engine that is open already; it stays open.
         stream: where progress goes; None is stderr.
-        say: receives one line per stage.
+        echo: receives one line per stage.
 
     Raises:
         RecipeError, StorageError, RunStoppedError: see `resolve` and `open_engine`.
-        ValueError: a stage needs an earlier one that is not finished.
+        UserError: a stage needs an earlier one that is not finished.
     """
     resolved = resolve(recipe)
     with ExitStack() as stack:
@@ -58,41 +59,41 @@ def run_stages(
             return started
 
         if "evaluate" in stages:
-            require_judges(resolved)
+            require_evaluators(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
         resolved.root.sweep()  # temporaries of writers that were killed
-        return _run_all(session, stages, say)
+        return _run_all(session, stages, echo)
 
 
-def _run_all(session: Session, stages: Sequence[Stage], say: Callable[[str], None]) -> list[StageReport]:
+def _run_all(session: Session, stages: Sequence[Stage], echo: Callable[[str], None]) -> list[StageReport]:
     reports: list[StageReport] = []
     left = list(stages)
     while left:
         if tuple(left[:2]) == OVERLAPPING and session.resolved.recipe.compute.gpus_per_task == 0:
-            reports += import_module("jobs.stages.pipelined").run(session, say)
+            reports += import_module("jobs.stages.pipelined").run(session, echo)
             del left[:2]
         else:
-            reports.append(run_stage(session, left.pop(0), say))
+            reports.append(run_stage(session, left.pop(0), echo))
     return reports
 
 
-def run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> StageReport:
+def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> StageReport:
     """Run one stage to its end."""
     claim(session.resolved.root, session.resolved.recipe, stage)
     started = time.perf_counter()
     report: StageReport = import_module(f"jobs.stages.{stage}").run(session)
-    return tell(session, report, started, say)
+    return tell(session, report, started, echo)
 
 
 def open_engine(address: str) -> Engine:
     """The engine of `--address`: `inline`, `local`, `auto` (the cluster this machine belongs to) or `ray://HOST:PORT`.
 
     Raises:
-        ValueError: another address.
+        UserError: another address.
         RunStoppedError: Ray cannot be started or reached.
     """
     if address == "inline":
         return InlineEngine()
     if address in ("local", "auto") or address.startswith("ray://"):
         return RayEngine(address)
-    raise ValueError(f"--address {address}: expected local, auto, ray://HOST:PORT or inline")
+    raise UserError(f"--address {address}: expected local, auto, ray://HOST:PORT or inline")

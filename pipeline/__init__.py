@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.alignment.losses import sort_matching, sorted_target
     from pipeline.attribution.relevance import relevance
-    from pipeline.derived_layers.combinations import add_circuit
+    from pipeline.derived_layers.combinations import add_combination
     from pipeline.derived_layers.concepts import add_concepts
     from pipeline.models import Model, load_model
     from pipeline.synthesis.api import Visualization, visualize
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "Visualization",
-    "add_circuit",
+    "add_combination",
     "add_concepts",
     "load_model",
     "relevance",
@@ -30,7 +30,7 @@ __all__ = [
 _HOME_OF = {
     "Model": "pipeline.models",
     "load_model": "pipeline.models",
-    "add_circuit": "pipeline.derived_layers.combinations",
+    "add_combination": "pipeline.derived_layers.combinations",
     "add_concepts": "pipeline.derived_layers.concepts",
     "relevance": "pipeline.attribution.relevance",
     "sort_matching": "pipeline.alignment.losses",

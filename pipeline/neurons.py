@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.errors import UserError
+
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _UNITS = re.compile(r"all|[0-9]*:[0-9]*|[0-9]+")
 _UNIT_FORMS = '"all", a range such as "0:64", or a list of units such as [3, 7]'
@@ -30,11 +32,11 @@ class Neuron:
         """Return the neuron of an id. The model's name may contain slashes.
 
         Raises:
-            ValueError: the text is not `MODEL/LAYER/UNIT`.
+            UserError: the text is not `MODEL/LAYER/UNIT`.
         """
         parts = neuron_id.rsplit("/", 2)
         if len(parts) != 3 or not parts[0] or not re.fullmatch(r"0|[1-9][0-9]*", parts[2]):
-            raise ValueError(f"neuron id {neuron_id!r}: expected MODEL/LAYER/UNIT, e.g. timm:resnet18/layer3/17")
+            raise UserError(f"neuron id {neuron_id!r}: expected MODEL/LAYER/UNIT, e.g. timm:resnet18/layer3/17")
         return Neuron(parts[0], check_layer_name(parts[1]), int(parts[2]))
 
 
@@ -42,12 +44,10 @@ def check_layer_name(name: str) -> str:
     """Return `name` if it can be a `named_modules()` path; only then may it become part of a file path.
 
     Raises:
-        ValueError: it holds anything but letters, digits, `_` and single dots between them.
+        UserError: it holds anything but letters, digits, `_` and single dots between them.
     """
     if not _LAYER_NAME.fullmatch(name):
-        raise ValueError(
-            f"layer name {name!r}: expected a module path of letters, digits, '_' and '.', e.g. blocks.5.0"
-        )
+        raise UserError(f"layer name {name!r}: expected a module path of letters, digits, '_' and '.', e.g. blocks.5.0")
     return name
 
 
@@ -63,7 +63,7 @@ def check_units(spec: object) -> str | tuple[int, ...]:
     a list of units, which comes back ascending and without repetitions.
 
     Raises:
-        ValueError: it has none of these forms.
+        UserError: it has none of these forms.
     """
     match spec:
         case str() if _UNITS.fullmatch(spec):
@@ -72,7 +72,7 @@ def check_units(spec: object) -> str | tuple[int, ...]:
             return (spec,)
         case list() | tuple() if spec and all(type(unit) is int and unit >= 0 for unit in spec):
             return tuple(sorted(set(spec)))
-    raise ValueError(f"units {spec!r}: expected {_UNIT_FORMS}")
+    raise UserError(f"units {spec!r}: expected {_UNIT_FORMS}")
 
 
 def parse_units(spec: str | int | Sequence[int], num_units: int, layer: str) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def parse_units(spec: str | int | Sequence[int], num_units: int, layer: str) -> 
         layer: the layer's name, for the error message.
 
     Raises:
-        ValueError: the form is unknown, a unit lies outside the layer, or no unit is named.
+        UserError: the form is unknown, a unit lies outside the layer, or no unit is named.
     """
     form = check_units(spec)
     units: Sequence[int]
@@ -98,7 +98,7 @@ def parse_units(spec: str | int | Sequence[int], num_units: int, layer: str) -> 
     else:
         units = (int(form),)
     if not units or units[-1] >= num_units:
-        raise ValueError(
+        raise UserError(
             f"units {spec!r} of layer {layer!r}, which has {num_units}: expected {_UNIT_FORMS}, from 0 to "
             f"{num_units - 1}"
         )
@@ -112,14 +112,14 @@ def match_layers(patterns: Sequence[str], available: Sequence[str]) -> list[str]
     `blocks.0`, `blocks.1`, …, and `blocks.**` also everything inside them.
 
     Raises:
-        ValueError: a pattern matches no layer; the nearest names are given.
+        UserError: a pattern matches no layer; the nearest names are given.
     """
     matched: set[str] = set()
     for pattern in patterns:
         regex = re.compile(_glob_regex(pattern))
         hits = [name for name in available if regex.fullmatch(name)]
         if not hits:
-            raise ValueError(
+            raise UserError(
                 f"layer pattern {pattern!r} matches no layer{nearest(pattern, available)}: the model has "
                 f"{len(available)} layers, e.g. {', '.join(list(available)[:8])}"
             )
@@ -139,8 +139,8 @@ def _glob_regex(pattern: str) -> str:
             translated += "[^.]"
         elif len(token) > 1:
             negated = token[1] == "!"
-            inner = token[2:-1] if negated else token[1:-1]
-            translated += "[" + ("^" if negated else "") + re.sub(r"([\\\[^&~|])", r"\\\1", inner) + "]"
+            intermediate = token[2:-1] if negated else token[1:-1]
+            translated += "[" + ("^" if negated else "") + re.sub(r"([\\\[^&~|])", r"\\\1", intermediate) + "]"
         else:
             translated += re.escape(token)
     return translated
@@ -159,6 +159,6 @@ def neuron_seed(run_seed: int, method: str, layer: str, unit: int, seed_index: i
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def judge_slug(name: str) -> str:
-    """A judge's name as part of a column's name: `torchvision:squeezenet1_1` → `torchvision_squeezenet1_1`."""
+def evaluator_slug(name: str) -> str:
+    """An evaluator's name as part of a column's name: `torchvision:squeezenet1_1` → `torchvision_squeezenet1_1`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -1,4 +1,4 @@
-"""`neuron-atlas demo`: the whole pipeline on photographs and weights that ship with the package."""
+"""`neuron-atlas demo`: the whole pipeline on dataset images and weights that ship with the package."""
 
 import json
 import shlex
@@ -54,15 +54,15 @@ def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -
     """What the demo made, and how to look at it."""
     class_layers = {layer["name"] for layer in atlas["layers"] if layer["is_classes"]}
     classes = [row for row in index if row["layer"] in class_layers]
-    inner = [row for row in index if row["layer"] not in class_layers]
+    intermediate = [row for row in index if row["layer"] not in class_layers]
     accuracy = sum(row["accuracy_top1"] or 0 for row in classes) / max(1, len(classes))
-    layers = sorted({row["layer"] for row in inner})
-    above = sum((row["activation_percentile"] or 0) >= 99 for row in inner)
+    layers = sorted({row["layer"] for row in intermediate})
+    above = sum((row["activation_percentile"] or 0) >= 99 for row in intermediate)
     lines = [
         "",
         f"{atlas['title']}: {len(index)} neurons in {out}",
-        f"  {len(classes)} classes, of which the model names {accuracy:.0%} by their picture",
-        f"  {len(inner)} inner neurons of {', '.join(layers)}; {above} excited more than by 99 % of the photographs",
+        f"  {len(classes)} classes, of which the model names {accuracy:.0%} by their visualization",
+        f"  {len(intermediate)} intermediate neurons of {', '.join(layers)}; {above} activated more than by 99 % of the dataset images",
     ]
     lines += [
         f"  {row['status']}: {row['layer']}:{row['unit']} {row['label']}"

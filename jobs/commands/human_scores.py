@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pipeline.atlas.site.site import read_atlas
+from pipeline.errors import UserError
 from pipeline.evaluation.human.answer_files import Study, read_study
 from pipeline.evaluation.human.scores import METRICS, TASKS, HumanScore, human_scores
 from pipeline.io.parquet import write_table
@@ -27,21 +28,21 @@ SCHEMA: Final[dict[str, str]] = {
 }
 
 _TITLES: Final = {
-    "class": "Class pictures rated, given the class's name",
-    "inner": "Inner pictures rated, beside their photographs",
-    "choice": "Choice between two photographs",
+    "class": "Class visualizations rated, given the class's name",
+    "intermediate": "Inner visualizations rated, beside their dataset images",
+    "choice": "Choice between two dataset images",
     "words": "Free descriptions",
 }
 # Görgün et al., ICCV 2025, section 5: medians of 58 people.
 _PUBLISHED: Final = {
     "class": {"maco": 2.0, "fourier": 1.5, "deepinversion": 3.0, "vital": 4.0},
-    "inner": {"maco": 2.5, "fourier": 2.0, "vital": 4.0},
+    "intermediate": {"maco": 2.5, "fourier": 2.0, "vital": 4.0},
 }
 _NOTES: Final = {
-    "class": "The paper's medians are of 58 people, about other pictures.",
-    "inner": "The paper's medians are of 58 people, about other pictures.",
-    "choice": "Intervals are Wilson's, as if every answer were independent. The photograph that does not excite the "
-    "neuron is one of another neuron's, with no photograph or label in common; how little it excites is not measured.",
+    "class": "The paper's medians are of 58 people, about other visualizations.",
+    "intermediate": "The paper's medians are of 58 people, about other visualizations.",
+    "choice": "Intervals are Wilson's, as if every answer were independent. The dataset image that does not activate the "
+    "neuron is one of another neuron's, with no dataset image or label in common; how little it activates is not measured.",
     "words": "The paper compared embeddings of the descriptions (medians MACO .35, Fourier .30, DeepInversion .40, "
     "VITAL .60). Here words are compared as they stand: lower numbers, good for comparing methods within this study.",
 }
@@ -51,17 +52,17 @@ def score_files(atlas_url: str, sources: Sequence[str], out: str | None = None) 
     """Score answer files, write human.parquet and human.md, and return the text of the latter.
 
     Args:
-        atlas_url: folder or URL of the atlas that was judged.
+        atlas_url: folder or URL of the atlas that was scored.
         sources: paths or URLs of answer files.
         out: folder or URL to write to; beside the first answer file if not given.
 
     Raises:
-        ValueError: a file is no answer file or about another atlas, or nothing was answered.
+        UserError: a file is no answer file or about another atlas, or nothing was answered.
     """
     atlas = Root.open(atlas_url)
     study = read_study(atlas, sources)
     if not study.answers:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(sources)}: no answers in {'it' if len(sources) == 1 else 'them'}; nothing to score"
         )
     manifest = read_atlas(atlas)
@@ -97,10 +98,10 @@ def _what_was_left(study: Study, raters: int) -> Iterator[str]:
         yield "With one rater, intervals tell of neurons alone: another person may see it all differently."
     for count, words in (
         (study.num_unfinished, "sessions are unfinished; their answers count."),
-        (study.num_skipped, "questions were skipped because their pictures did not load."),
+        (study.num_skipped, "questions were skipped because their visualizations did not load."),
         (study.num_repeated_files, "files repeat a session; each counts once, with the most answers."),
         (study.num_replaced, "answers were given again by their rater in a later session; the latest counts."),
-        (study.num_other_builds, "sessions judged another build of the atlas, with the same pictures."),
+        (study.num_other_builds, "sessions scored another build of the atlas, with the same visualizations."),
     ):
         if count:
             yield f"{count} {words}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipeline.errors import UserError
 from pipeline.neurons import match_layers
 
 if TYPE_CHECKING:
@@ -35,18 +36,18 @@ class LayerRow:
 def open_model(model: str, *, weights: str = "random", input_size_px: int | None = None) -> "Model":
     """The model of a name or of a recipe's file, by default with random weights, which need no download.
 
-    Of a recipe the concepts and circuits are added too.
+    Of a recipe the concepts and combinations are added too.
 
     Raises:
         RecipeError: the file is no recipe.
-        ValueError: the model's name, weights or size are unknown.
+        UserError: the model's name, weights or size are unknown.
     """
     from pipeline.models import load_model
 
     if _MODEL_NAME.fullmatch(model):
         return load_model(model, weights, input_size_px=input_size_px)
     if not model.endswith(".toml"):
-        raise ValueError(
+        raise UserError(
             f'"{model}": expected timm:NAME, torchvision:NAME, python:package.module:factory, or the .toml file of a '
             "recipe"
         )
@@ -71,7 +72,7 @@ def list_layers(model: "Model", patterns: Sequence[str] = ()) -> list[LayerRow]:
     """The layers of a model that match any pattern, all without one, in the order in which they are computed.
 
     Raises:
-        ValueError: a pattern matches no layer.
+        UserError: a pattern matches no layer.
     """
     weights = {feature.layer: feature.weight for feature in _feature_layers(model)}
     rows = []

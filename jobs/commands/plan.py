@@ -13,7 +13,7 @@ from jobs.commands.status import RunStatus, describe_status, status_of
 from jobs.reporting.progress import format_bytes, format_duration
 from jobs.run.resolved import resolve
 from jobs.run.run_folder import read_log
-from jobs.stages.evaluate_plan import count_looks
+from jobs.stages.evaluate_plan import count_predictions
 from pipeline.io.root import Root
 
 if TYPE_CHECKING:
@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from pipeline.recipe.sections import ComputeSection
     from pipeline.synthesis.methods.vital_target import AlignmentPlan
 
-# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes four times
-# as long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and inner units
-# together, with some milliseconds more for decoding an image of ImageNet's size. GPU, an H200: lite0 beside other work
-# (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's inner units, compiled, float32 (2026-11-27-gpu.md); of
-# an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a guess.
+# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes four times as
+# long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and intermediate
+# units together, with some milliseconds more for decoding an image of ImageNet's size. GPU, an H200: lite0 beside other
+# work (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's intermediate units, compiled, float32
+# (2026-11-27-gpu.md); of an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a
+# guess.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.02, "cuda": 0.005}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.08, "cuda": 0.01}
 SECONDS_PER_STEP: Final = {"cpu": 0.05, "cuda": 0.0005}  # per image that the model sees
-SECONDS_PER_LOOK: Final = {"cpu": 0.03, "cuda": 0.005}  # evaluate: one network at one picture or photograph
+SECONDS_PER_PREDICTION: Final = {
+    "cpu": 0.03,
+    "cuda": 0.005,
+}  # evaluate: one network at one visualization or dataset image
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
-BYTES_PER_NEURON: Final = 60_000  # picture, mask, tile and strip of photographs (VIEWER, "Measured")
+BYTES_PER_NEURON: Final = 60_000  # visualization, mask, tile and strip of dataset images (VIEWER, "Measured")
 MIN_LOGGED: Final = 1
 
 
@@ -73,7 +77,7 @@ class RunPlan:
     status: RunStatus
     estimates: tuple[StageEstimate, ...]
     num_neurons: int
-    num_pictures: int
+    num_visualizations: int
     data_bytes: int
     target_bytes: int
     atlas_bytes: int
@@ -113,13 +117,13 @@ def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_worke
         "targets": SECONDS_PER_REFERENCE[tasks.device] * recipe.targets.num_references,
         "visualize": SECONDS_PER_STEP[actors.device]
         * mean_views(recipe, Counter(method for _, _, method, _ in resolved.keys)),
-        "evaluate": SECONDS_PER_LOOK[tasks.device],
+        "evaluate": SECONDS_PER_PREDICTION[tasks.device],
         "build": 1.0,
     }
     log = read_log(resolved.root)
     rates = {device: logged_rates(log, device) for device in (actors.device, tasks.device)}
-    # A picture is scored, and every judge looks at it and at the photographs that it is compared with.
-    num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_looks(resolved)}
+    # A visualization is scored, and every evaluator looks at it and at the dataset images that it is compared with.
+    num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_predictions(resolved)}
     estimates = []
     for stage in status.stages:
         workers = actors if stage.stage == "visualize" else tasks
@@ -138,7 +142,7 @@ def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_worke
         status=status,
         estimates=tuple(estimates),
         num_neurons=sum(map(len, resolved.units.values())),
-        num_pictures=len(resolved.keys),
+        num_visualizations=len(resolved.keys),
         data_bytes=shard_bytes * len(resolved.shard_urls),
         target_bytes=sum(
             target_bytes(resolved.model, plans[layer]) * len(units) * recipe.targets.facets
@@ -161,8 +165,8 @@ def plan_workers(
 
     def workers(gpus: float) -> Workers:
         here = torch.cuda.device_count() / gpus if gpus else (os.cpu_count() or 1) / compute.cpus_per_task
-        wanted = num_workers if gpus or num_cpu_workers is None else num_cpu_workers
-        return Workers(device="cuda" if gpus else "cpu", gpus=gpus, count=max(1, wanted or int(here)))
+        requested = num_workers if gpus or num_cpu_workers is None else num_cpu_workers
+        return Workers(device="cuda" if gpus else "cpu", gpus=gpus, count=max(1, requested or int(here)))
 
     of_actor, of_task = compute.gpus_per_actor, compute.gpus_per_task
     gpus = float(torch.cuda.is_available()) if isinstance(of_actor, str) else float(of_actor)
@@ -182,14 +186,16 @@ def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
     return sum(4 * rows * levels for rows, levels in target_shapes(model, plan).values())
 
 
-def mean_views(recipe: "Recipe", num_pictures: Mapping[str, int]) -> float:
-    """How many images the model sees for one picture, steps × views: the mean over pictures, counted by method."""
+def mean_views(recipe: "Recipe", num_visualizations: Mapping[str, int]) -> float:
+    """How many images the model sees for one visualization, steps × views: the mean over visualizations, counted by method."""
     from pipeline.references.build import options_for
     from pipeline.synthesis.transforms import num_views
 
-    options = {method: options_for(recipe, method) for method in num_pictures}
-    total = sum(options[method].steps * num_views(options[method]) * count for method, count in num_pictures.items())
-    return total / sum(num_pictures.values())
+    options = {method: options_for(recipe, method) for method in num_visualizations}
+    total = sum(
+        options[method].steps * num_views(options[method]) * count for method, count in num_visualizations.items()
+    )
+    return total / sum(num_visualizations.values())
 
 
 def logged_rates(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, float]:
@@ -209,7 +215,7 @@ def describe_plan(plan: RunPlan) -> str:
     lines = [
         describe_status(plan.status),
         "",
-        f"{plan.num_neurons} neurons, {plan.num_pictures} pictures; reads about {format_bytes(plan.data_bytes)} of "
+        f"{plan.num_neurons} neurons, {plan.num_visualizations} visualizations; reads about {format_bytes(plan.data_bytes)} of "
         f"tar shards, writes {format_bytes(plan.target_bytes)} of targets before compression and an atlas of about "
         f"{format_bytes(plan.atlas_bytes)}",
     ]

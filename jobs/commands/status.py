@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.reporting.liveness import Pulse, describe_pulse, take_pulse
 from jobs.run.resolved import ResolvedRecipe, resolve
 from jobs.run.run_folder import read_log
-from jobs.stages.evaluate_plan import EvaluationState, count_looks
+from jobs.stages.evaluate_plan import EvaluationState, count_predictions
 
 if TYPE_CHECKING:
     from pipeline.recipe.recipe import Recipe
@@ -34,12 +34,12 @@ class StageStatus:
 class RunStatus:
     """Counts of all stages, the verdicts, the neurons that failed, each with its reason, and the signs of life.
 
-    `left` is what is to do in the units of the log, which in `evaluate` are looks and not pictures.
+    `left` is what is to do in the units of the log, which in `evaluate` are looks and not visualizations.
     """
 
     root: str
     stages: tuple[StageStatus, ...]
-    verdicts: dict[str, int]
+    statuses: dict[str, int]
     failures: tuple[tuple[str, str], ...]
     pulse: Pulse | None
     left: dict[str, int]
@@ -61,7 +61,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     from jobs.stages.targets import read_committed
     from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
 
-    root, wanted = resolved.root, resolved.keys
+    root, requested = resolved.root, resolved.keys
     collect = read_plan(resolved)
     set_aside = collect.set_aside
     targets = read_committed(root, list(resolved.units))
@@ -69,10 +69,10 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     num_units = sum(map(len, resolved.units.values()))
 
     rows = {row_key(row): row for row in join_rows(read_fragments(root), read_scores(root))}
-    present = [rows[key] for key in wanted if key in rows]
+    present = [rows[key] for key in requested if key in rows]
     failed = [row for row in present if row["status"] == "failed"]
-    pictures = [row for row in present if row["image_path"]]
-    num_judged = len(EvaluationState(resolved=resolved).finished)
+    visualizations = [row for row in present if row["image_path"]]
+    num_evaluated = len(EvaluationState(resolved=resolved).finished)
     built = committed_build(root, source_digest(root, resolved.recipe)) is not None
     num_visualized = len(present) - len(failed)
 
@@ -82,18 +82,18 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     stages = (
         stage("collect", "tar shards", collect.done - len(set_aside), len(resolved.shard_urls), len(set_aside)),
         stage("targets", "neurons", num_targets, num_units),
-        stage("visualize", "pictures", num_visualized, len(wanted), len(failed)),
-        stage("evaluate", "pictures", num_judged, len(pictures) + len(wanted) - len(present)),
+        stage("visualize", "visualizations", num_visualized, len(requested), len(failed)),
+        stage("evaluate", "visualizations", num_evaluated, len(visualizations) + len(requested) - len(present)),
         stage("build", "atlas", int(built), 1),
     )
     pulse = take_pulse(read_log(root), datetime.now(UTC))
     left = {each.stage: each.todo for each in stages}
     if pulse is not None and left["evaluate"] and "evaluate" in pulse.rates:
-        left["evaluate"] = count_looks(resolved)
+        left["evaluate"] = count_predictions(resolved)
     return RunStatus(
         root=root.url,
         stages=stages,
-        verdicts=dict(Counter(row["status"] for row in present)),
+        statuses=dict(Counter(row["status"] for row in present)),
         failures=(*set_aside.items(), *((row["neuron_id"], row["status_reason"]) for row in failed)),
         pulse=pulse,
         left=left,
@@ -106,8 +106,8 @@ def describe_status(status: RunStatus) -> str:
     lines += [f"{s.stage:<12}{s.done:>9}{s.failed:>9}{s.todo:>9}  {s.noun}" for s in status.stages]
     if status.pulse is not None:
         lines.append(describe_pulse(status.pulse, status.left))
-    if status.verdicts:
-        lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.verdicts.items())))
+    if status.statuses:
+        lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.statuses.items())))
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:
         lines.append(f"failed  {neuron}: {reason}")
     if len(status.failures) > MAX_FAILURES_SHOWN:

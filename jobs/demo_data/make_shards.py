@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from pipeline.data.shards import NewSample, unique_slugs, write_tar_shards
+from pipeline.errors import UserError
 from pipeline.io.images import decode_image
 from pipeline.io.root import Root
 
@@ -51,12 +52,12 @@ def make_shards(photographs: Path, out: Path) -> tuple[int, int]:
     """Write `out/shards/*.tar` and `out/ATTRIBUTION.md`; return the number of pictures and of bytes.
 
     Raises:
-        ValueError: no picture may be taken, one cannot be decoded, or the shards come out too large.
+        UserError: no picture may be taken, one cannot be decoded, or the shards come out too large.
     """
     with open(photographs / "manifest.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if ALLOWED_LICENSE.fullmatch(row["licence"])]
     if not rows:
-        raise ValueError(f"{photographs / 'manifest.csv'} lists no picture of an allowed license")
+        raise UserError(f"{photographs / 'manifest.csv'} lists no picture of an allowed license")
     rows.sort(key=lambda row: row["file"])
     keys = unique_slugs(_short(row["caption"]) for row in rows)
     samples = [_sample(key, row, photographs) for key, row in zip(keys, rows, strict=True)]
@@ -69,7 +70,7 @@ def make_shards(photographs: Path, out: Path) -> tuple[int, int]:
     )
     num_bytes = sum(root.size_bytes(shard) for shard in shards)
     if num_bytes > MAX_TOTAL_BYTES:
-        raise ValueError(f"the shards hold {num_bytes} bytes, expected at most {MAX_TOTAL_BYTES}")
+        raise UserError(f"the shards hold {num_bytes} bytes, expected at most {MAX_TOTAL_BYTES}")
     table = "".join(_attribution_row(sample) for sample in sorted(samples, key=lambda sample: sample.key))
     Root.open(str(out)).write_text("ATTRIBUTION.md", _HEADER + table)
     return num_samples, num_bytes

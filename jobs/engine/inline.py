@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from jobs.engine.work import Feed, Kept, Outcome, Resources, T, Tries, attempt, conclude
+from jobs.engine.work import Feed, LazyWorker, Outcome, Resources, T, Tries, attempt, conclude
 from jobs.engine.worker import Shared
 
 
@@ -52,7 +52,7 @@ class InlineEngine:
         self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
     ) -> Iterator[Outcome]:
         """See `Engine.run_actors`; this process is the one actor."""
-        return self.run_tasks(Kept(factory), works, resources)
+        return self.run_tasks(LazyWorker(factory), works, resources)
 
     def metrics_api(self) -> None:
         """None: no one exports metrics of this process."""

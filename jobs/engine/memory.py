@@ -1,7 +1,7 @@
-"""How many pictures of a batch are optimized at once: as many as memory holds, and half as many when it ran out.
+"""How many visualizations of a batch are optimized at once: as many as memory holds, and half as many when it ran out.
 
-A batch is what is committed whole; how it was cut while it was made changes its pictures by rounding only. On a CPU a
-batch is never cut beforehand, so that runs on any machine give the same bytes.
+A batch is what is committed whole; how it was cut while it was made changes its visualizations by rounding only. On a
+CPU a batch is never cut beforehand, so that runs on any machine give the same bytes.
 """
 
 from collections.abc import Callable, Hashable, Sequence

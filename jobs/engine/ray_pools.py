@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from jobs.engine.work import Attempt, Kept, Resources, RunStoppedError, Work, attempt
+from jobs.engine.work import Attempt, LazyWorker, Resources, RunStoppedError, Work, attempt
 
 # A task more per slot waits at its worker, so that no slot idles while the driver books results.
 IN_FLIGHT_PER_SLOT: Final = 2
@@ -15,8 +15,9 @@ CANCEL_ATTEMPTS: Final = 10  # of a task that is to stop
 CANCEL_POLL_S: Final = 1.0  # between two of them, at most
 # Of tasks on CPUs, on a cluster. The C heap keeps blocks of a few megabytes that it cannot use again: over ten times
 # the images a worker grew by 12 %. Mapped one by one, in huge pages so that mapping is cheap, they are given back: 3 %,
-# for 12 to 14 % less CPU time of `collect` (benchmarks/results/2026-11-26-overlap.md). Steps of pictures lose 28 %. As
-# on one machine, where a task keeps its memory (`jobs.engine.malloc`), it would take half the time, and grow by 7 %.
+# for 12 to 14 % less CPU time of `collect` (benchmarks/results/2026-11-26-overlap.md). Steps of visualizations lose 28
+# %. As on one machine, where a task keeps its memory (`jobs.engine.malloc`), it would take half the time, and grow by 7
+# %.
 TASK_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "4194304", "THP_MEM_ALLOC_ENABLE": "1"}
 # Actors that die one after the other before they do anything: it is not the nodes, it is what is installed on them.
 MAX_FAILED_STARTS: Final = 10
@@ -135,7 +136,7 @@ class ActorWorker:
     """The process of one actor: makes its worker at the first work and keeps it."""
 
     def __init__(self, factory: Callable[[], Callable[..., Any]], resources: Resources) -> None:
-        self._kept = Kept(factory)
+        self._kept = LazyWorker(factory)
         self._resources = resources
 
     def ready(self) -> None:
@@ -181,8 +182,8 @@ class ActorPool:
         import ray
 
         limit = self._resources.num_actors or self._slots() + self._num_extra
-        num_wanted = min(limit - len(self._busy), num_queued) - len(self._idle)
-        for _ in range(num_wanted - len(self._starting)):
+        num_requested = min(limit - len(self._busy), num_queued) - len(self._idle)
+        for _ in range(num_requested - len(self._starting)):
             # Names are one per cluster; the dashboard shows them.
             actor = self._class.options(name=f"{self._label}-{secrets.token_hex(4)}").remote(
                 self._factory, self._resources

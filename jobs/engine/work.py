@@ -1,7 +1,7 @@
 """Work, its attempts and outcomes, what an engine is, and the engine that is this process.
 
 A *work* is the unit that is retried, logged and lost at most: a tar shard, a batch of neurons. Its arguments
-and its result are ids, counts and timings; pictures and arrays go to storage. Both engines give the outcomes as
+and its result are ids, counts and timings; visualizations and arrays go to storage. Both engines give the outcomes as
 they come; nothing that a work computes depends on which worker ran it.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from jobs.engine.worker import Shared, deterministic, is_fatal
+from pipeline.errors import UserError
 from pipeline.recipe.sections import ComputeSection
 
 T = TypeVar("T")
@@ -169,20 +170,20 @@ def resolve_resources(engine: Engine, compute: ComputeSection, *, of: Literal["a
         of: an actor of `visualize`, or a task of another stage, which has the GPUs of an actor unless it is told.
 
     Raises:
-        ValueError: one worker needs more than a fixed machine has, so it would wait for ever.
+        UserError: one worker needs more than a fixed machine has, so it would wait for ever.
     """
     capacity, cpus_per_task = engine.capacity(), compute.cpus_per_task
     num_gpus = capacity.get("GPU", 0.0)
     key = "gpus_per_actor" if of == "actor" or compute.gpus_per_task == "auto" else "gpus_per_task"
-    wanted = getattr(compute, key)
-    gpus = (1.0 if num_gpus else 0.0) if wanted == "auto" else float(wanted)
+    requested = getattr(compute, key)
+    gpus = (1.0 if num_gpus else 0.0) if requested == "auto" else float(requested)
     if engine.name in ("inline", "local"):
         if engine.name == "local" and cpus_per_task > capacity["CPU"]:
-            raise ValueError(
+            raise UserError(
                 f"compute.cpus_per_task = {cpus_per_task}: this machine has {capacity['CPU']:.0f} CPUs; set it lower"
             )
         if gpus > num_gpus:
-            raise ValueError(f"compute.{key} = {gpus:g}: this machine has {num_gpus:.0f} GPUs; set it to 0")
+            raise UserError(f"compute.{key} = {gpus:g}: this machine has {num_gpus:.0f} GPUs; set it to 0")
     return Resources(
         cpus=cpus_per_task,
         gpus=gpus,
@@ -223,7 +224,7 @@ def conclude(work: Work, tried: Attempt, tries: Tries, max_retries: int) -> Outc
     return Outcome(work=work, attempt=tried, num_attempts=tries.total, num_lost=num_lost)
 
 
-class Kept:
+class LazyWorker:
     """A worker made on its first call, inside the attempt: a factory that fails is an error of the work."""
 
     def __init__(self, factory: Callable[[], Callable[..., Any]]) -> None:

@@ -63,7 +63,7 @@ def deterministic(*, threads: int, device: str) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[3]
 
 
-def heap_for_models(device: str) -> contextlib.AbstractContextManager[object]:
+def allocator_for_models(device: str) -> contextlib.AbstractContextManager[object]:
     """Around what a task does with a network: on a CPU the memory of its features is kept from batch to batch.
 
     Without, a forward pass takes up to three times as long, see `jobs.engine.malloc`. Not around tasks that hold

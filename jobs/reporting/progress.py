@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_EVERY_S: Final = 10.0
-RECENT_S: Final = 3600.0  # holds many works of every stage, also batches of pictures on a CPU
+RECENT_S: Final = 3600.0  # holds many works of every stage, also batches of visualizations on a CPU
 
 
 def format_duration(seconds: float) -> str:

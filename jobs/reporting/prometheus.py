@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 
 from jobs.engine.work import Outcome
 
-# A work takes from a second (a tiny network) to an hour (a batch of pictures on a CPU). For quantiles: Ray exports
-# counts of buckets and makes the histogram's `_sum` from their middles, so a mean of it is rough.
+# A work takes from a second (a tiny network) to an hour (a batch of visualizations on a CPU). For quantiles: Ray
+# exports counts of buckets and makes the histogram's `_sum` from their middles, so a mean of it is rough.
 SECONDS_BOUNDARIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 
 

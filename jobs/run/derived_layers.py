@@ -1,9 +1,10 @@
-"""Concepts and circuits of a recipe: their files read and pinned, their layers added to the model."""
+"""Concepts and combinations of a recipe: their files read and pinned, their layers added to the model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from pipeline.recipe.derived_layers import ConceptsBlock
 from pipeline.recipe.recipe import Recipe
 
@@ -19,7 +20,7 @@ def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
         The recipe, and name of the concepts → what their file says.
 
     Raises:
-        ValueError: a file cannot be read, or is not the one whose hash the recipe gives.
+        UserError: a file cannot be read, or is not the one whose hash the recipe gives.
     """
     if not recipe.concepts:
         return recipe, {}
@@ -29,7 +30,7 @@ def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
     for block in recipe.concepts:
         read = read_concepts(block.directions, key=block.key, bias=block.bias, center=block.center)
         if block.sha256 not in ("", read.sha256):
-            raise ValueError(
+            raise UserError(
                 f'concepts "{block.name}": "{block.directions}" has changed: its sha256 is {read.sha256}, the recipe '
                 f"says {block.sha256}; restore the file, or leave sha256 out and give another output.root"
             )
@@ -39,23 +40,25 @@ def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
 
 
 def add_layers(model: "Model", recipe: Recipe, arrays: "Mapping[str, ConceptArrays]") -> None:
-    """Add the concepts and circuits of a recipe to its model, in the order in which the recipe names them.
+    """Add the concepts and combinations of a recipe to its model, in the order in which the recipe names them.
 
-    Circuits come last, because concepts may be among their units.
+    Combinations come last, because concepts may be among their units.
 
     Raises:
-        ValueError: a layer or unit is not there, or arrays do not fit their layer; the file is named.
+        UserError: a layer or unit is not there, or arrays do not fit their layer; the file is named.
     """
-    from pipeline.derived_layers.combinations import add_circuit
+    from pipeline.derived_layers.combinations import add_combination
 
     for block in recipe.concepts:
         _add_concepts(model, block, arrays[block.name])
-    for circuit in recipe.circuits:
-        if circuit.units:
-            add_circuit(model, circuit.name, units=[_layer_and_unit(text) for text in circuit.units])
+    for combination in recipe.combinations:
+        if combination.units:
+            add_combination(model, combination.name, units=[_layer_and_unit(text) for text in combination.units])
         else:
-            given = _layer_and_unit(circuit.given)
-            add_circuit(model, circuit.name, unit=_layer_and_unit(circuit.unit), given=given)
+            conditioned_on = _layer_and_unit(combination.conditioned_on)
+            add_combination(
+                model, combination.name, unit=_layer_and_unit(combination.unit), conditioned_on=conditioned_on
+            )
 
 
 def _add_concepts(model: "Model", block: ConceptsBlock, arrays: "ConceptArrays") -> None:
@@ -78,7 +81,7 @@ def _add_concepts(model: "Model", block: ConceptsBlock, arrays: "ConceptArrays")
         )
     except ValueError as error:
         key = f', key "{block.key}"' if block.key else ""
-        raise ValueError(
+        raise UserError(
             f'{error} (read from "{block.directions}"{key}{", transposed" if block.transpose else ""})'
         ) from error
 

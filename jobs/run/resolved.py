@@ -7,9 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jobs.run.derived_layers import add_layers, pin_concepts
-from jobs.run.errors import is_worded_for_users
 from jobs.run.run_folder import check_recipe
-from jobs.run.work_plan import Key, num_seeds, surveyed_layers, wanted_keys, wanted_pictures, wanted_units
+from jobs.run.work_plan import (
+    Key,
+    num_seeds,
+    recorded_layers,
+    requested_keys,
+    requested_units,
+    requested_visualizations,
+)
+from pipeline.errors import UserError
 from pipeline.io.root import Root, expand_urls
 from pipeline.recipe.recipe import Recipe, RecipeError
 
@@ -34,26 +41,26 @@ class ResolvedRecipe:
     @cached_property
     def layers(self) -> list[str]:
         """Layers with statistics, in model order."""
-        return surveyed_layers(self.recipe, self.model)
+        return recorded_layers(self.recipe, self.model)
 
     @cached_property
     def units(self) -> dict[str, tuple[int, ...]]:
         """Layer → units to visualize, in the order of the recipe."""
-        return wanted_units(self.recipe, self.model)
+        return requested_units(self.recipe, self.model)
 
     @cached_property
-    def pictures(self) -> dict[tuple[str, str], tuple[int, ...]]:
+    def visualizations(self) -> dict[tuple[str, str], tuple[int, ...]]:
         """(layer, method) → units to visualize, in the order of the recipe."""
-        return wanted_pictures(self.recipe, self.model)
+        return requested_visualizations(self.recipe, self.model)
 
     @cached_property
     def keys(self) -> list[Key]:
         """Every (layer, unit, method, seed) to visualize."""
-        return wanted_keys(self.pictures, num_seeds=num_seeds(self.recipe))
+        return requested_keys(self.visualizations, num_seeds=num_seeds(self.recipe))
 
     @property
     def collect_fingerprint(self) -> str:
-        """What the partials and the statistics are stamped with."""
+        """What the shard statistics and the statistics are stamped with."""
         return self.recipe.fingerprint("collect")
 
 
@@ -88,14 +95,12 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
 
 @contextlib.contextmanager
 def recipe_errors() -> Iterator[None]:
-    """Make a ValueError inside the block a RecipeError: what the recipe says does not fit the model or the data."""
+    """Make a UserError inside the block a RecipeError: what the recipe says does not fit the model or the data."""
     try:
         yield
     except RecipeError:
         raise
-    except ValueError as error:
-        if not is_worded_for_users(error):
-            raise
+    except UserError as error:
         raise RecipeError(str(error)) from error
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from pipeline.io.root import Root
     from pipeline.recipe.recipe import Recipe, Stage
@@ -23,7 +25,7 @@ STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evalua
 GUARDED_STAGES: Final = STAGES[:-1]
 # Where each of them commits. A stage that was claimed and stopped before its first result binds nobody.
 RESULTS: Final[Mapping["Stage", str]] = {
-    "collect": "run/partials",
+    "collect": "run/shard_statistics",
     "targets": "run/targets",
     "visualize": "run/fragments",
     "evaluate": "run/scores",
@@ -31,17 +33,17 @@ RESULTS: Final[Mapping["Stage", str]] = {
 # Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
 UNBOUND_KEYS: Final = ("evaluate.held_out_models", "statistics.layers")
 # Change what is kept beside the results of a stage and not these: the stage runs again, later ones do not.
-ADDED_KEYS: Final = ("data.caption_key",)
+DERIVED_KEYS: Final = ("data.caption_key",)
 # Tar shards change what neurons are aligned to, but not what was found in other tar shards.
 _SHARDS_REMEDY: Final = (
-    "To survey only the tar shards that are new, copy the folder run/partials into the new output.root first: what it "
+    "To activation pass only the tar shards that are new, copy the folder run/shard_statistics into the new output.root first: what it "
     "says of tar shards that keep their place in the sorted list is taken over"
 )
 REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: a part is sent whole again, so not after every line
 PART_BYTES: Final = 128 << 10  # a part is full: so no flush sends more than that again, 15 MB in an hour
 
 
-class OtherRecipeError(ValueError):
+class OtherRecipeError(UserError):
     """The output folder holds results of a recipe with other settings."""
 
 
@@ -56,11 +58,11 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         entry = recorded.get(stage)
         if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
-        here = {name: value for name, value in _plain(recipe.stage_keys(stage)).items() if name not in ADDED_KEYS}
+        here = {name: value for name, value in _plain(recipe.stage_keys(stage)).items() if name not in DERIVED_KEYS}
         there = {
             name: value
             for name, value in entry["keys"].items()
-            if name not in (*UNBOUND_KEYS, *ADDED_KEYS) and (name != "data.shards" or name in here)
+            if name not in (*UNBOUND_KEYS, *DERIVED_KEYS) and (name != "data.shards" or name in here)
         }
         differing = differing_keys(there, here)
         if not differing:
@@ -105,7 +107,7 @@ def _recorded(root: "Root") -> dict[str, Any]:
         return {}
     record = root.read_json(RECIPE_PATH)
     if record.get("schema") != RUN_SCHEMA:
-        raise ValueError(
+        raise UserError(
             f"{root.url}/{RECIPE_PATH}: schema {record.get('schema')!r}, expected {RUN_SCHEMA!r}; "
             "the folder was made by another version: give another output.root"
         )

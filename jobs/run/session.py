@@ -95,7 +95,7 @@ class Session:
         api = self.engine.metrics_api()
         return RunMetrics(api, run=self.resolved.recipe.name) if api is not None else None
 
-    def patience(self, already: int) -> int | None:
+    def failure_limit(self, already: int) -> int | None:
         """How many works may fail from the start; None (any number) if earlier runs had success.
 
         Not fewer than work at once: what fails may fail at the first step, what succeeds takes all of them.
@@ -157,9 +157,9 @@ class Session:
             self.metrics.left(stage, count)
 
 
-def tell(session: Session, report: StageReport, started: float, say: Callable[[str], None]) -> StageReport:
+def tell(session: Session, report: StageReport, started: float, echo: Callable[[str], None]) -> StageReport:
     """Say and log what a stage did that was started at a time of `time.perf_counter`."""
-    say(str(report))
+    echo(str(report))
     session.log.append(
         stage=report.stage,
         work="stage",
@@ -179,7 +179,7 @@ def isolate(
     *,
     split: Callable[[Work], Sequence[Work]],
     on_split: Callable[[Outcome], None],
-    patience: int | None = None,
+    failure_limit: int | None = None,
 ) -> Iterator[Outcome]:
     """Outcomes of `works`, where one that failed is done again in its parts, so that a bad member costs only itself.
 
@@ -190,9 +190,9 @@ def isolate(
         RunStoppedError: see `stop_if_all_fail`.
     """
     parts: list[Work] = []
-    for outcome in stop_if_all_fail(run(works, resources), patience):
+    for outcome in stop_if_all_fail(run(works, resources), failure_limit):
         if outcome.ok and outcome is not PAUSE:
-            patience = None
+            failure_limit = None
         own = [] if outcome.ok else split(outcome.work)
         if len(own) > 1:
             on_split(outcome)
@@ -200,11 +200,11 @@ def isolate(
         else:
             yield outcome
     if parts:
-        yield from stop_if_all_fail(run(parts, replace(resources, max_retries=0)), patience)
+        yield from stop_if_all_fail(run(parts, replace(resources, max_retries=0)), failure_limit)
 
 
-def stop_if_all_fail(outcomes: Iterator[Outcome], patience: int | None) -> Iterator[Outcome]:
-    """Pass outcomes on, unless the first `patience` of them all failed (None: whatever comes).
+def stop_if_all_fail(outcomes: Iterator[Outcome], failure_limit: int | None) -> Iterator[Outcome]:
+    """Pass outcomes on, unless the first `failure_limit` of them all failed (None: whatever comes).
 
     Raises:
         RunStoppedError: with the traceback of the last one; all have been passed on before.
@@ -216,8 +216,8 @@ def stop_if_all_fail(outcomes: Iterator[Outcome], patience: int | None) -> Itera
             continue
         number += 1
         if outcome.ok:
-            patience = None
-        elif number == patience:
+            failure_limit = None
+        elif number == failure_limit:
             tried = outcome.attempt
             raise RunStoppedError(
                 f"the first {number} tasks all failed, the last ({outcome.work.name}) with:\n"

@@ -1,9 +1,9 @@
-"""What a recipe wants, and the batches it is done in. Pure: `todo = wanted − committed`.
+"""What a recipe wants, and the batches it is done in. Pure: `todo = requested − committed`.
 
 Batches are cut from what is wanted, never from what is left; of each batch the committed neurons are dropped.
 Batches are committed whole, so a run that was killed and resumed computes the same batches as one that was
 not, and the same bytes. A recipe that grew by neurons of a batch in the middle does the new ones without the
-old: their pictures have the same seeds, and may differ in the last bits of floating-point sums.
+old: their visualizations have the same seeds, and may differ in the last bits of floating-point sums.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipeline.errors import UserError
 from pipeline.neurons import check_layer_name, match_layers, parse_units
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.recipe.recipe import Recipe
 
 Key = tuple[str, int, str, int]  # layer, unit, method, seed
-Pictures = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
+RequestedUnits = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
 CLASSIFIER: Final = "classifier"  # in a recipe: the layer of the class logits, whatever the model calls it
 
 # Images that the model sees at once. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
@@ -59,11 +60,11 @@ def chunk(units: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def plan_batches(
-    wanted: Pictures, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
+    requested: RequestedUnits, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
 ) -> list[Batch]:
     """The batches that are left to do, in the order of layers, methods, seeds, units; sizes by method."""
     batches = []
-    for (layer, method), units in wanted.items():
+    for (layer, method), units in requested.items():
         for seed in range(num_seeds):
             for members in chunk(units, batch_sizes[method]):
                 left = tuple(unit for unit in members if (layer, unit, method, seed) not in done)
@@ -96,28 +97,28 @@ def part_missing(batches: Sequence[Batch], committed: Mapping[str, Collection[in
     return ready, missing
 
 
-def wanted_keys(wanted: Pictures, *, num_seeds: int) -> list[Key]:
+def requested_keys(requested: RequestedUnits, *, num_seeds: int) -> list[Key]:
     """Every (layer, unit, method, seed) a recipe asks for."""
     return [
         (layer, unit, method, seed)
-        for (layer, method), units in wanted.items()
+        for (layer, method), units in requested.items()
         for seed in range(num_seeds)
         for unit in units
     ]
 
 
 def num_seeds(recipe: "Recipe") -> int:
-    """Pictures of one neuron by one method: `seeds` of every facet, seed s of facet f has the index s · facets + f."""
+    """Visualizations of one neuron by one method: `seeds` of every facet, seed s of facet f has the index s · facets + f."""
     return recipe.visualize.seeds * recipe.targets.facets
 
 
 def facet_of(recipe: "Recipe", seed: int) -> int:
-    """The facet that the picture of a seed index shows."""
+    """The facet that the visualization of a seed index shows."""
     return seed % recipe.targets.facets
 
 
 def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
-    """Method → neurons optimized together; "auto" is decided by the kind of device and the views of each picture."""
+    """Method → neurons optimized together; "auto" is decided by the kind of device and the views of each visualization."""
     from pipeline.references.build import options_for
     from pipeline.synthesis.transforms import num_views
 
@@ -128,55 +129,55 @@ def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
     return {method: max(1, AUTO_BATCH_SIZE[device] // count) for method, count in views.items()}
 
 
-def surveyed_layers(recipe: "Recipe", model: "Model") -> list[str]:
-    """Layers with statistics: those of `statistics.layers`, concepts, circuits and the class logits, in model order.
+def recorded_layers(recipe: "Recipe", model: "Model") -> list[str]:
+    """Layers with statistics: those of `statistics.layers`, concepts, combinations and the class logits, in model order.
 
     The layers of `[[neurons]]` have no say, so that adding neurons never makes the statistics stale.
 
     Raises:
-        ValueError: a pattern matches no layer.
+        UserError: a pattern matches no layer.
     """
     available = model.layers()
     patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
-    chosen = {*match_layers(patterns, available), *model.added_layers(), model.classifier_layer}
+    chosen = {*match_layers(patterns, available), *model.derived_layers(), model.classifier_layer}
     return [check_layer_name(layer) for layer in available if layer in chosen]
 
 
-def wanted_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]:
+def requested_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]:
     """Layer → units that `[[neurons]]` asks for, layers in the order of the recipe, units ascending.
 
     Raises:
-        ValueError: a layer or unit is not in the model, or a layer gets no statistics.
+        UserError: a layer or unit is not in the model, or a layer gets no statistics.
     """
-    wanted: dict[str, set[int]] = {}
-    for (layer, _), units in wanted_pictures(recipe, model).items():
-        wanted.setdefault(layer, set()).update(units)
-    return {layer: tuple(sorted(units)) for layer, units in wanted.items()}
+    requested: dict[str, set[int]] = {}
+    for (layer, _), units in requested_visualizations(recipe, model).items():
+        requested.setdefault(layer, set()).update(units)
+    return {layer: tuple(sorted(units)) for layer, units in requested.items()}
 
 
-def wanted_pictures(recipe: "Recipe", model: "Model") -> dict[tuple[str, str], tuple[int, ...]]:
-    """(layer, method) → units that get a picture by that method, as `wanted_units`; methods in the recipe's order.
+def requested_visualizations(recipe: "Recipe", model: "Model") -> dict[tuple[str, str], tuple[int, ...]]:
+    """(layer, method) → units that get a visualization by that method, as `requested_units`; methods in the recipe's order.
 
     Raises:
-        ValueError: a layer or unit is not in the model, or a layer gets no statistics.
+        UserError: a layer or unit is not in the model, or a layer gets no statistics.
     """
-    surveyed = surveyed_layers(recipe, model)
-    wanted: dict[str, dict[str, set[int]]] = {}
+    recorded = recorded_layers(recipe, model)
+    requested: dict[str, dict[str, set[int]]] = {}
     for block in recipe.neurons:
         pattern = _without_alias(block.layer, model)
         for layer in match_layers([pattern], model.layers()):
-            if layer not in surveyed:
-                raise ValueError(
+            if layer not in recorded:
+                raise UserError(
                     f'neurons.layer = "{block.layer}": no statistics are collected for layer "{layer}"; '
                     f"add it to statistics.layers, which is {list(recipe.statistics.layers)}"
                 )
             units = parse_units(block.units, model.units(layer), layer)
-            by_method = wanted.setdefault(layer, {method: set() for method in recipe.visualize.methods})
+            by_method = requested.setdefault(layer, {method: set() for method in recipe.visualize.methods})
             for method in block.methods or recipe.visualize.methods:
                 by_method[method].update(units)
     return {
         (layer, method): tuple(sorted(units))
-        for layer, by_method in wanted.items()
+        for layer, by_method in requested.items()
         for method, units in by_method.items()
         if units
     }

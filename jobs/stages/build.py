@@ -17,7 +17,7 @@ from jobs.run.work_plan import chunk
 from jobs.stages.captions import add_captions, require_captions
 from jobs.stages.collect_plan import SET_ASIDE
 from jobs.stages.evaluate_plan import summary_is_current
-from jobs.stages.neighbors import similar_digest, similar_neurons, similar_remark
+from jobs.stages.neighbors import nearest_neighbors, neighbors_digest, neighbors_remark
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STAGE: Final = "build"
 MARKER: Final = "run/build.json"
-NUM_EXAMPLES: Final = 9  # photographs shown beside a visualization, as on the pages people know (VIEWER)
+NUM_EXAMPLES: Final = 9  # dataset images shown beside a visualization, as on the pages people know (VIEWER)
 EXAMPLES_QUALITY: Final = 80
 STRIPS_PER_TASK: Final = 64
 PACKAGES: Final = ("neuron-atlas", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "zarr")
@@ -47,8 +47,8 @@ def run(session: Session) -> StageReport:
     sources = source_digest(root, recipe)
     built = committed_build(root, sources)
     if built is not None:
-        return StageReport(stage=STAGE, noun="pictures", done=0, already=built["done"], failed=built["failed"])
-    _require_pictures(session)
+        return StageReport(stage=STAGE, noun="visualizations", done=0, already=built["done"], failed=built["failed"])
+    _require_visualizations(session)
     require_captions(root, recipe, StatisticsStore.open(root))
     if recipe.atlas.publish_examples == "thumbnails":
         _draw_strips(session)
@@ -59,12 +59,12 @@ def run(session: Session) -> StageReport:
     root.write_json(MARKER, {"sources": sources, "done": done, "failed": failed})
     return StageReport(
         stage=STAGE,
-        noun="pictures",
+        noun="visualizations",
         done=done,
         already=0,
         failed=failed,
         seconds=time.perf_counter() - started,
-        remark=similar_remark(),
+        remark=neighbors_remark(),
     )
 
 
@@ -90,24 +90,24 @@ def source_digest(root: Root, recipe: Recipe) -> str:
             digest.update(f"{folder}/{name}:{root.size_bytes(f'{folder}/{name}')}\n".encode())
     if root.exists(SUMMARY_MARKER):
         digest.update(root.read_bytes(SUMMARY_MARKER))
-    digest.update(similar_digest().encode())
+    digest.update(neighbors_digest().encode())
     return digest.hexdigest()
 
 
-def _require_pictures(session: Session) -> None:
-    """Raise RunStoppedError if a picture that the recipe wants is not made yet."""
+def _require_visualizations(session: Session) -> None:
+    """Raise RunStoppedError if a visualization that the recipe wants is not made yet."""
     from pipeline.atlas.format.fragments import committed_neurons
 
-    root, wanted = session.resolved.root, set(session.resolved.keys)
-    missing = len(wanted - committed_neurons(root))
+    root, requested = session.resolved.root, set(session.resolved.keys)
+    missing = len(requested - committed_neurons(root))
     if missing:
         raise RunStoppedError(
-            f"{root.url}: {missing} of {len(wanted)} pictures are not made yet: "
+            f"{root.url}: {missing} of {len(requested)} visualizations are not made yet: "
             "run `neuron-atlas visualize RECIPE` first"
         )
 
 
-def wanted_rows(session: Session, *, captions: bool = False) -> "RunRows":
+def requested_rows(session: Session, *, captions: bool = False) -> "RunRows":
     """Layer → what the atlas has of it: fragments joined with all scores, of the neurons that the recipe wants.
 
     `captions`: with those of the references.
@@ -117,15 +117,17 @@ def wanted_rows(session: Session, *, captions: bool = False) -> "RunRows":
     from pipeline.evaluation.derived import read_derived
     from pipeline.evaluation.scores import data_columns
 
-    root, recipe, wanted = session.resolved.root, session.resolved.recipe, set(session.resolved.keys)
+    root, recipe, requested = session.resolved.root, session.resolved.recipe, set(session.resolved.keys)
     published = recipe.atlas.publish_examples
     captioned = StatisticsStore.open(root) if captions else None  # keeps what it has read of them, whatever the layer
 
     def finish(layer: str, joined: list[dict[str, Any]]) -> list[dict[str, Any]]:
         statistics = StatisticsStore.open(root)  # of this layer alone: it keeps what it has read
-        rows = [row for row in join_rows(joined, read_derived(root, layer)) if row_key(row) in wanted]
+        rows = [row for row in join_rows(joined, read_derived(root, layer)) if row_key(row) in requested]
         for row in rows:
-            if is_bare(row):  # without a picture it was not scored; what the data set does to it is known all the same
+            if is_bare(
+                row
+            ):  # without a visualization it was not scored; what the data set does to it is known all the same
                 row |= data_columns(statistics, layer, row["unit"]) | row
             if published == "thumbnails":
                 row |= _examples_columns(row)
@@ -144,16 +146,16 @@ def is_bare(row: dict[str, Any]) -> bool:
 
 
 def _draw_strips(session: Session) -> None:
-    """Draw the strips of photographs that are not there yet, in tasks."""
+    """Draw the strips of dataset images that are not there yet, in tasks."""
     from pipeline.atlas.format.schema import examples_path
 
     resolved = session.resolved
-    wanted = wanted_rows(session)
+    requested = requested_rows(session)
     works = []
     for layer in resolved.units:
         present = set(_strips_present(resolved.root, layer))
         units: dict[int, set[int]] = {facet: set() for facet in range(resolved.recipe.targets.facets)}
-        for row in wanted[layer]:
+        for row in requested[layer]:
             if row["num_references"]:
                 units[row["facet"]].add(row["unit"])
         for facet, of_facet in units.items():
@@ -174,7 +176,9 @@ def _draw_strips(session: Session) -> None:
         STAGE, outcomes, total=total, noun="example strips", size=lambda work: len(work.arguments["units"])
     ):
         if not outcome.ok:
-            raise RunStoppedError(f"the photographs of {outcome.work.name} could not be drawn: {outcome.attempt.error}")
+            raise RunStoppedError(
+                f"the dataset images of {outcome.work.name} could not be drawn: {outcome.attempt.error}"
+            )
 
 
 def _strips_present(root: Root, layer: str) -> list[str]:
@@ -191,14 +195,14 @@ def draw_strips(
     facet: int,
     units: Sequence[int],
 ) -> int:
-    """The task: draw the photographs of some units, as the model sees them. Returns how many strips were written."""
+    """The task: draw the dataset images of some units, as the model sees them. Returns how many strips were written."""
     import numpy as np
 
     from pipeline.activations.store import StatisticsStore
     from pipeline.atlas.format.schema import EXAMPLE_TILE_PX, examples_path
     from pipeline.atlas.format.sheets import draw_examples
     from pipeline.io.images import encode_webp
-    from pipeline.references.reading import ReferenceReader, exemplars_of_row
+    from pipeline.references.reading import ReferenceReader, top_images_of_row
     from pipeline.references.store import read_references
 
     model, statistics = model_on(shared_model, device), StatisticsStore.open(root)
@@ -207,9 +211,9 @@ def draw_strips(
     )
     references = read_references(root, layer, facet)
     for unit in units:
-        exemplars = exemplars_of_row(statistics, references[unit], NUM_EXAMPLES)
-        reader.load(exemplars)
-        strip = draw_examples([np.asarray(reader.crop(exemplar).convert("RGB")) for exemplar in exemplars])
+        top_images = top_images_of_row(statistics, references[unit], NUM_EXAMPLES)
+        reader.load(top_images)
+        strip = draw_examples([np.asarray(reader.crop(top_image).convert("RGB")) for top_image in top_images])
         root.write_bytes(examples_path(layer, unit, facet), encode_webp(strip, quality=EXAMPLES_QUALITY))
     return len(units)
 
@@ -226,7 +230,7 @@ def _examples_columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _num_failed(session: Session) -> int:
-    """How many of the wanted pictures failed."""
+    """How many of the wanted visualizations failed."""
     from pipeline.atlas.format.fragments import read_statuses
 
     statuses = read_statuses(session.resolved.root)
@@ -239,13 +243,13 @@ def _build(session: Session) -> None:
 
     resolved = session.resolved
     model, statistics = resolved.model, StatisticsStore.open(resolved.root)
-    scores, judges = _scores_of_methods(session)
-    similar = similar_neurons(resolved)
-    with Progress(STAGE, total=len(similar.neurons), noun="neurons", stream=session.stream) as progress:
+    scores, evaluators = _scores_of_methods(session)
+    neighbors = nearest_neighbors(resolved)
+    with Progress(STAGE, total=len(neighbors.neurons), noun="neurons", stream=session.stream) as progress:
         build_atlas(
             resolved.root,
             recipe=resolved.recipe,
-            rows=wanted_rows(session, captions=bool(resolved.recipe.data.caption_key)),
+            rows=requested_rows(session, captions=bool(resolved.recipe.data.caption_key)),
             model={
                 "name": model.name,
                 "weights": resolved.recipe.model.weights,
@@ -263,17 +267,17 @@ def _build(session: Session) -> None:
                 "num_shards_set_aside": len(statistics.attrs.get(SET_ASIDE, ())),
                 "recipe_fingerprint": resolved.recipe.fingerprint(STAGE),
                 "git_commit": git_commit(),
-                "judges": judges,
+                "evaluators": evaluators,
             },
             layers={layer: model.units(layer) for layer in resolved.layers},
             scores=scores,
-            similar=similar,
+            neighbors=neighbors,
             advance=progress.advance,
         )
 
 
 def _scores_of_methods(session: Session) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """The files that say what the methods are worth, and the judges; none if they are of other pictures than these."""
+    """The files that say what the methods are worth, and the evaluators; none if they are of other visualizations than these."""
     from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
     from pipeline.evaluation.summary import SUMMARY_MARKER, SUMMARY_TABLE, SUMMARY_TEXT
 
@@ -281,7 +285,7 @@ def _scores_of_methods(session: Session) -> tuple[dict[str, bytes], list[dict[st
     if not summary_is_current(session.resolved):
         return {}, []
     files = {SCORES_TABLE: root.read_bytes(SUMMARY_TABLE), SCORES_TEXT: root.read_bytes(SUMMARY_TEXT)}
-    return files, root.read_json(SUMMARY_MARKER)["judges"]
+    return files, root.read_json(SUMMARY_MARKER)["evaluators"]
 
 
 def git_commit() -> str:

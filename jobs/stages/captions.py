@@ -18,11 +18,11 @@ def require_captions(root: Root, recipe: Recipe, statistics: "StatisticsStore") 
     Raises:
         RunStoppedError: the statistics have none, or those of another `data.caption_key`.
     """
-    wanted, there = recipe.data.caption_key, statistics.caption_key
-    if wanted and wanted != there:
+    requested, there = recipe.data.caption_key, statistics.caption_key
+    if requested and requested != there:
         has = f'the captions of data.caption_key = "{there}"' if there else "no captions"
         raise RunStoppedError(
-            f'{root.url}: data.caption_key = "{wanted}", but the statistics there hold {has}: run '
+            f'{root.url}: data.caption_key = "{requested}", but the statistics there hold {has}: run '
             '`neuron-atlas collect RECIPE` first, which reads the tar shards again, or set data.caption_key = "'
             f'{there}"'
         )

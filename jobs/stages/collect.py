@@ -1,4 +1,4 @@
-"""Stage 1: one task per tar shard surveys its images once; then the partials are merged into the statistics."""
+"""Stage 1: one task per tar shard collects its images once; then the shard statistics are merged into the statistics."""
 
 import time
 from collections import Counter
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.engine.work import Attempt, RunStoppedError, Work
-from jobs.engine.worker import Shared, heap_for_models, model_on, threads_beside
+from jobs.engine.worker import Shared, allocator_for_models, model_on, threads_beside
 from jobs.run.run_folder import log_place, read_log
 from jobs.run.session import Session, StageReport, stop_if_all_fail
 from jobs.stages.collect_plan import (
@@ -33,7 +33,7 @@ def run(session: Session) -> StageReport:
     A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
 
     Raises:
-        RunStoppedError: a tar shard could not be surveyed (statistics of the others alone would be wrong), too many
+        RunStoppedError: a tar shard could not be recorded (statistics of the others alone would be wrong), too many
             are set aside, too many samples are bad, or there is none.
     """
     resolved, started = session.resolved, time.perf_counter()
@@ -43,13 +43,13 @@ def run(session: Session) -> StageReport:
         num_aside = len(plan.set_aside)
         return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done - num_aside, failed=num_aside)
     correlated = _correlated_layers(session)
-    task = partial(survey_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
+    task = partial(collect_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
     works = [
         Work(name=f"shard {index:06d}", arguments={"index": index, "url": resolved.shard_urls[index]})
         for index in plan.todo
     ]
     outcomes = stop_if_all_fail(
-        session.engine.run_tasks(task, works, session.task_resources), session.patience(plan.done)
+        session.engine.run_tasks(task, works, session.task_resources), session.failure_limit(plan.done)
     )
     failed: dict[int, Attempt] = {}
     for outcome in session.follow(STAGE, outcomes, total=len(works), noun="tar shards", size=lambda _: 1):
@@ -72,7 +72,7 @@ def run(session: Session) -> StageReport:
     )
 
 
-def survey_shard(
+def collect_shard(
     shared_model: "Shared[Model]",
     device: str,
     root: Root,
@@ -83,9 +83,9 @@ def survey_shard(
     index: int,
     url: str,
 ) -> dict[str, Any]:
-    """The task: survey one tar shard and commit its partial. Returns counts, and some skipped samples as text."""
-    from pipeline.activations.collect import survey
-    from pipeline.activations.store import write_partial
+    """The task: activation pass one tar shard and commit its partial. Returns counts, and some skipped samples as text."""
+    from pipeline.activations.collect import collect
+    from pipeline.activations.store import write_shard_statistics
     from pipeline.data.shards import ErrorBudget, iterate_samples
 
     model = model_on(shared_model, device)
@@ -98,8 +98,8 @@ def survey_shard(
         num_classes=model.num_classes or None,  # a backbone takes any label
         on_skip=budget.add_skip,
     )
-    with heap_for_models(device), threads_beside(device) as decode_threads:
-        surveyed = survey(
+    with allocator_for_models(device), threads_beside(device) as decode_threads:
+        recorded = collect(
             model,
             samples,
             shard_index=index,
@@ -112,18 +112,18 @@ def survey_shard(
             max_pixels=recipe.data.max_pixels,
             decode_threads=decode_threads,
         )
-    write_partial(
+    write_shard_statistics(
         root,
         index,
-        surveyed,
+        recorded,
         recipe_fingerprint=recipe.fingerprint(STAGE),
         shard_url=url,
         folder=plan.folder,
         captions=bool(recipe.data.caption_key),
     )
     return {
-        "num_samples": surveyed.num_samples,
-        "num_skipped": surveyed.num_skipped,
+        "num_samples": recorded.num_samples,
+        "num_skipped": recorded.num_skipped,
         "skipped_for": budget.counts(),
         "skipped_examples": [
             f"{skip.reason} ({skip.key or 'whole shard'} in {skip.tar_shard}: {skip.detail})"
@@ -141,15 +141,15 @@ def merge_shards(
     order: Sequence[str],
     attrs: Mapping[str, Any],
 ) -> None:
-    """The last task: merge all partials but those of shards that are set aside, and commit the statistics.
+    """The last task: merge all shard statistics but those of shards that are set aside, and commit the statistics.
 
     Raises:
         TooManyBadSamples: more than `data.max_error_fraction` of all samples, or no sample is left.
     """
-    from pipeline.activations.store import add_layers, merge_partials, write_statistics
+    from pipeline.activations.store import add_layers, merge_shard_statistics, write_statistics
 
     aside = plan.set_aside if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
-    merged = merge_partials(
+    merged = merge_shard_statistics(
         root,
         shard_urls,
         recipe_fingerprint=recipe.fingerprint(STAGE),
@@ -173,7 +173,7 @@ def describe_samples(root: Root) -> str:
     if not statistics["num_skipped"]:
         return text
     text += f", {statistics['num_skipped']} samples left out"
-    # By shard, since one that was surveyed twice (a lost worker) is in the log twice.
+    # By shard, since one that was recorded twice (a lost worker) is in the log twice.
     counted = {entry["work"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
     reasons = sum((Counter(skipped_for) for skipped_for in counted.values()), Counter[str]())
     if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a partial and its log line
@@ -229,7 +229,7 @@ def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) ->
         session.note(STAGE, outcome, count=0)
         if not outcome.ok:
             raise RunStoppedError(
-                f"the partials could not be merged: {outcome.attempt.error}\n{outcome.attempt.traceback}"
+                f"the shard statistics could not be merged: {outcome.attempt.error}\n{outcome.attempt.traceback}"
             )
 
 

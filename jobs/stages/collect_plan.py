@@ -13,14 +13,14 @@ SET_ASIDE: Final = "shards_set_aside"  # attribute of the statistics
 
 @dataclass(frozen=True, kw_only=True)
 class CollectPlan:
-    """What is left to survey.
+    """What is left to activation pass.
 
     Attributes:
         todo: indices of the tar shards.
-        done: how many need no survey any more.
-        layers: to survey in them; none, if the statistics are complete.
+        done: how many need no activation pass any more.
+        layers: to activation pass in them; none, if the statistics are complete.
         adds: whether there are statistics, to which these layers are added.
-        folder: where the partials lie.
+        folder: where the shard statistics lie.
         set_aside: URL → error of the tar shards that the statistics leave out because they killed their workers.
     """
 
@@ -37,10 +37,10 @@ class CollectPlan:
         return not self.layers
 
 
-def plan_layers(wanted: Sequence[str], statistics: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The layers that are left to survey: those that the statistics do not have yet."""
+def plan_layers(requested: Sequence[str], statistics: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The layers that are left to activation pass: those that the statistics do not have yet."""
     there = statistics["layers"] if statistics else ()
-    return tuple(layer for layer in wanted if layer not in there)
+    return tuple(layer for layer in requested if layer not in there)
 
 
 def shards_digest(shard_urls: Sequence[str]) -> str:
@@ -49,8 +49,8 @@ def shards_digest(shard_urls: Sequence[str]) -> str:
 
 
 def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
-    """`todo = wanted − committed`, by what is in storage; statistics of another recipe or shards count as none."""
-    from pipeline.activations.storage.shard_files import PARTIALS, folder_of
+    """`todo = requested − committed`, by what is in storage; statistics of another recipe or shards count as none."""
+    from pipeline.activations.storage.shard_files import SHARD_STATISTICS, folder_of
     from pipeline.activations.store import committed_shards, committed_statistics
 
     urls, root, fingerprint = resolved.shard_urls, resolved.root, resolved.collect_fingerprint
@@ -63,9 +63,9 @@ def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
     layers = plan_layers(resolved.layers, statistics)
     adds, set_aside = statistics is not None, (statistics or {}).get(SET_ASIDE, {})
     if not layers:
-        return CollectPlan(todo=(), done=len(urls), layers=(), adds=adds, folder=PARTIALS, set_aside=set_aside)
-    folder = folder_of(layers) if adds else PARTIALS
-    classifier = [resolved.model.classifier_layer] if resolved.model.classifier_layer else []  # always surveyed
+        return CollectPlan(todo=(), done=len(urls), layers=(), adds=adds, folder=SHARD_STATISTICS, set_aside=set_aside)
+    folder = folder_of(layers) if adds else SHARD_STATISTICS
+    classifier = [resolved.model.classifier_layer] if resolved.model.classifier_layer else []  # always recorded
     committed = committed_shards(
         root,
         recipe_fingerprint=fingerprint,
@@ -102,7 +102,7 @@ def check_failures(
         return set_aside
     index = others[0] if others else next(iter(set_aside))
     text = (
-        f"{len(failed)} of {len(shard_urls)} tar shards could not be surveyed, "
+        f"{len(failed)} of {len(shard_urls)} tar shards could not be recorded, "
         f"the first is {shard_urls[index]}: {failed[index].error}\n"
         "The others are kept; run the command again to retry these, or take them out of data.shards. "
         f"Tracebacks are in {log}"

@@ -1,4 +1,4 @@
-"""Stage 2: tasks choose the reference images of some units each and write what their pictures are aligned to."""
+"""Stage 2: tasks choose the reference images of some units each and write what their visualizations are aligned to."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from jobs.engine.work import PAUSE, RunStoppedError, Work
-from jobs.engine.worker import Shared, heap_for_models, model_on
+from jobs.engine.worker import Shared, allocator_for_models, model_on
 from jobs.run.resolved import ResolvedRecipe, recipe_errors
 from jobs.run.run_folder import read_log
 from jobs.run.session import Session, StageReport, isolate
@@ -25,11 +25,11 @@ UNITS_PER_TASK: Final = 16
 
 
 def plan_targets_todo(
-    wanted: Mapping[str, Sequence[int]], committed: Mapping[str, Collection[int]]
+    requested: Mapping[str, Sequence[int]], committed: Mapping[str, Collection[int]]
 ) -> list[tuple[str, tuple[int, ...]]]:
     """(layer, units) of each task that is left. Pure. Cut from what is wanted: a resumed run has the same tasks."""
     todo = []
-    for layer, units in wanted.items():
+    for layer, units in requested.items():
         for members in chunk(units, UNITS_PER_TASK):
             left = tuple(unit for unit in members if unit not in committed.get(layer, ()))
             if left:
@@ -65,10 +65,10 @@ class TargetState:
 
 def read_state(resolved: ResolvedRecipe) -> TargetState:
     """The state in storage; what a recipe wants and is not committed is open."""
-    wanted = resolved.units
-    committed = read_committed(resolved.root, list(wanted))
+    requested = resolved.units
+    committed = read_committed(resolved.root, list(requested))
     return TargetState(
-        committed=committed, open={layer: set(units) - committed[layer] for layer, units in wanted.items()}
+        committed=committed, open={layer: set(units) - committed[layer] for layer, units in requested.items()}
     )
 
 
@@ -101,9 +101,9 @@ def make(session: Session, state: TargetState) -> Iterator[StageReport | None]:
         RunStoppedError: the statistics are not there yet.
     """
     resolved, started = session.resolved, time.perf_counter()
-    wanted = resolved.units
-    todo = plan_targets_todo(wanted, state.committed)
-    already = sum(len(set(units) & state.committed[layer]) for layer, units in wanted.items())
+    requested = resolved.units
+    todo = plan_targets_todo(requested, state.committed)
+    already = sum(len(set(units) & state.committed[layer]) for layer, units in requested.items())
     if not todo:
         yield StageReport(stage=STAGE, noun="neurons", done=0, already=already)
         return
@@ -122,7 +122,7 @@ def make(session: Session, state: TargetState) -> Iterator[StageReport | None]:
             _work(work.arguments["plan"], work.arguments["layer"], [unit]) for unit in work.arguments["units"]
         ],
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
-        patience=session.patience(already),
+        failure_limit=session.failure_limit(already),
     )
     total = sum(len(units) for _, units in todo)
     done = failed = 0
@@ -164,7 +164,7 @@ def make_targets(
     from pipeline.references.store import references_path
 
     model = model_on(shared_model, device)
-    with heap_for_models(device):
+    with allocator_for_models(device):
         rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, units, chosen)
     num_ok = sum(row["status"] == "ok" for row in rows)
     return {"ok": num_ok, "skipped": len(rows) - num_ok, "committed": references_path(layer, units)}

@@ -1,6 +1,6 @@
-"""Stage 3: actors load the model once and optimize the pictures of a batch of neurons together.
+"""Stage 3: actors load the model once and optimize the visualizations of a batch of neurons together.
 
-A batch is committed whole: its pictures first, then its fragment. A batch that keeps failing is done again one
+A batch is committed whole: its visualizations first, then its fragment. A batch that keeps failing is done again one
 neuron at a time; what fails alone gets a row of status "failed" with the reason, and the run goes on.
 """
 
@@ -22,7 +22,7 @@ MAX_REASON_LENGTH: Final = 500
 
 
 def run(session: Session, targets: TargetState | None = None, meanwhile: Iterable[object] = ()) -> StageReport:
-    """Make the pictures that are left; neurons that failed in an earlier run are tried again.
+    """Make the visualizations that are left; neurons that failed in an earlier run are tried again.
 
     Args:
         session: of the run.
@@ -39,10 +39,10 @@ def run(session: Session, targets: TargetState | None = None, meanwhile: Iterabl
     statuses = read_statuses(root)
     done_before = {key for key in resolved.keys if statuses.get(key, "failed") != "failed"}
     if len(done_before) == len(resolved.keys):
-        return StageReport(stage=STAGE, noun="pictures", done=0, already=len(done_before))
+        return StageReport(stage=STAGE, noun="visualizations", done=0, already=len(done_before))
     require_statistics(root)
     batches = plan_batches(
-        resolved.pictures,
+        resolved.visualizations,
         num_seeds=num_seeds(recipe),
         batch_sizes=batch_sizes(recipe, session.resources.device),
         done=done_before,
@@ -58,22 +58,22 @@ def run(session: Session, targets: TargetState | None = None, meanwhile: Iterabl
 
     resources = replace(session.resources, reserves_cpus=not waiting)
     plans = _plans(session, [*ready, *waiting])
-    num_pictures = Counter[tuple[str, str]]()
+    num_visualizations = Counter[tuple[str, str]]()
     for batch in [*ready, *waiting]:
-        num_pictures[batch.layer, batch.method] += len(batch.units)
-    factory = partial(Visualizer, session.shared_model, resources, root, recipe, plans, num_pictures)
+        num_visualizations[batch.layer, batch.method] += len(batch.units)
+    factory = partial(Visualizer, session.shared_model, resources, root, recipe, plans, num_visualizations)
     failed_later: list[Batch] = []
     outcomes = isolate(
         lambda some, resources: session.engine.run_actors(factory, some, resources),
-        picture_works(ready, waiting, targets, meanwhile, failed_later),
+        visualization_works(ready, waiting, targets, meanwhile, failed_later),
         resources,
         split=lambda work: [_work(batch) for batch in work.arguments["batch"].split()],
         on_split=lambda outcome: session.note(STAGE, outcome, count=0),
-        patience=session.patience(len(done_before)),
+        failure_limit=session.failure_limit(len(done_before)),
     )
     done, failures = 0, sum(len(batch.units) for batch in without_target)
     total = sum(len(batch.units) for batch in [*ready, *waiting])
-    for outcome in session.follow(STAGE, outcomes, total=total, noun="pictures", size=num_neurons):
+    for outcome in session.follow(STAGE, outcomes, total=total, noun="visualizations", size=num_neurons):
         if outcome is PAUSE:
             continue
         if outcome.ok:
@@ -85,7 +85,7 @@ def run(session: Session, targets: TargetState | None = None, meanwhile: Iterabl
     failures += sum(len(batch.units) for batch in failed_later)
     return StageReport(
         stage=STAGE,
-        noun="pictures",
+        noun="visualizations",
         done=done,
         already=len(done_before),
         failed=failures,
@@ -93,7 +93,7 @@ def run(session: Session, targets: TargetState | None = None, meanwhile: Iterabl
     )
 
 
-def picture_works(
+def visualization_works(
     ready: Sequence[Batch],
     waiting: Sequence[Batch],
     targets: TargetState,

@@ -1,6 +1,6 @@
-"""The actor of stage 3: it keeps the model, and optimizes the pictures of a batch of neurons together.
+"""The actor of stage 3: it keeps the model, and optimizes the visualizations of a batch of neurons together.
 
-A batch is committed whole: its pictures first, then its fragment.
+A batch is committed whole: its visualizations first, then its fragment.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from jobs.engine.memory import CudaMemory, Portions
 from jobs.engine.work import Resources
-from jobs.engine.worker import Shared, heap_for_models, model_on
+from jobs.engine.worker import Shared, allocator_for_models, model_on
 from jobs.run.work_plan import Batch, batch_sizes, facet_of
 from pipeline.io.root import Root
 from pipeline.neurons import Neuron, neuron_seed
@@ -21,20 +21,20 @@ from pipeline.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from pipeline.models import Model, Precision
-    from pipeline.synthesis.step import Way
+    from pipeline.synthesis.step import ExecutionMode
 
 IMAGE_QUALITY: Final = 90
 
 # Compiling takes half a minute to a minute, once per layer and worker, and saves 0.2 to 0.5 ms of each step of a
-# picture (ResNet-50 on an H200, benchmarks/results/2026-11-26-gpu.md).
+# visualization (ResNet-50 on an H200, benchmarks/results/2026-11-26-gpu.md).
 COMPILE_FROM_STEPS: Final = 200_000
 # Tracing takes some five seconds and saves a forward pass of each step that computes relevance, on a CPU some 40 ms for
-# a picture of 224 px.
+# a visualization of 224 px.
 TRACE_FROM_STEPS: Final = 2_000
 
 
 class Visualizer:
-    """Makes the pictures of batches; keeps the model, the plan of each layer and the data's spectrum between them.
+    """Makes the visualizations of batches; keeps the model, the plan of each layer and the data's spectrum between them.
 
     Args:
         shared_model: of the run.
@@ -42,7 +42,7 @@ class Visualizer:
         root: of the run.
         recipe: of the run.
         plans: layer → how its targets lie in the store.
-        num_pictures: (layer, method) → how many pictures all workers are to make.
+        num_visualizations: (layer, method) → how many visualizations all workers are to make.
     """
 
     def __init__(
@@ -52,23 +52,23 @@ class Visualizer:
         root: Root,
         recipe: Recipe,
         plans: Mapping[str, Any],
-        num_pictures: Mapping[tuple[str, str], int],
+        num_visualizations: Mapping[tuple[str, str], int],
     ) -> None:
         self._model = model_on(shared_model, resources.device)
         self._root = root
         self._recipe = recipe
         self._plans = plans
-        self._num_pictures = num_pictures
+        self._num_visualizations = num_visualizations
         self._precision = precision_of(recipe)
         self._device = resources.device
         self._untraced: dict[tuple[str, str], str] = {}  # why steps are plain that were to be traced
         self._portions = Portions(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
 
     def __call__(self, *, batch: Batch) -> dict[str, Any]:
-        """Make and commit the pictures of one batch.
+        """Make and commit the visualizations of one batch.
 
-        Returns how many rows have which status; `at_once`, how many pictures were optimized together; and `untraced`,
-        why the steps could not be traced or compiled, if that was tried.
+        Returns how many rows have which status; `at_once`, how many visualizations were optimized together; and
+        `untraced`, why the steps could not be traced or compiled, if that was tried.
         """
         from pipeline.atlas.format.fragments import write_fragment
         from pipeline.references.store import read_targets
@@ -84,7 +84,7 @@ class Visualizer:
                 targets[unit] = target
         if targets:
             for unit, visualization in self._synthesize(batch, targets, rows).items():
-                rows[unit] |= write_pictures(self._root, batch, unit, visualization)
+                rows[unit] |= write_visualizations(self._root, batch, unit, visualization)
         committed = write_fragment(self._root, batch.name, list(rows.values()))
         at_once = min(len(targets), self._portions.size(_kind(batch)) or len(targets))
         told = {"ok": len(targets), "skipped": len(rows) - len(targets), "at_once": at_once, "committed": committed}
@@ -101,16 +101,16 @@ class Visualizer:
         options = options_for(self._recipe, batch.method)
 
         def make(units: Sequence[int], steps: int = options.steps) -> list[Any]:
-            way = "plain" if steps == 1 else self._way(batch, len(units), steps)
+            execution_mode = "plain" if steps == 1 else self._execution_mode(batch, len(units), steps)
             try:
-                return make_by(way, units, steps)
+                return make_by(execution_mode, units, steps)
             except TracingError as error:
                 if self._recipe.visualize.compile is True:
                     raise
                 self._untraced[_kind(batch)] = str(error)
             return make_by("plain", units, steps)
 
-        def make_by(way: "Way", units: Sequence[int], steps: int) -> list[Any]:
+        def make_by(execution_mode: "ExecutionMode", units: Sequence[int], steps: int) -> list[Any]:
             return synthesize(
                 self._model,
                 [(batch.layer, unit) for unit in units],
@@ -121,21 +121,21 @@ class Visualizer:
                 seeds=[int(rows[unit]["seed_value"]) for unit in units],
                 spectrum=self._spectrum if options.needs_spectrum else None,
                 precision=self._precision,
-                way=way,
+                execution_mode=execution_mode,
             )
 
-        with heap_for_models(self._device):
+        with allocator_for_models(self._device):
             made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
         return dict(zip(targets, made, strict=True))
 
-    def _way(self, batch: Batch, count: int, steps: int) -> "Way":
+    def _execution_mode(self, batch: Batch, count: int, steps: int) -> "ExecutionMode":
         """How a step is computed: traced or compiled where that is worth it, at the size that most batches have."""
         wish = self._recipe.visualize.compile
         if isinstance(wish, bool):
             return "compiled" if wish else "plain"
         if _kind(batch) in self._untraced:
             return "plain"
-        total = self._num_pictures[_kind(batch)]
+        total = self._num_visualizations[_kind(batch)]
         at_once = min(total, self._portions.size(_kind(batch)) or batch_sizes(self._recipe, self._device)[batch.method])
         if 2 * count <= at_once:
             return "plain"
@@ -160,23 +160,23 @@ def precision_of(recipe: Recipe) -> "Precision":
 
 
 def _kind(batch: Batch) -> tuple[str, str]:
-    """Pictures of one layer by one method need equal memory."""
+    """Visualizations of one layer by one method need equal memory."""
     return batch.layer, batch.method
 
 
-def write_pictures(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:
-    """Write picture and mask of one neuron and return the columns that describe them."""
+def write_visualizations(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:
+    """Write visualization and mask of one neuron and return the columns that describe them."""
     from pipeline.atlas.format.schema import alpha_path, image_path
     from pipeline.io.images import encode_webp
 
     key = (batch.layer, unit, batch.method, batch.seed)
-    picture = encode_webp(visualization.image, quality=IMAGE_QUALITY)
-    root.write_bytes(image_path(*key), picture)
+    visualization = encode_webp(visualization.image, quality=IMAGE_QUALITY)
+    root.write_bytes(image_path(*key), visualization)
     root.write_bytes(alpha_path(*key), encode_webp(mask(visualization.alpha), lossless=True))
     height_px, width_px = visualization.image.shape[:2]
     return {
         "image_path": image_path(*key),
-        "image_sha256": hashlib.sha256(picture).hexdigest(),
+        "image_sha256": hashlib.sha256(visualization).hexdigest(),
         "alpha_path": alpha_path(*key),
         "width_px": width_px,
         "height_px": height_px,
@@ -188,16 +188,16 @@ def write_pictures(root: Root, batch: Batch, unit: int, visualization: Any) -> d
 
 
 def mask(alpha: np.ndarray) -> np.ndarray:
-    """Transparency [H, W] in [0, 1] as a black RGBA picture, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], what CSS `mask-image` takes.
+    """Transparency [H, W] in [0, 1] as a black RGBA visualization, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], what CSS `mask-image` takes.
 
-    Half the resolution: browsers enlarge it smoothly, and at full size it would take thrice its picture's bytes.
+    Half the resolution: browsers enlarge it smoothly, and at full size it would take thrice its visualization's bytes.
     """
     H, W = alpha.shape
     even = np.pad(alpha, ((0, H % 2), (0, W % 2)), mode="edge")
     halved = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean(axis=(1, 3))
-    picture = np.zeros((*halved.shape, 4), np.uint8)
-    picture[..., 3] = np.round(np.clip(halved, 0, 1) * 255)
-    return picture
+    visualization = np.zeros((*halved.shape, 4), np.uint8)
+    visualization[..., 3] = np.round(np.clip(halved, 0, 1) * 255)
+    return visualization
 
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:

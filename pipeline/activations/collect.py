@@ -26,8 +26,8 @@ from pipeline.activations.accumulators.moments import Moments
 from pipeline.activations.accumulators.reduction import FeatureSummary, fetch, reduce_positions
 from pipeline.activations.accumulators.shard_statistics import (
     LayerStatistics,
-    Partial,
     SampleRow,
+    ShardStatistics,
     add_digests,
     sample_digest,
 )
@@ -77,7 +77,7 @@ class _Seen:
     spectrum: MeanSpectrum
 
 
-def survey(
+def collect(
     model: Model,
     samples: Iterable[Sample],
     *,
@@ -90,14 +90,14 @@ def survey(
     budget: ErrorBudget,
     max_pixels: int = MAX_PIXELS,
     decode_threads: int = 0,
-) -> Partial:
+) -> ShardStatistics:
     """Statistics of the samples of one tar shard.
 
     Args:
         model: run once per batch in eval mode, without gradients.
         samples: of this tar shard, in order.
         shard_index: index of the tar shard among all of the run; the high part of the sample ids.
-        layers: exact layer names; the classifier, if there is one, is surveyed even if it is not among them.
+        layers: exact layer names; the classifier, if there is one, is recorded even if it is not among them.
         feature_layers: layers whose channels are correlated with the units; none, no co-moments.
         top_k: how many images each unit and each class keeps.
         batch_size: images per forward pass.
@@ -111,17 +111,17 @@ def survey(
         NonFiniteActivationError: a unit gives NaN or infinity.
     """
     classifier = [] if model.classifier_layer is None else [model.classifier_layer]
-    surveyed = tuple(dict.fromkeys([*layers, *classifier]))
+    recorded = tuple(dict.fromkeys([*layers, *classifier]))
     plan = _Plan(
         model=model,
-        module=model.folded([*surveyed, *feature_layers]),
-        layers=surveyed,
+        module=model.folded([*recorded, *feature_layers]),
+        layers=recorded,
         feature_layers=tuple(feature_layers),
         top_k=top_k,
         activation=activation,
     )
     shards = frozenset({shard_index})
-    total: Partial | None = None
+    total: ShardStatistics | None = None
     rows: list[SampleRow] = []
     seen: list[_Seen] = []
     skipped_before = budget.num_skipped
@@ -129,7 +129,7 @@ def survey(
         model, samples, batch_size=batch_size, budget=budget, max_pixels=max_pixels, threads=decode_threads
     )
     for batch, inputs in batches:
-        seen.append(_look_at(plan, shard_index, batch, inputs))
+        seen.append(_predict_for(plan, shard_index, batch, inputs))
         rows.extend(seen[-1].rows)
         budget.add_good(len(batch))
         if sum(len(some.rows) for some in seen) >= IMAGES_AT_ONCE:
@@ -139,14 +139,14 @@ def survey(
     return replace(total or _empty(plan, shards), samples=rows, num_skipped=budget.num_skipped - skipped_before)
 
 
-def _add(total: Partial | None, found: Partial) -> Partial:
+def _add(total: ShardStatistics | None, found: ShardStatistics) -> ShardStatistics:
     return found if total is None else total.add(found, shards=found.shards)
 
 
-def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
+def _empty(plan: _Plan, shards: frozenset[int]) -> ShardStatistics:
     units = {name: plan.model.units(name) for name in (*plan.layers, *plan.feature_layers)}
     num_channels = {name: units[name] for name in plan.feature_layers}
-    return Partial(
+    return ShardStatistics(
         shards=shards,
         num_samples=0,
         num_skipped=0,
@@ -157,7 +157,7 @@ def _empty(plan: _Plan, shards: frozenset[int]) -> Partial:
     )
 
 
-def _look_at(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> _Seen:
+def _predict_for(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> _Seen:
     """Run the model on one batch."""
     model = plan.model
     reduced = _run(plan, inputs)
@@ -190,7 +190,7 @@ def _look_at(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Ten
     )
 
 
-def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> Partial:
+def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> ShardStatistics:
     """Statistics of the images of some batches, without their rows."""
     rows = [row for some in seen for row in some.rows]
     ids = np.array([row["sample"] for row in rows], np.int64)
@@ -201,7 +201,7 @@ def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> P
     }
     classifier = plan.model.classifier_layer
     channel_means = {name: reduced[name][0].mean for name in plan.feature_layers}
-    return Partial(
+    return ShardStatistics(
         shards=shards,
         num_samples=len(rows),
         num_skipped=0,
@@ -229,8 +229,8 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
     reduced: dict[str, tuple[int, dict[str, Tensor], int]] = {}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        wanted = dict.fromkeys([*plan.layers, *plan.feature_layers])
-        grids = {layer: plan.model.token_grid(layer) for layer in wanted}
+        requested = dict.fromkeys([*plan.layers, *plan.feature_layers])
+        grids = {layer: plan.model.token_grid(layer) for layer in requested}
 
         def reduce(_module: nn.Module, _inputs: object, output: object, *, layer: str) -> None:
             features = channels_first(output, layer)
@@ -240,7 +240,7 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
                 positions, width = positions[..., grid.num_prefix :], grid.width
             reduced[layer] = positions.shape[-1], reduce_positions(positions), width
 
-        for layer in wanted:
+        for layer in requested:
             handle = plan.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
             stack.callback(handle.remove)
         plan.module(inputs)

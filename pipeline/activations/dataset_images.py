@@ -1,4 +1,4 @@
-"""The photographs of samples, by byte range; of several, the next ones are fetched and decoded before their turn.
+"""The dataset images of samples, by byte range; of several, the next ones are fetched and decoded before their turn.
 
 A request to an object store takes longer than decoding what it brings.
 """
@@ -10,18 +10,18 @@ from typing import Final
 import torch
 from PIL import Image
 
-from pipeline.activations.store import Exemplar
+from pipeline.activations.store import TopImage
 from pipeline.data.shards import read_image_bytes
 from pipeline.io.images import BadImage, decode_image
 from pipeline.io.prefetch import READERS, ahead
 
-PHOTOGRAPHS_AHEAD: Final = 16  # begun and not yet asked for, at most: a decoded photograph may be large
+DATASET_IMAGES_AHEAD: Final = 16  # begun and not yet asked for, at most: a decoded dataset image may be large
 
 
-def photographs_ahead(
-    exemplars: Iterable[Exemplar], *, max_pixels: int, keep_alpha: bool
-) -> Iterator[tuple[Exemplar, Image.Image | BadImage]]:
-    """Samples in order, each with its photograph, or with what is wrong with it.
+def dataset_images_ahead(
+    top_images: Iterable[TopImage], *, max_pixels: int, keep_alpha: bool
+) -> Iterator[tuple[TopImage, Image.Image | BadImage]]:
+    """Samples in order, each with its dataset image, or with what is wrong with it.
 
     Several are fetched at once; as many are decoded at once as the process has torch threads, which are the CPUs of a
     worker.
@@ -31,12 +31,12 @@ def photographs_ahead(
     """
     decoders = threading.Semaphore(torch.get_num_threads())
 
-    def read(exemplar: Exemplar) -> Image.Image | BadImage:
-        data = read_image_bytes(exemplar.tar_shard, exemplar.offset, exemplar.size)
+    def read(top_image: TopImage) -> Image.Image | BadImage:
+        data = read_image_bytes(top_image.tar_shard, top_image.offset, top_image.size)
         try:
             with decoders:
                 return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
         except BadImage as error:
             return error
 
-    return ahead(read, exemplars, threads=READERS, most=PHOTOGRAPHS_AHEAD)
+    return ahead(read, top_images, threads=READERS, most=DATASET_IMAGES_AHEAD)

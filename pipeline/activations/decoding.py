@@ -1,7 +1,7 @@
 """The samples of a tar shard as batches of a model's inputs, decoded beside the model where there are threads for it.
 
-Decoding on one core held `collect` at 190 to 225 photographs per second beside an H200 (2026-11-26). Unpacking, scaling
-and normalizing pictures leave Python's lock, so that threads use several cores.
+Decoding on one core held `collect` at 190 to 225 dataset images per second beside an H200 (2026-11-26). Unpacking,
+scaling and normalizing visualizations leave Python's lock, so that threads use several cores.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,7 +59,7 @@ def _decode(model: Model, max_pixels: int, sample: Sample) -> Tensor | SkippedSa
         return _skipped(sample, error.reason, error.detail)
     inputs = model.preprocess(image)
     if not np.isfinite(inputs.numpy()).all():  # torch's takes 16 times as long
-        # A model's own preprocessing may divide by the spread of a uniform picture: bad data, not a bad model.
+        # A model's own preprocessing may divide by the spread of a uniform visualization: bad data, not a bad model.
         return _skipped(sample, "not-finite", "preprocessing gives NaN or infinity")
     return inputs
 

@@ -15,28 +15,34 @@ from pipeline.activations.accumulators.shard_statistics import activation_moment
 from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import NO_SAMPLE, TopK
 from pipeline.activations.storage.samples import SampleTable
-from pipeline.activations.storage.shard_files import committed_shards, merge_partials, read_partial, write_partial
+from pipeline.activations.storage.shard_files import (
+    committed_shards,
+    merge_shard_statistics,
+    read_shard_statistics,
+    write_shard_statistics,
+)
 from pipeline.activations.storage.writing import STORE, add_layers, committed_statistics, write_statistics
+from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import Group, open_group, read_array
 from pipeline.neurons import nearest
 
 __all__ = [
-    "Exemplar",
     "StatisticsStore",
+    "TopImage",
     "add_layers",
     "committed_shards",
     "committed_statistics",
-    "merge_partials",
-    "read_partial",
-    "write_partial",
+    "merge_shard_statistics",
+    "read_shard_statistics",
+    "write_shard_statistics",
     "write_statistics",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exemplar:
-    """One image that excites a unit or shows a class, with where to read it.
+class TopImage:
+    """One image that activates a unit or shows a class, with where to read it.
 
     Attributes:
         sample: sample id.
@@ -92,7 +98,7 @@ class StatisticsStore:
 
     @property
     def num_samples(self) -> int:
-        """Images surveyed."""
+        """Images recorded."""
         return int(self.attrs["num_samples"])
 
     @property
@@ -119,7 +125,7 @@ class StatisticsStore:
         return self._layer(layer, "histogram", ("histogram", "histogram_exponent"), Histogram.from_arrays)
 
     def topk(self, layer: str) -> TopK:
-        """The images that excite each unit most."""
+        """The images that activate each unit most."""
         names = ("topk_activation", "topk_sample", "topk_position")
         return self._layer(layer, "topk", names, TopK.from_arrays)
 
@@ -136,12 +142,12 @@ class StatisticsStore:
         """Correlation over the images of each unit with each channel of a feature layer, float64 [U, C].
 
         Raises:
-            ValueError: the store has no co-moments of these layers.
+            UserError: the store has no co-moments of these layers.
         """
         self._check_layer(layer)
         known = self.attrs["feature_layers"]
         if feature_layer not in known:
-            raise ValueError(
+            raise UserError(
                 f'no co-moments with feature layer "{feature_layer}"{nearest(feature_layer, known)}: set '
                 'targets.relevance = "correlation" and run `neuron-atlas collect` again'
             )
@@ -178,36 +184,36 @@ class StatisticsStore:
         """A unit's histogram for drawing: (counts int64 [≤ max_bins], low, high)."""
         return self.histogram(layer).display(unit, max_bins)
 
-    def exemplars(self, layer: str, unit: int, count: int | None = None) -> list[Exemplar]:
-        """The images that excite a unit most, best first; at most `count` (None: all that are kept)."""
+    def top_images(self, layer: str, unit: int, count: int | None = None) -> list[TopImage]:
+        """The images that activate a unit most, best first; at most `count` (None: all that are kept)."""
         topk = self.topk(layer)
-        return self._exemplars(topk.sample[unit], topk.activation[unit], topk.position[unit], count)
+        return self._top_images(topk.sample[unit], topk.activation[unit], topk.position[unit], count)
 
-    def exemplars_of(self, samples: Sequence[int]) -> list[Exemplar]:
+    def top_images_of(self, samples: Sequence[int]) -> list[TopImage]:
         """Where given samples lie, in the order given; activation NaN and position (0, 0), which nobody asked for."""
         count = len(samples)
         activations = np.full(count, np.nan, np.float32)
-        return self._exemplars(np.array(samples, np.int64), activations, np.zeros((count, 2), np.int32), count)
+        return self._top_images(np.array(samples, np.int64), activations, np.zeros((count, 2), np.int32), count)
 
-    def class_exemplars(self, class_index: int, count: int | None = None) -> list[Exemplar]:
+    def class_top_images(self, class_index: int, count: int | None = None) -> list[TopImage]:
         """The images labeled with a class that its logit rates highest, best first."""
         topk = self.class_topk()
         sample = topk.sample[class_index]
-        return self._exemplars(sample, topk.activation[class_index], np.zeros((len(sample), 2), np.int32), count)
+        return self._top_images(sample, topk.activation[class_index], np.zeros((len(sample), 2), np.int32), count)
 
     @cached_property
     def samples(self) -> SampleTable:
-        """The images surveyed: where they lie, their labels."""
+        """The images recorded: where they lie, their labels."""
         return SampleTable(self.root)
 
-    def _exemplars(
+    def _top_images(
         self, samples: np.ndarray, activations: np.ndarray, positions: np.ndarray, count: int | None
-    ) -> list[Exemplar]:
+    ) -> list[TopImage]:
         (ranks,) = np.nonzero(samples != NO_SAMPLE)
         ranks = ranks[:count]
         rows = self.samples.rows(samples[ranks])
         return [
-            Exemplar(
+            TopImage(
                 **{name: values[i] for name, values in rows.items()},
                 activation=float(activations[rank]),
                 position=(int(positions[rank, 0]), int(positions[rank, 1])),
@@ -221,7 +227,7 @@ class StatisticsStore:
 
     def _check_layer(self, layer: str) -> None:
         if layer not in self.layers:
-            raise ValueError(
+            raise UserError(
                 f'no statistics of layer "{layer}"{nearest(layer, self.layers)}: add it to statistics.layers '
                 f"and run `neuron-atlas collect`; there are {self.layers}"
             )

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment.sorting import sort_values, sorted_distance
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,10 @@ class NeuronTarget:
     Attributes:
         layers: feature layer → its target. Some keys are no feature layers of the model: `INPUT_PIXELS`, the image
             itself; `INPUT_EDGES`, differences of its pixels; `TARGET_LAYER`, all channels of the neuron's layer (of a
-            concept's or circuit's source layer, see `Model.feature_space`), not weighted by relevance; and
+            concept's or combination's source layer, see `Model.feature_space`), not weighted by relevance; and
             `TARGET_UNIT`, the neuron's own channel.
         relevance: the rule by which features are weighted by their relevance for the neuron; `none` leaves it out.
-        goal_activation: the neuron's activation on its top exemplar, None if unknown.
+        goal_activation: the neuron's activation on its top-activating image, None if unknown.
     """
 
     layers: Mapping[str, LayerTarget]
@@ -62,9 +63,9 @@ class NeuronTarget:
 # A target of (nearly) no variance, e.g. a dead channel's, must not blow up a loss that is divided by it.
 _MIN_VARIANCE = 1e-6
 # `gaussian_kl` blurs both distributions by this fraction of their layer's standard deviation, which bounds what a
-# picture without contrast can cost: 4.3 nats for a channel of the layer's mean variance, not infinity. On
-# EfficientNet-Lite0, whose deep channels are sparse, 0.1 left a hundred times the loss of sort matching and pictures
-# without shape, 0.3 a tenth of that and shapes, 1.0 less again and no clearer pictures.
+# visualization without contrast can cost: 4.3 nats for a channel of the layer's mean variance, not infinity. On
+# EfficientNet-Lite0, whose deep channels are sparse, 0.1 left a hundred times the loss of sort matching and
+# visualizations without shape, 0.3 a tenth of that and shapes, 1.0 less again and no clearer visualizations.
 _KL_BLUR = 0.3
 
 # Dashes keep these apart from every module name.
@@ -85,10 +86,10 @@ def sorted_target(features: Tensor) -> Tensor:
         [C, N] ascending along N, in the type of the features.
 
     Raises:
-        ValueError: there is no reference image, or the shape is another one.
+        UserError: there is no reference image, or the shape is another one.
     """
     if features.ndim != 3 or features.shape[0] == 0:
-        raise ValueError(f"features: expected [R, C, N] with R ≥ 1, got {list(features.shape)}")
+        raise UserError(f"features: expected [R, C, N] with R ≥ 1, got {list(features.shape)}")
     return sort_values(features).mean(dim=0)
 
 
@@ -104,9 +105,9 @@ def sort_matching(features: Tensor, target: Tensor, importance: Tensor | None = 
         [B] losses, each depending on its own image only.
 
     Raises:
-        ValueError: the shapes do not fit.
+        UserError: the shapes do not fit.
 
-    Reference: VITAL (ICCV 2025), sort-matching loss; for inner neurons weighted by channel importance.
+    Reference: VITAL (ICCV 2025), sort-matching loss; for intermediate neurons weighted by channel importance.
     """
     _require_fit(features, target)
     return _mean_over_channels(sorted_distance(features, target), importance)
@@ -131,10 +132,11 @@ def gaussian_kl(features: Tensor, target: Tensor, importance: Tensor | None = No
 
         KL = ln(σ_A / σ_q) + (σ_q² + (μ_q − μ_A)²) / (2 σ_A²) − 1/2
 
-    from the references to the picture: what the references show and the picture lacks costs most. A dimensionless
-    number of nats. Both variances are enlarged by the same small share of the target's variance in the layer,
-    (`_KL_BLUR`)² times its mean over channels, so that it is finite everywhere and still 0 for equal moments. A single
-    value (N = 1) has no variance: `target_spread` takes its place, and the squared difference over twice that is left.
+    from the references to the visualization: what the references show and the visualization lacks costs most. A
+    dimensionless number of nats. Both variances are enlarged by the same small share of the target's variance in the
+    layer, (`_KL_BLUR`)² times its mean over channels, so that it is finite everywhere and still 0 for equal moments. A
+    single value (N = 1) has no variance: `target_spread` takes its place, and the squared difference over twice that is
+    left.
 
     Args, Returns, Raises: as `sort_matching`.
 
@@ -179,7 +181,7 @@ def _mean_over_channels(values: Tensor, importance: Tensor | None) -> Tensor:
 
 def _require_fit(features: Tensor, target: Tensor) -> None:
     if features.ndim != 3 or target.shape[-2:] != features.shape[1:]:
-        raise ValueError(
+        raise UserError(
             f"features and target do not fit: {list(features.shape)} and {list(target.shape)}; "
             "expected [B, C, N] and [C, N] or [B, C, N] (made at the same image size and grid?)"
         )

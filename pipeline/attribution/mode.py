@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pipeline.errors import UserError
 
-class UnsupportedOperationError(ValueError):
+
+class UnsupportedOperationError(UserError):
     """Relevance arrived at an operation that has no rule; the text names it and what to do instead."""
 
 

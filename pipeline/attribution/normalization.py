@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from pipeline.errors import UserError
+
 # Published value. A channel whose relevance is of this size or less counts little, instead of as much as any other.
 _EPSILON = 1e-6
 
@@ -17,10 +19,10 @@ def normalize_relevance(relevance: Tensor) -> Tensor:
         and so prefers no position.
 
     Raises:
-        ValueError: relevance has no spatial axis.
+        UserError: relevance has no spatial axis.
     """
     if relevance.ndim < 3:
-        raise ValueError(f"relevance of shape {tuple(relevance.shape)} has no space; expected [B,C,H,W] or [B,C,T]")
+        raise UserError(f"relevance of shape {tuple(relevance.shape)} has no space; expected [B,C,H,W] or [B,C,T]")
     space = tuple(range(2, relevance.ndim))
     return _unit_range(relevance, space)
 
@@ -35,7 +37,7 @@ def channel_importance(relevance: Tensor) -> Tensor:
         `[C]`, in [0, 1].
     """
     if relevance.ndim < 3 or relevance.shape[0] == 0:
-        raise ValueError(
+        raise UserError(
             f"relevance has shape {tuple(relevance.shape)}; expected [R,C,H,W] or [R,C,T] with at least one reference"
         )
     peak_RC = relevance.flatten(2).amax(dim=2)

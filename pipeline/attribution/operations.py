@@ -206,7 +206,7 @@ OPERATIONS: dict[Callable[..., Any], Handler] = _table(
         (partial(layer, published_bias=False, bias_axis=-1), "linear"),
         (matrix_product, "matmul bmm mm __matmul__"),
         (partial(matrix_product, is_reversed=True), "__rmatmul__"),
-        (partial(matrix_product, num_added=1), "addmm baddbmm"),
+        (partial(matrix_product, num_derived=1), "addmm baddbmm"),
         (einsum, "einsum"),
         (attend, "scaled_dot_product_attention"),
         (run_openly, "multi_head_attention_forward"),

@@ -95,12 +95,12 @@ def layer(mode: RelevanceMode, call: Call, *, published_bias: bool, bias_axis: i
     return _weighted(mode, call, x, weight, bias if published_bias or call.signed else None, operation)
 
 
-def matrix_product(mode: RelevanceMode, call: Call, *, is_reversed: bool = False, num_added: int = 0) -> Any:
-    """`matmul`, `bmm`, `mm`, `@`, and with a constant added (`num_added` = 1) `addmm` and `baddbmm`."""
+def matrix_product(mode: RelevanceMode, call: Call, *, is_reversed: bool = False, num_derived: int = 0) -> Any:
+    """`matmul`, `bmm`, `mm`, `@`, and with a constant added (`num_derived` = 1) `addmm` and `baddbmm`."""
     operands = list(tensors_in((call.args, call.kwargs)))
-    if len(operands) != 2 + num_added or any(call.carries(added) for added in operands[:num_added]):
+    if len(operands) != 2 + num_derived or any(call.carries(added) for added in operands[:num_derived]):
         return mode.unsupported(call, "what it adds depends on the image")
-    first, second = operands[num_added:][::-1] if is_reversed else operands[num_added:]
+    first, second = operands[num_derived:][::-1] if is_reversed else operands[num_derived:]
     return _bilinear(mode, call, first, second, torch.matmul)
 
 

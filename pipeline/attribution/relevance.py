@@ -19,6 +19,7 @@ from pipeline.attribution.guided import GuidedMode
 from pipeline.attribution.mode import RelevanceMode
 from pipeline.attribution.operations import OPERATIONS
 from pipeline.attribution.tracing import Trace, nodes_below
+from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
 from pipeline.neurons import nearest
 
@@ -40,7 +41,7 @@ def relevance(
 
     Rules, and what the backward pass is seeded with at the target unit:
         `lrp`: z⁺ relevance; seed: the unit's own activation map, with its sign (METHOD 3). A unit that is 0
-            everywhere on an image has nothing to explain: its seed is 1, for what would excite it.
+            everywhere on an image has nothing to explain: its seed is 1, for what would activate it.
         `lrp_positive`: the same with the positive part of the map, so that no relevance is negative; another
             rule only where no ReLU ends the target layer.
         `lrp_restricted`: z⁺ relevance; seed: 1 at the position whose channel vector is most similar (cosine)
@@ -53,8 +54,8 @@ def relevance(
         `gradient`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
             layer itself is its activation map, as with `lrp`.
 
-    If the target layer has an attribute `given`, a (layer, unit), relevance passes that layer through that unit alone:
-    it is zero at the layer's other units (concept relevance propagation: Achtibat et al., 2023).
+    If the target layer has an attribute `conditioned_on`, a (layer, unit), relevance passes that layer through that
+    unit alone: it is zero at the layer's other units (concept relevance propagation: Achtibat et al., 2023).
 
     Args:
         module: any network in evaluation mode; neither it nor its parameters are changed.
@@ -71,24 +72,24 @@ def relevance(
         feature layer → relevance shaped like its features, `[B, C, H, W]`, `[B, C, T]` or `[B, C]`, detached.
 
     Raises:
-        ValueError: an unknown rule, layer or unit; a feature layer that does not feed the target layer; a
+        UserError: an unknown rule, layer or unit; a feature layer that does not feed the target layer; a
             module in training mode; `lrp` in float16.
         UnsupportedOperationError: `lrp` or `lrp_restricted` met an operation they have no formula for.
     """
     if rule not in RULES:
-        raise ValueError(f'unknown relevance rule "{rule}"{nearest(rule, RULES)}; expected one of {", ".join(RULES)}')
+        raise UserError(f'unknown relevance rule "{rule}"{nearest(rule, RULES)}; expected one of {", ".join(RULES)}')
     if not feature_layers:
         return {}
     if len(units) != len(images):
-        raise ValueError(f"got {len(units)} units for {len(images)} images; expected one unit per image")
+        raise UserError(f"got {len(units)} units for {len(images)} images; expected one unit per image")
     _require_evaluation_mode(module)
     if rule.startswith("lrp") and images.dtype == torch.float16:
-        raise ValueError(
+        raise UserError(
             f'rule="{rule}" spreads one activation over a whole layer, and float16 has no numbers below 6e-8 for that; '
             "expected images and module in float32 or bfloat16"
         )
-    given = getattr(dict(module.named_modules()).get(layer), "given", None)
-    trace = Trace(module, layer, feature_layers, keep_values=rule == "gradient", given=given)
+    conditioned_on = getattr(dict(module.named_modules()).get(layer), "given", None)
+    trace = Trace(module, layer, feature_layers, keep_values=rule == "gradient", conditioned_on=conditioned_on)
     image = _traceable(images)
     signed = False
     if rule.startswith("lrp"):
@@ -101,7 +102,7 @@ def relevance(
     features = channels_first(output, layer)
     _require_units(units, features.shape[1], layer)
     _require_upstream(trace, feature_layers, rule)
-    _require_given(trace)
+    _require_upstream_condition(trace)
     edges = [trace.outputs[name][0].edge for name in feature_layers]
     start = seed(features.detach(), units, rule, signed=signed, num_prefix=num_prefix)
     flows = torch.autograd.grad(features, edges, start)
@@ -129,7 +130,7 @@ def seed(
     rows = torch.arange(len(units), device=features.device)
     channels = torch.as_tensor(units, device=features.device)
     own = features[rows, channels][..., num_prefix:]  # [B, ...]
-    # What would excite a unit. Of a value below zero, shares are positive for what lowers it, so it is -1 there.
+    # What would activate a unit. Of a value below zero, shares are positive for what lowers it, so it is -1 there.
     wish = torch.where(own == 0, -1, own) if signed else torch.ones_like(own)
     if rule in ("lrp", "lrp_positive"):
         explained = own if rule == "lrp" else own.clamp(min=0)
@@ -172,7 +173,7 @@ def _traceable(images: Tensor) -> Tensor:
 def _require_evaluation_mode(module: nn.Module) -> None:
     training = [name or "the root module" for name, child in module.named_modules() if child.training]
     if training:
-        raise ValueError(
+        raise UserError(
             f"module is in training mode ({training[0]}); expected evaluation mode, because batch "
             "statistics would mix the images: call module.eval()"
         )
@@ -183,18 +184,18 @@ def _require_units(units: Sequence[int] | Tensor, num_units: int, layer: str) ->
         return
     wrong = [unit for unit in units if not 0 <= unit < num_units]
     if wrong:
-        raise ValueError(f'unit {wrong[0]} is not in layer "{layer}"; expected 0 to {num_units - 1}')
+        raise UserError(f'unit {wrong[0]} is not in layer "{layer}"; expected 0 to {num_units - 1}')
 
 
-def _require_given(trace: Trace) -> None:
-    if trace.given is None:
+def _require_upstream_condition(trace: Trace) -> None:
+    if trace.conditioned_on is None:
         return
     assert trace.target is not None
-    layer, unit = trace.given
+    layer, unit = trace.conditioned_on
     nodes = nodes_below(trace.target)
     outputs = trace.outputs.get(layer, [])
     if not any(output.edge.node in nodes for output in outputs):
-        raise ValueError(
+        raise UserError(
             f'layer "{trace.layer}" is given unit {unit} of layer "{layer}", which no relevance reaches; '
             "choose a layer that feeds it"
         )
@@ -208,13 +209,13 @@ def _require_upstream(trace: Trace, feature_layers: Sequence[str], rule: str) ->
     ]
     if missing:
         gates = ", or only by a gate, which this rule holds constant" if rule.startswith("lrp") else ""
-        raise ValueError(
+        raise UserError(
             f'layer "{trace.layer}" is not computed from feature layers {", ".join(missing)}{gates}; '
             "leave them out, `upstream_layers` finds those that feed a layer"
         )
     repeated = [name for name in feature_layers if len(trace.outputs[name]) > 1]
     if repeated:
-        raise ValueError(
+        raise UserError(
             f'layer "{repeated[0]}" runs {len(trace.outputs[repeated[0]])} times before "{trace.layer}", '
             "so it has no single relevance map; choose a layer that runs once"
         )

@@ -109,9 +109,9 @@ def spread(
 
 def average_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average pooling of the last axes to `size`: windows as even as can be, 2×2 where the map halves."""
-    inner = x.shape[-len(size) :]
-    if all(length % wanted == 0 for length, wanted in zip(inner, size, strict=True)):
-        window = [length // wanted for length, wanted in zip(inner, size, strict=True)]
+    intermediate = x.shape[-len(size) :]
+    if all(length % requested == 0 for length, requested in zip(intermediate, size, strict=True)):
+        window = [length // requested for length, requested in zip(intermediate, size, strict=True)]
         return _AVERAGE_POOL[len(size)](x, window)
     return _ADAPTIVE_AVERAGE_POOL[len(size)](x, list(size))
 

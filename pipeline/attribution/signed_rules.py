@@ -1,7 +1,7 @@
 """Relevance rules for signed features: those behind a LayerNorm, as in every transformer.
 
 z⁺ (`pipeline.attribution.rules`) keeps positive contributions alone, which suits features that a ReLU made ≥ 0.
-Behind a LayerNorm features have both signs, and what inhibits counts as much as what excites. The rules here are
+Behind a LayerNorm features have both signs, and what inhibits counts as much as what activates. The rules here are
 those of AttnLRP: relevance is a share of a *value*, so positive where a feature raises the value and negative where it
 lowers it. All conserve: what they give to the inputs sums to what came from the output, biases included.
 

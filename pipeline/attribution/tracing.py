@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pipeline.errors import UserError
 from pipeline.models.capture import UnsupportedOutputError, channels_first
 from pipeline.neurons import nearest
 
@@ -39,14 +40,14 @@ class Trace:
         layer: path of the target layer.
         watched: paths of the layers whose outputs are kept.
         keep_values: whether to keep copies of their values too.
-        given: (layer, unit); what flows back to that layer's other units is set to zero. None for no such condition.
+        conditioned_on: (layer, unit); what flows back to that layer's other units is set to zero. None for no such condition.
 
     Attributes:
         target: the target layer's output, attached to the graph.
         outputs: layer → its outputs in order of calls; absent if it has not run before the target was done.
 
     Raises:
-        ValueError: a layer is not in `named_modules()`.
+        UserError: a layer is not in `named_modules()`.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class Trace:
         watched: Collection[str],
         *,
         keep_values: bool = False,
-        given: tuple[str, int] | None = None,
+        conditioned_on: tuple[str, int] | None = None,
     ) -> None:
-        self.module, self.layer, self.given = module, layer, given
-        self.watched = frozenset(watched) | ({given[0]} if given else set())
+        self.module, self.layer, self.conditioned_on = module, layer, conditioned_on
+        self.watched = frozenset(watched) | ({conditioned_on[0]} if conditioned_on else set())
         self.target: Tensor | None = None
         self.outputs: dict[str, list[LayerOutput]] = {}
         self._keep_values = keep_values
@@ -67,9 +68,9 @@ class Trace:
         self._running: list[nn.Module] = []
         self._thread = threading.get_ident()
         layers = [name for name in self._names.values() if name]
-        for name in (layer, *watched, *([given[0]] if given else [])):
+        for name in (layer, *watched, *([conditioned_on[0]] if conditioned_on else [])):
             if name not in layers:
-                raise ValueError(f'unknown layer "{name}"{nearest(name, layers)}; expected a path of named_modules()')
+                raise UserError(f'unknown layer "{name}"{nearest(name, layers)}; expected a path of named_modules()')
 
     def place(self) -> str:
         """The innermost module that is running, as `"path" (Class)`."""
@@ -96,13 +97,13 @@ class Trace:
             The output of the target layer.
 
         Raises:
-            ValueError: the target layer has not run, or its output is no tensor that depends on the image.
+            UserError: the target layer has not run, or its output is no tensor that depends on the image.
         """
         recording = mode or contextlib.nullcontext()
         with contextlib.suppress(_LayerReached), self._hooks(check_output), recording:
             self.module(images)
         if self.target is None:
-            raise ValueError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')
+            raise UserError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')
         return self.target
 
     @contextlib.contextmanager
@@ -134,10 +135,10 @@ class Trace:
                 f'layer "{name}" gives {seen}; expected one tensor computed from the image, '
                 "choose one of the layers inside or around it"
             )
-        if self.given is not None and name == self.given[0]:
-            unit, num_units = self.given[1], channels_first(output, name).shape[1]
+        if self.conditioned_on is not None and name == self.conditioned_on[0]:
+            unit, num_units = self.conditioned_on[1], channels_first(output, name).shape[1]
             if not 0 <= unit < num_units:
-                raise ValueError(
+                raise UserError(
                     f'layer "{self.layer}" is given unit {unit} of layer "{name}"; expected 0 to {num_units - 1}'
                 )
             output.register_hook(self.keep_given)
@@ -149,9 +150,13 @@ class Trace:
 
     def is_given(self, layer: str) -> bool:
         """Whether the watched layer gives the very tensor that the given layer gives."""
-        if self.given is None:
+        if self.conditioned_on is None:
             return False
-        ends = [(o.edge.node, o.edge.output_nr) for name in (layer, self.given[0]) for o in self.outputs.get(name, [])]
+        ends = [
+            (o.edge.node, o.edge.output_nr)
+            for name in (layer, self.conditioned_on[0])
+            for o in self.outputs.get(name, [])
+        ]
         return len(set(ends)) < len(ends)
 
     def keep_given(self, flow: Tensor) -> Tensor:
@@ -160,8 +165,8 @@ class Trace:
         Reference: Achtibat et al., "From attribution maps to human-understandable explanations through concept
             relevance propagation", Nature Machine Intelligence 5, 2023.
         """
-        assert self.given is not None
-        layer, unit = self.given
+        assert self.conditioned_on is not None
+        layer, unit = self.conditioned_on
         kept = torch.zeros_like(flow)
         channels_first(kept, layer)[:, unit] = channels_first(flow, layer)[:, unit]
         return kept

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from pipeline.errors import UserError
+
 _NUM_REASONS_SHOWN = 3
 
 
@@ -17,7 +19,7 @@ class SkippedSample:
     detail: str
 
 
-class TooManyBadSamples(ValueError):  # noqa: N818 - says what is the matter, as the other names here
+class TooManyBadSamples(UserError):  # noqa: N818 - says what is the matter, as the other names here
     """The share of bad samples passed `data.max_error_fraction`."""
 
 
@@ -29,7 +31,7 @@ class ErrorBudget:
 
     def __init__(self, max_error_fraction: float) -> None:
         if not 0 <= max_error_fraction <= 1:
-            raise ValueError(f"max_error_fraction = {max_error_fraction}: expected a number from 0 to 1")
+            raise UserError(f"max_error_fraction = {max_error_fraction}: expected a number from 0 to 1")
         self.max_error_fraction = max_error_fraction
         self.num_good = 0
         self.skipped: list[SkippedSample] = []

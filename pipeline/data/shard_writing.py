@@ -1,6 +1,6 @@
-"""Writing tar shards: a folder of pictures becomes `NAME-000000.tar`, … in webdataset's form.
+"""Writing tar shards: a folder of visualizations becomes `NAME-000000.tar`, … in webdataset's form.
 
-Nothing of the moment or of the writer goes into a shard, so equal pictures give equal bytes.
+Nothing of the moment or of the writer goes into a shard, so equal visualizations give equal bytes.
 """
 
 import io
@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.data.captions import MAX_TEXT_BYTES, one_line
 from pipeline.data.sample_errors import SkippedSample
+from pipeline.errors import UserError
 from pipeline.io.images import BadImage, decode_image
 from pipeline.io.root import Root
 
@@ -24,7 +25,7 @@ _IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"
 
 @dataclass(frozen=True, kw_only=True)
 class NewSample:
-    """One sample to be written: the picture's file, its class index if it has one, and a JSON description."""
+    """One sample to be written: the visualization's file, its class index if it has one, and a JSON description."""
 
     key: str
     suffix: str
@@ -42,8 +43,8 @@ class ShardReport:
         num_samples: samples in them.
         num_bytes: their size in bytes.
         class_names: by class index; empty without class folders.
-        skipped: pictures that cannot be decoded.
-        num_ignored: files that are neither pictures nor captions by their names.
+        skipped: visualizations that cannot be decoded.
+        num_ignored: files that are neither visualizations nor captions by their names.
     """
 
     shards: tuple[str, ...]
@@ -73,11 +74,11 @@ def write_shards(
     max_bytes: int = 256 * 1024 * 1024,
     labels: Mapping[str, int] | None = None,
 ) -> ShardReport:
-    """Pack a folder of pictures into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
+    """Pack a folder of visualizations into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
 
-    With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt`
-    lists them; pictures that lie flat get no label. Every picture is decoded once and left out if that fails. The text
-    in a `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
+    With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt` lists
+    them; visualizations that lie flat get no label. Every visualization is decoded once and left out if that fails. The
+    text in a `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
 
     Args:
         images_folder: local folder with .jpg, .jpeg, .png and .webp files.
@@ -88,28 +89,28 @@ def write_shards(
         labels: class index by path relative to `images_folder`, used instead of the subfolders.
 
     Raises:
-        ValueError: no such folder, no pictures in it, or shards of an earlier, larger run remain.
+        UserError: no such folder, no visualizations in it, or shards of an earlier, larger run remain.
         StorageError: the output cannot be written.
     """
     folder, out = Path(images_folder), Root.open(str(out_folder))
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: expected one with pictures or class subfolders")
+        raise UserError(f"{folder} is not a folder: expected one with visualizations or class subfolders")
     files = sorted(
         path.relative_to(folder)
         for path in (Path(top, file) for top, _, names in os.walk(folder, followlinks=True) for file in names)
         if not path.name.startswith(".")
     )
-    pictures = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
-    if not pictures:
-        raise ValueError(f"{folder} holds no pictures: expected {', '.join(_IMAGE_SUFFIXES)} files")
-    captions = {path.with_suffix(".txt") for path in pictures} & set(files)
-    classes = () if labels is not None else tuple(sorted({p.parts[0] for p in pictures if len(p.parts) > 1}))
+    visualizations = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
+    if not visualizations:
+        raise UserError(f"{folder} holds no visualizations: expected {', '.join(_IMAGE_SUFFIXES)} files")
+    captions = {path.with_suffix(".txt") for path in visualizations} & set(files)
+    classes = () if labels is not None else tuple(sorted({p.parts[0] for p in visualizations if len(p.parts) > 1}))
     index_of = {class_name: index for index, class_name in enumerate(classes)}
     skipped: list[SkippedSample] = []
 
     def samples() -> Iterator[NewSample]:
-        keys = unique_slugs([path.with_suffix("").as_posix() for path in pictures])
-        for index, (path, key) in enumerate(zip(pictures, keys, strict=True)):
+        keys = unique_slugs([path.with_suffix("").as_posix() for path in visualizations])
+        for index, (path, key) in enumerate(zip(visualizations, keys, strict=True)):
             data = (folder / path).read_bytes()
             try:
                 decode_image(data)
@@ -146,7 +147,7 @@ def write_shards(
         num_bytes=sum(out.size_bytes(shard) for shard in shards),
         class_names=classes,
         skipped=tuple(skipped),
-        num_ignored=len(files) - len(pictures) - len(captions),
+        num_ignored=len(files) - len(visualizations) - len(captions),
     )
 
 
@@ -156,11 +157,11 @@ def write_tar_shards(
     """Write samples into as many tar shards as the bounds ask for; return their names and the sample count.
 
     Raises:
-        ValueError: a bound is below 1, or `out` holds shards of this name that this run does not replace.
+        UserError: a bound is below 1, or `out` holds shards of this name that this run does not replace.
         StorageError: the output cannot be written; the shards written before stay whole.
     """
     if max_samples < 1 or max_bytes < 1:
-        raise ValueError(f"max_samples = {max_samples}, max_bytes = {max_bytes}: expected at least 1")
+        raise UserError(f"max_samples = {max_samples}, max_bytes = {max_bytes}: expected at least 1")
     shards: list[str] = []
     num_samples = 0
     for batch in _batches(samples, max_samples, max_bytes):
@@ -170,7 +171,7 @@ def write_tar_shards(
     pattern = re.compile(re.escape(name) + r"-[0-9]{6,}\.tar")
     older = sorted(set(filter(pattern.fullmatch, out.list())) - set(shards))
     if older:
-        raise ValueError(
+        raise UserError(
             f"{out.url} holds older shards of the name {name!r} ({', '.join(older[:3])}): remove them, they "
             "would be read as part of this data set"
         )

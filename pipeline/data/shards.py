@@ -1,8 +1,8 @@
-"""Tar shards: stream their samples, or read one picture of them by byte range.
+"""Tar shards: stream their samples, or read one visualization of them by byte range.
 
 The form is webdataset's: the members of a sample follow each other and share the part of their names before
 the first dot (`n01440764_10026.jpg`, `.cls`, `.json`), so the public ImageNet shards are read unchanged.
-Streaming is a webdataset pipeline whose tar stage is ours, because we also keep each picture's byte range.
+Streaming is a webdataset pipeline whose tar stage is ours, because we also keep each visualization's byte range.
 
 What is wrong with the *data* is reported sample by sample and bounded by `ErrorBudget`; an error of the
 *code* (or of the network) is never taken for a bad sample and goes through.
@@ -22,6 +22,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys
 from pipeline.data.captions import caption_fields, find_caption
 from pipeline.data.sample_errors import ErrorBudget, SkippedSample, TooManyBadSamples
 from pipeline.data.shard_writing import NewSample, ShardReport, unique_slugs, write_shards, write_tar_shards
+from pipeline.errors import UserError
 from pipeline.io.root import open_for_reading, read_range
 
 __all__ = [
@@ -47,16 +48,16 @@ _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture of a tar shard, not decoded yet.
+    """One visualization of a tar shard, not decoded yet.
 
     Attributes:
         key: the sample's name in the shard.
         tar_shard: URL of the shard.
         index: position in the shard, good and bad samples counted.
-        offset: first byte of the picture's data in the shard.
-        size: length of the picture's data in bytes.
+        offset: first byte of the visualization's data in the shard.
+        size: length of the visualization's data in bytes.
         label: class index, or None for an unlabeled sample.
-        image: the picture's file, as stored.
+        image: the visualization's file, as stored.
         caption: one line of text, "" for a sample without one; None where captions were not asked for.
     """
 
@@ -74,10 +75,10 @@ def sample_id(shard_index: int, index: int) -> int:
     """Return the number of a sample in the whole data set; it sorts by tar shard, then by position.
 
     Raises:
-        ValueError: the shard or the position is out of range.
+        UserError: the shard or the position is out of range.
     """
     if not (0 <= shard_index < 1 << (63 - INDEX_BITS) and 0 <= index < 1 << INDEX_BITS):
-        raise ValueError(f"shard {shard_index}, sample {index}: expected numbers ≥ 0, the second below 2^{INDEX_BITS}")
+        raise UserError(f"shard {shard_index}, sample {index}: expected numbers ≥ 0, the second below 2^{INDEX_BITS}")
     return shard_index << INDEX_BITS | index
 
 
@@ -87,7 +88,7 @@ def split_sample_id(number: int) -> tuple[int, int]:
 
 
 def read_image_bytes(tar_shard_url: str, offset: int, size: int) -> bytes:
-    """Return the picture at a byte range of a tar shard, as stored.
+    """Return the visualization at a byte range of a tar shard, as stored.
 
     Raises:
         FileNotFoundError, StorageError: the shard is gone, shorter than it was, or cannot be read.
@@ -113,24 +114,24 @@ def iterate_samples(
 
     Args:
         url: local path or fsspec URL of an uncompressed tar.
-        image_key: member suffixes that hold the picture, separated by `;`, in order of preference.
+        image_key: member suffixes that hold the visualization, separated by `;`, in order of preference.
         label_key: member suffixes that hold the class index as text.
         caption_key: where the caption stands, member suffixes or `json:KEY`; "" for no captions. See `captions`.
         num_classes: classes of the model; None takes any label ≥ 0.
         on_skip: called with each sample that is left out.
 
     Raises:
-        ValueError: the shard is compressed.
+        UserError: the shard is compressed.
         FileNotFoundError, StorageError: the shard is missing or cannot be read.
     """
     image_suffixes, label_suffixes = _suffixes(image_key), _suffixes(label_key)
     captions = caption_fields(caption_key)
-    wanted: dict[str, int | None] = {}
+    requested: dict[str, int | None] = {}
     for caption in captions:
-        wanted[caption.suffix] = max(wanted.get(caption.suffix) or 0, caption.max_bytes)
-    wanted |= dict.fromkeys([*image_suffixes, *label_suffixes])
+        requested[caption.suffix] = max(requested.get(caption.suffix) or 0, caption.max_bytes)
+    requested |= dict.fromkeys([*image_suffixes, *label_suffixes])
     with open_for_reading(url) as file:
-        members = _Members(file, wanted=wanted)
+        members = _Members(file, requested=requested)
         _check_uncompressed(url, file)
         group_stage = partial(group_by_keys, handler=members.note_duplicate)
         seen: set[str] = set()
@@ -198,14 +199,14 @@ class _Fault:
 class _Members:
     """The first two stages of the pipeline: opens the tar and yields its files the way webdataset does."""
 
-    def __init__(self, file: BinaryIO, wanted: Mapping[str, int | None]) -> None:
-        """`wanted`: suffix → how many bytes of such a member are read at most, None for all."""
+    def __init__(self, file: BinaryIO, requested: Mapping[str, int | None]) -> None:
+        """`requested`: suffix → how many bytes of such a member are read at most, None for all."""
         self.fault: _Fault | None = None
         self._file = file
         # Asked for first: a remote file drops what it has read ahead when it looks for the end.
         self._file_size = file.seek(0, io.SEEK_END)
         file.seek(0)
-        self._wanted = wanted
+        self._requested = requested
         self._has_duplicate = False
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -239,9 +240,9 @@ class _Members:
                 self.fault = _Fault(reason="truncated-shard", detail=cut, key=key)
                 return
             data = b""
-            if suffix.lower() in self._wanted:
+            if suffix.lower() in self._requested:
                 self._file.seek(member.offset_data)
-                bound = self._wanted[suffix.lower()]
+                bound = self._requested[suffix.lower()]
                 data = self._file.read(member.size if bound is None else min(bound, member.size))
             yield {
                 "fname": member.name,
@@ -282,9 +283,9 @@ def _check_uncompressed(url: str, file: BinaryIO) -> None:
     start = file.read(6)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            raise ValueError(
-                f"{url} is compressed with {name}: pictures inside it cannot be read by byte range. "
-                "Unpack it to a plain .tar (pictures hardly shrink) and name that in data.shards"
+            raise UserError(
+                f"{url} is compressed with {name}: visualizations inside it cannot be read by byte range. "
+                "Unpack it to a plain .tar (visualizations hardly shrink) and name that in data.shards"
             )
 
 

@@ -1,12 +1,13 @@
-"""Circuits: several units as one, jointly or one given another upstream, as a layer of a single unit.
+"""Combinations: several units as one, jointly or one given another upstream, as a layer of a single unit.
 
-The value of a circuit is the geometric mean of its units' positive activations, position by position, on the coarsest
-of their maps. It is zero where any unit is silent, and scaling a unit does not change which images or positions rank
-first. B images, n units, N positions.
+The value of a combination is the geometric mean of its units' positive activations, position by position, on the
+coarsest of their maps. It is zero where any unit is silent, and scaling a unit does not change which images or
+positions rank first. B images, n units, N positions.
 
-Reference: joint neurons: Olah et al., "Feature Visualization", Distill 2017, section on interaction; small circuits:
-    VITAL, ICCV 2025; relevance through a given unit: Achtibat et al., "From attribution maps to human-understandable
-    explanations through concept relevance propagation", Nature Machine Intelligence 2023. The geometric mean is ours.
+Reference: joint neurons: Olah et al., "Feature Visualization", Distill 2017, section on interaction; small
+    combinations: VITAL, ICCV 2025; relevance through a given unit: Achtibat et al., "From attribution maps to
+    human-understandable explanations through concept relevance propagation", Nature Machine Intelligence 2023. The
+    geometric mean is ours.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from pipeline.attribution.relevance import upstream_layers
 from pipeline.derived_layers.insert import insert
+from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
-from pipeline.models.derived_layer import AddedLayer, added_layers
+from pipeline.models.derived_layer import DerivedLayer, derived_layers
 
 if TYPE_CHECKING:
     from pipeline.models.load import Model
 
-KIND = "circuits"
+KIND = "combinations"
 Unit = tuple[str, int]  # layer, unit
 
 # The slope of a geometric mean is infinite where a unit is silent. Below this fraction of its maximum over the image a
@@ -35,7 +37,7 @@ _FAINT = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One unit of a circuit.
+    """One unit of a combination.
 
     Attributes:
         layer: exact name.
@@ -50,14 +52,14 @@ class Member:
     is_constant: bool = False
 
 
-class Circuit(AddedLayer):
+class Combination(DerivedLayer):
     """One unit: the geometric mean of the positive activations of its members.
 
     Args:
         members: in the order in which their layers complete, at least one of them not constant.
         layout: of all members and of the output: `map` `[B, 1, H, W]`, `tokens` `[B, T, 1]` or `logits` `[B, 1]`.
-        label: the circuit in words.
-        given: the unit that all relevance is to pass through.
+        label: the combination in words.
+        conditioned_on: the unit that all relevance is to pass through.
     """
 
     def __init__(
@@ -66,17 +68,17 @@ class Circuit(AddedLayer):
         *,
         layout: Literal["map", "tokens", "logits"],
         label: str,
-        given: Unit | None = None,
+        conditioned_on: Unit | None = None,
     ) -> None:
         super().__init__([member.layer for member in members])
-        self.members, self.layout, self.label, self.given = tuple(members), layout, label, given
+        self.members, self.layout, self.label, self.conditioned_on = tuple(members), layout, label, conditioned_on
 
     def unit_label(self, unit: int) -> str:
-        """The circuit in words."""
+        """The combination in words."""
         return self.label
 
     def take(self, index: int, output: Tensor) -> Tensor:
-        """The positive activations of member number `index`, in the circuit's layout."""
+        """The positive activations of member number `index`, in the combination's layout."""
         member = self.members[index]
         own = channels_first(output, member.layer)[:, member.unit]  # [B, H, W], [B, T] or [B]
         own = own.clamp(min=0)  # a copy, too: networks overwrite their features
@@ -130,38 +132,44 @@ def geometric_mean(factors: Sequence[Tensor], constants: Sequence[Tensor] = ()) 
     return (mean * (len(factors) / num_all)).exp() * rest
 
 
-def add_circuit(
-    model: "Model", name: str, *, units: Sequence[Unit] = (), unit: Unit | None = None, given: Unit | None = None
+def add_combination(
+    model: "Model",
+    name: str,
+    *,
+    units: Sequence[Unit] = (),
+    unit: Unit | None = None,
+    conditioned_on: Unit | None = None,
 ) -> str:
-    """Add a circuit to a model, as the only unit of a new layer `circuits.NAME`.
+    """Add a combination to a model, as the only unit of a new layer `combinations.NAME`.
 
     Joint (`units`): images rank high where all units are active at once, and relevance is shared evenly among them.
 
-    Conditional (`unit` and `given`): images rank high where both are active. The given unit counts as a constant, so
-    that pictures are pushed toward `unit` alone, and `relevance` lets only the given unit pass at its layer.
+    Conditional (`unit` and `conditioned_on`): images rank high where both are active. The given unit counts as a
+    constant, so that visualizations are pushed toward `unit` alone, and `relevance` lets only the given unit pass at
+    its layer.
 
     Args:
         model: extended in place.
-        name: of the circuit: letters, digits and `_`.
+        name: of the combination: letters, digits and `_`.
         units: (layer, unit) each, at least two, in any order. Concepts may be among them.
         unit: (layer, unit) of the one that is explained.
-        given: (layer, unit) of the one upstream.
+        conditioned_on: (layer, unit) of the one upstream.
 
     Returns:
         The new layer's name.
 
     Raises:
-        ValueError: an unknown layer or unit, neither or both of the two forms, a given unit that is not upstream, or
+        UserError: an unknown layer or unit, neither or both of the two forms, a given unit that is not upstream, or
             units whose positions cannot be compared.
     """
     what = f"{KIND}.{name}"
-    is_joint = len(units) > 0 and unit is None and given is None
-    is_conditional = not units and unit is not None and given is not None
+    is_joint = len(units) > 0 and unit is None and conditioned_on is None
+    is_conditional = not units and unit is not None and conditioned_on is not None
     if not is_joint and not is_conditional:
-        raise ValueError(f"{what}: expected either `units`, or `unit` and `given`")
-    chosen = [_checked(model, what, one) for one in (units if is_joint else (unit, given)) if one is not None]
+        raise UserError(f"{what}: expected either `units`, or `unit` and `conditioned_on`")
+    chosen = [_checked(model, what, one) for one in (units if is_joint else (unit, conditioned_on)) if one is not None]
     if len(set(chosen)) < max(2, len(chosen)):
-        raise ValueError(f"{what}: expected at least two different units, got {_in_words(chosen, ', ')}")
+        raise UserError(f"{what}: expected at least two different units, got {_in_words(chosen, ', ')}")
     condition = chosen[1] if is_conditional else None
     if condition is not None:
         _require_upstream(model, what, chosen[0], condition)
@@ -172,7 +180,7 @@ def add_circuit(
         for layer, index in sorted(chosen, key=lambda one: (order.index(one[0]), one[1]))
     ]
     label = _in_words(chosen, " given " if is_conditional else " and ")
-    return insert(model, KIND, name, Circuit(members, layout=layout, label=label, given=condition))
+    return insert(model, KIND, name, Combination(members, layout=layout, label=label, conditioned_on=condition))
 
 
 def _in_words(units: Sequence[Unit], separator: str) -> str:
@@ -182,18 +190,18 @@ def _in_words(units: Sequence[Unit], separator: str) -> str:
 def _checked(model: "Model", what: str, one: Unit) -> Unit:
     layer, unit = model.resolve_layer(one[0]), one[1]
     if not 0 <= unit < model.units(layer):
-        raise ValueError(f'{what}: layer "{layer}" has units 0 to {model.units(layer) - 1}, got {unit}')
+        raise UserError(f'{what}: layer "{layer}" has units 0 to {model.units(layer) - 1}, got {unit}')
     return layer, unit
 
 
-def _require_upstream(model: "Model", what: str, unit: Unit, given: Unit) -> None:
+def _require_upstream(model: "Model", what: str, unit: Unit, conditioned_on: Unit) -> None:
     example = torch.zeros(1, len(model.mean), model.input_size_px, model.input_size_px, device=model.device)
-    if given[0] == unit[0] or not upstream_layers(model.module, example, unit[0], [given[0]]):
-        is_added = given[0] in dict(added_layers(model.module))
-        raise ValueError(
-            f'{what}: layer "{unit[0]}" is not computed from layer "{given[0]}"'
-            + (", which lies beside the network" if is_added else "")
-            + "; expected as `given` a unit of an earlier layer of the network that feeds it"
+    if conditioned_on[0] == unit[0] or not upstream_layers(model.module, example, unit[0], [conditioned_on[0]]):
+        is_derived = conditioned_on[0] in dict(derived_layers(model.module))
+        raise UserError(
+            f'{what}: layer "{unit[0]}" is not computed from layer "{conditioned_on[0]}"'
+            + (", which lies beside the network" if is_derived else "")
+            + "; expected as `conditioned_on` a unit of an earlier layer of the network that feeds it"
         )
 
 
@@ -211,7 +219,7 @@ def _layout(
         grid = model.token_grid(layer)
         if grid is None or grid[1] != grid[2]:
             others = ", ".join(f'"{other}"' for other in shapes if shapes[other][1:] != shapes[layer][1:])
-            raise ValueError(
+            raise UserError(
                 f'{what}: the {shapes[layer][1]} tokens of layer "{layer}" do not lie on a square grid, so its units '
                 f"cannot be compared position by position with those of {others}; choose units of layers of one kind"
             )

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.neurons import nearest
 
@@ -39,29 +40,29 @@ def read_concepts(location: str, *, key: str = "", bias: str = "", center: str =
         center: name of the center's array; nothing for none.
 
     Raises:
-        ValueError: no such file or array, a file of another kind, a damaged or an all too large one, or an array of
+        UserError: no such file or array, a file of another kind, a damaged or an all too large one, or an array of
             anything but numbers.
     """
     folder, _, name = location.rpartition("/")
     root = Root.open(folder or ("/" if location.startswith("/") else "."))
     if not name.endswith((".safetensors", ".npz")):
-        raise ValueError(f'"{location}": expected a .safetensors or .npz file with one row for each concept')
+        raise UserError(f'"{location}": expected a .safetensors or .npz file with one row for each concept')
     if not root.exists(name):
-        raise ValueError(f'"{location}": there is no such file; check the path')
+        raise UserError(f'"{location}": there is no such file; check the path')
     if (size := root.size_bytes(name)) > MAX_FILE_BYTES:
-        raise ValueError(
+        raise UserError(
             f'"{location}" has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read; keep fewer arrays in it'
         )
     data = root.read_bytes(name)
     read = _safetensors_reader if name.endswith(".safetensors") else _npz_reader
     shapes, array = read(data, location)
     if not key and len(shapes) > 1:
-        raise ValueError(f'"{location}" holds several arrays, {_listed(shapes)}: name that of the directions in `key`')
-    wanted = [key or next(iter(shapes), "directions"), bias, center]
-    for one in wanted:
+        raise UserError(f'"{location}" holds several arrays, {_listed(shapes)}: name that of the directions in `key`')
+    requested = [key or next(iter(shapes), "directions"), bias, center]
+    for one in requested:
         if one and one not in shapes:
-            raise ValueError(f'"{location}" has no array "{one}"{nearest(one, shapes)}: it holds {_listed(shapes)}')
-    directions, offsets, middle = (array(one) if one else None for one in wanted)
+            raise UserError(f'"{location}" has no array "{one}"{nearest(one, shapes)}: it holds {_listed(shapes)}')
+    directions, offsets, middle = (array(one) if one else None for one in requested)
     assert directions is not None
     return ConceptArrays(directions=directions, bias=offsets, center=middle, sha256=hashlib.sha256(data).hexdigest())
 
@@ -70,12 +71,12 @@ def read_labels(location: str) -> list[str]:
     """The lines of a local or remote text file, one label per concept.
 
     Raises:
-        ValueError: there is no such file.
+        UserError: there is no such file.
     """
     folder, _, name = location.rpartition("/")
     root = Root.open(folder or ("/" if location.startswith("/") else "."))
     if not root.exists(name):
-        raise ValueError(
+        raise UserError(
             f'labels = "{location}": there is no such file; give a list, or a text file of one label a line'
         )
     return root.read_text(name).splitlines()
@@ -89,7 +90,7 @@ def _safetensors_reader(data: bytes, location: str) -> tuple[Shapes, Reader]:
     try:
         arrays = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise ValueError(f'"{location}" is no valid safetensors file: {error}') from error
+        raise UserError(f'"{location}" is no valid safetensors file: {error}') from error
     return {name: str(list(value.shape)) for name, value in arrays.items()}, lambda name: _real(
         arrays[name], location, name
     )
@@ -99,19 +100,19 @@ def _npz_reader(data: bytes, location: str) -> tuple[Shapes, Reader]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:
-        raise ValueError(f'"{location}" is no valid npz file: {error}; write it with numpy.savez') from error
+        raise UserError(f'"{location}" is no valid npz file: {error}; write it with numpy.savez') from error
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
     def read(name: str) -> Tensor:
         # The size is checked before anything is unpacked: a few bytes may stand for very many.
         if members[name].file_size > MAX_FILE_BYTES:
-            raise ValueError(f'"{location}", array "{name}" has {members[name].file_size:,} bytes: too many to read')
+            raise UserError(f'"{location}", array "{name}" has {members[name].file_size:,} bytes: too many to read')
         try:
             array = np.lib.format.read_array(io.BytesIO(archive.read(members[name])), allow_pickle=False)
         except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f'"{location}", array "{name}" cannot be read: {error}') from error
+            raise UserError(f'"{location}", array "{name}" cannot be read: {error}') from error
         if array.dtype.kind not in "fiub":
-            raise ValueError(f'"{location}", array "{name}" is of type {array.dtype}; expected real numbers')
+            raise UserError(f'"{location}", array "{name}" is of type {array.dtype}; expected real numbers')
         return torch.from_numpy(array.astype(np.float32))
 
     return dict.fromkeys(members, ""), read
@@ -119,7 +120,7 @@ def _npz_reader(data: bytes, location: str) -> tuple[Shapes, Reader]:
 
 def _real(array: Tensor, location: str, name: str) -> Tensor:
     if array.is_complex():
-        raise ValueError(f'"{location}", array "{name}" is of type {array.dtype}; expected real numbers')
+        raise UserError(f'"{location}", array "{name}" is of type {array.dtype}; expected real numbers')
     return array.float()
 
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.derived_layers.insert import insert
+from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
-from pipeline.models.derived_layer import AddedLayer, floating_dtype
+from pipeline.models.derived_layer import DerivedLayer, floating_dtype
 from pipeline.neurons import nearest
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Activation = Literal["projection", "relu", "cosine"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
-class ConceptSet(AddedLayer):
+class ConceptSet(DerivedLayer):
     """K directions, evaluated at every position of a layer's output.
 
     Args:
@@ -98,7 +99,7 @@ def add_concepts(
     Args:
         model: extended in place.
         name: of the set: letters, digits and `_`.
-        layer: the layer whose features they are directions of, C units; may be an added layer itself.
+        layer: the layer whose features they are directions of, C units; may be an derived layer itself.
         directions: `[K, C]`, or `[C]` for a single one. A direction of zeros makes a unit that is always silent.
         bias: `[K]`, the threshold of a linear probe or an autoencoder's encoder.
         center: `[C]`, subtracted from the features: the mean of a PCA, or an autoencoder's decoder bias.
@@ -112,31 +113,31 @@ def add_concepts(
         The new layer's name.
 
     Raises:
-        ValueError: an unknown layer or activation, shapes that do not fit, values that are not finite, or a name that
+        UserError: an unknown layer or activation, shapes that do not fit, values that are not finite, or a name that
             is taken.
     """
     layer = model.resolve_layer(layer)
     what, num_channels = f"{KIND}.{name}", model.units(layer)
     if activation not in ACTIVATIONS:
-        raise ValueError(
+        raise UserError(
             f'{what}: activation = "{activation}"{nearest(activation, ACTIVATIONS)}: expected one of '
             f"{', '.join(ACTIVATIONS)}"
         )
     directions = directions[None] if directions.ndim == 1 else directions
     if directions.ndim != 2 or directions.shape[1] != num_channels or not len(directions):
         is_transposed = directions.ndim == 2 and directions.shape[0] == num_channels
-        raise ValueError(
+        raise UserError(
             f"{what}: directions have the shape {list(directions.shape)}, expected [K, {num_channels}], one row for "
             f'each of K concepts, since layer "{layer}" has {num_channels} units'
             + ("; they fit when transposed (transpose = true in a recipe)" if is_transposed else "")
         )
     if activation == "cosine" and bias is not None:
-        raise ValueError(f'{what}: a bias has no meaning beside activation = "cosine"; leave one of them out')
+        raise UserError(f'{what}: a bias has no meaning beside activation = "cosine"; leave one of them out')
     rows = _checked(directions, list(directions.shape), f"{what}: directions")
     offsets = None if bias is None else _checked(bias, [len(rows)], f"{what}: bias")
     middle = None if center is None else _checked(center, [num_channels], f"{what}: center")
     if labels and len(labels) != len(rows):
-        raise ValueError(f"{what}: {len(labels)} labels for {len(rows)} concepts; expected one each, or none")
+        raise UserError(f"{what}: {len(labels)} labels for {len(rows)} concepts; expected one each, or none")
     if normalize or activation == "cosine":
         length = rows.norm(dim=1)
         scale = torch.where(length > 0, length, 1.0).reciprocal()
@@ -149,7 +150,7 @@ def add_concepts(
 def _checked(values: Tensor, shape: list[int], what: str) -> Tensor:
     """Finite values of a shape, as float32 apart from the caller's tensor."""
     if list(values.shape) != shape:
-        raise ValueError(f"{what} has the shape {list(values.shape)}, expected {shape}")
+        raise UserError(f"{what} has the shape {list(values.shape)}, expected {shape}")
     if values.is_complex() or not torch.isfinite(values).all():
-        raise ValueError(f"{what} holds values that are complex, infinite or no numbers; expected finite real numbers")
+        raise UserError(f"{what} holds values that are complex, infinite or no numbers; expected finite real numbers")
     return values.detach().to(dtype=torch.float32, device="cpu", copy=True)

@@ -1,4 +1,4 @@
-"""Which photographs pictures are compared with: a random panel of the data set, and the exemplars of each neuron."""
+"""Which dataset images visualizations are compared with: a random panel of the data set, and the top-activating images of each neuron."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,40 +13,42 @@ from pipeline.references.store import read_references
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photographs:
-    """The photographs that the pictures of a recipe are compared with, as sample ids.
+class ComparisonImages:
+    """The dataset images that the visualizations of a recipe are compared with, as sample ids.
 
     Attributes:
         panel: drawn at random from the data set, ascending.
-        exemplars: layer → unit → those that excite it most, but for its references; strongest first.
-        references: layer → unit → those that its pictures were aligned with, of all its facets.
+        top_images: layer → unit → those that activate it most, but for its references; strongest first.
+        references: layer → unit → those that its visualizations were aligned with, of all its facets.
     """
 
-    panel: tuple[int, ...]
-    exemplars: Mapping[str, Mapping[int, tuple[int, ...]]]
+    comparison_images: tuple[int, ...]
+    top_images: Mapping[str, Mapping[int, tuple[int, ...]]]
     references: Mapping[str, Mapping[int, frozenset[int]]]
 
-    def of_layer(self, layer: str) -> "Photographs":
-        """Those that pictures of one layer are compared with."""
-        return replace(self, exemplars={layer: self.exemplars[layer]}, references={layer: self.references[layer]})
+    def of_layer(self, layer: str) -> "ComparisonImages":
+        """Those that visualizations of one layer are compared with."""
+        return replace(self, top_images={layer: self.top_images[layer]}, references={layer: self.references[layer]})
 
     @property
     def further(self) -> list[int]:
-        """The exemplars that are not on the panel, each once, ascending."""
-        every = {sample for units in self.exemplars.values() for samples in units.values() for sample in samples}
-        return sorted(every - set(self.panel))
+        """The top-activating images that are not on the panel, each once, ascending."""
+        every = {sample for units in self.top_images.values() for samples in units.values() for sample in samples}
+        return sorted(every - set(self.comparison_images))
 
     def labeled(self, statistics: StatisticsStore, layer: str, classes: Collection[int]) -> list[int]:
-        """Of the panel and the exemplars of the layer of classes those labeled with one of the classes, ascending."""
-        exemplars = self.exemplars.get(layer, {}).values()
-        every = np.array(sorted({*self.panel, *(sample for members in exemplars for sample in members)}), np.int64)
+        """Of the panel and the top-activating images of the layer of classes those labeled with one of the classes, ascending."""
+        top_images = self.top_images.get(layer, {}).values()
+        every = np.array(
+            sorted({*self.comparison_images, *(sample for members in top_images for sample in members)}), np.int64
+        )
         return every[np.isin(statistics.samples.labels(every), sorted(classes))].tolist()
 
 
-def choose_photographs(
+def choose_comparison_images(
     root: Root, recipe: Recipe, statistics: StatisticsStore, units: Mapping[str, Sequence[int]]
-) -> Photographs:
-    """The panel of a run and the exemplars of some units.
+) -> ComparisonImages:
+    """The panel of a run and the top-activating images of some units.
 
     Args:
         root: the atlas folder; the references of the units are there.
@@ -55,12 +57,12 @@ def choose_photographs(
         units: layer → the units.
     """
     references = {layer: _references_of(root, layer, recipe.targets.facets) for layer in units}
-    return Photographs(
-        panel=choose_panel(statistics.samples.ids, recipe.evaluate.num_photographs, recipe.seed),
-        exemplars={
+    return ComparisonImages(
+        comparison_images=choose_sample(statistics.samples.ids, recipe.evaluate.num_dataset_images, recipe.seed),
+        top_images={
             layer: {
-                unit: choose_exemplars(
-                    statistics, layer, unit, references[layer].get(unit, frozenset()), recipe.evaluate.num_exemplars
+                unit: choose_top_images(
+                    statistics, layer, unit, references[layer].get(unit, frozenset()), recipe.evaluate.num_top_images
                 )
                 for unit in members
             }
@@ -70,7 +72,7 @@ def choose_photographs(
     )
 
 
-def choose_panel(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
+def choose_sample(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
     """`count` samples drawn at random without replacement, all if there are no more; ascending.
 
     A larger panel of the same seed contains the smaller one, so that enlarging it only adds work.
@@ -79,14 +81,15 @@ def choose_panel(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
     return tuple(sorted(int(samples[place]) for place in order[:count]))
 
 
-def choose_exemplars(
+def choose_top_images(
     statistics: StatisticsStore, layer: str, unit: int, references: frozenset[int], count: int
 ) -> tuple[int, ...]:
-    """The samples that excite a unit most, strongest first, without its references.
+    """The samples that activate a unit most, strongest first, without its references.
 
-    A picture that is aligned with its references resembles them by construction; to be near other photographs that
-    excite the unit is another matter. They come from the `statistics.top_k` that are kept, so a unit with as many
-    references has none. Photographs that excite it no more than the least exciting one does are none either.
+    A visualization that is aligned with its references resembles them by construction; to be near other dataset images
+    that activate the unit is another matter. They come from the `statistics.top_k` that are kept, so a unit with as
+    many references has none. Dataset images that activate it no more than the minimally activating one does are none
+    either.
     """
     topk = statistics.topk(layer)
     floor = float(statistics.activation_moments(layer).minimum[unit])
@@ -95,21 +98,21 @@ def choose_exemplars(
     return tuple([sample for sample in exciting if sample not in references][:count])
 
 
-def choose_quiet(
-    panel: Sequence[int], activations: np.ndarray, excluded: frozenset[int], count: int, seed: int
+def choose_minimally_activating(
+    comparison_images: Sequence[int], activations: np.ndarray, excluded: frozenset[int], count: int, seed: int
 ) -> tuple[int, ...]:
-    """The samples of the panel that excite a unit least, weakest first.
+    """The comparison images that activate a unit least, weakest first.
 
     Args:
-        panel: sample ids.
-        activations: of the unit, one per sample of the panel.
-        excluded: its exemplars and references.
+        comparison_images: sample ids.
+        activations: of the unit, one per comparison image.
+        excluded: its top-activating images and references.
         count: at most so many.
         seed: decides among equals, of which there are many behind a ReLU.
     """
-    tie_breaks = np.random.default_rng(seed).permutation(len(panel))
+    tie_breaks = np.random.default_rng(seed).permutation(len(comparison_images))
     order = np.lexsort((tie_breaks, activations))
-    return tuple([panel[place] for place in order if panel[place] not in excluded][:count])
+    return tuple([comparison_images[place] for place in order if comparison_images[place] not in excluded][:count])
 
 
 def _references_of(root: Root, layer: str, num_facets: int) -> dict[int, frozenset[int]]:

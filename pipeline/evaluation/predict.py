@@ -1,12 +1,12 @@
-"""A judge looks at photographs and pictures; the atlas's own model also keeps what only it can tell.
+"""An evaluator looks at dataset images and visualizations; the atlas's own model also keeps what only it can tell.
 
-Columns of a look: `embedding` [D] and `logits` [K] (none of a judge that does not classify). Those of the own model
-have besides
+Columns of a look: `embedding` [D] and `logits` [K] (none of an evaluator that does not classify). Those of the own
+model have besides
 
 - `means/LAYER` [C]: the mean of each channel of each feature layer, for path similarity;
-- `activation/LAYER` [U], of the panel's photographs: the activation of each unit of each surveyed layer, by which the
-  photographs that leave a unit quiet are found;
-- `alignment_distance` [1], of pictures: see `alignment_distances`.
+- `activation/LAYER` [U], of the panel's dataset images: the activation of each unit of each recorded layer, by which the
+  dataset images that leave a unit quiet are found;
+- `alignment_distance` [1], of visualizations: see `alignment_distances`.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.activations.accumulators.reduction import extreme_of
-from pipeline.activations.dataset_images import photographs_ahead
+from pipeline.activations.dataset_images import dataset_images_ahead
 from pipeline.activations.store import StatisticsStore
 from pipeline.alignment.losses import NeuronTarget
-from pipeline.evaluation.evaluators.base import Judge
-from pipeline.evaluation.metrics.activation import picture_inputs
-from pipeline.evaluation.predictions import Kind, LookFolder, activation_column
+from pipeline.evaluation.evaluators.base import Evaluator
+from pipeline.evaluation.metrics.activation import visualization_inputs
+from pipeline.evaluation.predictions import Kind, PredictionFolder, activation_column
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 from pipeline.models import Model
@@ -38,16 +38,16 @@ from pipeline.synthesis.methods.vital_target import AlignmentPlan
 from pipeline.synthesis.step import losses_of
 
 _BATCH_SIZE = 16  # images in one forward pass: bounds memory
-_ALIGNED_AT_ONCE = 8  # pictures whose relevance is computed together, as in synthesis
+_ALIGNED_AT_ONCE = 8  # visualizations whose relevance is computed together, as in synthesis
 
 Key = tuple[str, int, str, int]  # layer, unit, method, seed
 
 
-def look_at_photographs(
+def predict_dataset_images(
     root: Root,
     recipe: Recipe,
     statistics: StatisticsStore,
-    judge: Judge,
+    evaluator: Evaluator,
     key: str,
     *,
     kind: Kind,
@@ -55,18 +55,18 @@ def look_at_photographs(
     samples: Sequence[int],
     model: Model | None = None,
 ) -> dict[str, Any]:
-    """Look at some photographs and commit what was seen. Photographs that are no images (any more) are left out.
+    """Look at some dataset images and commit what was seen. Dataset images that are no images (any more) are left out.
 
     Args:
         root: the atlas folder.
         recipe: of the run.
-        statistics: of the run, which know where the photographs lie.
-        judge: who looks.
-        key: of the judge.
-        kind: `panel` or `exemplars`.
-        name: of these photographs together.
+        statistics: of the run, which know where the dataset images lie.
+        evaluator: who looks.
+        key: of the evaluator.
+        kind: `comparison_images` or `top_images`.
+        name: of these dataset images together.
         samples: their ids.
-        model: the atlas's own, if it is the judge.
+        model: the atlas's own, if it is the evaluator.
 
     Returns:
         How many were looked at (`ok`), how many left out (`skipped`), and the path of the commit (`committed`).
@@ -76,83 +76,90 @@ def look_at_photographs(
     problems: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
 
-    def look() -> None:
+    def predict() -> None:
         images = [image for _, image in seen]
-        columns = _answer(judge, images)
+        columns = _answer(evaluator, images)
         if model is not None:
             inputs = torch.stack([model.preprocess(image) for image in images]).to(model.device)
-            layers = statistics.layers if kind == "panel" else []
+            layers = statistics.layers if kind == "comparison_images" else []
             columns |= own_columns(model, inputs, recipe, layers)
         rows.extend(_rows([sample for sample, _ in seen], columns))
         seen.clear()
 
-    for exemplar, photograph in photographs_ahead(
-        statistics.exemplars_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
+    for top_image, dataset_image in dataset_images_ahead(
+        statistics.top_images_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
     ):
-        if isinstance(photograph, BadImage):
-            problems[exemplar.sample] = f'"{exemplar.key}" in {exemplar.tar_shard}: {photograph}'
+        if isinstance(dataset_image, BadImage):
+            problems[top_image.sample] = f'"{top_image.key}" in {top_image.tar_shard}: {dataset_image}'
             continue
-        seen.append((exemplar.sample, photograph))
+        seen.append((top_image.sample, dataset_image))
         if len(seen) == _BATCH_SIZE:
-            look()
+            predict()
     if seen:
-        look()
-    committed = LookFolder(root, key, kind).commit(name, rows, problems)
+        predict()
+    committed = PredictionFolder(root, key, kind).commit(name, rows, problems)
     return {"ok": len(rows), "skipped": len(problems), "committed": committed}
 
 
-def look_at_pictures(
-    root: Root, judge: Judge, key: str, *, name: str, keys: Sequence[Key], pictures: Sequence[np.ndarray], **own: Any
+def predict_visualizations(
+    root: Root,
+    evaluator: Evaluator,
+    key: str,
+    *,
+    name: str,
+    keys: Sequence[Key],
+    visualizations: Sequence[np.ndarray],
+    **own: Any,
 ) -> str:
-    """Look at some pictures (uint8 [H, W, 3] each) and commit what was seen. Returns the path of the commit.
+    """Look at some visualizations (uint8 [H, W, 3] each) and commit what was seen. Returns the path of the commit.
 
     Args:
         root: the atlas folder.
-        judge: who looks.
-        key: of the judge.
-        name: of these pictures together.
+        evaluator: who looks.
+        key: of the evaluator.
+        name: of these visualizations together.
         keys: layer, unit, method and seed of each.
-        pictures: as published.
-        own: of the atlas's own model, the arguments of `own_picture_columns`.
+        visualizations: as published.
+        own: of the atlas's own model, the arguments of `own_visualization_columns`.
     """
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(pictures), _BATCH_SIZE):
+    for start in range(0, len(visualizations), _BATCH_SIZE):
         some = slice(start, start + _BATCH_SIZE)
-        columns = _answer(judge, pictures[some])
+        columns = _answer(evaluator, visualizations[some])
         if own:
             some_own = own | {"units": own["units"][some], "targets": own["targets"][some]}
-            columns |= own_picture_columns(pictures=pictures[some], **some_own)
+            columns |= own_visualization_columns(visualizations=visualizations[some], **some_own)
         rows += _rows(keys[some], columns)
-    return LookFolder(root, key, "pictures").commit(name, rows)
+    return PredictionFolder(root, key, "visualizations").commit(name, rows)
 
 
-def own_picture_columns(
+def own_visualization_columns(
     *,
     model: Model,
     recipe: Recipe,
     plan: AlignmentPlan,
     units: Sequence[int],
     targets: Sequence[NeuronTarget | None],
-    pictures: Sequence[np.ndarray],
+    visualizations: Sequence[np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """What only the atlas's own model can tell of pictures of one layer, [B, …] each.
+    """What only the atlas's own model can tell of visualizations of one layer, [B, …] each.
 
     Args:
         model: the atlas's own.
         recipe: of the run.
         plan: of the layer.
-        units: of each picture.
-        targets: what each picture is to be aligned with, None where there is nothing.
-        pictures: as published.
+        units: of each visualization.
+        targets: what each visualization is to be aligned with, None where there is nothing.
+        visualizations: as published.
     """
-    columns = own_columns(model, picture_inputs(model, pictures), recipe, [])
-    distances = np.full((len(pictures), 1), np.nan, np.float32)
+    columns = own_columns(model, visualization_inputs(model, visualizations), recipe, [])
+    distances = np.full((len(visualizations), 1), np.nan, np.float32)
     aligned = [place for place, target in enumerate(targets) if target is not None]
     for start in range(0, len(aligned), _ALIGNED_AT_ONCE):
         places = aligned[start : start + _ALIGNED_AT_ONCE]
         some = [target for place in places if (target := targets[place]) is not None]
         distances[places, 0] = alignment_distances(
-            model, recipe, plan, [units[place] for place in places], some, [pictures[place] for place in places]
+            model, recipe, plan, [units[place] for place in places], some, [visualizations[place] for place in places]
         )
     return columns | {"alignment_distance": distances}
 
@@ -163,19 +170,19 @@ def alignment_distances(
     plan: AlignmentPlan,
     units: Sequence[int],
     targets: Sequence[NeuronTarget],
-    pictures: Sequence[np.ndarray],
+    visualizations: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """How far the features of published pictures are from the targets of their neurons, float32 [B], ≥ 0.
+    """How far the features of published visualizations are from the targets of their neurons, float32 [B], ≥ 0.
 
-    The sort-matching distance of VITAL (METHOD 2 and 3), whatever method made the picture and whatever distance its own
-    objective used: at each aligned layer the mean squared difference of sorted features, over the variance of the
-    target; for inner neurons of features weighted by relevance, channels weighted by importance; then the mean over
-    layers with the plan's weights. 0 for the target's own distribution. Where no relevance weights anything, 1 for
-    features that are all at the target's mean.
+    The sort-matching distance of VITAL (METHOD 2 and 3), whatever method made the visualization and whatever distance
+    its own objective used: at each aligned layer the mean squared difference of sorted features, over the variance of
+    the target; for intermediate neurons of features weighted by relevance, channels weighted by importance; then the
+    mean over layers with the plan's weights. 0 for the target's own distribution. Where no relevance weights anything,
+    1 for features that are all at the target's mean.
 
     Reference: VITAL (ICCV 2025); the division by the variance is ours, so that layers have a common unit.
     """
-    # Only what an objective needs to be evaluated once; options for how a picture is made have no say here.
+    # Only what an objective needs to be evaluated once; options for how a visualization is made have no say here.
     options = replace(
         options_for(recipe),
         alignment="sort",
@@ -187,7 +194,7 @@ def alignment_distances(
     )
     objective = AlignmentObjective(model, plan.layer, units, targets, options)
     size = (plan.image_size_px, plan.image_size_px)
-    images = [Image.fromarray(picture) for picture in pictures]
+    images = [Image.fromarray(visualization) for visualization in visualizations]
     resized = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images]
     inputs = torch.stack([model.preprocessing.to_tensor(image) for image in resized]).to(model.device)
     with torch.no_grad():
@@ -196,8 +203,8 @@ def alignment_distances(
 
 
 @torch.no_grad()
-def own_columns(model: Model, inputs: Tensor, recipe: Recipe, surveyed: Sequence[str]) -> dict[str, np.ndarray]:
-    """Channel means of the feature layers, activations of the units of surveyed layers: see the module's text."""
+def own_columns(model: Model, inputs: Tensor, recipe: Recipe, recorded: Sequence[str]) -> dict[str, np.ndarray]:
+    """Channel means of the feature layers, activations of the units of recorded layers: see the module's text."""
     means = feature_layers(model, recipe)
     found: dict[str, np.ndarray] = {}
 
@@ -206,14 +213,14 @@ def own_columns(model: Model, inputs: Tensor, recipe: Recipe, surveyed: Sequence
         features = features.flatten(2)[..., model.num_prefix(layer) :] if features.ndim > 2 else features[..., None]
         if layer in means:
             found[f"means/{layer}"] = features.mean(dim=2).cpu().numpy()
-        if layer in surveyed:
+        if layer in recorded:
             activation = (
                 extreme_of(features, torch.amax) if recipe.statistics.activation == "max" else features.mean(dim=2)
             )
             found[activation_column(layer)] = activation.cpu().numpy()
 
     with ExitStack() as stack:
-        for layer in dict.fromkeys([*means, *surveyed]):
+        for layer in dict.fromkeys([*means, *recorded]):
             handle = model.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
             stack.callback(handle.remove)
         model.module(inputs)
@@ -227,8 +234,8 @@ def feature_layers(model: Model, recipe: Recipe) -> list[str]:
     return [layer for layer in model.layers() if layer in names]
 
 
-def _answer(judge: Judge, images: Sequence[Image.Image | np.ndarray]) -> dict[str, np.ndarray]:
-    answer = judge.look(images)
+def _answer(evaluator: Evaluator, images: Sequence[Image.Image | np.ndarray]) -> dict[str, np.ndarray]:
+    answer = evaluator.predict(images)
     return {"embedding": answer.embedding} | ({} if answer.logits is None else {"logits": answer.logits})
 
 

@@ -1,13 +1,14 @@
-"""Looks: what each judge saw, in storage. Numbers that pictures and photographs are compared by, not yet scores.
+"""Looks: what each evaluator saw, in storage. Numbers that visualizations and dataset images are compared by, not yet scores.
 
-run/evaluation/JUDGE/judge.json              which network it is; written when it was first loaded
-run/evaluation/JUDGE/panel/NAME.parquet      embedding and logits of some photographs of the panel
-run/evaluation/JUDGE/exemplars/NAME.parquet  of exemplars that are not on the panel
-run/evaluation/JUDGE/pictures/NAME.parquet   of some pictures
+run/evaluation/EVALUATOR/evaluator.json              which network it is; written when it was first loaded
+run/evaluation/EVALUATOR/comparison_images/NAME.parquet      embedding and logits of some dataset images of the panel
+run/evaluation/EVALUATOR/top_images/NAME.parquet  of top-activating images that are not on the panel
+run/evaluation/EVALUATOR/visualizations/NAME.parquet   of some visualizations
                          .../NAME.json       which of them there are; written last, the commit
 
-JUDGE is `model` for the atlas's own model, whose looks hold more: see `pipeline.evaluation.predict`. A held-out judge's
-folder is named after its name and weights, so that judges can be added and taken away, and each looks once.
+EVALUATOR is `model` for the atlas's own model, whose looks hold more: see `pipeline.evaluation.predict`. A held-out
+evaluator's folder is named after its name and weights, so that evaluators can be added and taken away, and each looks
+once.
 """
 
 import hashlib
@@ -20,20 +21,20 @@ import numpy as np
 
 from pipeline.io.parquet import read_table, write_table
 from pipeline.io.root import Root
-from pipeline.recipe.evaluate import ClipChoice, JudgeChoice
+from pipeline.recipe.evaluate import ClipChoice, EvaluatorChoice
 from pipeline.recipe.recipe import Recipe
 
 FOLDER: Final = "run/evaluation"
-MODEL: Final = "model"  # key and slug of the atlas's own model as a judge
+MODEL: Final = "model"  # key and slug of the atlas's own model as an evaluator
 _MAX_KEY_LENGTH = 48
 
-Kind = Literal["panel", "exemplars", "pictures"]
+Kind = Literal["comparison_images", "top_images", "visualizations"]
 Id = int | tuple[str, int, str, int]  # sample, or (layer, unit, method, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeRecord:
-    """A judge as atlases name it.
+class EvaluatorRecord:
+    """An evaluator as atlases name it.
 
     Attributes:
         key: its folder.
@@ -53,35 +54,35 @@ class JudgeRecord:
     num_classes: int
 
     def published(self) -> dict[str, Any]:
-        """What `provenance.judges` of atlas.json says of it."""
+        """What `provenance.evaluators` of atlas.json says of it."""
         return {name: value for name, value in asdict(self).items() if name != "key"}
 
 
-def judge_key(judge: JudgeChoice) -> str:
-    """The folder of a held-out judge: its slug and a hash of what it is."""
-    digest = hashlib.sha256(json.dumps([judge.name, judge.weights]).encode()).hexdigest()[:8]
-    return f"{judge.slug[:_MAX_KEY_LENGTH]}-{digest}"
+def evaluator_key(evaluator: EvaluatorChoice) -> str:
+    """The folder of a held-out evaluator: its slug and a hash of what it is."""
+    digest = hashlib.sha256(json.dumps([evaluator.name, evaluator.weights]).encode()).hexdigest()[:8]
+    return f"{evaluator.slug[:_MAX_KEY_LENGTH]}-{digest}"
 
 
-def judge_keys(recipe: Recipe) -> list[str]:
-    """The folders of all judges of a recipe: the model's, then those of the others in order."""
-    return [MODEL, *(judge_key(judge) for judge in recipe.evaluate.judges)]
+def evaluator_keys(recipe: Recipe) -> list[str]:
+    """The folders of all evaluators of a recipe: the model's, then those of the others in order."""
+    return [MODEL, *(evaluator_key(evaluator) for evaluator in recipe.evaluate.evaluators)]
 
 
-def read_judge(root: Root, key: str) -> JudgeRecord | None:
-    """The record of a judge that was loaded before, or None."""
-    path = f"{FOLDER}/{key}/judge.json"
-    return JudgeRecord(**root.read_json(path)) if root.exists(path) else None
+def read_evaluator(root: Root, key: str) -> EvaluatorRecord | None:
+    """The record of an evaluator that was loaded before, or None."""
+    path = f"{FOLDER}/{key}/evaluator.json"
+    return EvaluatorRecord(**root.read_json(path)) if root.exists(path) else None
 
 
-def write_judge(root: Root, record: JudgeRecord) -> None:
-    """Keep the record of a judge."""
-    root.write_json(f"{FOLDER}/{record.key}/judge.json", asdict(record))
+def write_evaluator(root: Root, record: EvaluatorRecord) -> None:
+    """Keep the record of an evaluator."""
+    root.write_json(f"{FOLDER}/{record.key}/evaluator.json", asdict(record))
 
 
-def role_of(judge: JudgeChoice) -> str:
+def role_of(evaluator: EvaluatorChoice) -> str:
     """`clip` or `held-out`."""
-    return "clip" if isinstance(judge, ClipChoice) else "held-out"
+    return "clip" if isinstance(evaluator, ClipChoice) else "held-out"
 
 
 def activation_column(layer: str) -> str:
@@ -89,13 +90,13 @@ def activation_column(layer: str) -> str:
     return f"activation/{layer}"
 
 
-class LookFolder:
-    """The looks of one judge at things of one kind."""
+class PredictionFolder:
+    """The looks of one evaluator at things of one kind."""
 
     def __init__(self, root: Root, key: str, kind: Kind) -> None:
         self._root = root
         self._path = f"{FOLDER}/{key}/{kind}"
-        self._is_pictures = kind == "pictures"
+        self._is_visualizations = kind == "visualizations"
 
     def commit(self, name: str, rows: Sequence[Mapping[str, Any]], problems: Mapping[int, str] | None = None) -> str:
         """Commit the looks at some things; the same things have the same name. Returns the path of the commit.
@@ -123,7 +124,7 @@ class LookFolder:
         return path
 
     def committed(self, columns: Collection[str] = ()) -> set[Hashable]:
-        """What was looked at and has these columns; photographs that could not be read are among it."""
+        """What was looked at and has these columns; dataset images that could not be read are among it."""
         found: set[Hashable] = set()
         for _, entry in self._entries():
             found.update(dict(entry["problems"]))
@@ -139,12 +140,12 @@ class LookFolder:
         """The names of what is committed, sorted; they depend on the things looked at alone."""
         return [name.removesuffix(".json") for name in self._root.list(self._path) if name.endswith(".json")]
 
-    def read(self, columns: Sequence[str], wanted: Collection[Any]) -> dict[Any, dict[str, np.ndarray]]:
-        """Id → column → float32 array, of those of `wanted` that were looked at; file by file, so little is held."""
-        wanted = set(wanted)
+    def read(self, columns: Sequence[str], requested: Collection[Any]) -> dict[Any, dict[str, np.ndarray]]:
+        """Id → column → float32 array, of those of `requested` that were looked at; file by file, so little is held."""
+        requested = set(requested)
         found: dict[Any, dict[str, np.ndarray]] = {}
         for name, entry in self._entries():
-            places = {found_id: place for place, found_id in enumerate(self._ids(entry)) if found_id in wanted}
+            places = {found_id: place for place, found_id in enumerate(self._ids(entry)) if found_id in requested}
             if not places:
                 continue
             table = read_table(self._root, f"{self._path}/{name}.parquet", columns)
@@ -157,17 +158,17 @@ class LookFolder:
             yield name, self._root.read_json(f"{self._path}/{name}.json")
 
     def _ids(self, entry: Mapping[str, Any]) -> list[Any]:
-        return [tuple(found) for found in entry["ids"]] if self._is_pictures else entry["ids"]
+        return [tuple(found) for found in entry["ids"]] if self._is_visualizations else entry["ids"]
 
 
-def read_photographs(
+def read_dataset_images(
     root: Root, key: str, columns: Sequence[str], samples: Collection[int]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Sample → column → what a judge saw of it, float32, ascending; of the samples that were looked at.
+    """Sample → column → what an evaluator saw of it, float32, ascending; of the samples that were looked at.
 
     Those of the panel are taken from there, since its looks hold all that the others do.
     """
     found: dict[int, dict[str, np.ndarray]] = {}
-    for kind in ("exemplars", "panel"):
-        found |= LookFolder(root, key, kind).read(columns, samples)
+    for kind in ("top_images", "comparison_images"):
+        found |= PredictionFolder(root, key, kind).read(columns, samples)
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Scores of the methods of an atlas: means over neurons, and distances between sets of pictures and photographs.
+"""Scores of the methods of an atlas: means over neurons, and distances between sets of visualizations and dataset images.
 
 Written as `run/evaluation/scores.parquet` and `scores.md`, which `build` publishes. What a run cannot measure is left
 out and said so.
@@ -12,15 +12,15 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.activations.store import StatisticsStore
-from pipeline.atlas.format.schema import PICTURED_STATUSES, STATUSES
-from pipeline.atlas.format.scores import KINDS, PHOTOGRAPHS, SUMMARY_SCHEMA, code, scores_text
-from pipeline.evaluation.comparison_images import Photographs
+from pipeline.atlas.format.schema import STATUSES, VISUALIZED_STATUSES
+from pipeline.atlas.format.scores import DATASET_IMAGES, KINDS, SUMMARY_SCHEMA, code, scores_text
+from pipeline.evaluation.comparison_images import ComparisonImages
 from pipeline.evaluation.derived import held_out_classifiers, interpreters, labels_of
 from pipeline.evaluation.metrics.accuracy import class_rank
 from pipeline.evaluation.metrics.bootstrap import mean_interval
 from pipeline.evaluation.metrics.diversity import diversity
 from pipeline.evaluation.metrics.fid_kid import frechet_distance, inception_score, kernel_distance
-from pipeline.evaluation.predictions import FOLDER, MODEL, JudgeRecord, LookFolder, read_photographs
+from pipeline.evaluation.predictions import FOLDER, MODEL, EvaluatorRecord, PredictionFolder, read_dataset_images
 from pipeline.io.parquet import write_table
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
@@ -28,8 +28,8 @@ from pipeline.recipe.recipe import Recipe
 SUMMARY_TABLE: Final = f"{FOLDER}/scores.parquet"
 SUMMARY_TEXT: Final = f"{FOLDER}/scores.md"
 SUMMARY_MARKER: Final = f"{FOLDER}/summary.json"
-# Fewer pictures or photographs have no distribution worth the name.
-MIN_PICTURES: Final = 10
+# Fewer visualizations or dataset images have no distribution worth the name.
+MIN_VISUALIZATIONS: Final = 10
 RESAMPLES: Final = 2_000  # of the bootstrap: its own error is then a twentieth of the interval's width
 
 Row = dict[str, Any]
@@ -44,9 +44,9 @@ class Summarizer:
         root: the atlas folder.
         recipe: of the run.
         statistics: of the run.
-        photographs: of the run.
-        judges: the model's record first.
-        rows: of the pictures that the recipe wants, with all their scores; failed ones too.
+        dataset_images: of the run.
+        evaluators: the model's record first.
+        rows: of the visualizations that the recipe wants, with all their scores; failed ones too.
         class_layer: the layer whose neurons are classes, None if there is none.
         left_out: what could not be measured, filled in by `summarize`.
     """
@@ -54,8 +54,8 @@ class Summarizer:
     root: Root
     recipe: Recipe
     statistics: StatisticsStore
-    photographs: Photographs
-    judges: Sequence[JudgeRecord]
+    dataset_images: ComparisonImages
+    evaluators: Sequence[EvaluatorRecord]
     rows: Sequence[Row]
     class_layer: str | None
     left_out: list[str] = field(default_factory=list)
@@ -72,12 +72,14 @@ class Summarizer:
                 if kind == "all":  # accuracy is of the classes alone
                     found = [one for one in found if not one["metric"].startswith("accuracy")]
                 summary += [place | one for one in found]
-                if kind == "inner":
+                if kind == "intermediate":
                     for layer in dict.fromkeys(row["layer"] for row in rows):
                         of_layer = self._means([row for row in rows if row["layer"] == layer])
                         summary += [place | {"layer": layer} | one for one in of_layer]
-            for judge in self.judges:
-                summary += [{"layer": "", "kind": kind} | found for found in self._of_judge(judge, kind, of_kind)]
+            for evaluator in self.evaluators:
+                summary += [
+                    {"layer": "", "kind": kind} | found for found in self._of_evaluator(evaluator, kind, of_kind)
+                ]
         self._note_what_is_missing(summary)
         return [
             {name: row.get(name) for name in SUMMARY_SCHEMA}
@@ -85,172 +87,185 @@ class Summarizer:
             if row["value"] is not None and np.isfinite(row["value"])
         ]
 
-    # ---- means over neurons of the scores of pictures ----
+    # ---- means over neurons of the scores of visualizations ----
 
     def _means(self, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-        rows = [row | {"beats_best_photograph": _beats_best(row)} for row in rows if row["status"] in PICTURED_STATUSES]
-        for metric, judge, column in self._columns():
+        rows = [
+            row | {"exceeds_max_activation": _exceeds_max(row)} for row in rows if row["status"] in VISUALIZED_STATUSES
+        ]
+        for metric, evaluator, column in self._columns():
             by_neuron: dict[tuple[str, int], list[float]] = {}
             for row in rows:
                 if row.get(column) is not None:
                     by_neuron.setdefault((row["layer"], row["unit"]), []).append(row[column])
             if by_neuron:
                 means = [float(np.mean(values)) for _, values in sorted(by_neuron.items())]
-                yield _interval(metric, judge, means, sum(map(len, by_neuron.values())))
+                yield _interval(metric, evaluator, means, sum(map(len, by_neuron.values())))
 
     def _columns(self) -> list[tuple[str, str, str]]:
-        """(metric, judge, column of the pictures' rows) of what is averaged over neurons."""
+        """(metric, evaluator, column of the visualizations' rows) of what is averaged over neurons."""
         found = [
             ("activation_percentile", "", "activation_percentile"),
             ("activation_ratio", "", "activation_ratio"),
-            ("beats_best_photograph", "", "beats_best_photograph"),
+            ("exceeds_max_activation", "", "exceeds_max_activation"),
             ("path_similarity", MODEL, "path_similarity"),
             ("alignment_distance", MODEL, "alignment_distance"),
         ]
-        for place, judge in enumerate(interpreters(self.judges)):
-            found.append(("mis", judge.slug, "mis" if place == 0 else f"mis_{judge.slug}"))
+        for place, evaluator in enumerate(interpreters(self.evaluators)):
+            found.append(("two_afc", evaluator.slug, "two_afc" if place == 0 else f"mis_{evaluator.slug}"))
         for k in (1, 5):
             found.append((f"accuracy_top{k}", MODEL, f"accuracy_top{k}"))
             found += [
-                (f"accuracy_top{k}", judge.slug, f"accuracy_top{k}_{judge.slug}")
-                for judge in held_out_classifiers(self.judges)
+                (f"accuracy_top{k}", evaluator.slug, f"accuracy_top{k}_{evaluator.slug}")
+                for evaluator in held_out_classifiers(self.evaluators)
             ]
         return found
 
-    # ---- sets of pictures against sets of photographs, in the space of one judge ----
+    # ---- sets of visualizations against sets of dataset images, in the space of one evaluator ----
 
-    def _of_judge(self, judge: JudgeRecord, kind: str, of_kind: Sequence[Row]) -> Iterator[dict[str, Any]]:
-        pictured = [row for row in of_kind if row["status"] in PICTURED_STATUSES]
-        keys = [(row["layer"], row["unit"], row["method"], row["seed"]) for row in pictured]
-        columns = ["embedding", *(["logits"] if judge.num_classes else [])]
-        looks = LookFolder(self.root, judge.key, "pictures").read(columns, keys)
-        photographs = read_photographs(self.root, judge.key, columns, {*self.photographs.panel, *self._labeled})
-        real = self._real(kind, photographs)
+    def _of_evaluator(self, evaluator: EvaluatorRecord, kind: str, of_kind: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        visualized = [row for row in of_kind if row["status"] in VISUALIZED_STATUSES]
+        keys = [(row["layer"], row["unit"], row["method"], row["seed"]) for row in visualized]
+        columns = ["embedding", *(["logits"] if evaluator.num_classes else [])]
+        predictions = PredictionFolder(self.root, evaluator.key, "visualizations").read(columns, keys)
+        dataset_images = read_dataset_images(
+            self.root, evaluator.key, columns, {*self.dataset_images.comparison_images, *self._labeled}
+        )
+        real = self._real(kind, dataset_images)
         sizes = []
-        for method in self._methods(pictured):
-            own = [key for key in keys if key[2] == method and key in looks]
+        for method in self._methods(visualized):
+            own = [key for key in keys if key[2] == method and key in predictions]
             if not own:
                 continue
-            made = np.stack([looks[key]["embedding"] for key in own])
-            place = {"method": method, "judge": judge.slug, "num_pictures": len(own)}
-            yield from _diversity(place, own, looks)
-            if len(own) < MIN_PICTURES or len(real) < MIN_PICTURES:
+            made = np.stack([predictions[key]["embedding"] for key in own])
+            place = {"method": method, "evaluator": evaluator.slug, "num_visualizations": len(own)}
+            yield from _diversity(place, own, predictions)
+            if len(own) < MIN_VISUALIZATIONS or len(real) < MIN_VISUALIZATIONS:
                 continue
             sizes.append(len(own))
             yield from _distances(place, real, made)
-            if judge.num_classes:
-                logits = np.stack([looks[key]["logits"] for key in own])
+            if evaluator.num_classes:
+                logits = np.stack([predictions[key]["logits"] for key in own])
                 yield place | {"metric": "inception_score", "value": inception_score(logits)}
-        place = {"method": PHOTOGRAPHS, "judge": judge.slug}
-        # Two disjoint sets of photographs, one of them as large as the pictures of a method: the least to be reached.
+        place = {"method": DATASET_IMAGES, "evaluator": evaluator.slug}
+        # Two disjoint sets of dataset images, one of them as large as the visualizations of a method: the least to be
+        # reached.
         size = min(max(sizes, default=0), len(real) // 2)
-        if size >= MIN_PICTURES:
+        if size >= MIN_VISUALIZATIONS:
             order = np.random.default_rng(self.recipe.seed).permutation(len(real))
-            yield from _distances(place | {"num_pictures": size}, real[order[size:]], real[order[:size]])
-        if kind == "class" and judge.num_classes and judge in (self.judges[0], *held_out_classifiers(self.judges)):
-            yield from self._naming_of_photographs(place, photographs)
+            yield from _distances(place | {"num_visualizations": size}, real[order[size:]], real[order[:size]])
+        if (
+            kind == "class"
+            and evaluator.num_classes
+            and evaluator in (self.evaluators[0], *held_out_classifiers(self.evaluators))
+        ):
+            yield from self._naming_of_dataset_images(place, dataset_images)
 
-    def _naming_of_photographs(self, place: Row, photographs: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
-        """How often the judge names the labeled photographs of the panel, whatever their class."""
-        panel = np.array([sample for sample in self.photographs.panel if sample in photographs], np.int64)
+    def _naming_of_dataset_images(self, place: Row, dataset_images: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+        """How often the evaluator names the labeled dataset images of the panel, whatever their class."""
+        comparison_images = np.array(
+            [sample for sample in self.dataset_images.comparison_images if sample in dataset_images], np.int64
+        )
         ranks = [
-            class_rank(photographs[sample]["logits"], int(label))
-            for sample, label in zip(panel.tolist(), labels_of(self.statistics, panel), strict=True)
+            class_rank(dataset_images[sample]["logits"], int(label))
+            for sample, label in zip(
+                comparison_images.tolist(), labels_of(self.statistics, comparison_images), strict=True
+            )
             if label >= 0
         ]
         for k in (1, 5):
             if ranks:
                 named = [float(rank < k) for rank in ranks]
-                yield place | _interval(f"accuracy_top{k}", place["judge"], named, len(ranks))
+                yield place | _interval(f"accuracy_top{k}", place["evaluator"], named, len(ranks))
 
-    def _real(self, kind: str, photographs: Mapping[int, Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Embeddings [N, D] of the photographs that pictures of a kind are held against.
+    def _real(self, kind: str, dataset_images: Mapping[int, Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Embeddings [N, D] of the dataset images that visualizations of a kind are held against.
 
         Of classes those labeled with one of them, as many as were looked at, if there are enough; else the panel.
         """
-        chosen = self._labeled if kind == "class" and self._real_are_labeled else self.photographs.panel
-        seen = [photographs[sample]["embedding"] for sample in chosen if sample in photographs]
+        chosen = self._labeled if kind == "class" and self._real_are_labeled else self.dataset_images.comparison_images
+        seen = [dataset_images[sample]["embedding"] for sample in chosen if sample in dataset_images]
         return np.stack(seen) if seen else np.empty((0, 0))
 
     @cached_property
     def _labeled(self) -> list[int]:
-        """The photographs labeled with one of the classes that there are pictures of."""
+        """The dataset images labeled with one of the classes that there are visualizations of."""
         classes = {row["unit"] for row in self.rows if row["layer"] == self.class_layer}
-        return self.photographs.labeled(self.statistics, self.class_layer or "", classes)
+        return self.dataset_images.labeled(self.statistics, self.class_layer or "", classes)
 
     @property
     def _real_are_labeled(self) -> bool:
-        return len(self._labeled) >= MIN_PICTURES
+        return len(self._labeled) >= MIN_VISUALIZATIONS
 
     # ---- words ----
 
     def facts(self) -> list[str]:
         """What the numbers are of, a sentence each."""
-        (own, *others) = self.judges
-        count = self.recipe.evaluate.num_exemplars
+        (own, *others) = self.evaluators
+        count = self.recipe.evaluate.num_top_images
         labeled = "those labeled with one of the classes" if self._real_are_labeled else "the panel"
         lines = [
-            f"Pictures are compared with a panel of {len(self.photographs.panel)} photographs, drawn at random from "
-            f"{self.statistics.num_samples}, and with up to {count} per neuron that excite it most and that its "
-            "pictures were not made from.",
+            f"Visualizations are compared with a panel of {len(self.dataset_images.comparison_images)} dataset images, drawn at random from "
+            f"{self.statistics.num_samples}, and with up to {count} per neuron that activate it most and that its "
+            "visualizations were not made from.",
             f"FID and KID of classes are distances to {labeled}, all others to the panel.",
             f"`{MODEL}` is the network of the atlas itself, {code(own.name)} (weights {own.weights_sha256[:12]}).",
         ]
         lines += [
-            f"`{judge.slug}` is {code(judge.name)} (weights {judge.weights_sha256[:12]}), held out: it had no part in "
-            "making the pictures."
-            for judge in others
+            f"`{evaluator.slug}` is {code(evaluator.name)} (weights {evaluator.weights_sha256[:12]}), held out: it had no part in "
+            "making the visualizations."
+            for evaluator in others
         ]
         return lines
 
     def _note_what_is_missing(self, summary: Sequence[Row]) -> None:
         notes, found = self.left_out, {row["metric"] for row in summary}
-        if len(self.judges) == 1:
+        if len(self.evaluators) == 1:
             notes.append(
                 "Recognition by others: no held-out network is named in `evaluate.held_out_models`, so the model is "
-                "the only judge of its own pictures."
+                "the only evaluator of its own visualizations."
             )
         if self.recipe.evaluate.clip is None:
             notes.append("CLIP zero-shot accuracy: `evaluate.clip` names no network.")
-        named = held_out_classifiers(self.judges)
-        for judge in self.judges[1:]:
-            if judge not in named:
+        named = held_out_classifiers(self.evaluators)
+        for evaluator in self.evaluators[1:]:
+            if evaluator not in named:
                 notes.append(
-                    f"Accuracy by `{judge.slug}`: it has {judge.num_classes or 'no'} classes, the model "
-                    f"{self.judges[0].num_classes}."
+                    f"Accuracy by `{evaluator.slug}`: it has {evaluator.num_classes or 'no'} classes, the model "
+                    f"{self.evaluators[0].num_classes}."
                 )
         has_classes = any(self._kind(row) == "class" for row in self.rows)
-        if has_classes and not any(r["method"] == PHOTOGRAPHS and r["metric"] == "accuracy_top1" for r in summary):
-            notes.append("Accuracy on photographs: none of the panel is labeled with a class of the model.")
+        if has_classes and not any(r["method"] == DATASET_IMAGES and r["metric"] == "accuracy_top1" for r in summary):
+            notes.append("Accuracy on dataset images: none of the panel is labeled with a class of the model.")
         if has_classes and not self._real_are_labeled:
             notes.append(
-                f"FID and KID of classes to photographs of those classes: fewer than {MIN_PICTURES} that were looked "
+                f"FID and KID of classes to dataset images of those classes: fewer than {MIN_VISUALIZATIONS} that were looked "
                 "at are labeled with one."
             )
         if "diversity" not in found:
-            notes.append("Diversity: one picture per neuron; `visualize.seeds` makes more.")
+            notes.append("Diversity: one visualization per neuron; `visualize.seeds` makes more.")
         for kind in KINDS[:-1]:
             of_kind = [row for row in self.rows if self._kind(row) == kind]
             for method in self._methods(of_kind):
                 rows = [row for row in of_kind if row["method"] == method]
                 place = f"of {kind} neurons by `{method}`"
-                count = sum(row["status"] in PICTURED_STATUSES for row in rows)
-                if count < MIN_PICTURES or len(self.photographs.panel) < MIN_PICTURES:
+                count = sum(row["status"] in VISUALIZED_STATUSES for row in rows)
+                if count < MIN_VISUALIZATIONS or len(self.dataset_images.comparison_images) < MIN_VISUALIZATIONS:
                     notes.append(
-                        f"FID, KID and Inception Score {place}: {count} pictures, {len(self.photographs.panel)} "
-                        f"photographs; at least {MIN_PICTURES} of each are needed."
+                        f"FID, KID and Inception Score {place}: {count} visualizations, {len(self.dataset_images.comparison_images)} "
+                        f"dataset images; at least {MIN_VISUALIZATIONS} of each are needed."
                     )
-                for column, what in (("mis", "MIS"), ("path_similarity", "Path similarity")):
-                    without = sum(row["status"] in PICTURED_STATUSES and row.get(column) is None for row in rows)
+                for column, what in (("two_afc", "TWO_AFC"), ("path_similarity", "Path similarity")):
+                    without = sum(row["status"] in VISUALIZED_STATUSES and row.get(column) is None for row in rows)
                     if without:
                         notes.append(
-                            f"{what} {place}: {without} of {count} pictures have none: too few photographs that excite "
+                            f"{what} {place}: {without} of {count} visualizations have none: too few dataset images that activate "
                             "their neuron are left beside its references (raise `statistics.top_k`), or the network "
                             "does not tell them from others."
                         )
 
     def _kind(self, row: Row) -> str:
-        return "class" if row["layer"] == self.class_layer else "inner"
+        return "class" if row["layer"] == self.class_layer else "intermediate"
 
     def _methods(self, rows: Sequence[Row]) -> list[str]:
         used = {row["method"] for row in rows}
@@ -269,7 +284,7 @@ def write_summary(summarizer: Summarizer, *, sources: str) -> dict[str, Any]:
     )
     marker = {
         "sources": sources,
-        "judges": [judge.published() for judge in summarizer.judges],
+        "evaluators": [evaluator.published() for evaluator in summarizer.evaluators],
         "left_out": summarizer.left_out,
     }
     write_table(root, SUMMARY_TABLE, rows, SUMMARY_SCHEMA)
@@ -281,14 +296,21 @@ def write_summary(summarizer: Summarizer, *, sources: str) -> dict[str, Any]:
 def _counts(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for status in STATUSES:
         count = sum(row["status"] == status for row in rows)
-        yield {"metric": f"num_{status}", "judge": "", "value": float(count), "num_pictures": len(rows)}
+        yield {"metric": f"num_{status}", "evaluator": "", "value": float(count), "num_visualizations": len(rows)}
 
 
-def _interval(metric: str, judge: str, values: Sequence[float], num_pictures: int) -> dict[str, Any]:
+def _interval(metric: str, evaluator: str, values: Sequence[float], num_visualizations: int) -> dict[str, Any]:
     mean, low, high = mean_interval(values, resamples=RESAMPLES)
     # A mean of equal values may lie a rounding error outside of the interval of its own resamples.
     low, high = min(low, mean), max(high, mean)
-    return {"metric": metric, "judge": judge, "value": mean, "low": low, "high": high, "num_pictures": num_pictures}
+    return {
+        "metric": metric,
+        "evaluator": evaluator,
+        "value": mean,
+        "low": low,
+        "high": high,
+        "num_visualizations": num_visualizations,
+    }
 
 
 def _distances(place: Row, real: np.ndarray, made: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -297,19 +319,19 @@ def _distances(place: Row, real: np.ndarray, made: np.ndarray) -> Iterator[dict[
         yield {**place, "metric": metric, "value": distance(real, made)}
 
 
-def _diversity(place: Row, keys: Sequence[Key], looks: Mapping[Key, Any]) -> Iterator[dict[str, Any]]:
-    """Mean over neurons of the diversity of each one's pictures, if there are several."""
+def _diversity(place: Row, keys: Sequence[Key], predictions: Mapping[Key, Any]) -> Iterator[dict[str, Any]]:
+    """Mean over neurons of the diversity of each one's visualizations, if there are several."""
     by_neuron: dict[tuple[str, int], list[Key]] = {}
     for key in keys:
         by_neuron.setdefault(key[:2], []).append(key)
     several = {neuron: own for neuron, own in sorted(by_neuron.items()) if len(own) > 1}
     if several:
-        values = [diversity(np.stack([looks[key]["embedding"] for key in own])) for own in several.values()]
-        yield {**place, **_interval("diversity", place["judge"], values, sum(map(len, several.values())))}
+        values = [diversity(np.stack([predictions[key]["embedding"] for key in own])) for own in several.values()]
+        yield {**place, **_interval("diversity", place["evaluator"], values, sum(map(len, several.values())))}
 
 
-def _beats_best(row: Row) -> float | None:
-    """1 if the picture excites its neuron more than any photograph does, 0 if not."""
+def _exceeds_max(row: Row) -> float | None:
+    """1 if the visualization activates its neuron more than any dataset image does, 0 if not."""
     if row.get("activation") is None or row.get("max_activation") is None:
         return None
     return float(row["activation"] > row["max_activation"])

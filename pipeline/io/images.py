@@ -1,6 +1,6 @@
 """Images: bytes to pixels and back, at the edge where other people's files come in.
 
-Whatever a file holds, the result is an upright RGB picture or a `BadImage` that says why not.
+Whatever a file holds, the result is an upright RGB visualization or a `BadImage` that says why not.
 """
 
 import contextlib
@@ -15,15 +15,17 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.errors import UserError
+
 Reason = Literal["empty", "truncated", "corrupt", "too-large", "unsupported"]
 
 MAX_PIXELS = 80_000_000
-# What data sets of photographs hold. Others that Pillow knows start programs (EPS) or are a world of their
+# What data sets of dataset images hold. Others that Pillow knows start programs (EPS) or are a world of their
 # own, with pixels of any type (TIFF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
 
-# EXIF 2.32, tag 0x0112: how the stored picture must be turned to stand upright.
+# EXIF 2.32, tag 0x0112: how the stored visualization must be turned to stand upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,8 +44,8 @@ _READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.e
 _HEADER_LOCK = threading.Lock()
 
 
-class BadImage(ValueError):  # noqa: N818 - a state of the data, counted more often than raised
-    """A picture that cannot be used; `reason` is one word for counting, the message has the detail."""
+class BadImage(UserError):  # noqa: N818 - a state of the data, counted more often than raised
+    """A visualization that cannot be used; `reason` is one word for counting, the message has the detail."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -55,9 +57,9 @@ class BadImage(ValueError):  # noqa: N818 - a state of the data, counted more of
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool = False) -> Image.Image:
-    """Return the picture in an image file as an upright RGB image.
+    """Return the visualization in an image file as an upright RGB image.
 
-    The EXIF orientation is applied; CMYK, gray, palette and 16-bit pictures become 8-bit RGB; transparency is
+    The EXIF orientation is applied; CMYK, gray, palette and 16-bit visualizations become 8-bit RGB; transparency is
     laid over white; of an animation the first frame is taken.
 
     Args:
@@ -90,7 +92,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def encode_webp(array: np.ndarray, *, quality: int = 90, lossless: bool = False) -> bytes:
-    """Return a picture as WebP; equal pixels give equal bytes.
+    """Return a visualization as WebP; equal pixels give equal bytes.
 
     Args:
         array: uint8 [H, W, 3] RGB or [H, W, 4] RGBA.
@@ -98,12 +100,12 @@ def encode_webp(array: np.ndarray, *, quality: int = 90, lossless: bool = False)
         lossless: keep every pixel exactly.
 
     Raises:
-        ValueError: the array has another shape or type, or a side beyond the 16,383 px of the format.
+        UserError: the array has another shape or type, or a side beyond the 16,383 px of the format.
     """
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (3, 4):
-        raise ValueError(f"image of {array.dtype} {list(array.shape)}: expected uint8 [H, W, 3] or [H, W, 4]")
+        raise UserError(f"image of {array.dtype} {list(array.shape)}: expected uint8 [H, W, 3] or [H, W, 4]")
     if not all(1 <= side <= 16_383 for side in array.shape[:2]):
-        raise ValueError(f"image of {list(array.shape)}: WebP holds sides of 1 to 16383 px")
+        raise UserError(f"image of {list(array.shape)}: WebP holds sides of 1 to 16383 px")
     buffer = io.BytesIO()
     # exact: the colors below full transparency are kept, so that what is read back is what was written.
     Image.fromarray(np.ascontiguousarray(array)).save(
@@ -168,7 +170,7 @@ def _upright(image: Image.Image) -> Image.Image:
         with _no_warnings():
             orientation = image.getexif().get(_ORIENTATION_TAG)
     except _READ_ERRORS:
-        # The pixels are good: a picture is not given up for the camera's notes beside them.
+        # The pixels are good: a visualization is not given up for the camera's notes beside them.
         return image
     transpose = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if transpose is None else image.transpose(transpose)

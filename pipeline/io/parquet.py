@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import UserError
 from pipeline.io.root import Root, StorageError
 from pipeline.neurons import nearest
 
@@ -38,7 +39,7 @@ Columns = Mapping[str, "Sequence[Any] | np.ndarray"]
 Rows = Sequence[Mapping[str, Any]]
 
 
-class BadTable(ValueError):  # noqa: N818 - the family of images.BadImage
+class BadTable(UserError):  # noqa: N818 - the family of images.BadImage
     """A Parquet file that cannot be read: cut, damaged or not Parquet at all. The message names it."""
 
 
@@ -60,7 +61,7 @@ def table_bytes(
             them.
 
     Raises:
-        ValueError: a column that the schema does not know, a missing column, unequal lengths, or a value that
+        UserError: a column that the schema does not know, a missing column, unequal lengths, or a value that
             does not fit its type; the message names the column.
     """
     names = list(schema)
@@ -68,19 +69,19 @@ def table_bytes(
         given: Iterable[str] = columns
         missing = [name for name in names if name not in columns]
         if missing:
-            raise ValueError(f"columns {missing} are missing, expected {names}")
+            raise UserError(f"columns {missing} are missing, expected {names}")
     else:
         given = {name for row in columns for name in row}
     for name in given:
         if name not in schema:
-            raise ValueError(f"column {name!r} is not in the schema{nearest(name, names)}; it has {names}")
+            raise UserError(f"column {name!r} is not in the schema{nearest(name, names)}; it has {names}")
     arrays = []
     for name, kind in schema.items():
         values = columns[name] if isinstance(columns, Mapping) else [row.get(name) for row in columns]
         arrays.append(_array(name, values, _arrow_type(kind)))
     lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"columns of one table must be of one length, got {lengths}")
+        raise UserError(f"columns of one table must be of one length, got {lengths}")
     table = pa.Table.from_arrays(arrays, schema=_arrow_schema(schema))
     return _file_bytes([table], table.schema, metadata or {}, encodings or {})
 
@@ -107,16 +108,16 @@ def join_tables(
     Raises:
         BadTable: a file is damaged or of another schema.
     """
-    wanted = _arrow_schema(schema)
+    requested = _arrow_schema(schema)
 
     def parts() -> Iterator[Any]:
         for source, data in tables:
             part = _read(data, source, None)
-            if not part.schema.equals(wanted):
+            if not part.schema.equals(requested):
                 raise BadTable(f"{source}: columns {part.schema.names} of {part.schema.types}, expected {dict(schema)}")
             yield part
 
-    return _file_bytes(parts(), wanted, {}, encodings or {}, one_group=one_group)
+    return _file_bytes(parts(), requested, {}, encodings or {}, one_group=one_group)
 
 
 def _file_bytes(
@@ -249,10 +250,10 @@ def _arrow_schema(schema: Mapping[str, str]) -> Any:
 
 
 def _arrow_type(kind: str) -> Any:
-    inner = kind.removeprefix("list<").removesuffix(">")
-    if inner not in _SCALARS or kind not in (inner, f"list<{inner}>"):
-        raise ValueError(f"column type {kind!r}: expected one of {sorted(_SCALARS)} or a list<…> of one")
-    return _SCALARS[inner] if kind == inner else pa.list_(_SCALARS[inner])
+    intermediate = kind.removeprefix("list<").removesuffix(">")
+    if intermediate not in _SCALARS or kind not in (intermediate, f"list<{intermediate}>"):
+        raise UserError(f"column type {kind!r}: expected one of {sorted(_SCALARS)} or a list<…> of one")
+    return _SCALARS[intermediate] if kind == intermediate else pa.list_(_SCALARS[intermediate])
 
 
 def _type_word(kind: Any) -> str:
@@ -270,7 +271,7 @@ def _array(name: str, values: Any, kind: Any) -> Any:
             _check_values(values, kind)
         return pa.array(values, type=kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"column {name!r}: a value does not fit {_type_word(kind)}: {error}") from error
+        raise UserError(f"column {name!r}: a value does not fit {_type_word(kind)}: {error}") from error
 
 
 def _check_values(values: Sequence[Any], kind: Any) -> None:
@@ -278,11 +279,11 @@ def _check_values(values: Sequence[Any], kind: Any) -> None:
     if pa.types.is_integer(kind):
         for value in values:
             if isinstance(value, float | np.floating) and not float(value).is_integer():
-                raise ValueError(f"{value!r} is not an integer")
+                raise UserError(f"{value!r} is not an integer")
     elif pa.types.is_list(kind):
         for value in values:
             if isinstance(value, str | bytes):
-                raise ValueError(f"{value[:80]!r} is not a list")
+                raise UserError(f"{value[:80]!r} is not a list")
 
 
 def _open(data: bytes, source: str) -> Any:

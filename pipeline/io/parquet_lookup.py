@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import UserError
 from pipeline.io.parquet import reading
 from pipeline.io.range_file import open_ranges
 from pipeline.io.root import Root
@@ -55,20 +56,20 @@ class SortedTable:
         """The rows in which `by` is one of `values`, in the order of `values`: column → one entry for each of them.
 
         Raises:
-            ValueError: no row has one of the values.
+            UserError: no row has one of the values.
             BadTable: the file is damaged.
         """
-        wanted = np.asarray(values, np.int64)
-        found: dict[str, list[Any]] = {name: [None] * len(wanted) for name in self._columns}
-        group_of = np.searchsorted(self._last, wanted)
+        requested = np.asarray(values, np.int64)
+        found: dict[str, list[Any]] = {name: [None] * len(requested) for name in self._columns}
+        group_of = np.searchsorted(self._last, requested)
         for number in np.unique(group_of).tolist():
             (asked,) = np.nonzero(group_of == number)
             group = self._group(number) if number < len(self._last) else None
             there = np.empty(0, np.int64) if group is None else group.columns[self._by]
-            place = np.searchsorted(there, wanted[asked])
-            if group is None or (there[place] != wanted[asked]).any():
-                missing = np.setdiff1d(wanted[asked], there)
-                raise ValueError(f"{self._source} has no row with {self._by} = {missing[0]}")
+            place = np.searchsorted(there, requested[asked])
+            if group is None or (there[place] != requested[asked]).any():
+                missing = np.setdiff1d(requested[asked], there)
+                raise UserError(f"{self._source} has no row with {self._by} = {missing[0]}")
             for name in self._columns:
                 for index, entry in zip(asked.tolist(), group.entries(name, place), strict=True):
                     found[name][index] = entry

@@ -1,7 +1,7 @@
 """Work on one thing after the other, some of it begun ahead in threads: the results in order, never many of them held.
 
-Reading files ahead hides the latency of object stores. Hashing, scaling, packing and most of unpacking pictures leave
-Python's lock, so that they use several cores.
+Reading files ahead hides the latency of object stores. Hashing, scaling, packing and most of unpacking visualizations
+leave Python's lock, so that they use several cores.
 """
 
 from collections import deque

@@ -38,14 +38,14 @@ class _RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        data = self._read(self._position, wanted)
-        if len(data) != wanted:
+        requested = max(0, min(len(buffer), self._size - self._position))
+        data = self._read(self._position, requested)
+        if len(data) != requested:
             raise StorageError(
                 errno.EIO,
-                f"{self._name}: bytes {self._position}–{self._position + wanted} are wanted but the store gave only "
+                f"{self._name}: bytes {self._position}–{self._position + requested} are wanted but the store gave only "
                 f"{len(data)}; the file changed while it was read: run the command again",
             )
-        buffer[:wanted] = data
-        self._position += wanted
-        return wanted
+        buffer[:requested] = data
+        self._position += requested
+        return requested

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
+from pipeline.errors import UserError
 from pipeline.io.errors import StorageError, explained, is_storage_failure, is_transient
 from pipeline.io.range_file import open_ranges
 
@@ -108,7 +109,7 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     """Return the fsspec file system of a URL (fsspec keeps one instance per process) and the path in it.
 
     Raises:
-        ValueError: the protocol is unknown, or the package for it is not installed.
+        UserError: the protocol is unknown, or the package for it is not installed.
     """
     protocol = url.partition("://")[0]
     options: dict[str, Any] = {"asynchronous": True} if asynchronous else {}
@@ -119,9 +120,9 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     except ImportError as error:
         extra = _EXTRA_OF_PROTOCOL.get(protocol)
         remedy = f"pip install 'neuron-atlas[{extra}]'" if extra else str(error)
-        raise ValueError(f"{url}: the package for this protocol is not installed: {remedy}") from error
+        raise UserError(f"{url}: the package for this protocol is not installed: {remedy}") from error
     except ValueError as error:
-        raise ValueError(f"{url}: {error}; expected a local path or a URL that fsspec knows") from error
+        raise UserError(f"{url}: {error}; expected a local path or a URL that fsspec knows") from error
     if protocol in ("s3", "s3a"):
         # Before the first request; a user's own settings of fsspec (FSSPEC_S3_…) stay.
         fs.retries = 1

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pipeline.errors import UserError
 from pipeline.io import remote
 from pipeline.io.errors import StorageError
 from pipeline.io.urls import expand_urls, explaining, is_local, local_path, open_for_reading, read_range
@@ -52,11 +53,11 @@ class Root:
         """Return the root at a local folder or an fsspec URL. Nothing is created before the first write.
 
         Raises:
-            ValueError: the URL is empty, its protocol unknown, or the package for its protocol not installed.
+            UserError: the URL is empty, its protocol unknown, or the package for its protocol not installed.
         """
         text = os.fspath(url)
         if not text or "\0" in text:
-            raise ValueError(f"storage root {text!r}: expected a folder or a URL such as s3://bucket/folder")
+            raise UserError(f"storage root {text!r}: expected a folder or a URL such as s3://bucket/folder")
         if is_local(text):
             # Absolute, because a worker may run in another current folder.
             return Root(os.path.abspath(local_path(text)))
@@ -73,17 +74,17 @@ class Root:
         """The root as a local path.
 
         Raises:
-            ValueError: the root is remote.
+            UserError: the root is remote.
         """
         if not self.is_local:
-            raise ValueError(f"{self.url} is not a local folder: copy it to this machine first")
+            raise UserError(f"{self.url} is not a local folder: copy it to this machine first")
         return Path(self.url)
 
     def join(self, *parts: str) -> "Root":
         """Return the root of a folder below this one.
 
         Raises:
-            ValueError: a part would leave the root or is not a plain relative path.
+            UserError: a part would leave the root or is not a plain relative path.
         """
         return Root(self._full("/".join(check_path(part) for part in parts)))
 
@@ -125,7 +126,7 @@ class Root:
         """
         full = self._full(path)
         if not path:
-            raise ValueError(f"a file path below {self.url} is needed, got an empty one")
+            raise UserError(f"a file path below {self.url} is needed, got an empty one")
         if not self.is_local:
             remote.put(full, data)
             return
@@ -144,7 +145,7 @@ class Root:
         """Add text to the end of a file of a local root (a log: a killed writer may leave half a line).
 
         Raises:
-            ValueError: the root is remote; object stores cannot append.
+            UserError: the root is remote; object stores cannot append.
             StorageError: the disk is full, read-only or not ours.
         """
         file = self.local_path / check_path(path)
@@ -235,11 +236,11 @@ def check_path(path: str) -> str:
     """Return `path` if it is a relative path with forward slashes that stays below its root.
 
     Raises:
-        ValueError: it is empty, absolute, or contains `..`, a backslash, NUL or an empty part.
+        UserError: it is empty, absolute, or contains `..`, a backslash, NUL or an empty part.
     """
     bad = not path or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in path.split("/"))
     if bad:
-        raise ValueError(f"path {path!r}: expected a relative path with forward slashes and no '.' or '..' part")
+        raise UserError(f"path {path!r}: expected a relative path with forward slashes and no '.' or '..' part")
     return path
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import braceexpand
 
+from pipeline.errors import UserError
 from pipeline.io import remote
 from pipeline.io.errors import StorageError, explained
 
@@ -40,12 +41,12 @@ def read_range(url: str, offset: int = 0, size: int | None = None) -> bytes:
     """Return `size` bytes (None: all that follow) from `offset` of a file at a local path or fsspec URL.
 
     Raises:
-        ValueError: the range is negative.
+        UserError: the range is negative.
         FileNotFoundError: there is no such file.
         StorageError: the file ends inside the range, or cannot be read.
     """
     if offset < 0 or (size is not None and size < 0):
-        raise ValueError(f"byte range offset={offset}, size={size}: expected numbers of at least 0")
+        raise UserError(f"byte range offset={offset}, size={size}: expected numbers of at least 0")
     if is_local(url):
         with explaining(url, "read"), open(local_path(url), "rb") as file:
             file.seek(offset)
@@ -81,30 +82,30 @@ def expand_urls(pattern: str | Sequence[str]) -> list[str]:
     absolute. A local file that exists under the very name is taken as it is, so brackets in names do no harm.
 
     Raises:
-        ValueError: a pattern is malformed, a glob matches nothing, a local file is missing, or one file is
+        UserError: a pattern is malformed, a glob matches nothing, a local file is missing, or one file is
             named twice.
     """
     patterns = [pattern] if isinstance(pattern, str) else [*pattern]
     if not patterns:
-        raise ValueError("no file pattern given: expected at least one path, glob or URL")
+        raise UserError("no file pattern given: expected at least one path, glob or URL")
     urls = [url for item in patterns for url in _expand_one(item)]
     seen: set[str] = set()
     for url in urls:
         if url in seen:
-            raise ValueError(f"{url} is named twice by {pattern!r}: its samples would count twice")
+            raise UserError(f"{url} is named twice by {pattern!r}: its samples would count twice")
         seen.add(url)
     return urls
 
 
 def _expand_one(pattern: str) -> list[str]:
     if not pattern:
-        raise ValueError("an empty file pattern: expected a path, glob or URL")
+        raise UserError("an empty file pattern: expected a path, glob or URL")
     if is_local(pattern) and os.path.exists(local_path(pattern)):
         return [os.path.abspath(local_path(pattern))]
     try:
         names = list(braceexpand.braceexpand(pattern))
     except ValueError as error:
-        raise ValueError(f"file pattern {pattern!r}: the braces are not balanced") from error
+        raise UserError(f"file pattern {pattern!r}: the braces are not balanced") from error
     urls: list[str] = []
     for name in names:
         has_glob = glob.has_magic(name)
@@ -120,6 +121,6 @@ def _expand_one(pattern: str) -> list[str]:
         if not matches:
             what = "matches no file" if has_glob else "does not exist"
             within = "" if name == pattern else f" (from {pattern!r})"
-            raise ValueError(f"{name}{within} {what}: check the path, relative to {os.getcwd()}")
+            raise UserError(f"{name}{within} {what}: check the path, relative to {os.getcwd()}")
         urls.extend(matches)
     return urls

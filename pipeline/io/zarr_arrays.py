@@ -24,6 +24,7 @@ from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
 from zarr.storage import FsspecStore, LocalStore
 
+from pipeline.errors import UserError
 from pipeline.io import remote
 from pipeline.io.root import Root
 from pipeline.io.urls import explaining
@@ -124,18 +125,18 @@ def create_array(
         dimensions: names of the axes.
 
     Raises:
-        ValueError: an array of another shape, dtype or chunking is already there, or the chunks cut an
+        UserError: an array of another shape, dtype or chunking is already there, or the chunks cut an
             inner axis.
     """
     if tuple(chunks[1:]) != tuple(shape[1:]) or (shards is not None and tuple(shards[1:]) != tuple(shape[1:])):
-        raise ValueError(f"array {path!r}: chunks {tuple(chunks)} must span all but the first axis of {tuple(shape)}")
-    wanted = (tuple(shape), np.dtype(dtype), tuple(chunks), None if shards is None else tuple(shards))
+        raise UserError(f"array {path!r}: chunks {tuple(chunks)} must span all but the first axis of {tuple(shape)}")
+    requested = (tuple(shape), np.dtype(dtype), tuple(chunks), None if shards is None else tuple(shards))
     if path in group:
         there = _array(group, path)
         found = (there.shape, there.dtype, there.chunks, there.shards)
-        if found != wanted:
-            raise ValueError(
-                f"array {path!r} exists with (shape, dtype, chunks, shards) {found}, wanted {wanted}; "
+        if found != requested:
+            raise UserError(
+                f"array {path!r} exists with (shape, dtype, chunks, shards) {found}, wanted {requested}; "
                 "it belongs to another recipe: remove it or choose another output.root"
             )
         return
@@ -157,15 +158,15 @@ def write_rows(group: Group, path: str, start: int, rows: np.ndarray) -> None:
     """Write rows `start : start + len(rows)` of the first axis; the caller must own all their chunks.
 
     Raises:
-        ValueError: the rows are not whole write units (chunks or shards), or their shape is not the array's.
+        UserError: the rows are not whole write units (chunks or shards), or their shape is not the array's.
     """
     array = _array(group, path)
     stop = start + len(rows)
     unit = (array.shards or array.chunks)[0]
     if rows.shape[1:] != array.shape[1:] or not 0 <= start < stop <= array.shape[0]:
-        raise ValueError(f"array {path!r} of shape {array.shape}: cannot write {rows.shape} at row {start}")
+        raise UserError(f"array {path!r} of shape {array.shape}: cannot write {rows.shape} at row {start}")
     if start % unit or (stop % unit and stop != array.shape[0]):
-        raise ValueError(
+        raise UserError(
             f"array {path!r}: rows {start}:{stop} are not whole write units of {unit}; a unit has one owner, "
             "which writes all of it at once"
         )
@@ -248,8 +249,8 @@ class _RemoteStore(FsspecStore):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        get, wanted = super().get_partial_values, list(key_ranges)
-        return await remote.request_async(self._url(""), "read", lambda: get(prototype, wanted))
+        get, requested = super().get_partial_values, list(key_ranges)
+        return await remote.request_async(self._url(""), "read", lambda: get(prototype, requested))
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         put = super().set

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 
-class UnsupportedOutputError(ValueError):
+
+class UnsupportedOutputError(UserError):
     """A layer's output is not one tensor of features."""
 
 
@@ -42,7 +44,7 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
         A dict, filled by each forward pass: layer → features, still attached to the graph, as the layer gave them.
 
     Raises:
-        ValueError: a layer is not a module of `module`.
+        UserError: a layer is not a module of `module`.
     """
     from pipeline.neurons import nearest
 
@@ -52,7 +54,7 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
     try:
         for layer in dict.fromkeys(layers):
             if layer not in modules:
-                raise ValueError(f'unknown layer "{layer}"{nearest(layer, list(modules))}')
+                raise UserError(f'unknown layer "{layer}"{nearest(layer, list(modules))}')
 
             def keep(_module: nn.Module, _inputs: object, output: object, layer: str = layer) -> None:
                 # A copy: what comes next may write into it, a ReLU in place (VGG), a residual sum (timm's ResNet).
@@ -81,16 +83,16 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
         layer → features, as `capture`.
 
     Raises:
-        ValueError: a layer is unknown, or does not run in the forward pass.
+        UserError: a layer is unknown, or does not run in the forward pass.
     """
-    wanted = set(layers)
-    with capture(module, wanted) as features:
+    requested = set(layers)
+    with capture(module, requested) as features:
 
         def stop(_module: nn.Module, _inputs: object, _output: object) -> None:
-            if features.keys() == wanted:
+            if features.keys() == requested:
                 raise _AllCapturedError
 
-        handles = [module.get_submodule(layer).register_forward_hook(stop) for layer in wanted]
+        handles = [module.get_submodule(layer).register_forward_hook(stop) for layer in requested]
         try:
             module(images)
         except _AllCapturedError:
@@ -98,8 +100,8 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
         finally:
             for handle in handles:
                 handle.remove()
-    if features.keys() != wanted:
-        raise ValueError(f"layers {sorted(wanted - features.keys())} do not run in the model's forward pass")
+    if features.keys() != requested:
+        raise UserError(f"layers {sorted(requested - features.keys())} do not run in the model's forward pass")
     return features
 
 

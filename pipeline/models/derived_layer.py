@@ -1,7 +1,7 @@
-"""Added layers: layers computed beside a network from the outputs of its own, such as concepts and circuits.
+"""Derived layers: layers computed beside a network from the outputs of its own, such as concepts and combinations.
 
-An added layer is a submodule `KIND.NAME` of the network (`concepts.sae`, `circuits.eye`), run by forward hooks on the
-layers it reads. Its output goes nowhere but to those who watch it, so the network computes what it did before, and
+An derived layer is a submodule `KIND.NAME` of the network (`concepts.sae`, `combinations.eye`), run by forward hooks on
+the layers it reads. Its output goes nowhere but to those who watch it, so the network computes what it did before, and
 everything that works on a layer by its name (capture, statistics, relevance, targets, synthesis) works on this one.
 
 Hooks and layers pickle and copy together with the network, and move with it between devices and dtypes. A layer that
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     pass
 
 
-class AddedLayer(nn.Module):
+class DerivedLayer(nn.Module):
     """A layer computed from outputs of other layers.
 
     Attributes:
         sources: the layers it reads, one per argument of `forward`, in the order in which they complete. The last one's
             feature space is the one that units of this layer are thought of in.
-        given: (layer, unit) through which all relevance of this layer is to pass, or None for no such condition.
+        conditioned_on: (layer, unit) through which all relevance of this layer is to pass, or None for no such condition.
     """
 
-    given: tuple[str, int] | None = None
+    conditioned_on: tuple[str, int] | None = None
 
     def __init__(self, sources: Sequence[str]) -> None:
         super().__init__()
@@ -61,44 +61,44 @@ class AddedLayer(nn.Module):
         return self.__dict__ | {"_taken": {}}  # may hold parts of a graph, which nothing can copy
 
 
-class AddedLayers(nn.Module):
-    """The submodule that holds the added layers of one kind; passes on what a Sequential runs it on."""
+class DerivedLayers(nn.Module):
+    """The submodule that holds the derived layers of one kind; passes on what a Sequential runs it on."""
 
     def forward(self, x: Any) -> Any:
         return x
 
 
 class _Tap:
-    """The forward hook that hands one source's output to an added layer."""
+    """The forward hook that hands one source's output to an derived layer."""
 
-    def __init__(self, added: AddedLayer, index: int) -> None:
-        self.added, self.index = added, index
+    def __init__(self, derived: DerivedLayer, index: int) -> None:
+        self.derived, self.index = derived, index
 
     def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        if _is_watched(self.added):
-            self.added.receive(self.index, output)
+        if _is_watched(self.derived):
+            self.derived.receive(self.index, output)
 
 
 class _Start:
-    """The hook that tells an added layer of several sources that the network begins a pass."""
+    """The hook that tells an derived layer of several sources that the network begins a pass."""
 
-    def __init__(self, added: AddedLayer) -> None:
-        self.added = added
+    def __init__(self, derived: DerivedLayer) -> None:
+        self.derived = derived
 
     def __call__(self, _module: nn.Module, _inputs: object) -> None:
-        self.added.start()
+        self.derived.start()
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether any hook, other than those of added layers that are not watched themselves, sees the module's output."""
+    """Whether any hook, other than those of derived layers that are not watched themselves, sees the module's output."""
     return bool(nn.modules.module._global_forward_hooks) or any(
-        not isinstance(hook, _Tap) or _is_watched(hook.added) for hook in module._forward_hooks.values()
+        not isinstance(hook, _Tap) or _is_watched(hook.derived) for hook in module._forward_hooks.values()
     )
 
 
-def added_layers(module: nn.Module) -> Iterator[tuple[str, AddedLayer]]:
-    """The added layers of a network with their names, in the order in which they were added."""
-    return ((name, child) for name, child in module.named_modules() if isinstance(child, AddedLayer))
+def derived_layers(module: nn.Module) -> Iterator[tuple[str, DerivedLayer]]:
+    """The derived layers of a network with their names, in the order in which they were added."""
+    return ((name, child) for name, child in module.named_modules() if isinstance(child, DerivedLayer))
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Feature layers: where distributions are aligned. The published ones by name, otherwise found in the network.
 
 Every published choice is the stem plus the end of each of four stages (METHOD 4); for a network without an
-entry here the same picture is read off its own modules and the shapes of their outputs.
+entry here the same visualization is read off its own modules and the shapes of their outputs.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from itertools import groupby
 
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.models.probe import Shape
 from pipeline.models.tokens import token_grid
 
@@ -47,8 +48,8 @@ PUBLISHED: Mapping[str, list[FeatureLayer]] = {
     ),
 }
 
-# Inner neurons: the stem counts a tenth, the last stage is left out (METHOD 4).
-INNER_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 0.0)
+# Intermediate neurons: the stem counts a tenth, the last stage is left out (METHOD 4).
+INTERMEDIATE_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 0.0)
 _NUM_STAGES = 4
 # Children that are the stem by name, however many convolutions it has; its first one stands for it.
 _STEM_NAMES = ("stem", "patch_embed")
@@ -71,7 +72,7 @@ def default_feature_layers(
         classifier: the layer of the class logits, if there is one.
 
     Raises:
-        ValueError: the network shows no blocks; the remedy is to name the layers.
+        UserError: the network shows no blocks; the remedy is to name the layers.
 
     Reference: Görgün et al., VITAL, ICCV 2025; Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021.
     """
@@ -80,7 +81,7 @@ def default_feature_layers(
     network = _Network(module, shapes, classifier)
     blocks = network.stage_ends()
     if not blocks:
-        raise ValueError(
+        raise UserError(
             f'no feature layers are known for "{name}" and none could be found; name them in [targets] feature_layers'
         )
     stem = [] if network.stem is None else [network.stem]
@@ -137,12 +138,12 @@ class _Network:
             path = f"{prefix}.{child_name}" if prefix else child_name
             if child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
                 continue
-            inner = self._blocks(path) if prefix.count(".") < 2 else []
-            inner = inner or self._convolutions(path)
-            spans_stages = len({self._resolutions[layer] for layer in inner}) >= _NUM_STAGES - 1
+            intermediate = self._blocks(path) if prefix.count(".") < 2 else []
+            intermediate = intermediate or self._convolutions(path)
+            spans_stages = len({self._resolutions[layer] for layer in intermediate}) >= _NUM_STAGES - 1
             holds_ends = any(end is not None and f"{end}.".startswith(f"{path}.") for end in self._ends())
             if path not in self._shapes or spans_stages:
-                found += inner
+                found += intermediate
             elif not holds_ends:
                 found.append(path)
         return found

@@ -1,5 +1,6 @@
 """Class names: the text that stands for a class index."""
 
+from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.models import torchvision_operators
 
@@ -12,7 +13,7 @@ def class_names(labels: str, num_classes: int) -> list[str]:
         num_classes: how many the model has; 0 takes the file as it is, for the labels of the data.
 
     Raises:
-        ValueError: the file's lines do not match the number of classes.
+        UserError: the file's lines do not match the number of classes.
     """
     if labels == "imagenet1k":
         if num_classes != 1000:
@@ -24,10 +25,10 @@ def class_names(labels: str, num_classes: int) -> list[str]:
     folder, _, name = labels.rpartition("/")
     root = Root.open(folder or ".")
     if not root.exists(name):
-        raise ValueError(f'model.labels = "{labels}": there is no such file; give "imagenet1k" or a text file')
+        raise UserError(f'model.labels = "{labels}": there is no such file; give "imagenet1k" or a text file')
     names = root.read_text(name).splitlines()
     if num_classes and len(names) != num_classes:
-        raise ValueError(
+        raise UserError(
             f'model.labels = "{labels}" has {len(names)} lines, the model has {num_classes} classes; '
             "give one name per line, in the order of the class indices"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
 from pipeline.models.model import Model
@@ -62,14 +63,12 @@ def load_model(
             `{"in_chans": 1}` a timm model of gray images.
 
     Raises:
-        ValueError: the name, the weights or an option are unknown, or do not fit each other.
+        UserError: the name, the weights or an option are unknown, or do not fit each other.
     """
     family, _, rest = name.partition(":")
     builders = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python}
     if family not in builders or not rest:
-        raise ValueError(
-            f'model.name = "{name}": expected timm:NAME, torchvision:NAME or python:package.module:factory'
-        )
+        raise UserError(f'model.name = "{name}": expected timm:NAME, torchvision:NAME or python:package.module:factory')
     request = _Request(
         name=rest, pretrained=weights == "pretrained", input_size_px=input_size_px, options=_checked(options or {})
     )
@@ -85,7 +84,7 @@ def load_model(
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
     for option, value in options.items():
         if option in _OWN_KEYS:
-            raise ValueError(f"model.options.{option} = {value!r}: this is set by {_OWN_KEYS[option]}")
+            raise UserError(f"model.options.{option} = {value!r}: this is set by {_OWN_KEYS[option]}")
     return options
 
 
@@ -96,7 +95,7 @@ def _call(constructor: Callable[..., Any], request: _Request, *args: Any, **kwar
     except (TypeError, ValueError, AssertionError) as error:
         if not request.options and request.input_size_px is None:
             raise
-        raise ValueError(
+        raise UserError(
             f'model.name = "{request.name}" cannot be made with model.input_size_px = {request.input_size_px} and '
             f"model.options = {dict(request.options)}: {error}; give what its constructor takes"
         ) from error
@@ -109,7 +108,7 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
     name = request.name
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        raise ValueError(
+        raise UserError(
             f'model.name = "timm:{name}": timm has no such model{nearest(architecture, timm.list_models())}'
         )
     size_px, size = request.input_size_px, {}
@@ -135,7 +134,7 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     name, size_px = request.name, request.input_size_px
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f'model.name = "torchvision:{name}": torchvision has no such model{nearest(name, known)}')
+        raise UserError(f'model.name = "torchvision:{name}": torchvision has no such model{nearest(name, known)}')
     # IMAGENET1K_V1 throughout, as the published code: `DEFAULT` changes with the library's version.
     versions = torchvision.models.get_model_weights(name)
     entry = versions["IMAGENET1K_V1"] if "IMAGENET1K_V1" in versions.__members__ else next(iter(versions))
@@ -166,14 +165,14 @@ def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
     path = request.name
     module_name, _, factory_name = path.partition(":")
     if not factory_name:
-        raise ValueError(f'model.name = "python:{path}": expected python:package.module:factory')
+        raise UserError(f'model.name = "python:{path}": expected python:package.module:factory')
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f'model.name = "python:{path}": {error}; is the package on PYTHONPATH?') from error
+        raise UserError(f'model.name = "python:{path}": {error}; is the package on PYTHONPATH?') from error
     module = _call(factory, request)
     if not isinstance(module, nn.Module):
-        raise ValueError(
+        raise UserError(
             f'model.name = "python:{path}": the factory gave {type(module).__name__}, expected a torch.nn.Module'
         )
     given: dict[str, Any] = {

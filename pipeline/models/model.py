@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.models.capture import capture, unit_activation
-from pipeline.models.derived_layer import added_layers
+from pipeline.models.derived_layer import derived_layers
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
@@ -72,7 +73,7 @@ class Model:
         return self.preprocessing.std
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """A photograph as the model's input: float32 [channels, H, W], resized, center-cropped, normalized."""
+        """A dataset image as the model's input: float32 [channels, H, W], resized, center-cropped, normalized."""
         return self.preprocess_at(image, self.input_size_px)
 
     def preprocess_at(self, image: Image.Image, size_px: int) -> Tensor:
@@ -108,7 +109,7 @@ class Model:
         """As `feature_shapes`, at another input size; measured with one forward pass and then kept.
 
         Raises:
-            ValueError: the network does not take images of this size.
+            UserError: the network does not take images of this size.
         """
         return self._probe(size_px).shapes
 
@@ -119,7 +120,7 @@ class Model:
             except torch.OutOfMemoryError:
                 raise
             except (AssertionError, RuntimeError) as error:
-                raise ValueError(
+                raise UserError(
                     f'model "{self.name}" does not run on images of {size_px} px with {len(self.mean)} channels: '
                     f"{error}; a network of fixed size is made for another one by model.input_size_px"
                 ) from error
@@ -138,7 +139,7 @@ class Model:
         Names, shapes and the hash of the weights are those of this model. The copy is made once and kept.
         """
         if precision not in PRECISIONS:
-            raise ValueError(f'precision = "{precision}": expected one of {", ".join(PRECISIONS)}')
+            raise UserError(f'precision = "{precision}": expected one of {", ".join(PRECISIONS)}')
         return self if precision == "float32" else self._in_bfloat16
 
     @cached_property
@@ -173,10 +174,10 @@ class Model:
         """The shape of one layer's features without the batch axis.
 
         Raises:
-            ValueError: there is no such layer; the nearest names are given.
+            UserError: there is no such layer; the nearest names are given.
         """
         if layer not in self.feature_shapes:
-            raise ValueError(f'model "{self.name}" has no layer "{layer}"{nearest(layer, self.layers())}')
+            raise UserError(f'model "{self.name}" has no layer "{layer}"{nearest(layer, self.layers())}')
         return self.feature_shapes[layer]
 
     def units(self, layer: str) -> int:
@@ -239,35 +240,35 @@ class Model:
         """A layer's exact name; `classifier` stands for the class logits whatever the model calls them.
 
         Raises:
-            ValueError: there is no such layer, or the model has no classifier.
+            UserError: there is no such layer, or the model has no classifier.
         """
         if layer == "classifier":
             if self.classifier_layer is None:
-                raise ValueError(
-                    f'model "{self.name}" has no classifier, so "classifier" names no layer: name inner ones '
+                raise UserError(
+                    f'model "{self.name}" has no classifier, so "classifier" names no layer: name intermediate ones '
                     f"(`neuron-atlas layers {self.name}` lists them)"
                 )
             return self.classifier_layer
         self.feature_shape(layer)
         return layer
 
-    def added_layers(self) -> list[str]:
-        """The concept sets and circuits that were added to the network, as layer names."""
-        return [name for name, _ in added_layers(self.module)]
+    def derived_layers(self) -> list[str]:
+        """The concept sets and combinations that were added to the network, as layer names."""
+        return [name for name, _ in derived_layers(self.module)]
 
     def feature_space(self, layer: str) -> str:
         """The layer of the network whose features the units of a layer are read from.
 
-        That is the layer itself, of concepts the one they are directions in, of a circuit the last of its units'.
+        That is the layer itself, of concepts the one they are directions in, of a combination the last of its units'.
         """
-        added = dict(added_layers(self.module))
+        added = dict(derived_layers(self.module))
         while layer in added:
             layer = added[layer].sources[-1]
         return layer
 
     def unit_label(self, layer: str, unit: int) -> str:
-        """What a unit stands for: the name of its class, its concept or its circuit; nothing for other units."""
-        added = dict(added_layers(self.module))
+        """What a unit stands for: the name of its class, its concept or its combination; nothing for other units."""
+        added = dict(derived_layers(self.module))
         if layer in added:
             return added[layer].unit_label(unit)
         return self.class_names[unit] if layer == self.classifier_layer else ""

@@ -1,4 +1,4 @@
-"""From a photograph to the tensor a model sees: resize the shorter side, crop the center, normalize."""
+"""From a dataset image to the tensor a model sees: resize the shorter side, crop the center, normalize."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from pipeline.errors import UserError
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
             "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # fmt: skip
@@ -26,7 +28,7 @@ class Preprocessing:
         mean, std: per channel, for pixels in [0, 1]; their length is the number of channels, 1 to 4.
 
     Raises:
-        ValueError: the lengths of `mean` and `std` differ, or are not 1 to 4.
+        UserError: the lengths of `mean` and `std` differ, or are not 1 to 4.
     """
 
     input_size_px: int
@@ -37,7 +39,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.mean) not in _MODES or len(self.mean) != len(self.std):
-            raise ValueError(
+            raise UserError(
                 f"mean = {self.mean}, std = {self.std}: expected one number each per input channel, for 1 channel "
                 "(gray), 2 (gray and opacity), 3 (RGB) or 4 (RGBA)"
             )
@@ -56,7 +58,7 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """Pillow's mode of pictures with these channels: L, LA, RGB or RGBA."""
+        """Pillow's mode of visualizations with these channels: L, LA, RGB or RGBA."""
         return _MODES[self.num_channels]
 
     @property
@@ -65,7 +67,7 @@ class Preprocessing:
         return self.mode.endswith("A")
 
     def square_crop(self, image: Image.Image, size_px: int | None = None) -> Image.Image:
-        """The square of the photograph that the model sees, at `size_px` (the model's own size if None)."""
+        """The square of the dataset image that the model sees, at `size_px` (the model's own size if None)."""
         size = size_px or self.input_size_px
         shorter = max(size, int(size / self.crop_fraction + 1e-6))
         width, height = image.size
@@ -77,18 +79,18 @@ class Preprocessing:
         return resized.crop((left, top, left + size, top + size))
 
     def to_tensor(self, image: Image.Image | np.ndarray) -> Tensor:
-        """A square picture as a normalized float32 tensor [channels, H, W]; nothing is resized.
+        """A square visualization as a normalized float32 tensor [channels, H, W]; nothing is resized.
 
         Args:
             image: in any of Pillow's modes, or uint8 [H, W, 3] or [H, W, 4].
         """
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        pixels = torch.from_numpy(np.array(picture.convert(self.mode), dtype=np.uint8))
+        visualization = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        pixels = torch.from_numpy(np.array(visualization.convert(self.mode), dtype=np.uint8))
         channels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         return self.normalize(channels.float().div_(255))
 
-    def to_picture(self, pixels: Tensor) -> np.ndarray:
-        """Pixels [channels, H, W] in [0, 1] as a picture to publish, uint8 [H, W, 3], or [H, W, 4] with opacity.
+    def to_visualization(self, pixels: Tensor) -> np.ndarray:
+        """Pixels [channels, H, W] in [0, 1] as a visualization to publish, uint8 [H, W, 3], or [H, W, 4] with opacity.
 
         Gray is written as three equal channels, so that `to_tensor` gives the same numbers back, rounded to 8 bits.
         """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.capture import UnsupportedOutputError, channels_first
-from pipeline.models.derived_layer import AddedLayers
+from pipeline.models.derived_layer import DerivedLayers
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 
@@ -47,7 +47,7 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         device: where the module lives.
     """
     named = module.named_modules()
-    names = {child: name for name, child in named if name and not isinstance(child, AddedLayers)}
+    names = {child: name for name, child in named if name and not isinstance(child, DerivedLayers)}
     shapes: dict[str, Shape] = {}
     calls: list[str] = []
     vectors: dict[str, Tensor] = {}  # the outputs that could be the logits
@@ -80,7 +80,7 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
 
 @contextmanager
 def _hooks(modules: Mapping[nn.Module, str], hook: object) -> Iterator[None]:
-    # In front of the hooks that run added layers: a layer comes before those that are computed from it.
+    # In front of the hooks that run derived layers: a layer comes before those that are computed from it.
     handles = [module.register_forward_hook(hook, prepend=True) for module in modules]  # type: ignore[arg-type]
     try:
         yield
@@ -140,9 +140,9 @@ def _named_by_library(module: nn.Module) -> list[str]:
     if not callable(get_classifier):
         return []
     given = get_classifier()
-    wanted = given if isinstance(given, tuple | list) else [given]
+    requested = given if isinstance(given, tuple | list) else [given]
     names = {child: name for name, child in module.named_modules()}
-    parts = [part for child in wanted if isinstance(child, nn.Module) for part in child.modules()]
+    parts = [part for child in requested if isinstance(child, nn.Module) for part in child.modules()]
     return [names[part] for part in parts if part in names]
 
 

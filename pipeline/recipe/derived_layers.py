@@ -1,4 +1,4 @@
-"""[[concepts]] and [[circuits]] of a recipe: the layers that are added to the model."""
+"""[[concepts]] and [[combinations]] of a recipe: the layers that are added to the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -67,27 +67,27 @@ class ConceptsBlock(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircuitsBlock(Section):
-    """[[circuits]]: several units as one, either `units` jointly, or `unit` given one upstream of it."""
+class CombinationsBlock(Section):
+    """[[combinations]]: several units as one, either `units` jointly, or `unit` given one upstream of it."""
 
-    section: ClassVar[str] = "circuits"
+    section: ClassVar[str] = "combinations"
     name: str = checks.key(_NAME)
     units: tuple[str, ...] = checks.key(checks.many(_UNIT, what='"LAYER:UNIT" texts', unique=True), ())
     unit: str = checks.key(_UNIT_OR_NONE, "")
-    given: str = checks.key(_UNIT_OR_NONE, "")
+    conditioned_on: str = checks.key(_UNIT_OR_NONE, "")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_joint = len(self.units) >= 2 and not self.unit and not self.given
-        is_conditional = not self.units and bool(self.unit) and bool(self.given)
+        is_joint = len(self.units) >= 2 and not self.unit and not self.conditioned_on
+        is_conditional = not self.units and bool(self.unit) and bool(self.conditioned_on)
         if not is_joint and not is_conditional:
             raise RecipeError(
-                f'circuits "{self.name}": expected either `units`, at least two, or `unit` and `given`; '
-                f'got units = {list(self.units)}, unit = "{self.unit}", given = "{self.given}"'
+                f'combinations "{self.name}": expected either `units`, at least two, or `unit` and `conditioned_on`; '
+                f'got units = {list(self.units)}, unit = "{self.unit}", given = "{self.conditioned_on}"'
             )
 
 
-def require_distinct_names(blocks: Sequence[ConceptsBlock | CircuitsBlock]) -> None:
+def require_distinct_names(blocks: Sequence[ConceptsBlock | CombinationsBlock]) -> None:
     """Refuse two blocks of one kind with one name.
 
     Raises:
@@ -100,7 +100,7 @@ def require_distinct_names(blocks: Sequence[ConceptsBlock | CircuitsBlock]) -> N
         seen.add((block.section, block.name))
 
 
-def added_keys(blocks: Sequence[ConceptsBlock | CircuitsBlock], *, with_labels: bool) -> dict[str, Any]:
+def derived_keys(blocks: Sequence[ConceptsBlock | CombinationsBlock], *, with_labels: bool) -> dict[str, Any]:
     """What the blocks contribute to `Recipe.stage_keys`: all that changes results, by the name of the layer.
 
     Of a file that is its content, not where it lies; labels change rows and no statistics.

@@ -1,4 +1,4 @@
-"""[evaluate] of a recipe: the networks that judge the pictures, the photographs that they are compared with."""
+"""[evaluate] of a recipe: the networks that score the visualizations, the dataset images that they are compared with."""
 # ruff: noqa: RUF009 - `key` makes a dataclass field
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ _OPEN_CLIP = r"open_clip:\S+"
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeChoice(Section):
-    """One of evaluate.held_out_models: a network that never saw how the pictures were made, and its weights."""
+class EvaluatorChoice(Section):
+    """One of evaluate.held_out_models: a network that never saw how the visualizations were made, and its weights."""
 
     section: ClassVar[str] = "evaluate.held_out_models"
     name: str = key(checks.text(pattern=checks.MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:…"))
@@ -24,15 +24,15 @@ class JudgeChoice(Section):
     @property
     def slug(self) -> str:
         """The name as part of column names: lower-case letters, digits and `_`."""
-        # Imported here: it belongs to the judges, and most uses of a recipe have none.
-        from pipeline.neurons import judge_slug
+        # Imported here: it belongs to the evaluators, and most uses of a recipe have none.
+        from pipeline.neurons import evaluator_slug
 
-        return judge_slug(self.name)
+        return evaluator_slug(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipChoice(JudgeChoice):
-    """evaluate.clip: an open_clip network, which compares pictures with the names of the classes.
+class ClipChoice(EvaluatorChoice):
+    """evaluate.clip: an open_clip network, which compares visualizations with the names of the classes.
 
     It has no default weights, so that a run never downloads any by itself.
     """
@@ -42,13 +42,13 @@ class ClipChoice(JudgeChoice):
     weights: str = key(checks.text(expected="the path of the network's weights"))
 
 
-def _judge(value: Any) -> JudgeChoice:
-    if isinstance(value, JudgeChoice):
+def _evaluator(value: Any) -> EvaluatorChoice:
+    if isinstance(value, EvaluatorChoice):
         return value
     table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping):
         raise Unexpected('a model name or {name = "timm:…", weights = "…"}')
-    return JudgeChoice.from_table(table)
+    return EvaluatorChoice.from_table(table)
 
 
 def _clip(value: Any) -> ClipChoice:
@@ -61,47 +61,47 @@ def _clip(value: Any) -> ClipChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSection(Section):
-    """[evaluate]: who judges the pictures beside the model itself, and what they are compared with.
+    """[evaluate]: who scores the visualizations beside the model itself, and what they are compared with.
 
-    `num_photographs` random photographs of the data set are the panel that pictures are compared with, and
-    `num_exemplars` per neuron those that excite it. `weak_percentile`: a picture that excites its neuron less than
-    this percentile of the data set is weak.
+    `num_dataset_images` random dataset images of the data set are the panel that visualizations are compared with, and
+    `num_top_images` per neuron those that activate it. `weak_percentile`: a visualization that activates its neuron
+    less than this percentile of the data set is weak.
     """
 
     section: ClassVar[str] = "evaluate"
-    held_out_models: tuple[JudgeChoice, ...] = key(checks.many(_judge, what="model names or tables"), ())
+    held_out_models: tuple[EvaluatorChoice, ...] = key(checks.many(_evaluator, what="model names or tables"), ())
     clip: ClipChoice | None = key(checks.either(None, _clip), None)
-    num_photographs: int = key(checks.whole(minimum=2), 1000)
-    num_exemplars: int = key(checks.whole(minimum=1), 9)
+    num_dataset_images: int = key(checks.whole(minimum=2), 1000)
+    num_top_images: int = key(checks.whole(minimum=1), 9)
     weak_percentile: float = key(checks.number(minimum=0, maximum=100), 99.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_distinct_columns(self.judges)
+        _require_distinct_columns(self.evaluators)
 
     @property
-    def judges(self) -> tuple[JudgeChoice, ...]:
+    def evaluators(self) -> tuple[EvaluatorChoice, ...]:
         """The networks beside the model, CLIP last."""
         return (*self.held_out_models, *([self.clip] if self.clip else []))
 
 
-def _require_distinct_columns(judges: Sequence[JudgeChoice]) -> None:
-    """Refuse judges whose scores would meet in one column, or whose column would have no name.
+def _require_distinct_columns(evaluators: Sequence[EvaluatorChoice]) -> None:
+    """Refuse evaluators whose scores would meet in one column, or whose column would have no name.
 
     Raises:
         RecipeError: with the names.
     """
     names: dict[str, str] = {}
-    for judge in judges:
-        if len(judge.slug) > MAX_SLUG_LENGTH:
+    for evaluator in evaluators:
+        if len(evaluator.slug) > MAX_SLUG_LENGTH:
             raise RecipeError(
-                f'{judge.section} = "{judge.name}": its scores get columns named after it, so its name may have at '
-                f"most {MAX_SLUG_LENGTH} letters and digits; it has {len(judge.slug)}"
+                f'{evaluator.section} = "{evaluator.name}": its scores get columns named after it, so its name may have at '
+                f"most {MAX_SLUG_LENGTH} letters and digits; it has {len(evaluator.slug)}"
             )
-        if judge.slug in names:
+        if evaluator.slug in names:
             raise RecipeError(
-                f'evaluate.held_out_models: "{names[judge.slug]}" and "{judge.name}" would both write the column '
-                f'"accuracy_top1_{judge.slug}": expected names that differ in letters or digits; judge with the other '
+                f'evaluate.held_out_models: "{names[evaluator.slug]}" and "{evaluator.name}" would both write the column '
+                f'"accuracy_top1_{evaluator.slug}": expected names that differ in letters or digits; score with the other '
                 "one in a run of its own"
             )
-        names[judge.slug] = judge.name
+        names[evaluator.slug] = evaluator.name

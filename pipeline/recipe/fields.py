@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
+from pipeline.errors import UserError
 from pipeline.neurons import nearest
 
 Check = Callable[[Any], Any]
@@ -17,7 +18,7 @@ Check = Callable[[Any], Any]
 MODEL_NAME = r"(timm:\S+|torchvision:\S+|python:[\w.]+:\w+)"  # what `load_model` takes
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A recipe that cannot be run; the message names the key, the value and what was expected."""
 
 

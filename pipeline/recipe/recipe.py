@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from pipeline.errors import UserError
 from pipeline.io.root import StorageError, read_range
 from pipeline.recipe import fields as checks
-from pipeline.recipe.derived_layers import CircuitsBlock, ConceptsBlock, added_keys, require_distinct_names
+from pipeline.recipe.derived_layers import CombinationsBlock, ConceptsBlock, derived_keys, require_distinct_names
 from pipeline.recipe.evaluate import EvaluateSection
 from pipeline.recipe.fields import Check, RecipeError, Section, Unexpected, key
 from pipeline.recipe.sections import (
@@ -68,7 +69,9 @@ class Recipe(Section):
     data: DataSection = key(_part(DataSection))
     output: OutputSection = key(_part(OutputSection))
     concepts: tuple[ConceptsBlock, ...] = key(checks.many(_part(ConceptsBlock), what="tables [[concepts]]"), ())
-    circuits: tuple[CircuitsBlock, ...] = key(checks.many(_part(CircuitsBlock), what="tables [[circuits]]"), ())
+    combinations: tuple[CombinationsBlock, ...] = key(
+        checks.many(_part(CombinationsBlock), what="tables [[combinations]]"), ()
+    )
     statistics: StatisticsSection = key(_part(StatisticsSection), factory=StatisticsSection)
     neurons: tuple[NeuronsBlock, ...] = key(_blocks)
     targets: TargetsSection = key(_part(TargetsSection), factory=TargetsSection)
@@ -79,7 +82,7 @@ class Recipe(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_distinct_names([*self.concepts, *self.circuits])
+        require_distinct_names([*self.concepts, *self.combinations])
         if self.targets.num_references > self.statistics.top_k:
             raise RecipeError(
                 f"targets.num_references = {self.targets.num_references}: expected at most "
@@ -133,7 +136,7 @@ class Recipe(Section):
             value = getattr(self, item.name)
             if isinstance(value, Section):
                 lines += ["", f"[{item.name}]", *key_lines(value)]
-            elif item.name in ("neurons", "concepts", "circuits"):
+            elif item.name in ("neurons", "concepts", "combinations"):
                 for block in value:
                     lines += ["", f"[[{item.name}]]", *key_lines(block)]
             else:
@@ -149,17 +152,19 @@ class Recipe(Section):
         to go on with smaller ones.
 
         Raises:
-            ValueError: there is no such stage.
+            UserError: there is no such stage.
         """
         if stage not in STAGES:
-            raise ValueError(f"stage {stage!r}: expected one of {', '.join(STAGES)}")
+            raise UserError(f"stage {stage!r}: expected one of {', '.join(STAGES)}")
         names: list[str] = []
         for earlier in STAGES[: STAGES.index(stage) + 1]:
             names += _STAGE_KEYS[earlier]
         if self.model.weights == "random":
             names.append("seed")
         if stage == "collect":
-            names.append("data.caption_key")  # kept beside the statistics, which do not depend on it, nor do pictures
+            names.append(
+                "data.caption_key"
+            )  # kept beside the statistics, which do not depend on it, nor do visualizations
         if self.targets.relevance == "correlation":
             names += ["targets.relevance", "targets.feature_layers"]  # the pass keeps co-moments for these
         keys = {name: plain(self._value(name)) for name in names}
@@ -167,7 +172,7 @@ class Recipe(Section):
             keys["data.shards"] = sorted(keys["data.shards"])  # a set, whatever the order
         keys = {name: value for name, value in keys.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
         makes_rows = STAGES.index(stage) >= STAGES.index("visualize")
-        keys |= added_keys([*self.concepts, *self.circuits], with_labels=makes_rows)
+        keys |= derived_keys([*self.concepts, *self.combinations], with_labels=makes_rows)
         chosen = [plain(block) for block in self.neurons if block.references or block.reference_keys]
         if chosen and stage != "collect":
             keys["neurons"] = [{k: v for k, v in block.items() if k != "methods"} for block in chosen]
@@ -202,7 +207,8 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "statistics.top_k",
         "statistics.activation",
     ),
-    # More tar shards or layers leave the partials that are there as they are; the statistics say what they are of.
+    # More tar shards or layers leave the shard statistics that are there as they are; the statistics say what they are
+    # of.
     "targets": (
         "data.shards",
         "model.labels",
@@ -213,12 +219,13 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     ),
     "visualize": ("seed", "visualize.steps", "visualize.precision"),
     "evaluate": ("evaluate.weak_percentile",),
-    # What a judge finds lies in a folder of its own, named after these, so they bind nothing that is there already.
+    # What an evaluator finds lies in a folder of its own, named after these, so they bind nothing that is there
+    # already.
     "build": (
         "evaluate.held_out_models",
         "evaluate.clip",
-        "evaluate.num_photographs",
-        "evaluate.num_exemplars",
+        "evaluate.num_dataset_images",
+        "evaluate.num_top_images",
         "visualize.methods",
         "visualize.seeds",
         "atlas.publish_examples",

@@ -90,7 +90,7 @@ class OutputSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsSection(Section):
-    """[statistics]: the layers surveyed in one pass; classes need none, they come from the classifier."""
+    """[statistics]: the layers recorded in one pass; classes need none, they come from the classifier."""
 
     section: ClassVar[str] = "statistics"
     layers: tuple[str, ...] = key(
@@ -142,12 +142,12 @@ class FeatureLayerChoice(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetsSection(Section):
-    """[targets]: which real images a neuron's picture is aligned with, and in which layers.
+    """[targets]: which real images a neuron's visualization is aligned with, and in which layers.
 
     `feature_layers` empty takes the model's default; a class with at least `min_references` labeled samples
     uses these alone; `grid` sorts within grid × grid cells, 0 leaves it to the preset; `facets` clusters the
     references of a neuron, each cluster a target of its own; references closer than `duplicate_distance` (bits of
-    a perceptual hash, −1: none) are one photograph; `reference_ranking` chooses among the exciting images.
+    a perceptual hash, −1: none) are one dataset image; `reference_ranking` chooses among the activating images.
     """
 
     section: ClassVar[str] = "targets"

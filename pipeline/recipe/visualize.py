@@ -1,4 +1,4 @@
-"""[visualize] of a recipe: how the pictures are made, and the settings of each method."""
+"""[visualize] of a recipe: how the visualizations are made, and the settings of each method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,7 +8,8 @@ from pipeline.recipe import fields as checks
 from pipeline.recipe.fields import RecipeError, Section, Unexpected, key
 
 METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
-# Preset → version of its settings, raised whenever they change: pictures by other settings must not mix in one folder.
+# Preset → version of its settings, raised whenever they change: visualizations by other settings must not mix in one
+# folder.
 PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 4}
 PRESETS = tuple(PRESET_VERSIONS)
 
@@ -28,7 +29,7 @@ def _method_options(value: Any) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class VisualizeSection(Section):
-    """[visualize]: how the pictures are made; None leaves a value to the preset or the model.
+    """[visualize]: how the visualizations are made; None leaves a value to the preset or the model.
 
     `options` are the further keys of the section, for all methods: any field of
     `pipeline.synthesis.methods.presets.SynthesisOptions`. `method_options` are its sub-tables, such as

@@ -30,7 +30,7 @@ def options_for(recipe: Recipe, method: str = "vital") -> SynthesisOptions:
     [visualize.METHOD] sets for this one; `targets.grid` goes first.
 
     Raises:
-        ValueError: an unknown method.
+        UserError: an unknown method.
     """
     overrides = recipe.visualize.options_of(method)
     if recipe.targets.grid:
@@ -42,7 +42,7 @@ def check_targets(recipe: Recipe, model: Model) -> None:
     """Find the mistakes in what a recipe says of references that can be found before work starts.
 
     Raises:
-        ValueError: as `blocks_with_references`; references ranked by relevance for a model without classifier.
+        UserError: as `blocks_with_references`; references ranked by relevance for a model without classifier.
     """
     blocks_with_references(recipe, model)
     if recipe.targets.reference_ranking == "relevance":
@@ -53,7 +53,7 @@ def plan_targets(recipe: Recipe, model: Model, layer: str) -> AlignmentPlan:
     """Where the neurons of one layer are aligned under a recipe.
 
     Raises:
-        ValueError: a layer is unknown, or no feature layer feeds the neurons.
+        UserError: a layer is unknown, or no feature layer feeds the neurons.
     """
     plan = plan_alignment(
         model,
@@ -83,7 +83,7 @@ def build_targets(
 ) -> list[dict[str, Any]]:
     """Compute, store and commit the targets of a batch of units of one layer, all facets of each.
 
-    A unit that no image of the data set excites has no target: its rows say `dead` and why. A facet for which there
+    A unit that no image of the data set activates has no target: its rows say `dead` and why. A facet for which there
     are no images left is `skipped`.
 
     Args:
@@ -124,8 +124,8 @@ class _TargetBuilder:
                 for name in plan.feature_layers
             }
         self._ranking: RelevanceRanking | None = None
-        # Nothing in the network is computed from a concept or a circuit, so they have no relevance for a class.
-        unranked = [model.classifier_layer, *model.added_layers()]
+        # Nothing in the network is computed from a concept or a combination, so they have no relevance for a class.
+        unranked = [model.classifier_layer, *model.derived_layers()]
         if recipe.targets.reference_ranking == "relevance" and plan.layer not in unranked:
             rule = plan.rule if plan.rule in RULES else "lrp"
             self._ranking = RelevanceRanking(model, plan.layer, self._reader, rule=rule)
@@ -135,12 +135,12 @@ class _TargetBuilder:
         references, images = self._references(unit)
         num_facets = self._plan.facets
         if not len(images):
-            reason = f"none of the {self._statistics.num_samples} images excites this unit"
+            reason = f"none of the {self._statistics.num_samples} images activates this unit"
             return [self._row(unit, facet, references, "dead", reason) for facet in range(num_facets)]
         clusters = [list(range(len(images)))]
         if num_facets > 1:
             vectors = channel_vectors(self._model, self._plan.layer, images)
-            clusters = cluster(vectors, [e.activation for e in references.exemplars], num_facets)
+            clusters = cluster(vectors, [e.activation for e in references.top_images], num_facets)
         rows = []
         importance = {name: value[unit] for name, value in self._correlation.items()} or None
         for facet, members in enumerate(clusters):
@@ -164,7 +164,7 @@ class _TargetBuilder:
             layer,
             unit,
             chosen,
-            self._reader.images(chosen.exemplars),
+            self._reader.images(chosen.top_images),
             reduction=self._recipe.statistics.activation,
             box_side=settings.patch_size_px / model.input_size_px,
         )
@@ -172,8 +172,8 @@ class _TargetBuilder:
     def _row(
         self, unit: int, facet: int, references: References, status: str = "ok", reason: str = ""
     ) -> dict[str, Any]:
-        # On the whole images: an enlarged patch may excite the unit less than the image it is cut from.
-        goal = max((exemplar.activation for exemplar in references.exemplars), default=float("nan"))
+        # On the whole images: an enlarged patch may activate the unit less than the image it is cut from.
+        goal = max((top_image.activation for top_image in references.top_images), default=float("nan"))
         return {
             "unit": unit,
             "facet": facet,

@@ -1,11 +1,11 @@
-"""Facets: the references of a neuron in clusters of like images, each of which gets a picture of its own.
+"""Facets: the references of a neuron in clusters of like images, each of which gets a visualization of its own.
 
 A neuron may answer to several unlike things. The mean quantile function of all its references then describes none of
 them; one target per cluster shows each.
 
 Shapes: R references, D channels.
 References: Nguyen, Yosinski, Clune, Multifaceted Feature Visualization, 2016, arXiv 1602.03616 (clusters of the images
-that excite a unit); Olah et al., Feature Visualization, Distill 2017, section Diversity; Dhillon, Modha, Machine
+that activate a unit); Olah et al., Feature Visualization, Distill 2017, section Diversity; Dhillon, Modha, Machine
 Learning 42, 2001 (spherical k-means); Nemhauser, Wolsey, Fisher, Mathematical Programming 14, 1978 (seeds by greedy
 coverage).
 """
@@ -30,7 +30,7 @@ def cluster(vectors: Tensor, activations: Sequence[float], num_clusters: int) ->
 
     Each seed is the vector by which the similarity of all vectors to their nearest seed grows most. (The vector
     farthest from the seeds before, the usual choice without chance, is an outlier: for two of five units of
-    EfficientNet-Lite0 it left one of 12 photographs alone.) There are fewer clusters than asked for if there are
+    EfficientNet-Lite0 it left one of 12 dataset images alone.) There are fewer clusters than asked for if there are
     fewer directions.
 
     Args:
@@ -72,7 +72,7 @@ def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
     """What references are clustered by: the mean over positions of every channel at their neuron's layer.
 
     For a class this is what the classifier is computed from, the penultimate features: logits tell classes apart,
-    these what kinds of image a class has. For a concept or a circuit it is the layer that these lie in.
+    these what kinds of image a class has. For a concept or a combination it is the layer that these lie in.
 
     Args:
         model: whose neuron it is.

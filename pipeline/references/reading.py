@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.activations.dataset_images import photographs_ahead
-from pipeline.activations.store import Exemplar, StatisticsStore
+from pipeline.activations.dataset_images import dataset_images_ahead
+from pipeline.activations.store import StatisticsStore, TopImage
+from pipeline.errors import UserError
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 from pipeline.models import Model
-from pipeline.references.near_duplicates import Look, look_at
+from pipeline.references.near_duplicates import Predictions, predict_for
 
 _CACHED_IMAGES = 256  # decoded references kept per process: neighbors in a layer share many
 FOLDER_SAMPLE = -1  # the sample id of an image that is none of the data set's
@@ -30,70 +31,72 @@ class ReferenceReader:
         self._size_px = image_size_px
         self._max_pixels = max_pixels
         self._crops: OrderedDict[Place, Image.Image] = OrderedDict()
-        self._looks: dict[Place, Look] = {}
+        self._predictions: dict[Place, Predictions] = {}
 
-    def load(self, exemplars: Iterable[Exemplar]) -> None:
+    def load(self, top_images: Iterable[TopImage]) -> None:
         """Have the crops of samples that will be asked for at hand, several of them read at once.
 
         Raises:
             OSError, ValueError: as `crop`.
         """
-        asked = {self._place(exemplar): exemplar for exemplar in exemplars}
+        asked = {self._place(top_image): top_image for top_image in top_images}
         for place in asked.keys() & self._crops.keys():
             self._crops.move_to_end(place)  # those that are here are not to make room for the others
-        wanted = [exemplar for place, exemplar in asked.items() if place not in self._crops][:_CACHED_IMAGES]
-        for exemplar, photograph in photographs_ahead(
-            wanted, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
+        requested = [top_image for place, top_image in asked.items() if place not in self._crops][:_CACHED_IMAGES]
+        for top_image, dataset_image in dataset_images_ahead(
+            requested, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
         ):
-            if isinstance(photograph, BadImage):
-                raise ValueError(f'reference "{exemplar.key}" in {exemplar.tar_shard}: {photograph}') from photograph
-            self._crops[self._place(exemplar)] = self._model.preprocessing.square_crop(photograph, self._size_px)
+            if isinstance(dataset_image, BadImage):
+                raise UserError(
+                    f'reference "{top_image.key}" in {top_image.tar_shard}: {dataset_image}'
+                ) from dataset_image
+            self._crops[self._place(top_image)] = self._model.preprocessing.square_crop(dataset_image, self._size_px)
             if len(self._crops) > _CACHED_IMAGES:
                 self._crops.popitem(last=False)
 
-    def crop(self, exemplar: Exemplar) -> Image.Image:
+    def crop(self, top_image: TopImage) -> Image.Image:
         """The square crop of a sample as the model sees it, at the run's image size.
 
         Raises:
             OSError: the tar shard cannot be read any more.
-            ValueError: its bytes are no image: of the data set, no longer, since they were when statistics were made.
+            UserError: its bytes are no image: of the data set, no longer, since they were when statistics were made.
         """
-        place = self._place(exemplar)
+        place = self._place(top_image)
         if place not in self._crops:
-            self.load([exemplar])
+            self.load([top_image])
         self._crops.move_to_end(place)
         return self._crops[place]
 
-    def look(self, exemplar: Exemplar) -> Look:
+    def predict(self, top_image: TopImage) -> Predictions:
         """What near-duplicates of a sample are recognized by."""
-        place = self._place(exemplar)
-        if place not in self._looks:
-            self._looks[place] = look_at(self.crop(exemplar))
-        return self._looks[place]
+        place = self._place(top_image)
+        if place not in self._predictions:
+            self._predictions[place] = predict_for(self.crop(top_image))
+        return self._predictions[place]
 
-    def images(self, exemplars: Sequence[Exemplar]) -> Tensor:
+    def images(self, top_images: Sequence[TopImage]) -> Tensor:
         """Whole reference images, [R, 3, H, W] in the model's input space."""
-        self.load(exemplars)
-        return torch.stack([self._model.preprocessing.to_tensor(self.crop(exemplar)) for exemplar in exemplars])
+        self.load(top_images)
+        return torch.stack([self._model.preprocessing.to_tensor(self.crop(top_image)) for top_image in top_images])
 
-    def patches(self, exemplars: Sequence[Exemplar], boxes: Sequence[Box]) -> Tensor:
+    def patches(self, top_images: Sequence[TopImage], boxes: Sequence[Box]) -> Tensor:
         """The marked square of each reference, enlarged to the image size: [R, 3, H, W]."""
-        self.load(exemplars)
+        self.load(top_images)
         size = self._size_px
         patches = []
-        for exemplar, (x0, y0, x1, y1) in zip(exemplars, boxes, strict=True):
+        for top_image, (x0, y0, x1, y1) in zip(top_images, boxes, strict=True):
             box = (x0 * size, y0 * size, x1 * size, y1 * size)
-            patches.append(self.crop(exemplar).resize((size, size), Image.Resampling.BICUBIC, box=box))
+            patches.append(self.crop(top_image).resize((size, size), Image.Resampling.BICUBIC, box=box))
         return torch.stack([self._model.preprocessing.to_tensor(patch) for patch in patches])
 
     @staticmethod
-    def _place(exemplar: Exemplar) -> Place:
-        return exemplar.tar_shard, exemplar.offset
+    def _place(top_image: TopImage) -> Place:
+        return top_image.tar_shard, top_image.offset
 
 
-def folder_exemplar(folder: Root, name: str) -> Exemplar:
+def folder_top_image(folder: Root, name: str) -> TopImage:
     """An image file of a folder, as if it were a sample: unlabeled, its activation not known yet."""
-    return Exemplar(
+    return TopImage(
         sample=FOLDER_SAMPLE,
         key=name,
         tar_shard=folder.join(name).url,
@@ -106,9 +109,9 @@ def folder_exemplar(folder: Root, name: str) -> Exemplar:
     )
 
 
-def exemplars_of_row(statistics: StatisticsStore, row: Mapping[str, Any], count: int | None = None) -> list[Exemplar]:
+def top_images_of_row(statistics: StatisticsStore, row: Mapping[str, Any], count: int | None = None) -> list[TopImage]:
     """Where the images of a committed row of references lie, in its order; at most `count` of them."""
     if row["reference_folder"]:
         folder = Root.open(row["reference_folder"])
-        return [folder_exemplar(folder, name) for name in row["reference_keys"][:count]]
-    return statistics.exemplars_of(row["reference_samples"][:count])
+        return [folder_top_image(folder, name) for name in row["reference_keys"][:count]]
+    return statistics.top_images_of(row["reference_samples"][:count])

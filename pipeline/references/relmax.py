@@ -1,6 +1,6 @@
-"""References by relevance: of the images that excite a unit, those whose classification it serves most.
+"""References by relevance: of the images that activate a unit, those whose classification it serves most.
 
-A unit may be excited strongly by images in which what it sees does not matter. Relevance maximization (RelMax) ranks
+A unit may be activated strongly by images in which what it sees does not matter. Relevance maximization (RelMax) ranks
 images by how much of the evidence for their own strongest class flows through the unit.
 
 Reference: Achtibat et al., From attribution maps to human-understandable explanations through Concept Relevance
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pipeline.activations.store import Exemplar
+from pipeline.activations.store import TopImage
 from pipeline.attribution.relevance import relevance
+from pipeline.errors import UserError
 from pipeline.models import Model
 from pipeline.references.reading import ReferenceReader
 
@@ -20,12 +21,12 @@ _BATCH_SIZE = 16  # images in one pass: bounds memory, changes nothing
 
 
 class RelevanceRanking:
-    """Ranks the images that excite a unit of one layer by the unit's relevance for each image's own top class.
+    """Ranks the images that activate a unit of one layer by the unit's relevance for each image's own top class.
 
     One pass gives an image's relevance for all units of the layer, and units of a layer share many images: it is kept.
 
     Raises:
-        ValueError: the model has no classifier.
+        UserError: the model has no classifier.
     """
 
     def __init__(self, model: Model, layer: str, reader: ReferenceReader, *, rule: str = "lrp") -> None:
@@ -36,20 +37,20 @@ class RelevanceRanking:
         self._rule = rule
         self._relevance: dict[int, Tensor] = {}
 
-    def rank(self, exemplars: Sequence[Exemplar], unit: int) -> list[Exemplar]:
+    def rank(self, top_images: Sequence[TopImage], unit: int) -> list[TopImage]:
         """The images in descending order of the unit's relevance; ties keep the order given."""
-        self._measure([e for e in exemplars if e.sample not in self._relevance])
-        return sorted(exemplars, key=lambda e: -float(self._relevance[e.sample][unit]))
+        self._measure([e for e in top_images if e.sample not in self._relevance])
+        return sorted(top_images, key=lambda e: -float(self._relevance[e.sample][unit]))
 
-    def _measure(self, exemplars: Sequence[Exemplar]) -> None:
+    def _measure(self, top_images: Sequence[TopImage]) -> None:
         """Keep the relevance [C] of each image: that of every unit, summed over positions."""
-        for start in range(0, len(exemplars), _BATCH_SIZE):
-            batch = exemplars[start : start + _BATCH_SIZE]
+        for start in range(0, len(top_images), _BATCH_SIZE):
+            batch = top_images[start : start + _BATCH_SIZE]
             maps = relevance(
                 self._model.module,
                 self._reader.images(batch).to(self._model.device),
                 layer=self._classifier,
-                units=[exemplar.top1 for exemplar in batch],
+                units=[top_image.top1 for top_image in batch],
                 feature_layers=[self._layer],
                 rule=self._rule,
             )[self._layer]
@@ -61,10 +62,10 @@ def require_classifier(model: Model) -> str:
     """The layer of the class logits, without which nothing can be relevant for a class.
 
     Raises:
-        ValueError: the model has none.
+        UserError: the model has none.
     """
     if model.classifier_layer is None:
-        raise ValueError(
+        raise UserError(
             f'targets.reference_ranking = "relevance" ranks images by a unit\'s relevance for their class, and '
             f'model "{model.name}" has no classifier: set it to "activation"'
         )

@@ -1,6 +1,6 @@
 """Reference images of a neuron: which real images stand for it.
 
-Classes take their labeled samples; inner units the images that excite them most, whole or as patches around
+Classes take their labeled samples; intermediate units the images that activate them most, whole or as patches around
 the place that does (METHOD 4). Near-duplicates among them are left out, and the next best take their place.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.activations.store import Exemplar, StatisticsStore
+from pipeline.activations.store import StatisticsStore, TopImage
 from pipeline.models import Model, features_of
 from pipeline.recipe.sections import TargetsSection
-from pipeline.references.near_duplicates import DistinctPictures
+from pipeline.references.near_duplicates import DistinctVisualizations
 from pipeline.references.reading import Box, ReferenceReader
 from pipeline.references.relmax import RelevanceRanking
 
@@ -24,18 +24,19 @@ _BATCH_SIZE = 16  # patches in one forward pass: bounds memory, changes nothing
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """The reference images of one neuron, those that excite it most first (or, ranked so, the most relevant ones).
+    """The reference images of one neuron, those that activate it most first (or, ranked so, the most relevant ones).
 
     Attributes:
-        exemplars: which samples, with their activation.
+        top_images: which samples, with their activation.
         source: how they were found: `label`, `label+top_logit`, `top_logit`, `top_activation`, `top_relevance`,
             `folder` or `keys`.
-        boxes: for inner units (x0, y0, x1, y1) in 0–1 of the square crop around what excites the unit; else empty.
+        boxes: for intermediate units (x0, y0, x1, y1) in 0–1 of the square crop around what activates the unit; else
+        empty.
         num_duplicates: near-duplicates of these that were left out.
         folder: where they lie if they are no samples of the data set, else "".
     """
 
-    exemplars: Sequence[Exemplar]
+    top_images: Sequence[TopImage]
     source: str
     boxes: Sequence[Box]
     num_duplicates: int = 0
@@ -44,21 +45,21 @@ class References:
     def some(self, members: Sequence[int]) -> "References":
         """Those at some places, in the order given."""
         boxes = [self.boxes[i] for i in members] if self.boxes else []
-        return replace(self, exemplars=[self.exemplars[i] for i in members], boxes=boxes)
+        return replace(self, top_images=[self.top_images[i] for i in members], boxes=boxes)
 
     def columns(self, class_names: Sequence[str]) -> dict[str, Any]:
         """As columns of the target store and of an atlas row."""
         return {
-            "reference_keys": [e.key for e in self.exemplars],
-            "reference_samples": [e.sample for e in self.exemplars],
-            "reference_activations": [e.activation for e in self.exemplars],
+            "reference_keys": [e.key for e in self.top_images],
+            "reference_samples": [e.sample for e in self.top_images],
+            "reference_activations": [e.activation for e in self.top_images],
             "reference_labels": [
-                class_names[e.label] if 0 <= e.label < len(class_names) else "" for e in self.exemplars
+                class_names[e.label] if 0 <= e.label < len(class_names) else "" for e in self.top_images
             ],
             "reference_positions": [edge for box in self.boxes for edge in box],
             "reference_source": self.source,
             "reference_folder": self.folder,
-            "num_references": len(self.exemplars),
+            "num_references": len(self.top_images),
             "num_duplicates": self.num_duplicates,
         }
 
@@ -70,7 +71,7 @@ def choose_class_references(
     *,
     num_references: int,
     min_references: int,
-    distinct: DistinctPictures[Exemplar],
+    distinct: DistinctVisualizations[TopImage],
 ) -> References:
     """References of a class: its labeled samples, those its logit rates highest first.
 
@@ -78,15 +79,15 @@ def choose_class_references(
     otherwise labeled samples of the highest logit; one with none takes `num_references` of these, as an inner
     unit does. The source says so.
     """
-    candidates = statistics.class_exemplars(unit)
+    candidates = statistics.class_top_images(unit)
     labeled = distinct.take(candidates, num_references)
     source = "label"
     if len(labeled) < min_references:
-        known = {exemplar.sample for exemplar in candidates}
-        others = [e for e in statistics.exemplars(layer, unit) if e.sample not in known]
+        known = {top_image.sample for top_image in candidates}
+        others = [e for e in statistics.top_images(layer, unit) if e.sample not in known]
         source = "label+top_logit" if labeled else "top_logit"
         labeled += distinct.take(others, min_references - len(labeled) if labeled else num_references)
-    return References(exemplars=labeled, source=source, boxes=(), num_duplicates=distinct.num_duplicates)
+    return References(top_images=labeled, source=source, boxes=(), num_duplicates=distinct.num_duplicates)
 
 
 def choose_unit_references(
@@ -97,10 +98,10 @@ def choose_unit_references(
     *,
     num_references: int,
     box_side: float,
-    distinct: DistinctPictures[Exemplar],
+    distinct: DistinctVisualizations[TopImage],
     ranking: RelevanceRanking | None = None,
 ) -> References:
-    """References of an inner unit: the images that excite it most, each marked where it does.
+    """References of an intermediate unit: the images that activate it most, each marked where it does.
 
     Args:
         statistics: of the run.
@@ -108,18 +109,18 @@ def choose_unit_references(
         unit: index in the layer.
         map_shape: (H, W) of the grid in which the layer's positions are given, None where they have no place in the
             image.
-        num_references: at most so many; images that do not excite the unit at all are left out.
+        num_references: at most so many; images that do not activate the unit at all are left out.
         box_side: side of the marking square, as a fraction of the image's.
         distinct: leaves out near-duplicates.
-        ranking: orders the exciting images anew; None keeps those of the highest activation.
+        ranking: orders the activating images anew; None keeps those of the highest activation.
     """
     floor = float(statistics.activation_moments(layer).minimum[unit])
-    exciting = [e for e in statistics.exemplars(layer, unit) if e.activation > floor]
+    exciting = [e for e in statistics.top_images(layer, unit) if e.activation > floor]
     if ranking is not None:
         exciting = ranking.rank(exciting, unit)
     chosen = distinct.take(exciting, num_references)
     return References(
-        exemplars=chosen,
+        top_images=chosen,
         source="top_activation" if ranking is None else "top_relevance",
         boxes=[] if map_shape is None else [box_around(e.position, map_shape, box_side) for e in chosen],
         num_duplicates=distinct.num_duplicates,
@@ -175,15 +176,15 @@ def gather_references(
         ranking: of the layer, if references are ranked by relevance.
 
     Returns:
-        The references and their images [R, 3, H, W]; R = 0 for a unit that no image excites.
+        The references and their images [R, 3, H, W]; R = 0 for a unit that no image activates.
     """
     count = settings.num_references
-    distinct = DistinctPictures(reader.look, settings.duplicate_distance, reader.load)
+    distinct = DistinctVisualizations(reader.predict, settings.duplicate_distance, reader.load)
     if layer == model.classifier_layer:
         chosen = choose_class_references(
             statistics, layer, unit, num_references=count, min_references=settings.min_references, distinct=distinct
         )
-        return chosen, reader.images(chosen.exemplars)
+        return chosen, reader.images(chosen.top_images)
     map_shape = model.map_shape(layer)
     as_patches = settings.reference_mode == "patch" and map_shape is not None
     chosen = choose_unit_references(
@@ -196,11 +197,11 @@ def gather_references(
         distinct=distinct,
         ranking=ranking,
     )
-    if not chosen.exemplars:
+    if not chosen.top_images:
         return chosen, torch.empty(0, len(model.mean), 0, 0)
     if not as_patches:
-        return chosen, reader.images(chosen.exemplars)
-    patches = reader.patches(chosen.exemplars, chosen.boxes)
+        return chosen, reader.images(chosen.top_images)
+    patches = reader.patches(chosen.top_images, chosen.boxes)
     return best_patches(model, layer, unit, chosen, patches, count)
 
 
@@ -230,6 +231,6 @@ def measure_references(
             boxes += [
                 box_around(divmod(peak, map_shape[1]), map_shape, box_side) for peak in own.argmax(dim=1).tolist()
             ]
-    exemplars = [replace(e, activation=a) for e, a in zip(references.exemplars, activations, strict=True)]
-    order = sorted(range(len(exemplars)), key=lambda i: -exemplars[i].activation)
-    return replace(references, exemplars=exemplars, boxes=boxes).some(order), images[order]
+    top_images = [replace(e, activation=a) for e, a in zip(references.top_images, activations, strict=True)]
+    order = sorted(range(len(top_images)), key=lambda i: -top_images[i].activation)
+    return replace(references, top_images=top_images, boxes=boxes).some(order), images[order]

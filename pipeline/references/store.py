@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.alignment.losses import LayerTarget, NeuronTarget
+from pipeline.errors import UserError
 from pipeline.io.parquet import read_rows as read_table_rows
 from pipeline.io.parquet import write_table
 from pipeline.io.root import Root
@@ -26,7 +27,7 @@ REFERENCE_SCHEMA = {
     "unit": "int32",
     "facet": "int32",
     "num_facets": "int32",
-    "status": "string",  # ok, dead (nothing excites the unit) or skipped (a facet without references)
+    "status": "string",  # ok, dead (nothing activates the unit) or skipped (a facet without references)
     "status_reason": "string",
     "goal_activation": "float32",
     "num_references": "int32",
@@ -66,7 +67,7 @@ def prepare_store(
         model_channels: feature layer → C.
 
     Raises:
-        ValueError: the arrays there have other shapes: they belong to another recipe.
+        UserError: the arrays there have other shapes: they belong to another recipe.
     """
     path = _store_path(plan.layer)
     attributes = {
@@ -86,7 +87,7 @@ def prepare_store(
         present = root.read_json(marker)
         different = [key for key in attributes | present if present.get(key) != attributes.get(key)]
         if different:
-            raise ValueError(
+            raise UserError(
                 f'{root.url}: the targets of layer "{plan.layer}" were made with another '
                 f"{', '.join(different)}: {[present.get(k) for k in different]} there, "
                 f"{[attributes.get(k) for k in different]} wanted; choose another output.root"

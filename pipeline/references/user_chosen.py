@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 from pipeline.activations.store import StatisticsStore
+from pipeline.errors import UserError
 from pipeline.io.images import BadImage, decode_image
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.neurons import match_layers, nearest, parse_units
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.sections import CLASSIFIER, NeuronsBlock
-from pipeline.references.reading import folder_exemplar
+from pipeline.references.reading import folder_top_image
 from pipeline.references.selection import References
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -21,7 +22,7 @@ def blocks_with_references(recipe: Recipe, model: Model) -> dict[tuple[str, int]
     """(layer, unit) → the block of [[neurons]] that names its references; neurons without such a block are absent.
 
     Raises:
-        ValueError: a layer or unit is not in the model, or two blocks name different references for one neuron.
+        UserError: a layer or unit is not in the model, or two blocks name different references for one neuron.
     """
     found: dict[tuple[str, int], NeuronsBlock] = {}
     for block in recipe.neurons:
@@ -32,7 +33,7 @@ def blocks_with_references(recipe: Recipe, model: Model) -> dict[tuple[str, int]
             for unit in parse_units(block.units, model.units(layer), layer):
                 earlier = found.setdefault((layer, unit), block)
                 if _named(earlier) != _named(block):
-                    raise ValueError(
+                    raise UserError(
                         f'unit {unit} of layer "{layer}" gets references from two blocks of [[neurons]]: '
                         f"{_describe(earlier)} and {_describe(block)}; give it to one of them"
                     )
@@ -51,7 +52,7 @@ def find_chosen(recipe: Recipe, model: Model, statistics: StatisticsStore) -> Ch
     """Where the references lie that the recipe names, each folder and list looked up once.
 
     Raises:
-        ValueError: as `blocks_with_references`; a folder without images, an image that cannot be decoded, or keys that
+        UserError: as `blocks_with_references`; a folder without images, an image that cannot be decoded, or keys that
             the data set does not have, or has more than once.
     """
     found: dict[tuple[str, frozenset[str]], References] = {}
@@ -73,31 +74,31 @@ def _in_folder(url: str, max_pixels: int) -> References:
     names = [name for name in folder.list() if name.lower().endswith(_IMAGE_SUFFIXES)]
     if not names:
         what = "has no images" if folder.exists() else "does not exist"
-        raise ValueError(
+        raise UserError(
             f'neurons.references = "{url}" {what}: expected a folder with {", ".join(_IMAGE_SUFFIXES)} files'
         )
     for name in names:
         try:
             decode_image(folder.read_bytes(name), max_pixels=max_pixels)
         except BadImage as error:
-            raise ValueError(f'neurons.references = "{url}": {name}: {error}; repair or remove it') from error
-    exemplars = [folder_exemplar(folder, name) for name in names]
-    return References(exemplars=exemplars, source="folder", boxes=(), folder=folder.url)
+            raise UserError(f'neurons.references = "{url}": {name}: {error}; repair or remove it') from error
+    top_images = [folder_top_image(folder, name) for name in names]
+    return References(top_images=top_images, source="folder", boxes=(), folder=folder.url)
 
 
 def _with_keys(keys: tuple[str, ...], statistics: StatisticsStore) -> References:
     samples = statistics.samples.with_keys(keys)
     missing = [key for key, found in samples.items() if not found]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"neurons.reference_keys: {len(missing)} of {len(keys)} are no keys of the data set, the first is "
             f'"{missing[0]}"{nearest(missing[0], statistics.samples.keys())}'
         )
     repeated = [key for key, found in samples.items() if len(found) > 1]
     if repeated:
-        raise ValueError(
+        raise UserError(
             f'neurons.reference_keys: "{repeated[0]}" is the key of {len(samples[repeated[0]])} samples in different '
             "tar shards; name the images by a folder (references) instead"
         )
-    exemplars = statistics.exemplars_of([samples[key][0] for key in keys])
-    return References(exemplars=exemplars, source="keys", boxes=())
+    top_images = statistics.top_images_of([samples[key][0] for key in keys])
+    return References(top_images=top_images, source="keys", boxes=())

@@ -1,4 +1,4 @@
-"""`visualize`: the notebook interface, from reference images to pictures, without a store and without Ray."""
+"""`visualize`: the notebook interface, from reference images to visualizations, without a store and without Ray."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment.losses import NeuronTarget
+from pipeline.errors import UserError
 from pipeline.models import Model, Precision, features_of
 from pipeline.neurons import neuron_seed
 from pipeline.synthesis.methods.presets import SynthesisOptions
@@ -36,7 +37,7 @@ def visualize(
     Args:
         model: of `load_model`.
         neurons: (layer, unit) each; they may lie in several layers. `classifier` names the class logits.
-        references: per neuron [R, C, H, W] in the model's input space (`model.preprocess` of photographs), at
+        references: per neuron [R, C, H, W] in the model's input space (`model.preprocess` of dataset images), at
             `image_size_px`. `vital` aligns with them; `maco` takes the mean spectrum of all of them together, a rough
             one where they are few (a run takes that of its whole data set); the other methods need none.
         method: `vital`, `maco`, `fourier`, `deepinversion` or `pixel`, see `pipeline.synthesis.methods.registry`.
@@ -45,27 +46,27 @@ def visualize(
         seed: of the run; each neuron's own seed follows from it and from the neuron.
         relevance: `vital`: `auto`, `none`, or a rule of `pipeline.attribution`.
         preset: `published`, `fast` or `best`.
-        precision: of the network's arithmetic while the pictures are made; `bfloat16` is for GPUs.
+        precision: of the network's arithmetic while the visualizations are made; `bfloat16` is for GPUs.
         **options: any field of `SynthesisOptions`.
 
     Returns:
         One visualization per neuron, in order.
 
     Raises:
-        ValueError: an unknown method, layer, unit, preset or option; no references where the method needs them, or
+        UserError: an unknown method, layer, unit, preset or option; no references where the method needs them, or
             some of another size; a model that the method does not work for.
     """
     check_method(model, method)
     settings = preset_options(preset, method, **options, **({} if steps is None else {"steps": steps}))
     if references is None and (method_named(method).needs_targets or settings.needs_spectrum):
-        raise ValueError(f'method "{method}" needs reference images: pass one set of them per neuron')
+        raise UserError(f'method "{method}" needs reference images: pass one set of them per neuron')
     if references is not None and len(neurons) != len(references):
-        raise ValueError(f"got {len(neurons)} neurons and {len(references)} sets of references; expected one set each")
+        raise UserError(f"got {len(neurons)} neurons and {len(references)} sets of references; expected one set each")
     by_layer: dict[str, list[int]] = {}
     for index, (layer, unit) in enumerate(neurons):
         exact = model.resolve_layer(layer)
         if not 0 <= unit < model.units(exact):
-            raise ValueError(f'layer "{exact}" has units 0 to {model.units(exact) - 1}, got {unit}')
+            raise UserError(f'layer "{exact}" has units 0 to {model.units(exact) - 1}, got {unit}')
         by_layer.setdefault(exact, []).append(index)
     size_px = image_size_px or (model.input_size_px if not references else references[0].shape[-1])
     _check_sizes(model, neurons, references or (), size_px)
@@ -99,9 +100,9 @@ def _check_sizes(model: Model, neurons: Sequence[tuple[str, int]], references: S
     num_channels = model.preprocessing.num_channels
     for neuron, images in zip(neurons, references, strict=False):
         if images.ndim != 4 or images.shape[1:] != (num_channels, size_px, size_px):
-            raise ValueError(
+            raise UserError(
                 f"references of {neuron}: expected [R, {num_channels}, {size_px}, {size_px}], "
-                f"got {list(images.shape)}; use model.preprocess_at(photograph, {size_px})"
+                f"got {list(images.shape)}; use model.preprocess_at(dataset image, {size_px})"
             )
 
 

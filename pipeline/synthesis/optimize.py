@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from pipeline.alignment.losses import INPUT_PIXELS, NeuronTarget
+from pipeline.errors import UserError
 from pipeline.models import Model, Precision, Preprocessing, features_of
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.methods.registry import Method, check_method, method_named
 from pipeline.synthesis.parameterization.pixel import parameterize
 from pipeline.synthesis.regularizers import image_norm, total_variation, total_variation_l1
-from pipeline.synthesis.step import Step, Way
+from pipeline.synthesis.step import ExecutionMode, Step
 from pipeline.synthesis.transforms import draw_views, num_views
 
 # Transparency is clipped at this percentile; published pixels at the 1st and 99th (METHOD 3, after MACO's display).
@@ -32,7 +33,7 @@ _Weights = tuple[float, float, float]  # total variation by l2, by l1, image nor
 
 @dataclass(frozen=True, kw_only=True)
 class Visualization:
-    """The picture of one neuron.
+    """The visualization of one neuron.
 
     Attributes:
         image: uint8 [H, W, 3], or [H, W, 4] if the model takes opacity.
@@ -40,7 +41,7 @@ class Visualization:
         activation: the neuron's activation on `image` as synthesized (spatial maximum).
         loss: at the last step.
         steps: how many were taken.
-        seconds: wall time of the batch over its number of images.
+        seconds: gallery time of the batch over its number of images.
         neuron: (layer, unit).
         method: by which it was made.
         seed: of its generator.
@@ -98,7 +99,7 @@ def synthesize(
     seeds: Sequence[int],
     spectrum: np.ndarray | Tensor | None = None,
     precision: Precision = "float32",
-    way: Way = "plain",
+    execution_mode: ExecutionMode = "plain",
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Visualization]:
     """Visualize neurons of one layer together.
@@ -115,14 +116,14 @@ def synthesize(
         spectrum: where `options.needs_spectrum`: mean magnitude of real images, [C, S, S // 2 + 1], of any size S
             and up to scale; `MeanSpectrum.magnitude` of the statistics.
         precision: of the network's arithmetic; images, parameters, losses and the activation quoted are float32.
-        way: how a step is computed: `plain`, `traced` or `compiled`, see `pipeline.synthesis.step`.
+        execution_mode: how a step is computed: `plain`, `traced` or `compiled`, see `pipeline.synthesis.step`.
         on_step: called after each step with (steps done, steps in all).
 
     Returns:
         One visualization per neuron, in order.
 
     Raises:
-        ValueError: neurons of several layers, lengths that differ, an unknown method, or one that lacks its targets,
+        UserError: neurons of several layers, lengths that differ, an unknown method, or one that lacks its targets,
             its spectrum, or what it needs of the model.
         TracingError: the step cannot be traced or compiled.
         FloatingPointError: the loss of a neuron is not finite; it names the neuron and the step.
@@ -148,14 +149,14 @@ def synthesize(
     objective = chosen.objective(
         working, layer, _repeat(units, views_per_image), _repeat(targets, views_per_image), options
     )
-    evaluate = Step(objective, working.module, way=way)
+    evaluate = Step(objective, working.module, execution_mode=execution_mode)
     optimizer = _make_optimizer(parameters.parameters, options)
     weights = _regularizer_weights(model, layer, options, chosen)
     transparency = torch.zeros(len(neurons), image_size_px, image_size_px, device=model.device)
     gray = preprocessing.normalize(torch.full((preprocessing.num_channels, 1, 1), 0.5, device=model.device))
     # Targets are made at the images' size, and what they are held against is of that size.
     view_px = image_size_px if chosen.needs_targets else min(image_size_px, model.input_size_px)
-    shows_squares = (
+    shows_random_crops = (
         chosen.needs_targets
         and layer == model.classifier_layer
         and options.class_crop_min < 1
@@ -171,7 +172,7 @@ def synthesize(
         images = parameters.images()
         refresh = step % keep_views_for == 0
         if refresh:  # the views are kept while relevance is: a relevance map belongs to the image as it was shown
-            drawn = class_crops_at(step, options) if shows_squares else options
+            drawn = class_crops_at(step, options) if shows_random_crops else options
             show = draw_views(drawn, generators, size_px=image_size_px, view_px=view_px, gray=gray)
         views, penalty = show(images), _regularization(images, weights)
         view_losses, view_gradients = evaluate(views, refresh=refresh)
@@ -190,13 +191,15 @@ def synthesize(
 
     with torch.no_grad():
         final = preprocessing.denormalize(parameters.images())
-        pictures = _to_pictures(preprocessing, final, clip=options.parameterization == "pixel")
-        shown = torch.stack([preprocessing.to_tensor(picture) for picture in pictures]).to(model.device)
+        visualizations = _to_visualizations(preprocessing, final, clip=options.parameterization == "pixel")
+        shown = torch.stack([preprocessing.to_tensor(visualization) for visualization in visualizations]).to(
+            model.device
+        )
         activation = model.activation(features_of(model.module, shown, [layer])[layer], layer, units)
     seconds = (time.perf_counter() - started_s) / len(neurons)
     return [
         Visualization(
-            image=pictures[i],
+            image=visualizations[i],
             alpha=_to_alpha(transparency[i]),
             activation=float(activation[i]),
             loss=float(losses[i].detach()),
@@ -215,12 +218,12 @@ def _check_batch(
 ) -> None:
     layers = {layer for layer, _ in neurons}
     if len(layers) != 1 or len(targets) not in (len(neurons), 0) or len(seeds) != len(neurons):
-        raise ValueError(
+        raise UserError(
             f"a batch holds neurons of one layer with a target and a seed each; got layers {sorted(layers)}, "
             f"{len(neurons)} neurons, {len(targets)} targets, {len(seeds)} seeds"
         )
     if method.needs_targets and not targets:
-        raise ValueError(f'method "{method.name}" needs a target for each neuron: see `reference_target`')
+        raise UserError(f'method "{method.name}" needs a target for each neuron: see `reference_target`')
 
 
 def _repeat(items: Sequence[_Item], times: int) -> list[_Item]:
@@ -268,14 +271,14 @@ def _check_finite(losses: Tensor, neurons: Sequence[tuple[str, int]], steps: int
         )
 
 
-def _to_pictures(preprocessing: Preprocessing, pixels: Tensor, *, clip: bool) -> list[np.ndarray]:
-    """[B, C, H, W] in [0, 1] → pictures to publish, optionally clipped at each image's outer percentiles."""
-    pictures = []
+def _to_visualizations(preprocessing: Preprocessing, pixels: Tensor, *, clip: bool) -> list[np.ndarray]:
+    """[B, C, H, W] in [0, 1] → visualizations to publish, optionally clipped at each image's outer percentiles."""
+    visualizations = []
     for image in pixels.float().cpu().numpy():
         if clip:
             image = np.clip(image, *np.percentile(image, _PIXEL_PERCENTILES))
-        pictures.append(preprocessing.to_picture(torch.from_numpy(image)))
-    return pictures
+        visualizations.append(preprocessing.to_visualization(torch.from_numpy(image)))
+    return visualizations
 
 
 def _to_alpha(accumulated: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The numbers of one step: the loss of each picture as it is shown, and its gradient.
+"""The numbers of one step: the loss of each visualization as it is shown, and its gradient.
 
 They follow from the network and take nearly all of a step's time. The step may be traced once, rules of relevance and
 hooks included, into one graph of tensor operations, in which the forward pass that relevance needs and the one that the
@@ -20,8 +20,8 @@ from pipeline.synthesis.buffer_reuse import reuse_buffers
 from pipeline.synthesis.tracing import trace
 
 Tensors = Mapping[str, Tensor]
-Way = Literal["plain", "traced", "compiled"]
-WAYS: Final = ("plain", "traced", "compiled")
+ExecutionMode = Literal["plain", "traced", "compiled"]
+EXECUTION_MODES: Final = ("plain", "traced", "compiled")
 
 
 class Objective(Protocol):
@@ -31,7 +31,7 @@ class Objective(Protocol):
 
     Attributes:
         tensors: what is particular to the neurons of this batch.
-        signature: equal for objectives of one network whose functions are the same.
+        unit_embedding: equal for objectives of one network whose functions are the same.
     """
 
     tensors: dict[str, Tensor]
@@ -69,7 +69,8 @@ class _Graph:
 _graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
 # Of a network so many are kept: batches of a layer follow one another, and each layer has its own folded parameters.
 _MAX_GRAPHS = 8
-# Of a compiled step, over the norm of what is right for a picture: rounding moves some values across a kink or a rank.
+# Of a compiled step, over the norm of what is right for a visualization: rounding moves some values across a kink or a
+# rank.
 _MAX_DIFFERENCE = 0.05
 
 
@@ -79,14 +80,14 @@ class Step:
     Args:
         objective: of the batch.
         module: the network.
-        way: how it is done. Tracing takes seconds, and compiling a minute or two, once for batches of one shape in a
+        execution_mode: how it is done. Tracing takes seconds, and compiling a minute or two, once for batches of one shape in a
             layer.
     """
 
-    def __init__(self, objective: Objective, module: nn.Module, *, way: Way) -> None:
+    def __init__(self, objective: Objective, module: nn.Module, *, execution_mode: ExecutionMode) -> None:
         self._objective = objective
         self._module = module
-        self._way = way
+        self._execution_mode = execution_mode
         self._relevance: Tensors = {}
 
     def __call__(self, views: Tensor, *, refresh: bool) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,7 @@ class Step:
         Raises:
             TracingError: see there.
         """
-        run = _value_and_gradient if self._way == "plain" else self._run_traced
+        run = _value_and_gradient if self._execution_mode == "plain" else self._run_traced
         kept = None if refresh or not self._relevance else self._relevance
         losses, gradient, self._relevance = run(self._objective, views, self._objective.tensors, kept)
         return losses, gradient
@@ -109,7 +110,7 @@ class Step:
     ) -> tuple[Tensor, Tensor, Tensors]:
         given = [views.detach(), *tensors.values(), *(relevance or {}).values()]
         shapes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in given)
-        key = (objective.signature, self._way, relevance is None, tuple(tensors), shapes)
+        key = (objective.signature, self._execution_mode, relevance is None, tuple(tensors), shapes)
         graphs = _graphs.setdefault(self._module, {})
         if key in graphs:
             graphs[key] = graphs.pop(key)  # to the end: the first is the one that was not used the longest
@@ -117,7 +118,9 @@ class Step:
             if len(graphs) == _MAX_GRAPHS:
                 del graphs[next(iter(graphs))]
             kept = None if relevance is None else tuple(relevance)
-            graphs[key] = _make_graph(objective, given, tuple(tensors), kept, compiled=self._way == "compiled")
+            graphs[key] = _make_graph(
+                objective, given, tuple(tensors), kept, compiled=self._execution_mode == "compiled"
+            )
         losses, gradient, *maps = graphs[key].run(*given)
         return losses, gradient, dict(zip(graphs[key].maps, maps, strict=True))
 
@@ -174,7 +177,7 @@ def _make_graph(
 def _require_agreement(compiled: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
     """Raise RuntimeError if results are others than the plain graph's by more than rounding can explain.
 
-    What torch's compiler makes for CPUs has been wrong, see `_deterministic`: a picture must not show it.
+    What torch's compiler makes for CPUs has been wrong, see `_deterministic`: a visualization must not show it.
     """
     for found, expected in zip(compiled, plain, strict=True):  # losses [B], gradient, relevance maps [B, ...]
         difference = (found - expected).reshape(len(expected), -1).norm(dim=1)

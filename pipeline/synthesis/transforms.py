@@ -164,9 +164,9 @@ def crop(images: Tensor, boxes: Tensor, view_px: int) -> Tensor:
 def _resampling(start: Tensor, side: Tensor, image_px: int, view_px: int) -> Tensor:
     """Weights of an image's pixels in those of a view from `start` [B, K] on, `side` [B, K] long: [B, K, V, S]."""
     scale = (side / view_px)[..., None, None]  # image pixels per view pixel
-    wanted = torch.arange(view_px, device=start.device)[:, None] + 0.5
+    requested = torch.arange(view_px, device=start.device)[:, None] + 0.5
     known = torch.arange(image_px, device=start.device) + 0.5
-    centers = (start[..., None, None] + wanted * scale).clamp(0.5, image_px - 0.5)
+    centers = (start[..., None, None] + requested * scale).clamp(0.5, image_px - 0.5)
     weights = torch.relu(1 - (centers - known).abs() / scale.clamp(min=1))
     return weights / weights.sum(dim=-1, keepdim=True)
 

@@ -31,7 +31,7 @@ HEADINGS: Mapping[str, type[Section]] = {
     "[data]": recipes.DataSection,
     "[output]": recipes.OutputSection,
     "[[concepts]]": recipes.ConceptsBlock,
-    "[[circuits]]": recipes.CircuitsBlock,
+    "[[combinations]]": recipes.CombinationsBlock,
     "[statistics]": recipes.StatisticsSection,
     "[[neurons]]": recipes.NeuronsBlock,
     "[targets]": recipes.TargetsSection,
@@ -133,12 +133,12 @@ def test_the_readme_counts_the_demo_as_it_is() -> None:
     blocks = demo_recipe("demo-atlas").neurons
     neurons = {(block.layer, unit) for block in blocks for unit in block.units}
     num_classes = sum(layer == CLASSIFIER for layer, _ in neurons)
-    num_inner = len(neurons) - num_classes
+    num_intermediate = len(neurons) - num_classes
     attribution = (ROOT / "jobs" / "demo_data" / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    num_photographs = len(re.findall(r"^\| (?!key |---)", attribution, re.MULTILINE))
+    num_dataset_images = len(re.findall(r"^\| (?!key |---)", attribution, re.MULTILINE))
     words = " ".join(README.split())
-    assert f"{num_classes} classes and {num_inner} inner neurons" in words
-    assert f"{num_photographs} photographs" in words
+    assert f"{num_classes} classes and {num_intermediate} intermediate neurons" in words
+    assert f"{num_dataset_images} dataset images" in words
 
 
 def test_the_notebook_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,17 +154,17 @@ def test_the_notebook_example_of_the_readme_runs(tmp_path: Path, monkeypatch: py
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["castle"].neuron == ("classifier", 483)
-    with Image.open("castle.png") as picture:
-        assert picture.size == (64, 64)
-    assert [picture.neuron[0] for picture in names["pictures"]] == [
+    with Image.open("castle.png") as visualization:
+        assert visualization.size == (64, 64)
+    assert [visualization.neuron[0] for visualization in names["visualizations"]] == [
         "concepts.factors",
-        "circuits.both",
-        "circuits.through",
+        "combinations.both",
+        "combinations.through",
     ]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_and_pictures_exist(path: Path) -> None:
+def test_links_and_visualizations_exist(path: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
     relative = [target.partition("#")[0] for target in targets if "://" not in target]
     missing = [target for target in relative if target and not (path.parent / target).exists()]

@@ -38,45 +38,45 @@ def run_again(finished, tmp_path, capsys):
 
 
 def test_a_new_title_only_builds_again(run_again, tmp_path):
-    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
+    visualizations = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
     assert run_again("atlas.title=Anew") == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: nothing to do, 8 neurons already done",
-        "visualize: nothing to do, 8 pictures already done",
-        "evaluate: nothing to do, 8 pictures already done",
-        "build: 8 pictures done",
+        "visualize: nothing to do, 8 visualizations already done",
+        "evaluate: nothing to do, 8 visualizations already done",
+        "build: 8 visualizations done",
     ]
     assert Root.open(tmp_path / "out").read_json("atlas.json")["title"] == "Anew"
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == pictures
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == visualizations
 
 
-def test_one_more_seed_adds_only_its_pictures(run_again, tmp_path):
-    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
+def test_one_more_seed_adds_only_its_visualizations(run_again, tmp_path):
+    visualizations = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
     assert run_again("visualize.seeds=2") == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: nothing to do, 8 neurons already done",
-        "visualize: 8 pictures done, 8 already done",
-        "evaluate: 8 pictures done, 8 already done",
-        "build: 16 pictures done",
+        "visualize: 8 visualizations done, 8 already done",
+        "evaluate: 8 visualizations done, 8 already done",
+        "build: 16 visualizations done",
     ]
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
-    assert len(now) == 2 * len(pictures)
-    assert now | pictures == now  # the old ones were not touched
+    assert len(now) == 2 * len(visualizations)
+    assert now | visualizations == now  # the old ones were not touched
 
 
 def test_captions_are_collected_anew_and_nothing_else(run_again, tmp_path):
     root = Root.open(tmp_path / "out")
-    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
+    visualizations = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")}
     assert not any(row["reference_captions"] for row in read_rows(root, "layers/stage2.parquet"))
     before = root.read_json("run/statistics.json")
     assert run_again("data.caption_key=txt") == [
         "collect: 3 tar shards done",
         "targets: nothing to do, 8 neurons already done",
-        "visualize: nothing to do, 8 pictures already done",
-        "evaluate: nothing to do, 8 pictures already done",
-        "build: 8 pictures done",
+        "visualize: nothing to do, 8 visualizations already done",
+        "evaluate: nothing to do, 8 visualizations already done",
+        "build: 8 visualizations done",
     ]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == pictures
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/images").rglob("*.webp")} == visualizations
     after = root.read_json("run/statistics.json")
     assert {key for key in after if after[key] != before.get(key)} == {"caption_key", "recipe_fingerprint"}
     for layer in ("fc", "stage2"):
@@ -103,9 +103,9 @@ def test_more_units_of_a_layer_add_only_themselves(run_again):
     assert run_again(blocks) == [
         "collect: nothing to do, 3 tar shards already done",
         "targets: 3 neurons done, 8 already done",
-        "visualize: 3 pictures done, 8 already done",
-        "evaluate: 3 pictures done, 8 already done",
-        "build: 11 pictures done",
+        "visualize: 3 visualizations done, 8 already done",
+        "evaluate: 3 visualizations done, 8 already done",
+        "build: 11 visualizations done",
     ]
 
 
@@ -124,21 +124,25 @@ def test_what_changes_results_is_refused_and_changes_nothing(finished, override,
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_one_more_layer_is_surveyed_alone_and_what_was_there_is_not_touched(run_again, tmp_path):
+def test_one_more_layer_is_recorded_alone_and_what_was_there_is_not_touched(run_again, tmp_path):
     root = Root.open(tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/run").rglob("*") if path.is_file()}
     blocks = 'neurons=[{layer="classifier"}, {layer="stage2", units="0:3"}, {layer="stem", units=[1]}]'
     assert run_again('statistics.layers=["stage1", "stage2", "stage3", "stem"]', blocks) == [
         "collect: 3 tar shards done",
         "targets: 1 neurons done, 8 already done",
-        "visualize: 1 pictures done, 8 already done",
-        "evaluate: 1 pictures done, 8 already done",
-        "build: 9 pictures done",
+        "visualize: 1 visualizations done, 8 already done",
+        "evaluate: 1 visualizations done, 8 already done",
+        "build: 9 visualizations done",
     ]
     statistics = root.read_json("run/statistics.json")
     assert statistics["layers"] == ["stem", "stage1", "stage2", "stage3", "fc"]  # in model order
     assert open_group(root, "run/statistics.zarr").attrs["layers"] == statistics["layers"]
-    old = [path for path in before if "statistics.zarr/layers" in path.as_posix() or "/partials/" in path.as_posix()]
+    old = [
+        path
+        for path in before
+        if "statistics.zarr/layers" in path.as_posix() or "/shard_statistics/" in path.as_posix()
+    ]
     assert len(old) > 50
     assert [path for path in old if path.stat().st_mtime_ns != before[path]] == []
     assert validate(str(tmp_path / "out")) == []
@@ -157,8 +161,8 @@ def test_a_layer_added_later_has_the_statistics_of_one_that_was_there_from_the_s
         assert read_array(added, f"layers/stem/{name}").tobytes() == read_array(whole, f"layers/stem/{name}").tobytes()
 
 
-def test_layers_cannot_be_added_from_other_pictures(finished, tmp_path, capsys):
-    """The tar shards of the same names hold other pictures now."""
+def test_layers_cannot_be_added_from_other_visualizations(finished, tmp_path, capsys):
+    """The tar shards of the same names hold other visualizations now."""
     shutil.copytree(finished / "out", tmp_path / "out")
     write_data(tmp_path / "data", per_shard=7)
     for shard in (finished / "data").iterdir():
@@ -181,7 +185,7 @@ def test_layers_cannot_be_added_from_other_pictures(finished, tmp_path, capsys):
     assert "the tar shards have changed since their statistics were made" in capsys.readouterr().err
 
 
-def test_more_shards_are_surveyed_alone_until_targets_are_made_of_them(tmp_path, capsys):
+def test_more_shards_are_recorded_alone_until_targets_are_made_of_them(tmp_path, capsys):
     shards = write_data(tmp_path / "data", num_shards=4)
     three = shards.replace("000003}", "000002}")
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
@@ -197,9 +201,9 @@ def test_more_shards_are_surveyed_alone_until_targets_are_made_of_them(tmp_path,
     assert main(["run", str(path), "--address", "inline"]) == BAD_USAGE  # the three alone, now that four were used
     message = capsys.readouterr().err
     assert "data.shards" in message
-    assert "copy the folder run/partials" in message
+    assert "copy the folder run/shard_statistics" in message
 
-    shutil.copytree(out / "run/partials", tmp_path / "new/run/partials")
+    shutil.copytree(out / "run/shard_statistics", tmp_path / "new/run/shard_statistics")
     assert main(["collect", str(path), "--address", "inline", "--set", f"output.root={tmp_path}/new"]) == DONE
     assert "collect: nothing" not in (said := capsys.readouterr().out)
     assert "3 already done" in said

@@ -34,8 +34,9 @@ IN_FLIGHT = 2 * NUM_WORKERS
 # The program that is told so does not ask for GPUs: actors take none, and no CPU.
 SIDE_BY_SIDE = ("compute.gpus_per_task=0", f"compute.num_actors={NUM_WORKERS}")
 
-# A write of each stage, at which a blow falls: the third tar shard, the targets of a layer, pictures, photographs.
-POINTS = ("run/partials/000002.", "run/targets/stage2/", "images/fc/00002-vital-s0.webp", "examples/stage2/")
+# A write of each stage, at which a blow falls: the third tar shard, the targets of a layer, visualizations, dataset
+# images.
+POINTS = ("run/shard_statistics/000002.", "run/targets/stage2/", "images/fc/00002-vital-s0.webp", "examples/stage2/")
 
 
 class Nodes:
@@ -101,7 +102,7 @@ def shards(tmp_path_factory):
 def whole(shards, tmp_path_factory):
     """What one unbroken run publishes."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    run_stages(tiny_recipe(shards, out, NETWORK), STAGES, address="inline", say=lambda line: None)
+    run_stages(tiny_recipe(shards, out, NETWORK), STAGES, address="inline", echo=lambda line: None)
     return published(out)
 
 
@@ -128,7 +129,9 @@ def check(out: Path | str, whole: dict[str, bytes], commits: Counter[str], *, bl
     assert sum(again.values()) <= blows * IN_FLIGHT, again
 
 
-def test_workers_that_are_killed_in_every_stage_while_pictures_are_made_beside_targets(nodes, recipe, tmp_path, whole):
+def test_workers_that_are_killed_in_every_stage_while_visualizations_are_made_beside_targets(
+    nodes, recipe, tmp_path, whole
+):
     nodes.plan(*(("worker", point) for point in POINTS))
     finish(nodes.start(recipe, *SIDE_BY_SIDE, program="tests.support.side_by_side"))
     assert nodes.struck() == len(POINTS)

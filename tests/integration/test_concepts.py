@@ -51,7 +51,7 @@ def concept_recipe(data: Path, out: Path, *overrides: str, file: str = "basis.sa
 @pytest.fixture(scope="module")
 def atlas(data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("atlas") / "out"
-    run_stages(concept_recipe(data, out), STAGES, address="inline", say=lambda _: None)
+    run_stages(concept_recipe(data, out), STAGES, address="inline", echo=lambda _: None)
     return out
 
 
@@ -111,7 +111,7 @@ def test_fingerprints_follow_the_section_and_are_as_before_without_it(data, tmp_
     assert relabeled.fingerprint("collect") == recipe.fingerprint("collect")
     assert relabeled.fingerprint("visualize") != recipe.fingerprint("visualize")
     without = Recipe.from_toml(recipe_toml("a.tar", tmp_path))
-    assert not [name for name in without.stage_keys("build") if name.startswith(("concepts", "circuits"))]
+    assert not [name for name in without.stage_keys("build") if name.startswith(("concepts", "combinations"))]
 
 
 def test_what_does_not_fit_names_file_and_key(data, tmp_path):

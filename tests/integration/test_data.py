@@ -19,7 +19,7 @@ from jobs.run.run_folder import read_log
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_table
 from pipeline.io.root import Root
-from tests.support.tiny_run import NUM_CLASSES, picture, recipe_toml, small_net, write_data, write_tar
+from tests.support.tiny_run import NUM_CLASSES, recipe_toml, small_net, visualization, write_data, write_tar
 
 ROTATED_90 = 6  # EXIF orientation
 
@@ -31,7 +31,7 @@ def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def scene() -> Image.Image:
-    return Image.open(io.BytesIO(picture(1)))
+    return Image.open(io.BytesIO(visualization(1)))
 
 
 def animated() -> bytes:
@@ -67,11 +67,11 @@ GOOD = {
     "rotated.jpg": rotated,
 }
 BAD: dict[str, Callable[[], bytes]] = {
-    "corrupt.png": lambda: picture(2)[:60] + b"\xff" * 200 + picture(2)[260:],
-    "truncated.png": lambda: picture(3)[: len(picture(3)) // 2],
+    "corrupt.png": lambda: visualization(2)[:60] + b"\xff" * 200 + visualization(2)[260:],
+    "truncated.png": lambda: visualization(3)[: len(visualization(3)) // 2],
     "zero-byte.jpg": lambda: b"",
     "bomb.png": bomb,
-    "no-picture.jpg": lambda: b"<html>404 not found</html>",
+    "no-visualization.jpg": lambda: b"<html>404 not found</html>",
 }
 SKIPPED = {
     "corrupt": 1,
@@ -86,7 +86,7 @@ SKIPPED = {
 
 
 def write_zoo(folder: Path) -> None:
-    """One tar shard with every kind of picture and mistake, and one that is cut in the middle of a picture."""
+    """One tar shard with every kind of visualization and mistake, and one that is cut in the middle of a visualization."""
     members: list[tuple[str, bytes]] = []
 
     def add(name: str, image: bytes, label: str | None) -> None:
@@ -96,13 +96,13 @@ def write_zoo(folder: Path) -> None:
 
     for number, (name, make) in enumerate((GOOD | BAD).items()):
         add(name, make(), str(number % NUM_CLASSES))
-    add("unlabeled.png", picture(10), None)
-    add("label-out-of-range.png", picture(11), str(NUM_CLASSES))
-    add("label-no-number.png", picture(12), "cat")
-    add("gray.png", picture(13), "0")  # its key was there before
+    add("unlabeled.png", visualization(10), None)
+    add("label-out-of-range.png", visualization(11), str(NUM_CLASSES))
+    add("label-no-number.png", visualization(12), "cat")
+    add("gray.png", visualization(13), "0")  # its key was there before
     members.append(("no-image.cls", b"1"))
     write_tar(folder / "zoo-000000.tar", members)
-    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", picture(20 + n)) for n in range(4)])
+    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", visualization(20 + n)) for n in range(4)])
     data = whole.read_bytes()
     start_of_third = data.index(b"photo2.png")
     whole.write_bytes(data[: start_of_third + 512 + 100])
@@ -156,7 +156,7 @@ def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised
 
     assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.3"]) == DONE
     works = [entry["work"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
-    assert sorted(works) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was surveyed twice
+    assert sorted(works) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was recorded twice
 
 
 def net_with_a_bug() -> nn.Module:
@@ -189,7 +189,7 @@ def test_an_error_in_the_model_s_code_stops_the_run_with_its_traceback(tmp_path,
     assert "the first 3 tasks all failed" in error
     log = read_log(Root.open(tmp_path / "out"))
     assert [entry["status"] for entry in log] == ["failed"] * 3  # not all eight, and none is called a bad sample
-    assert not (tmp_path / "out/run/partials").exists()
+    assert not (tmp_path / "out/run/shard_statistics").exists()
 
 
 def test_a_model_that_cannot_run_at_all_is_told_before_any_work(tmp_path, capsys):
@@ -231,7 +231,7 @@ def test_a_tar_shard_that_cannot_be_read_costs_nothing_of_the_others(tmp_path, c
     second.write_bytes(gzip.compress(plain))
     assert main(["run", str(recipe), "--address", "inline"]) == FAILED
     error = capsys.readouterr().err
-    assert "1 of 3 tar shards could not be surveyed" in error
+    assert "1 of 3 tar shards could not be recorded" in error
     assert f"{second} is compressed with gzip" in error
     assert "Traceback (most recent call last)" not in error
 

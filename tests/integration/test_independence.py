@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.engine.inline import InlineEngine
-from jobs.engine.work import Kept, Outcome, Resources, Work
+from jobs.engine.work import LazyWorker, Outcome, Resources, Work
 from jobs.run.run_folder import STAGES
 from jobs.runner import run_stages
 from tests.integration.test_killed import published
@@ -31,7 +31,7 @@ class Crowd(InlineEngine):
     def run_actors(
         self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
     ) -> Iterator[Outcome]:
-        actors = [Kept(factory) for _ in range(self.num_workers)]
+        actors = [LazyWorker(factory) for _ in range(self.num_workers)]
         known = list(works)
         for work in self._random.sample(known, len(known)):
             yield from super().run_tasks(self._random.choice(actors), [work], resources)
@@ -43,7 +43,7 @@ def shards(tmp_path_factory):
 
 
 def run(out, shards: str, *overrides: str, engine: InlineEngine) -> dict[str, bytes]:
-    run_stages(tiny_recipe(shards, out, *overrides), STAGES, engine=engine, say=lambda line: None)
+    run_stages(tiny_recipe(shards, out, *overrides), STAGES, engine=engine, echo=lambda line: None)
     return published(out)
 
 
@@ -64,5 +64,5 @@ def test_the_order_in_which_shards_are_named_changes_nothing(shards, alone, tmp_
     made = run(tmp_path / "out", shards, f"data.shards={json.dumps(names)}", engine=InlineEngine())
     assert made == alone
     again = tiny_recipe(shards, tmp_path / "out", f"data.shards={json.dumps(names[::-1])}")
-    reports = run_stages(again, STAGES[:-1], address="inline", say=lambda line: None)
+    reports = run_stages(again, STAGES[:-1], address="inline", echo=lambda line: None)
     assert [report.done for report in reports] == [0, 0, 0, 0]  # and is no other recipe

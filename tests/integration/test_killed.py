@@ -33,12 +33,12 @@ def shards(tmp_path_factory):
 def whole(shards, tmp_path_factory):
     """What one unbroken run publishes."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    run_stages(tiny_recipe(shards, out), STAGES, address="inline", say=lambda line: None)
+    run_stages(tiny_recipe(shards, out), STAGES, address="inline", echo=lambda line: None)
     return published(out)
 
 
 def published(out: Path) -> dict[str, bytes]:
-    """The index, the scores and all pictures; the tables of layers hold wall times."""
+    """The index, the scores and all visualizations; the tables of layers hold gallery times."""
     tables = [out / name for name in ("index.parquet", "scores.parquet", "scores.md")]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in (*tables, *out.rglob("*.webp"))}
 
@@ -51,7 +51,11 @@ def works_done(out: Path) -> list[tuple[str, str]]:
     ("write", "number", "num_done"),
     [
         ("run/samples.parquet", 1, 3),  # collect: all three, and the merge is nearly
-        ("run/evaluation/model/pictures/", 1, 14),  # evaluate: pictures are scored, photographs were looked at
+        (
+            "run/evaluation/model/visualizations/",
+            1,
+            14,
+        ),  # evaluate: visualizations are scored, dataset images were looked at
         ("run/evaluation/scores.md", 1, 18),  # evaluate: all but the marker of the summary
     ],
 )
@@ -129,12 +133,12 @@ def test_a_poisoned_target_costs_its_neuron_only_and_is_repaired_when_it_is_good
 
     capsys.readouterr()
     assert main(["run", str(path), "--address", "inline"]) == DONE_WITH_FAILED_UNITS
-    assert "visualize: 0 pictures done, 7 already done, 1 failed" in capsys.readouterr().out
+    assert "visualize: 0 visualizations done, 7 already done, 1 failed" in capsys.readouterr().out
     assert main(["status", str(path)]) == DONE
     assert "failed  python:tests.support.tiny_run:small_net/fc/3: FloatingPointError" in capsys.readouterr().out
 
     write_rows(group, "stage3/quantile", 3, good)
     assert main(["run", str(path), "--address", "inline"]) == DONE
-    assert "visualize: 1 pictures done, 7 already done" in capsys.readouterr().out
+    assert "visualize: 1 visualizations done, 7 already done" in capsys.readouterr().out
     assert set(published(out)) == set(whole)
     assert validate(str(out)) == []

@@ -1,4 +1,4 @@
-"""Runs of several methods and facets: each neuron gets the pictures its block asks for, and later ones add to them."""
+"""Runs of several methods and facets: each neuron gets the visualizations its block asks for, and later ones add to them."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def plain_net() -> nn.Module:
     return module
 
 
-def look(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+def predict(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
     assert inputs[0].detach().mean().item() > -1e9  # no trace holds what follows from a value
 
 
 def net_that_looks_at_values() -> nn.Module:
     """A network whose steps can only be computed plainly."""
     module = small_net()
-    module.stage1.register_forward_pre_hook(look)
+    module.stage1.register_forward_pre_hook(predict)
     return module
 
 
@@ -46,7 +46,7 @@ def shards(tmp_path_factory):
 
 
 def run(recipe):
-    return {report.stage: report for report in run_stages(recipe, STAGES, address="inline", say=lambda line: None)}
+    return {report.stage: report for report in run_stages(recipe, STAGES, address="inline", echo=lambda line: None)}
 
 
 def table_of(out: Path) -> dict[tuple, dict]:
@@ -55,7 +55,7 @@ def table_of(out: Path) -> dict[tuple, dict]:
     return {(row["layer"], row["unit"], row["method"], row["seed"]): row for row in rows}
 
 
-def test_every_method_makes_the_pictures_its_blocks_ask_for(shards, tmp_path):
+def test_every_method_makes_the_visualizations_its_blocks_ask_for(shards, tmp_path):
     run(tiny_recipe(shards, tmp_path, f"visualize.methods={list(METHODS)}", BLOCKS, "evaluate.weak_percentile=0"))
     rows = table_of(tmp_path)
     assert set(rows) == (
@@ -68,8 +68,8 @@ def test_every_method_makes_the_pictures_its_blocks_ask_for(shards, tmp_path):
     assert index == {("fc", unit): 5 if unit == 2 else 1 for unit in range(NUM_CLASSES)} | {("stage2", 1): 5}
     assert validate(str(tmp_path)) == []
     for unit in (("fc", 2), ("stage2", 1)):
-        pictures = {(tmp_path / rows[*unit, method, 0]["image_path"]).read_bytes() for method in METHODS}
-        assert len(pictures) == len(METHODS)
+        visualizations = {(tmp_path / rows[*unit, method, 0]["image_path"]).read_bytes() for method in METHODS}
+        assert len(visualizations) == len(METHODS)
     assert {key[2]: row["relevance"] for key, row in rows.items() if key[0] == "stage2"} == {
         "vital": "lrp", "maco": "none", "fourier": "none", "deepinversion": "none", "pixel": "none",
     }  # fmt: skip
@@ -78,18 +78,18 @@ def test_every_method_makes_the_pictures_its_blocks_ask_for(shards, tmp_path):
     }  # fmt: skip
 
 
-def test_a_method_more_adds_its_pictures_and_repeats_none(shards, tmp_path):
+def test_a_method_more_adds_its_visualizations_and_repeats_none(shards, tmp_path):
     run(tiny_recipe(shards, tmp_path, 'visualize.methods=["vital", "pixel"]', BLOCKS))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").rglob("*.webp")}
     reports = run(tiny_recipe(shards, tmp_path, 'visualize.methods=["vital", "pixel", "maco"]', BLOCKS))
     assert (reports["targets"].done, reports["visualize"].done, reports["visualize"].already) == (0, 2, 8)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "images").rglob("*.webp")}
     assert after | before == after
-    assert len(after) == len(before) + 4  # a picture and its mask for each of two neurons
+    assert len(after) == len(before) + 4  # a visualization and its mask for each of two neurons
     assert validate(str(tmp_path)) == []
 
 
-def test_each_facet_has_its_own_references_examples_and_pictures(shards, tmp_path):
+def test_each_facet_has_its_own_references_examples_and_visualizations(shards, tmp_path):
     blocks = 'neurons=[{layer="stage2", units="0:3"}]'
     overrides = ("targets.facets=2", "targets.duplicate_distance=-1", blocks)
     run(tiny_recipe(shards, tmp_path, *overrides))
@@ -143,13 +143,13 @@ def test_a_method_that_cannot_be_is_refused_before_work_starts(shards, tmp_path,
 )
 def test_steps_are_traced_where_it_pays_and_plain_where_they_cannot_be(shards, tmp_path, monkeypatch, net, reason):
     neurons = 'neurons=[{layer="stage2", units=[1, 2]}]'
-    pictures = []
+    visualizations = []
     for folder, trace_from in (("plain", 10**9), ("traced", 1)):
         monkeypatch.setattr(visualize_actor, "TRACE_FROM_STEPS", trace_from)
         root = tmp_path / folder
         run(tiny_recipe(shards, root, neurons, f"model.name=python:{net}", "visualize.steps=3"))
-        pictures.append([row["image_sha256"] for row in read_rows(Root.open(root), "layers/stage2.parquet")])
-    assert pictures[0] == pictures[1]
+        visualizations.append([row["image_sha256"] for row in read_rows(Root.open(root), "layers/stage2.parquet")])
+    assert visualizations[0] == visualizations[1]
     log = [line for line in (tmp_path / "traced/run/log.jsonl").read_text().splitlines() if '"visualize"' in line]
     assert any("untraced" in line for line in log) == (reason is not None)
     assert reason is None or any(reason in line for line in log)

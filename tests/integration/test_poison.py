@@ -36,7 +36,7 @@ def test_so_many_shards_may_be_set_aside(number):
     ("failed", "message"),
     [
         ({1: KILLED, 2: KILLED, 3: KILLED}, r"3 of 10 .*shard-1.tar: worker lost[\s\S]*= 0.2 allows 2 such shards"),
-        ({1: KILLED, 2: BROKEN}, "2 of 10 tar shards could not be surveyed, the first is shard-2.tar: KeyError"),
+        ({1: KILLED, 2: BROKEN}, "2 of 10 tar shards could not be recorded, the first is shard-2.tar: KeyError"),
     ],
 )
 def test_more_or_other_failures_stop_the_run(failed, message):
@@ -45,13 +45,13 @@ def test_more_or_other_failures_stop_the_run(failed, message):
 
 
 def die_of_poison(_module: nn.Module, inputs: tuple[torch.Tensor], *, driver: int, victim: Path) -> None:
-    """Kill the worker that looks at the picture whose mean the file names; the driver never looks at pictures."""
+    """Kill the worker that looks at the visualization whose mean the file names; the driver never looks at visualizations."""
     means = inputs[0].mean(dim=(1, 2, 3))
     if os.getpid() != driver and victim.exists() and (means - float(victim.read_text())).abs().min() < 1e-6:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def net_that_cannot_stand_a_picture() -> nn.Module:
+def net_that_cannot_stand_a_visualization() -> nn.Module:
     module = small_net()
     victim = Path(os.environ["TINY_VICTIM"])
     module.stem.register_forward_pre_hook(partial(die_of_poison, driver=os.getpid(), victim=victim))
@@ -59,7 +59,7 @@ def net_that_cannot_stand_a_picture() -> nn.Module:
 
 
 def mean_of_one(shards: str, index: int) -> float:
-    """The mean input of the first picture of a shard."""
+    """The mean input of the first visualization of a shard."""
     import io
 
     from PIL import Image
@@ -77,13 +77,13 @@ def test_a_shard_that_kills_its_workers_is_left_out_and_named(tmp_path, monkeypa
     shards, out = write_data(tmp_path / "data", num_shards=4, per_shard=4), tmp_path / "out"
     monkeypatch.setenv("TINY_VICTIM", str(tmp_path / "victim"))
     (tmp_path / "victim").write_text(str(mean_of_one(shards, 2)))
-    network = "model.name=python:tests.integration.test_poison:net_that_cannot_stand_a_picture"
+    network = "model.name=python:tests.integration.test_poison:net_that_cannot_stand_a_visualization"
     with pytest.raises(RunStoppedError, match=r"1 of 4 tar shards[\s\S]*tiny-000002.tar: worker lost"):
         run_stages(tiny_recipe(shards, out, network), STAGES[:1], engine=ray_engine)
 
     recipe = tiny_recipe(shards, out, network, "data.max_error_fraction=0.25")
     said: list[str] = []
-    (collect, *_) = run_stages(recipe, STAGES[:1], engine=ray_engine, say=said.append)
+    (collect, *_) = run_stages(recipe, STAGES[:1], engine=ray_engine, echo=said.append)
     assert (collect.done, collect.already, collect.failed) == (0, 3, 1)
     assert "1 failed" in said[0]
     reports = run_stages(recipe, STAGES, address="inline")
@@ -100,7 +100,7 @@ def test_a_shard_that_kills_its_workers_is_left_out_and_named(tmp_path, monkeypa
 
 
 class NetOfAPoisonedNeuron(TinyResidualNet):
-    """Lets every process that receives it die at the picture of one neuron, while a file is there."""
+    """Lets every process that receives it die at the visualization of one neuron, while a file is there."""
 
     input_size_px = SIZE_PX
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.activations.collect as survey_module
+import pipeline.activations.collect as collect_module
 import pipeline.io.root
 import pipeline.synthesis
 from jobs.commands.status import describe_status, read_status
@@ -48,7 +48,7 @@ def run(recipe, stages=STAGES, **options):
 
 
 def published(out: Path) -> dict[str, bytes]:
-    """Files of the atlas that must not depend on how the run went; the layer tables hold wall times."""
+    """Files of the atlas that must not depend on how the run went; the layer tables hold gallery times."""
     files = {
         path.relative_to(out).as_posix(): path.read_bytes()
         for folder in ("images", "sheets", "examples")
@@ -90,7 +90,8 @@ def test_a_run_makes_a_valid_atlas(whole):
 def test_the_log_has_one_line_per_work(whole):
     done = [entry for entry in read_log(Root.open(whole)) if entry["status"] == "done" and entry["count"]]
     counts = {stage: sum(entry["count"] for entry in done if entry["stage"] == stage) for stage in STAGES}
-    # evaluate: 8 pictures scored, and the model as the only judge looks at 24 photographs and 8 pictures
+    # evaluate: 8 visualizations scored, and the model as the only evaluator looks at 24 dataset images and 8
+    # visualizations
     assert counts == {"collect": 3, "targets": 8, "visualize": 8, "evaluate": 40, "build": 8}
     assert all(entry["seconds"] >= 0 and entry["worker"].endswith(f"/{os.getpid()}") for entry in done)
 
@@ -100,7 +101,7 @@ def test_a_second_run_does_nothing_and_says_so(shards, tmp_path):
     run(recipe)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     said = []
-    reports = run_stages(recipe, STAGES, address=NOWHERE, say=said.append)
+    reports = run_stages(recipe, STAGES, address=NOWHERE, echo=said.append)
     assert all("nothing to do" in line for line in said)
     assert [(report.done, report.already) for report in reports] == [(0, 3), (0, 8), (0, 8), (0, 8), (0, 8)]
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
@@ -217,12 +218,12 @@ def test_a_target_that_cannot_be_made_is_a_failed_neuron(shards, tmp_path, monke
     assert validate(str(tmp_path)) == []
 
 
-def test_a_dead_unit_keeps_its_row_without_a_picture(shards, tmp_path):
+def test_a_dead_unit_keeps_its_row_without_a_visualization(shards, tmp_path):
     recipe = tiny_recipe(shards, tmp_path, "model.name=python:tests.support.tiny_run:net_with_dead_unit")
     assert run(recipe)["visualize"].failed == 0
     row = rows_of(tmp_path, "stage2")[0]
     assert (row["status"], row["image_path"], row["num_references"]) == ("dead", "", 0)
-    assert "excites this unit" in row["status_reason"]
+    assert "activates this unit" in row["status_reason"]
     assert row["max_activation"] == 0
     assert validate(str(tmp_path)) == []
 
@@ -241,7 +242,7 @@ def test_more_neurons_only_add_work(shards, whole, tmp_path):
     assert published(tmp_path) == published(whole)
 
 
-def test_seeds_make_different_pictures(shards, tmp_path):
+def test_seeds_make_different_visualizations(shards, tmp_path):
     run(tiny_recipe(shards, tmp_path, "visualize.seeds=2", 'neurons=[{layer="stage2", units="0:1"}]'))
     first, second = read_rows(Root.open(tmp_path), "layers/stage2.parquet")
     assert (first["seed"], second["seed"]) == (0, 1)
@@ -266,24 +267,24 @@ def test_too_many_bad_samples_stop_the_run_and_nothing_is_read_twice(tmp_path):
     assert reports["build"].done == NUM_NEURONS
 
 
-def test_a_data_set_without_one_picture_is_refused(tmp_path):
+def test_a_data_set_without_one_visualization_is_refused(tmp_path):
     shards = write_data(tmp_path / "data", num_shards=1, per_shard=2, num_broken=2)
     with pytest.raises(RunStoppedError, match="no usable image"):
         run(tiny_recipe(shards, tmp_path / "out", data="max_error_fraction = 1.0"))
 
 
 def test_an_error_of_the_code_is_not_taken_for_bad_data(shards, tmp_path, monkeypatch):
-    real = survey_module.survey
+    real = collect_module.collect
 
-    def survey(model, samples, *, shard_index, **options):
+    def collect(model, samples, *, shard_index, **options):
         if shard_index == 1:
             raise TypeError("a bug")
         return real(model, samples, shard_index=shard_index, **options)
 
     recipe = tiny_recipe(shards, tmp_path, data="max_error_fraction = 1.0")
     with monkeypatch.context() as patch:
-        patch.setattr(survey_module, "survey", survey)
-        with pytest.raises(RunStoppedError, match=r"1 of 3 tar shards could not be surveyed.*TypeError: a bug"):
+        patch.setattr(collect_module, "collect", collect)
+        with pytest.raises(RunStoppedError, match=r"1 of 3 tar shards could not be recorded.*TypeError: a bug"):
             run(recipe)
     assert not (tmp_path / "run/statistics.json").exists()
     reports = run(recipe, ("collect",))
@@ -311,8 +312,8 @@ def test_a_full_disk_stops_the_run_with_its_remedy(shards, tmp_path, monkeypatch
     [
         ((), "targets", "no statistics yet: run `neuron-atlas collect RECIPE` first"),
         (("collect",), "visualize", "no targets yet: run `neuron-atlas targets RECIPE` first"),
-        (("collect", "targets"), "evaluate", "no pictures yet: run `neuron-atlas visualize RECIPE` first"),
-        (("collect", "targets"), "build", "8 of 8 pictures are not made yet"),
+        (("collect", "targets"), "evaluate", "no visualizations yet: run `neuron-atlas visualize RECIPE` first"),
+        (("collect", "targets"), "build", "8 of 8 visualizations are not made yet"),
     ],
 )
 def test_a_stage_asks_for_the_one_before(shards, tmp_path, before, stage, message):
@@ -335,9 +336,9 @@ def test_examples_are_opt_in(shards, tmp_path, publish, keys, strips):
     assert any(path.startswith("examples/") for path in listed) == bool(strips)
 
 
-def test_held_out_models_judge_the_classes(shards, tmp_path):
-    judge = "python:tests.support.tiny_run:small_net"
-    run(tiny_recipe(shards, tmp_path, evaluate=f'held_out_models = ["{judge}"]'))
+def test_held_out_models_evaluator_the_classes(shards, tmp_path):
+    evaluator = "python:tests.support.tiny_run:small_net"
+    run(tiny_recipe(shards, tmp_path, evaluate=f'held_out_models = ["{evaluator}"]'))
     column = "accuracy_top5_python_tests_tiny_run_small_net"
     assert rows_of(tmp_path, "fc")[0][column] == 1.0  # of five classes, any is among the first five
     assert rows_of(tmp_path, "stage2")[0].get(column) is None

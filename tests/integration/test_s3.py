@@ -39,7 +39,7 @@ def local(tmp_path_factory):
     """The folder of the shards on this machine, and what an unbroken run on it publishes."""
     folder = tmp_path_factory.mktemp("local")
     shards = write_data(folder / "data", num_shards=NUM_SHARDS)
-    run_stages(tiny_recipe(shards, folder / "out"), STAGES, address="inline", say=lambda line: None)
+    run_stages(tiny_recipe(shards, folder / "out"), STAGES, address="inline", echo=lambda line: None)
     return folder / "data", published(folder / "out")
 
 
@@ -85,7 +85,7 @@ def test_a_run_on_a_failing_store_gives_the_bytes_of_a_local_one(s3_server, s3_u
 def commits(s3_server: S3Server) -> Counter[str]:
     """How often each marker of a partial and each fragment was uploaded."""
     puts = [request.path for request in s3_server.requests if request.method == "PUT"]
-    return Counter(path for path in puts if re.search(r"/run/(partials/\d+\.json|fragments/)", path))
+    return Counter(path for path in puts if re.search(r"/run/(shard_statistics/\d+\.json|fragments/)", path))
 
 
 def run_and_kill(recipe: str, fragment: str, s3_server: S3Server) -> int:
@@ -127,7 +127,7 @@ def test_a_run_that_loses_its_store_and_its_driver_resumes_and_does_nothing_twic
     s3_server, s3_url, recipe, local, capsys
 ):
     out = Root.open(f"{s3_url}/out")
-    for fragment in ("partials/000001.json", "targets.zarr/fc", "evaluation/scores.md", "/index.parquet"):
+    for fragment in ("shard_statistics/000001.json", "targets.zarr/fc", "evaluation/scores.md", "/index.parquet"):
         assert run_until_down(recipe, fragment, s3_server) == FAILED
         message = capsys.readouterr().err
         assert f"cannot write {out.url}/" in message

@@ -24,7 +24,7 @@ from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_run import NUM_NEURONS, picture, tiny_recipe, write_data
+from tests.support.tiny_run import NUM_NEURONS, tiny_recipe, visualization, write_data
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(recipe: Recipe) -> None:
-    run_stages(recipe, STAGES, address="inline", say=lambda _: None)
+    run_stages(recipe, STAGES, address="inline", echo=lambda _: None)
 
 
 def all_images(model, shards: str) -> torch.Tensor:
-    """Every picture of the shards as the model's input."""
+    """Every visualization of the shards as the model's input."""
     found = []
     for path in sorted(Path(shards).parent.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -73,7 +73,7 @@ def test_co_moments_are_kept_of_the_layers_that_are_aligned_and_no_others(shards
         targets="""relevance = "correlation"
         feature_layers = ["stage1", {layer = "stage3", weight = 0.0}, "classifier"]""",
     )
-    run_stages(recipe, STAGES[:2], address="inline", say=lambda _: None)
+    run_stages(recipe, STAGES[:2], address="inline", echo=lambda _: None)
     root = Root.open(tmp_path)
     assert root.read_json("run/statistics.json")["feature_layers"] == ["stage1", "fc"]
     resolved = resolve(recipe)
@@ -120,11 +120,11 @@ def test_facets_and_seeds_make_a_valid_atlas(shards: str, tmp_path: Path) -> Non
     assert len({row["image_sha256"] for row in of_unit.values()}) == 4
 
 
-def test_a_folder_of_references_reaches_pictures_and_strips(shards: str, tmp_path: Path) -> None:
+def test_a_folder_of_references_reaches_visualizations_and_strips(shards: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     for seed in (50, 51):
-        (folder / f"mine{seed}.png").write_bytes(picture(seed))
+        (folder / f"mine{seed}.png").write_bytes(visualization(seed))
     blocks = (
         'neurons=[{layer="stage2", units=[0, 1]}, '
         f'{{layer="stage2", units=[1], references="{folder}"}}, '

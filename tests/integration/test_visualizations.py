@@ -1,4 +1,4 @@
-"""The transparency mask that goes beside each picture."""
+"""The transparency mask that goes beside each visualization."""
 
 import numpy as np
 import pytest

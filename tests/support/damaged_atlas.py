@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {
     "methods": ("vital",),
     "seeds": 1,
 }
-PICTURE = "images/conv_stem/00001-vital-s0.webp"
+VISUALIZATION = "images/conv_stem/00001-vital-s0.webp"
 STEM = "layers/conv_stem.parquet"
 SHEET = "sheets/conv_stem/0000.webp"
 

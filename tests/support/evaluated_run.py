@@ -1,4 +1,4 @@
-"""Runs whose pictures have judges: who they are, the recipes that name them, and what is read from the results."""
+"""Runs whose visualizations have evaluators: who they are, the recipes that name them, and what is read from the results."""
 
 import json
 
@@ -10,15 +10,15 @@ from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root
 from tests.support.tiny_run import small_net
 
-JUDGE = "python:tests.support.tiny_run:small_net"
+EVALUATOR = "python:tests.support.tiny_run:small_net"
 SLUG = "python_tests_tiny_run_small_net"
 BACKBONE = "python:tests.support.evaluated_run:backbone"
-# Ten pictures of classes and twelve of inner units: enough for distances between sets.
+# Ten visualizations of classes and twelve of intermediate units: enough for distances between sets.
 ENOUGH = ("visualize.seeds=2", 'neurons=[{layer="classifier"}, {layer="stage2", units="0:6"}]', "visualize.steps=1")
 
 
-def judged_by(*judges: str) -> str:
-    return f"evaluate.held_out_models={json.dumps(judges)}"
+def evaluated_by(*evaluators: str) -> str:
+    return f"evaluate.held_out_models={json.dumps(evaluators)}"
 
 
 def backbone() -> nn.Module:

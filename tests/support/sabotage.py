@@ -20,7 +20,7 @@ from pipeline.io.root import Root
 from tests.support.tiny_networks import TinyResidualNet
 from tests.support.tiny_run import SIZE_PX
 
-COMMITS = ("run/partials/", "run/targets/", "run/fragments/", "run/scores/")
+COMMITS = ("run/shard_statistics/", "run/targets/", "run/fragments/", "run/scores/")
 
 
 class Net(TinyResidualNet):
@@ -62,7 +62,7 @@ def strike(folder: Path, path: str) -> None:
 
 
 def _is_sample_table(path: str) -> bool:
-    return path.startswith("run/partials/") and path.endswith(".parquet")
+    return path.startswith("run/shard_statistics/") and path.endswith(".parquet")
 
 
 if "SABOTAGE_FOLDER" in os.environ:

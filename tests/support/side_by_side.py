@@ -1,4 +1,4 @@
-"""`neuron-atlas` that makes targets and pictures side by side without any GPU."""
+"""`neuron-atlas` that makes targets and visualizations side by side without any GPU."""
 
 import sys
 

@@ -2,8 +2,8 @@
 
 It has what real ones have and tests need: three layers with a class layer, every status, two methods, two
 seeds, two sheets in one layer, example strips, a score of a held-out model, and labels and keys that try to
-break out of tables and pages. The pictures are drawn: every one differs from every other. `COMPARISON` are the
-options of another one: every method, though not for every neuron, three facets, a layer of concepts and a circuit.
+break out of tables and pages. The visualizations are drawn: every one differs from every other. `COMPARISON` are the
+options of another one: every method, though not for every neuron, three facets, a layer of concepts and a combination.
 
 As a program: `python -m tests.support.synthetic_atlas FOLDER`.
 """
@@ -20,8 +20,8 @@ from pipeline.atlas.format import schema
 from pipeline.atlas.format.file_list import build_id, file_entry
 from pipeline.atlas.format.fragments import Key, Row, RunRows, write_fragment, write_scores
 from pipeline.atlas.format.sheets import draw_examples
-from pipeline.atlas.neighbors.embeddings import Exemplars
-from pipeline.atlas.neighbors.find import SimilarNeurons, find_similar
+from pipeline.atlas.neighbors.embeddings import TopImages
+from pipeline.atlas.neighbors.find import NeighborTables, find_neighbors
 from pipeline.data.captions import one_line
 from pipeline.io.images import encode_webp
 from pipeline.io.parquet import column_types, read_rows, write_table
@@ -34,7 +34,7 @@ MODEL_NAME = "timm:synthetic_net"
 LAYERS = {"conv_stem": (16, 12), "blocks.2.1": (96, 70), "classifier": (1000, 24)}
 CLASS_LAYER = "classifier"
 HELD_OUT_COLUMN = "accuracy_top1_squeezenet1_1"
-PICTURE_PX = 64
+VISUALIZATION_PX = 64
 NUM_REFERENCES = 6
 HOSTILE_STRINGS = (
     "<img src=x onerror=alert(1)>",
@@ -57,7 +57,7 @@ CLASS_NAMES = (
 )
 CAPTIONS = (
     "A heron waits at the edge of a pond",
-    "Two bicycles lean against a brick wall",
+    "Two bicycles lean against a brick gallery",
     "Steam rises from a bowl of noodles",
     "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village that "
     "nobody on board has ever heard of, and a reflection of the photographer asleep",
@@ -80,7 +80,7 @@ def all_methods(layer: str, unit: int) -> tuple[str, ...]:
 
 COMPARISON: dict[str, Any] = {
     "name": "comparison",
-    "layers": {"conv_stem": (16, 11), "concepts.textures": (2, 2), "circuits.eye": (1, 1), "classifier": (1000, 4)},
+    "layers": {"conv_stem": (16, 11), "concepts.textures": (2, 2), "combinations.eye": (1, 1), "classifier": (1000, 4)},
     "methods": METHODS,
     "seeds": 1,
     "facets": 3,
@@ -88,7 +88,7 @@ COMPARISON: dict[str, Any] = {
 }
 _REASONS = {
     "weak": "activation at the 42nd percentile of the data set, below 99",
-    "dead": "no image of the data set excites this unit",
+    "dead": "no image of the data set activates this unit",
     "failed": "RuntimeError: <b>CUDA out of memory</b> at step 17",
     "skipped": "class has 1 labelled image, 3 are needed",
 }
@@ -132,7 +132,7 @@ def recipe(
     )
 
 
-def draw_picture(seed: int, size_px: int = PICTURE_PX) -> np.ndarray:
+def draw_visualization(seed: int, size_px: int = VISUALIZATION_PX) -> np.ndarray:
     """uint8 [size, size, 3]: colored waves; another seed gives clearly other colors and directions."""
     generator = np.random.default_rng(seed)
     y_HW, x_HW = np.mgrid[0:size_px, 0:size_px] / size_px
@@ -158,14 +158,14 @@ def write_run(
     facets: int = 1,
     methods_of: Callable[[str, int], Sequence[str]] = all_methods,
 ) -> None:
-    """Write pictures, fragments and scores in batches, as `visualize` and `evaluate` would.
+    """Write visualizations, fragments and scores in batches, as `visualize` and `evaluate` would.
 
     Args:
         root: the atlas folder.
         rows_per_batch: rows of one fragment.
         layers: name → (units in the model, units in the atlas).
         methods: those of the recipe, in order.
-        seeds: pictures per neuron, method and facet.
+        seeds: visualizations per neuron, method and facet.
         facets: clusters of every neuron's references; the seed index of a row is seed · facets + facet.
         methods_of: (layer, unit) → the methods that one neuron has, if they are among `methods`.
     """
@@ -196,7 +196,7 @@ def build(
     similar: bool = False,
     captions: bool = False,
 ) -> None:
-    """The build step over what `write_run` left in `root`; `captions`: the photographs have some."""
+    """The build step over what `write_run` left in `root`; `captions`: the dataset images have some."""
     build_atlas(
         root,
         recipe=recipe(name=name, publish_examples=publish_examples, methods=methods, seeds=seeds, facets=facets),
@@ -205,7 +205,7 @@ def build(
             "name": MODEL_NAME,
             "weights": "random",
             "weights_sha256": "ab" * 32,
-            "input_size_px": PICTURE_PX,
+            "input_size_px": VISUALIZATION_PX,
             "num_classes": layers[CLASS_LAYER][0] if CLASS_LAYER in layers else 1000,
             "classifier_layer": CLASS_LAYER,
         },
@@ -219,25 +219,25 @@ def build(
             "git_commit": "0" * 40,
         },
         layers={layer: num_units for layer, (num_units, _) in layers.items()},
-        similar=similar_neurons(layers) if similar else None,
+        similar=nearest_neighbors(layers) if similar else None,
     )
 
 
-def similar_neurons(layers: dict[str, tuple[int, int]]) -> SimilarNeurons:
-    """Neighbors and a map: units with the same remainder by 5 share photographs, in all layers; dead ones have none."""
+def nearest_neighbors(layers: dict[str, tuple[int, int]]) -> NeighborTables:
+    """Neighbors and a map: units with the same remainder by 5 share dataset images, in all layers; dead ones have none."""
     neurons = [(layer, unit) for layer, (_, num_neurons) in layers.items() for unit in range(num_neurons)]
     rng = np.random.default_rng(0)
     groups = np.array([unit % 5 for _, unit in neurons])
     dead = np.array([status_of(unit) == "dead" for _, unit in neurons])
     activation = np.sort(rng.uniform(1, 2, (len(neurons), 8)))[:, ::-1] * ~dead[:, None]
-    exemplars = Exemplars(
+    top_images = TopImages(
         activation=activation.astype(np.float32),
         sample=groups[:, None] * 20 + rng.permuted(np.tile(np.arange(20), (len(neurons), 1)), axis=1)[:, :8],
         mean=np.zeros(len(neurons)),
     )
     ring = np.stack([np.cos(groups), np.sin(groups)], axis=1)[~dead]  # the groups around a circle, each a small cloud
     places = ring + rng.normal(0, 0.2, ring.shape)
-    return find_similar(neurons, exemplars, layout=lambda _: places, layout_name="a drawn layout")
+    return find_neighbors(neurons, top_images, layout=lambda _: places, layout_name="a drawn layout")
 
 
 def build_synthetic_atlas(folder: str, **options: Any) -> Root:
@@ -314,20 +314,20 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, fac
     if status != "dead":
         row |= _references(root, layer, unit, seed % facets)
     if row["status"] == "ok":
-        picture = encode_webp(draw_picture(number), quality=90)
-        alpha = np.zeros((PICTURE_PX, PICTURE_PX, 4), np.uint8)
-        alpha[..., 3] = np.linspace(0, 255, PICTURE_PX, dtype=np.uint8)
+        visualization = encode_webp(draw_visualization(number), quality=90)
+        alpha = np.zeros((VISUALIZATION_PX, VISUALIZATION_PX, 4), np.uint8)
+        alpha[..., 3] = np.linspace(0, 255, VISUALIZATION_PX, dtype=np.uint8)
         row |= {
             "image_path": schema.image_path(layer, unit, method, seed),
-            "image_sha256": hashlib.sha256(picture).hexdigest(),
+            "image_sha256": hashlib.sha256(visualization).hexdigest(),
             "alpha_path": schema.alpha_path(layer, unit, method, seed),
-            "width_px": PICTURE_PX,
-            "height_px": PICTURE_PX,
+            "width_px": VISUALIZATION_PX,
+            "height_px": VISUALIZATION_PX,
             "steps": 120,
             "seconds": 1.5,
             "loss": 0.25 + unit / 100,
         }
-        root.write_bytes(row["image_path"], picture)
+        root.write_bytes(row["image_path"], visualization)
         root.write_bytes(row["alpha_path"], encode_webp(alpha, lossless=True))
     return row
 
@@ -335,10 +335,10 @@ def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, fac
 def _references(root: Root, layer: str, unit: int, facet: int) -> dict[str, Any]:
     path = schema.examples_path(layer, unit, facet)
     is_class = layer == CLASS_LAYER
-    ranks = range(facet * NUM_REFERENCES, (facet + 1) * NUM_REFERENCES)  # every facet has photographs of its own
+    ranks = range(facet * NUM_REFERENCES, (facet + 1) * NUM_REFERENCES)  # every facet has dataset images of its own
     if not root.exists(path):
-        pictures = [draw_picture(1000 * unit + rank) for rank in ranks]
-        root.write_bytes(path, encode_webp(draw_examples(pictures), quality=80))
+        visualizations = [draw_visualization(1000 * unit + rank) for rank in ranks]
+        root.write_bytes(path, encode_webp(draw_examples(visualizations), quality=80))
     labels = [CLASS_NAMES[(unit + rank // 2) % len(CLASS_NAMES)] for rank in ranks]
     return {
         "reference_keys": [f"photo-{unit:04d}-{rank}" for rank in ranks[:-1]]

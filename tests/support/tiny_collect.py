@@ -1,4 +1,4 @@
-"""A network and photographs small and exact enough to survey in milliseconds and to check to the bit."""
+"""A network and dataset images small and exact enough to activation pass in milliseconds and to check to the bit."""
 
 import io
 
@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.activations.accumulators.shard_statistics import Partial
-from pipeline.activations.collect import survey
+from pipeline.activations.accumulators.shard_statistics import ShardStatistics
+from pipeline.activations.collect import collect
 from pipeline.data.shards import ErrorBudget, Sample
 from pipeline.models import Model, Preprocessing
 
@@ -49,7 +49,7 @@ def tiny_model(module: nn.Module | None = None) -> Model:
 
 
 def png(seed: int) -> bytes:
-    """A picture of noise around a color of its own, so that images excite units differently."""
+    """A visualization of noise around a color of its own, so that images activate units differently."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3)) // 2 + rng.integers(0, 128, 3)
     buffer = io.BytesIO()
@@ -77,9 +77,9 @@ def tiny_samples(count: int, *, first_seed: int = 0, tar_shard: str = "a.tar") -
     return samples
 
 
-def tiny_survey(samples: list[Sample], shard_index: int = 0, **options: object) -> Partial:
+def tiny_collect(samples: list[Sample], shard_index: int = 0, **options: object) -> ShardStatistics:
     settings = {"layers": LAYERS, "feature_layers": ("stem",), "top_k": 4, "batch_size": 3} | options
-    return survey(tiny_model(), samples, shard_index=shard_index, budget=ErrorBudget(0.5), **settings)
+    return collect(tiny_model(), samples, shard_index=shard_index, budget=ErrorBudget(0.5), **settings)
 
 
 def features_of_all(samples: list[Sample], layer: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""An atlas folder with the statistics of a few pictures, for tests of references and targets."""
+"""An atlas folder with the statistics of a few visualizations, for tests of references and targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,61 +6,65 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.activations.collect import survey
-from pipeline.activations.store import StatisticsStore, merge_partials, write_partial, write_statistics
+from pipeline.activations.collect import collect
+from pipeline.activations.store import StatisticsStore, merge_shard_statistics, write_shard_statistics, write_statistics
 from pipeline.data.sample_errors import ErrorBudget
 from pipeline.data.shard_writing import write_shards
 from pipeline.data.shards import iterate_samples
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe
-from pipeline.references.near_duplicates import DistinctPictures
+from pipeline.references.near_duplicates import DistinctVisualizations
 from pipeline.references.reading import ReferenceReader
 
-Pictures = Mapping[str, Sequence[Image.Image]]  # folder of a class → its pictures
-SURVEYED = ("stage2", "stage3")
+RequestedUnits = Mapping[str, Sequence[Image.Image]]  # folder of a class → its visualizations
+RECORDED = ("stage2", "stage3")
 
 
-def random_pictures(counts: Mapping[str, int], seed: int = 0) -> dict[str, list[Image.Image]]:
-    """Smooth random pictures of 48 × 40 px, all unlike."""
+def random_visualizations(counts: Mapping[str, int], seed: int = 0) -> dict[str, list[Image.Image]]:
+    """Smooth random visualizations of 48 × 40 px, all unlike."""
     rng = np.random.default_rng(seed)
 
-    def picture() -> Image.Image:
+    def visualization() -> Image.Image:
         coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
         return coarse.resize((48, 40), Image.Resampling.BILINEAR)
 
-    return {name: [picture() for _ in range(count)] for name, count in counts.items()}
+    return {name: [visualization() for _ in range(count)] for name, count in counts.items()}
 
 
-def write_folder(folder: Path, pictures: Pictures) -> Path:
-    """Write pictures as `CLASS/CLASSi.png`; a class "" lies in the folder itself."""
-    for name, images in pictures.items():
+def write_folder(folder: Path, visualizations: RequestedUnits) -> Path:
+    """Write visualizations as `CLASS/CLASSi.png`; a class "" lies in the folder itself."""
+    for name, images in visualizations.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(images):
             image.save(folder / name / f"{name or 'image'}{index}.png")
     return folder
 
 
-def write_tiny_store(folder: Path, model: Model, pictures: Pictures, *, feature_layers: Sequence[str] = ()) -> Root:
-    """Survey the pictures, in tar shards of five; returns the atlas folder."""
-    write_shards(str(write_folder(folder / "images", pictures)), str(folder / "shards"), name="tiny", max_samples=5)
+def write_tiny_store(
+    folder: Path, model: Model, visualizations: RequestedUnits, *, feature_layers: Sequence[str] = ()
+) -> Root:
+    """Survey the visualizations, in tar shards of five; returns the atlas folder."""
+    write_shards(
+        str(write_folder(folder / "images", visualizations)), str(folder / "shards"), name="tiny", max_samples=5
+    )
     urls = sorted(str(path) for path in (folder / "shards").glob("*.tar"))
     root = Root.open(str(folder / "atlas"))
     for index, url in enumerate(urls):
         budget = ErrorBudget(0.0)
         samples = iterate_samples(url, num_classes=5, on_skip=budget.add_skip)
-        partial = survey(
+        shard_statistics = collect(
             model,
             samples,
             shard_index=index,
-            layers=SURVEYED,
+            layers=RECORDED,
             feature_layers=feature_layers,
             top_k=8,
             batch_size=4,
             budget=budget,
         )
-        write_partial(root, index, partial, recipe_fingerprint="f", shard_url=url)
-    merged = merge_partials(root, urls, recipe_fingerprint="f")
+        write_shard_statistics(root, index, shard_statistics, recipe_fingerprint="f", shard_url=url)
+    merged = merge_shard_statistics(root, urls, recipe_fingerprint="f")
     write_statistics(root, merged, {"model": model.name, "recipe_fingerprint": "f"})
     return root
 
@@ -90,15 +94,15 @@ grid = 2
     return Recipe.from_toml(text, overrides)
 
 
-def any_pictures() -> DistinctPictures:
+def any_visualizations() -> DistinctVisualizations:
     """Takes all candidates, duplicates too."""
-    return DistinctPictures(lambda _: None, -1)
+    return DistinctVisualizations(lambda _: None, -1)
 
 
 def tiny_reader(model: Model) -> ReferenceReader:
     return ReferenceReader(model, image_size_px=model.input_size_px, max_pixels=10**6)
 
 
-def exemplars(statistics: StatisticsStore, layer: str, unit: int) -> list[str]:
-    """Keys of the images that excite a unit, best first."""
-    return [exemplar.key for exemplar in statistics.exemplars(layer, unit)]
+def top_images(statistics: StatisticsStore, layer: str, unit: int) -> list[str]:
+    """Keys of the images that activate a unit, best first."""
+    return [top_image.key for top_image in statistics.top_images(layer, unit)]

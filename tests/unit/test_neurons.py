@@ -153,5 +153,5 @@ def test_seeds_differ_unless_everything_is_equal(first, second):
 def test_a_seed_is_the_same_in_every_process():
     code = "from pipeline.neurons import neuron_seed; print(neuron_seed(0, 'vital', 'blocks.5', 7, 0))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    # Golden: a change of this number would change every published picture.
+    # Golden: a change of this number would change every published visualization.
     assert int(printed) == neuron_seed(0, "vital", "blocks.5", 7, 0) == 3_354_206_885_345_437_319

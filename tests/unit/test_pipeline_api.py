@@ -9,7 +9,7 @@ import pytest
 import pipeline
 
 NAMES = [
-    "Model", "Visualization", "add_circuit", "add_concepts", "load_model", "relevance", "sort_matching",
+    "Model", "Visualization", "add_combination", "add_concepts", "load_model", "relevance", "sort_matching",
     "sorted_target", "visualize",
 ]  # fmt: skip
 

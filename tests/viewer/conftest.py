@@ -41,17 +41,17 @@ class Visit:
     problems: list[str] = field(default_factory=list)
 
     def open(self, address: str = "", *, settled: bool = True) -> "Page":
-        """Open an address of the site, as from a bookmark, and wait for a view and what a wall loads later."""
+        """Open an address of the site, as from a bookmark, and wait for a view and what a gallery loads later."""
         if self.page.url != "about:blank":  # else only the hash would change, and the old view still stand there
             self.page.goto("about:blank")
         self.page.goto(self.base + address)
         self.page.locator("#content h1, #content .problem").first.wait_for(state="attached")
         if settled:
-            self.page.locator(".wall-page:not([data-complete])").wait_for(state="detached")
+            self.page.locator(".gallery-page:not([data-complete])").wait_for(state="detached")
         return self.page
 
     def drawn_tiles(self) -> list[str]:
-        """Addresses of the tiles that are in the page, in the order of the wall."""
+        """Addresses of the tiles that are in the page, in the order of the gallery."""
         self.page.locator(".tile").first.wait_for()
         return self.page.eval_on_selector_all(
             ".tile-link",
@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
 
 @pytest.fixture(scope="session")
 def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
-    """Address of the synthetic atlas with every method, facets, concepts and a circuit."""
+    """Address of the synthetic atlas with every method, facets, concepts and a combination."""
     folder = tmp_path_factory.mktemp("comparison")
     build_synthetic_atlas(str(folder), **COMPARISON)
     return serving(folder)

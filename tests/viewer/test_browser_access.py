@@ -11,14 +11,14 @@ import pytest
 if TYPE_CHECKING:
     from tests.viewer.conftest import Visit, Visitor
 
-WALL = "#/atlas/synthetic"
+GALLERY = "#/atlas/synthetic"
 COMPARE = "#/compare/synthetic"
 BESIDE = f"{COMPARE}?n=conv_stem:3&with=synthetic&m=classifier:1"
 MAP = "#/map/synthetic"
 VIEWS = (
     "",
-    f"{WALL}/classifier/3",
-    f"{WALL}/conv_stem/5",
+    f"{GALLERY}/classifier/3",
+    f"{GALLERY}/conv_stem/5",
     "#/about?atlas=synthetic",
     f"{COMPARE}?n=conv_stem:3,conv_stem:5",
     f"{COMPARE}?n=conv_stem:0,classifier:5",
@@ -40,7 +40,7 @@ def test_the_keyboard_alone_reaches_a_neuron_and_is_never_trapped(visit: Visit) 
     )
     position = int(page.evaluate("document.activeElement.dataset.position"))
     assert position == round(columns) + 2
-    page.keyboard.press("Tab")  # leaves the wall at once: it is one stop
+    page.keyboard.press("Tab")  # leaves the gallery at once: it is one stop
     assert page.evaluate("document.activeElement.dataset.position") is None
     page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.dataset.position") == str(position)
@@ -50,14 +50,14 @@ def test_the_keyboard_alone_reaches_a_neuron_and_is_never_trapped(visit: Visit) 
 
 
 def test_help_opens_and_closes_by_key_and_keeps_other_keys_out(visit: Visit) -> None:
-    page = visit.open(f"{WALL}/conv_stem/1")
+    page = visit.open(f"{GALLERY}/conv_stem/1")
     page.keyboard.press("?")
     page.locator("dialog.help").wait_for()
     page.keyboard.press("j")
-    assert page.evaluate("location.hash") == f"{WALL}/conv_stem/1"
+    assert page.evaluate("location.hash") == f"{GALLERY}/conv_stem/1"
     page.keyboard.press("Escape")
     page.locator("dialog.help").wait_for(state="hidden")
-    assert page.evaluate("location.hash") == f"{WALL}/conv_stem/1"
+    assert page.evaluate("location.hash") == f"{GALLERY}/conv_stem/1"
 
 
 def test_the_theme_follows_the_system_and_the_choice_is_kept(visitor: Visitor, site: str) -> None:
@@ -109,8 +109,8 @@ def test_axe_finds_nothing(visitor: Visitor, site: str, width: int, scheme: str)
     found = {}
     for address in (
         "",
-        f"{WALL}?size=large",
-        f"{WALL}/classifier/3",
+        f"{GALLERY}?size=large",
+        f"{GALLERY}/classifier/3",
         "#/about?atlas=synthetic",
         f"{COMPARE}?n=conv_stem:3",
         BESIDE,
@@ -130,14 +130,14 @@ def test_the_about_page_tells_the_size_of_the_atlas(visit: Visit) -> None:
 
 
 def test_the_print_view_keeps_the_content_and_drops_the_controls(visit: Visit) -> None:
-    page = visit.open(f"{WALL}/conv_stem/0")
+    page = visit.open(f"{GALLERY}/conv_stem/0")
     page.emulate_media(media="print", color_scheme="dark")
     assert not page.locator(".site-header").is_visible()
     assert page.locator(".stage img").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_a_printed_comparison_keeps_its_pictures_and_drops_its_controls(visit: Visit) -> None:
+def test_a_printed_comparison_keeps_its_visualizations_and_drops_its_controls(visit: Visit) -> None:
     page = visit.open(f"{COMPARE}?n=conv_stem:0")
     page.emulate_media(media="print")
     assert page.locator(".compare-cell img").first.is_visible()
@@ -145,7 +145,8 @@ def test_a_printed_comparison_keeps_its_pictures_and_drops_its_controls(visit: V
         assert not page.locator(controls).first.is_visible(), controls
 
 
-# WCAG 2.2, success criterion 1.4.3: contrast of 4.5:1, 3:1 for large text. Text over pictures has a plate of its own.
+# WCAG 2.2, success criterion 1.4.3: contrast of 4.5:1, 3:1 for large text. Text over visualizations has a plate of its
+# own.
 CONTRAST_SCRIPT = """() => {
   const parse = (color) => color.match(/[\\d.]+/g).map(Number)
   const over = ([r, g, b, a = 1], back) => [r, g, b].map((v, i) => v * a + back[i] * (1 - a))

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.atlas.site.site import write_site
 from tests.support.synthetic_atlas import COMPARISON as ATLAS
-from tests.support.synthetic_atlas import METHODS, NUM_REFERENCES, PICTURE_PX, build_synthetic_atlas
+from tests.support.synthetic_atlas import METHODS, NUM_REFERENCES, VISUALIZATION_PX, build_synthetic_atlas
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "#/compare/synthetic"
 COMPARISON = "#/compare/comparison"
-WALL = "#/atlas/synthetic"
+GALLERY = "#/atlas/synthetic"
 METHOD_TITLES = ["VITAL", "MACO", "Fourier", "DeepInversion", "Pixel"]
-MAXIMUM_PICTURES = 280
+MAXIMUM_VISUALIZATIONS = 280
 
 
 def group(page: Page, neuron: str) -> Locator:
@@ -42,39 +42,39 @@ def titles(page: Page) -> list[str]:
 
 def test_a_neuron_has_a_line_per_facet_and_a_column_per_method(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:0")
-    assert titles(page) == ["Neuron", "Photographs", *METHOD_TITLES]
+    assert titles(page) == ["Neuron", "ComparisonImages", *METHOD_TITLES]
     lines = group(page, "conv_stem:0").locator("tr")
     assert lines.count() == 3
     for facet in range(3):
         images = lines.nth(facet).locator(".compare-cell img")
         sources = images.evaluate_all("images => images.map(image => image.src.split('/').pop())")
         assert sources == [f"00000-{method}-s{facet}.webp" for method in METHODS]
-        strip = lines.nth(facet).locator(".photograph-strip img")
+        strip = lines.nth(facet).locator(".dataset image-strip img")
         suffix = f"-f{facet}" if facet else ""
         assert strip.first.get_attribute("src").endswith(f"examples/conv_stem/00000{suffix}.webp")
         assert lines.nth(facet).locator(".compare-facet").inner_text().lower() == f"facet {facet + 1} of 3"
     image = lines.nth(1).locator(".compare-cell img").nth(1)
-    assert image.get_attribute("alt") == "MACO picture of conv_stem:0, facet 2 of 3"
-    assert image.evaluate("i => [i.getAttribute('width'), i.getAttribute('height')]") == [str(PICTURE_PX)] * 2
+    assert image.get_attribute("alt") == "MACO visualization of conv_stem:0, facet 2 of 3"
+    assert image.evaluate("i => [i.getAttribute('width'), i.getAttribute('height')]") == [str(VISUALIZATION_PX)] * 2
     assert lines.nth(1).locator(".compare-score").first.text_content() == "●okactivation percentile 99 %"
     comparison.wait_for_image("tbody tr:nth-child(3) .compare-cell img")
-    comparison.wait_for_image("tbody tr:nth-child(3) .photograph-strip img")
+    comparison.wait_for_image("tbody tr:nth-child(3) .dataset image-strip img")
 
 
-def test_the_photographs_are_cut_into_two_lines_with_their_frames(comparison: Visit) -> None:
+def test_the_dataset_images_are_cut_into_two_lines_with_their_frames(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:0")
-    strips = group(page, "conv_stem:0").locator("tr").first.locator(".photograph-strip")
+    strips = group(page, "conv_stem:0").locator("tr").first.locator(".dataset image-strip")
     assert strips.count() == 2
     style = "image => [image.style.left, image.style.width]"
     assert [strips.nth(line).locator("img").evaluate(style) for line in (0, 1)] == [["0%", "200%"], ["-100%", "200%"]]
     boxes = strips.nth(1).locator(".example-box").evaluate_all("boxes => boxes.map(b => [b.style.left, b.style.width])")
-    # The part from a quarter to a half of each of the three photographs of a line.
+    # The part from a quarter to a half of each of the three dataset images of a line.
     assert boxes == [["8.33%", "8.33%"], ["41.67%", "8.33%"], ["75%", "8.33%"]]
     assert (
         strips.nth(1)
         .locator("img")
         .get_attribute("alt")
-        .startswith(f"Photographs 4 to {NUM_REFERENCES} of conv_stem:0")
+        .startswith(f"Dataset images 4 to {NUM_REFERENCES} of conv_stem:0")
     )
 
 
@@ -86,7 +86,7 @@ def test_what_is_missing_is_said_in_words(comparison: Visit) -> None:
         assert "not made for this neuron" in cells.nth(column).inner_text()
     dead = group(page, "conv_stem:4").locator(".compare-cell").first.inner_text()
     assert "dead" in dead
-    assert "no image of the data set excites this unit" in dead
+    assert "no image of the data set activates this unit" in dead
     failed = group(page, "conv_stem:5").locator(".compare-cell").first
     assert "RuntimeError: <b>CUDA out of memory</b> at step 17" in failed.inner_text()
     assert failed.locator("b").count() == 0
@@ -96,14 +96,14 @@ def test_what_is_missing_is_said_in_words(comparison: Visit) -> None:
 
 def test_columns_are_the_methods_of_the_neurons_shown(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:2")
-    assert titles(page) == ["Neuron", "Photographs", "MACO", "Pixel"]
+    assert titles(page) == ["Neuron", "ComparisonImages", "MACO", "Pixel"]
     assert "No column for VITAL, Fourier and DeepInversion" in page.locator(".compare-page").inner_text()
 
 
-def test_no_more_pictures_than_the_page_bears_and_pages_lead_to_the_rest(comparison: Visit) -> None:
+def test_no_more_visualizations_than_the_page_bears_and_pages_lead_to_the_rest(comparison: Visit) -> None:
     page = comparison.open(COMPARISON)
     first = names(page)
-    assert 0 < page.locator(".compare-table img").count() <= MAXIMUM_PICTURES
+    assert 0 < page.locator(".compare-table img").count() <= MAXIMUM_VISUALIZATIONS
     page.get_by_role("link", name="Next").first.click()
     wait_for_address(page, "location.hash.includes('from=')")
     second = names(page)
@@ -130,7 +130,7 @@ def test_keys_turn_the_pages(visit: Visit) -> None:
     page.keyboard.press("k")
     wait_for_address(page, "location.hash.endsWith('from=25')")
     page.keyboard.press("Escape")
-    page.locator(".wall").wait_for()
+    page.locator(".gallery").wait_for()
 
 
 def test_keys_pressed_before_the_page_has_come_are_meant_for_it(visit: Visit) -> None:
@@ -145,20 +145,20 @@ def test_keys_pressed_before_the_page_has_come_are_meant_for_it(visit: Visit) ->
     assert page.locator(".place").first.inner_text().startswith("73–")
 
 
-def test_the_wall_leads_to_its_results_in_their_order(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?layer=conv_stem&status=ok&sort=-activation_percentile")
-    tiles = [tile.split("?")[0].removeprefix(f"{WALL}/").replace("/", ":") for tile in visit.drawn_tiles()]
+def test_the_gallery_leads_to_its_results_in_their_order(visit: Visit) -> None:
+    page = visit.open(f"{GALLERY}?layer=conv_stem&status=ok&sort=-activation_percentile")
+    tiles = [tile.split("?")[0].removeprefix(f"{GALLERY}/").replace("/", ":") for tile in visit.drawn_tiles()]
     page.get_by_role("link", name="Compare methods").click()
     assert names(page) == tiles
     page.go_back()
-    page.locator(".wall").wait_for()
+    page.locator(".gallery").wait_for()
     page.keyboard.press("c")
     assert names(page) == tiles
     assert "8 neurons marked ok of conv_stem" in page.locator(".lead").inner_text()
 
 
 def test_a_neuron_page_leads_there_and_others_are_added_and_removed(visit: Visit) -> None:
-    page = visit.open(f"{WALL}/conv_stem/1")
+    page = visit.open(f"{GALLERY}/conv_stem/1")
     page.get_by_role("link", name="Compare methods").click()
     assert names(page) == ["conv_stem:1"]
     page.go_back()
@@ -182,9 +182,9 @@ def test_a_neuron_page_leads_there_and_others_are_added_and_removed(visit: Visit
     assert len(names(page)) == 24
 
 
-def test_a_picture_leads_to_its_variant_on_the_neuron_page(comparison: Visit) -> None:
+def test_a_visualization_leads_to_its_variant_on_the_neuron_page(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?layer=conv_stem&transparency=1")
-    group(page, "conv_stem:0").get_by_alt_text("Pixel picture of conv_stem:0, facet 3 of 3").click()
+    group(page, "conv_stem:0").get_by_alt_text("Pixel visualization of conv_stem:0, facet 3 of 3").click()
     page.wait_for_function("() => document.querySelector('.stage img')?.src.endsWith('00000-pixel-s2.webp')")
     assert page.get_by_role("button", name="Transparency").get_attribute("aria-pressed") == "true"
     assert "1 of 11 results" in page.locator(".place").inner_text()
@@ -201,7 +201,7 @@ def test_transparency_is_in_the_address_and_shows_masks(visit: Visit) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Transparency"
 
 
-def test_a_missing_mask_leaves_the_picture_and_says_so_in_its_cell(visit: Visit) -> None:
+def test_a_missing_mask_leaves_the_visualization_and_says_so_in_its_cell(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     visit.page.route("**/00000-maco-s0-alpha.webp", lambda route: route.fulfill(status=404))
     page = visit.open(f"{SYNTHETIC}?n=conv_stem:0&transparency=1")
@@ -227,14 +227,14 @@ def test_only_tables_of_the_layers_shown_are_read(visit: Visit) -> None:
     assert tables == {"conv_stem.parquet", "classifier.parquet"}
 
 
-def test_photographs_that_are_not_published_are_said_to_be_so(
+def test_dataset_images_that_are_not_published_are_said_to_be_so(
     visitor: Visitor, serving: Serving, tmp_path: Path
 ) -> None:
     build_synthetic_atlas(str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 2)}, seeds=1)
     base = serving(tmp_path)
     page = visitor(base).open(SYNTHETIC)
     assert "not published; labeled tench, Tinca tinca" in group(page, "conv_stem:0").inner_text()
-    assert page.locator(".photograph-strip").count() == 0
+    assert page.locator(".dataset image-strip").count() == 0
 
 
 def test_a_comparison_is_offered_only_where_there_are_several_methods(
@@ -280,10 +280,10 @@ def test_titles_stay_in_sight_below_the_header(comparison: Visit) -> None:
     assert page.locator(".compare-titles th").nth(2).bounding_box()["y"] == pytest.approx(header, abs=1.5)
 
 
-def test_nothing_moves_while_pictures_arrive(visit: Visit) -> None:
+def test_nothing_moves_while_visualizations_arrive(visit: Visit) -> None:
     page = visit.open(f"{SYNTHETIC}?layer=blocks.2.1")
     visit.wait_for_image(".compare-cell img")
-    visit.wait_for_image(".photograph-strip img")
+    visit.wait_for_image(".dataset image-strip img")
     shift = page.evaluate(
         """() => new Promise(resolve => {
              let sum = 0
@@ -297,9 +297,9 @@ def test_nothing_moves_while_pictures_arrive(visit: Visit) -> None:
 
 def test_a_stacked_table_is_still_a_table_and_fits_a_narrow_window(visitor: Visitor, comparison_site: str) -> None:
     visit = visitor(comparison_site, viewport={"width": 360, "height": 740}, has_touch=True)
-    page = visit.open(f"{COMPARISON}?n=conv_stem:0,circuits.eye:0")
+    page = visit.open(f"{COMPARISON}?n=conv_stem:0,combinations.eye:0")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.get_by_role("columnheader").all_inner_texts() == ["Neuron", "Photographs", *METHOD_TITLES]
+    assert page.get_by_role("columnheader").all_inner_texts() == ["Neuron", "ComparisonImages", *METHOD_TITLES]
     assert page.get_by_role("rowheader").count() == 2
     assert page.get_by_role("cell").count() == 2 * 3 * (1 + len(METHODS))  # the notes below the titles are left out
     assert page.locator(".compare-column", has_text="MACO").first.is_visible()
@@ -311,7 +311,7 @@ def test_a_stacked_table_is_still_a_table_and_fits_a_narrow_window(visitor: Visi
 
 def test_a_table_wider_than_the_window_scrolls_in_a_region_with_a_name(visitor: Visitor, comparison_site: str) -> None:
     page = visitor(comparison_site, viewport={"width": 800, "height": 700}).open(COMPARISON)
-    region = page.get_by_role("region", name="Pictures by neuron and method")
+    region = page.get_by_role("region", name="Visualizations by neuron and method")
     assert page.evaluate("document.documentElement.scrollWidth") <= 800
     region.focus()
     page.keyboard.press("ArrowRight")

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from tests.viewer.conftest import Serving, Visit, Visitor
 
-WALL = "#/atlas/synthetic"
+GALLERY = "#/atlas/synthetic"
 
 
 def test_hostile_labels_are_text(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?layer=classifier&size=large")
+    page = visit.open(f"{GALLERY}?layer=classifier&size=large")
     names = page.locator(".tile-name").all_inner_texts()
     assert "<img src=x onerror=alert(1)>" in names
     assert "</script><script>alert(2)</script>" in names
     unit = CLASS_NAMES.index("</script><script>alert(2)</script>")
-    visit.open(f"{WALL}/classifier/{unit}")
+    visit.open(f"{GALLERY}/classifier/{unit}")
     assert page.locator("h1").text_content() == "</script><script>alert(2)</script>"
     unit = 10  # its last reference's key is hostile
-    visit.open(f"{WALL}/classifier/{unit}")
+    visit.open(f"{GALLERY}/classifier/{unit}")
     page.locator(".examples summary").click()
     assert HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)] in page.locator(".examples td").all_text_contents()
     assert (
@@ -39,26 +39,26 @@ def test_hostile_labels_are_text(visit: Visit) -> None:
         )
         == 0
     )
-    visit.open(f"{WALL}?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20nothing")
+    visit.open(f"{GALLERY}?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E%20nothing")
     assert "<img src=x onerror=alert(1)> nothing" in page.locator(".problem").inner_text()
 
 
 def test_an_unknown_address_leads_to_the_nearest_ones(visit: Visit) -> None:
     for address, words, nearest in (
-        (f"{WALL}/blocks.2.7/5", "no layer “blocks.2.7”", f"{WALL}?layer=blocks.2.1"),
-        (f"{WALL}/conv_stem/400", "no unit 400 in the layer “conv_stem”", f"{WALL}/conv_stem/11"),
-        (f"{WALL}/conv_stem/four", "no address of this site", WALL),
-        ("#/atlas/synthetik", "no atlas “synthetik”", WALL),
-        ("#/nonsense", "“#/nonsense” is no address", WALL),
+        (f"{GALLERY}/blocks.2.7/5", "no layer “blocks.2.7”", f"{GALLERY}?layer=blocks.2.1"),
+        (f"{GALLERY}/conv_stem/400", "no unit 400 in the layer “conv_stem”", f"{GALLERY}/conv_stem/11"),
+        (f"{GALLERY}/conv_stem/four", "no address of this site", GALLERY),
+        ("#/atlas/synthetik", "no atlas “synthetik”", GALLERY),
+        ("#/nonsense", "“#/nonsense” is no address", GALLERY),
     ):
         page = visit.open(address)
         assert words in page.locator(".problem").inner_text()
         page.locator(f'.nearest a[href="{nearest}"]').click()
-        page.locator(".wall, .neuron-page").first.wait_for()
+        page.locator(".gallery, .neuron-page").first.wait_for()
 
 
 def test_an_address_typed_into_the_open_page_is_followed(visit: Visit) -> None:
-    page = visit.open(f"{WALL}/conv_stem/1")
+    page = visit.open(f"{GALLERY}/conv_stem/1")
     page.evaluate("location.hash = '#/atlas/synthetic/conv_stem/2'")
     page.locator("h1", has_text="conv_stem:2").wait_for()
     page.go_back()
@@ -66,29 +66,29 @@ def test_an_address_typed_into_the_open_page_is_followed(visit: Visit) -> None:
 
 
 def test_an_unknown_neuron_in_the_search_leads_to_the_nearest(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?q=blocks.2.1:500")
+    page = visit.open(f"{GALLERY}?q=blocks.2.1:500")
     assert "There is no blocks.2.1:500 in this atlas" in page.locator(".problem").inner_text()
     page.locator(".problem").get_by_text("blocks.2.1:69").click()
     page.locator("h1", has_text="blocks.2.1:69").wait_for()
 
 
-def test_a_missing_picture_is_said_in_words(visit: Visit) -> None:
+def test_a_missing_visualization_is_said_in_words(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     page = visit.page
     page.route("**/images/conv_stem/00001-vital-s0.webp", lambda route: route.fulfill(status=404))
-    visit.open(f"{WALL}?layer=conv_stem")
-    message = page.locator(".tile .picture-missing")
+    visit.open(f"{GALLERY}?layer=conv_stem")
+    message = page.locator(".tile .visualization-missing")
     message.wait_for()
-    assert "Picture missing" in message.inner_text()
+    assert "Visualization missing" in message.inner_text()
     assert "images/conv_stem/00001-vital-s0.webp" in message.inner_text()
-    visit.open(f"{WALL}/conv_stem/1")
-    page.locator(".stage .picture-missing", has_text="Picture missing").wait_for()
+    visit.open(f"{GALLERY}/conv_stem/1")
+    page.locator(".stage .visualization-missing", has_text="Visualization missing").wait_for()
 
 
-def test_a_missing_mask_leaves_the_picture_and_says_so(visit: Visit) -> None:
+def test_a_missing_mask_leaves_the_visualization_and_says_so(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     visit.page.route("**/*-alpha.webp", lambda route: route.fulfill(status=404))
-    page = visit.open(f"{WALL}/conv_stem/1?transparency=1")
+    page = visit.open(f"{GALLERY}/conv_stem/1?transparency=1")
     page.get_by_text("The transparency mask could not be loaded").wait_for()
     visit.wait_for_image(".stage img")
     assert page.locator(".stage img").evaluate("image => image.style.maskImage") == ""
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_came(visit: Visit, file: 
     for answer, received in answers:
         page = visit.page
         page.route(f"**/{file}", answering(answer))
-        visit.open(f"{WALL}/conv_stem/1")
+        visit.open(f"{GALLERY}/conv_stem/1")
         text = page.locator(".problem").inner_text()
         assert file in text
         assert "Expected" in text
@@ -124,11 +124,11 @@ def test_an_older_copy_of_a_table_is_noticed(visit: Visit, site: str) -> None:
     url = re.search(r'"path": ?"([^"]+)"', visit.page.request.get(f"{site}sites.json").text())[1]
     other = visit.page.request.get(f"{site}{url}/layers/classifier.parquet").body()
     visit.page.route("**/layers/conv_stem.parquet", lambda route: route.fulfill(body=other))
-    page = visit.open(f"{WALL}/conv_stem/1")
+    page = visit.open(f"{GALLERY}/conv_stem/1")
     assert "as the atlas says" in page.locator(".problem").inner_text()
 
 
-def test_an_index_that_cannot_be_read_is_named_once_it_is_wanted(visit: Visit) -> None:
+def test_an_index_that_cannot_be_read_is_named_once_it_is_requested(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource")
     visit.page.route("**/index.parquet", lambda route: route.fulfill(status=503))
     page = visit.open()
@@ -148,7 +148,7 @@ def test_an_atlas_from_before_there_were_heads_is_shown(visitor: Visitor, servin
     without_head(root)
     base = serving(tmp_path)
     visit = visitor(base)
-    page = visit.open(f"{WALL}?q=tench")
+    page = visit.open(f"{GALLERY}?q=tench")
     assert page.locator(".result-count").inner_text() == "1 neuron of 4"
     page.locator(".tile-link").first.click()
     page.locator(".neuron-page").wait_for()
@@ -187,15 +187,15 @@ def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, serving:
     page.locator(".card").first.wait_for()
 
 
-def test_photographs_that_are_not_published_are_listed_by_name(
+def test_dataset_images_that_are_not_published_are_listed_by_name(
     visitor: Visitor, serving: Serving, tmp_path: Path
 ) -> None:
     build_synthetic_atlas(
         str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1
     )
     base = serving(tmp_path)
-    page = visitor(base).open(f"{WALL}/conv_stem/0")
-    assert "does not publish the photographs" in page.locator(".examples").inner_text()
+    page = visitor(base).open(f"{GALLERY}/conv_stem/0")
+    assert "does not publish the dataset images" in page.locator(".examples").inner_text()
     assert "photo-0000-0" in page.locator(".examples td").all_inner_texts()
     assert page.locator(".examples img").count() == 0
 

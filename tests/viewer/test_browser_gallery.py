@@ -1,4 +1,4 @@
-"""The wall in a real browser: tiles, search, filters, order."""
+"""The gallery in a real browser: tiles, search, filters, order."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
     from tests.viewer.conftest import Visit, Visitor
 
-WALL = "#/atlas/synthetic"
+GALLERY = "#/atlas/synthetic"
 NUM_NEURONS = sum(num_neurons for _, num_neurons in LAYERS.values())
 
 
-def test_the_wall_shows_tiles_of_every_layer_and_their_pictures(visit: Visit) -> None:
+def test_the_gallery_shows_tiles_of_every_layer_and_their_visualizations(visit: Visit) -> None:
     page = visit.open()
     assert page.title() == "Synthetic <em>atlas</em> & co."
     assert page.locator("h1").inner_text() == "Synthetic <em>atlas</em> & co."
     assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
-    assert f"{WALL}/conv_stem/0" in visit.drawn_tiles()
+    assert f"{GALLERY}/conv_stem/0" in visit.drawn_tiles()
     visit.wait_for_image(".tile img")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.tile img')].filter(i => i.getBoundingClientRect().bottom < innerHeight)"
         ".every(image => image.complete && image.naturalWidth > 0)"
     )
-    assert page.locator(".picture-missing").count() == 0
+    assert page.locator(".visualization-missing").count() == 0
 
 
 def test_small_tiles_are_cut_from_the_sheet_that_shows_their_neuron(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?layer=blocks.2.1&size=small")
-    # Tile 65 is on the second sheet, second place: its picture lies one tile to the left of the frame.
+    page = visit.open(f"{GALLERY}?layer=blocks.2.1&size=small")
+    # Tile 65 is on the second sheet, second place: its visualization lies one tile to the left of the frame.
     tile = page.locator('.tile-link[href*="/blocks.2.1/65"] img')
     assert tile.get_attribute("src").endswith("sheets/blocks.2.1/0001.webp")
     assert tile.evaluate("image => [image.style.left, image.style.top, image.style.width]") == ["-100%", "0%", "800%"]
@@ -45,7 +45,7 @@ def test_small_tiles_are_cut_from_the_sheet_that_shows_their_neuron(visit: Visit
 
 @pytest.mark.parametrize("size", ["small", "medium", "large"])
 def test_only_the_tiles_near_the_window_are_in_the_page(visit: Visit, size: str) -> None:
-    page = visit.open(f"{WALL}?size={size}")
+    page = visit.open(f"{GALLERY}?size={size}")
     assert 0 < len(visit.drawn_tiles()) <= 300
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     page.locator(
@@ -55,9 +55,9 @@ def test_only_the_tiles_near_the_window_are_in_the_page(visit: Visit, size: str)
     assert len(visit.drawn_tiles()) <= 300
 
 
-def test_a_neuron_without_a_picture_says_why_instead(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?status=dead,failed,skipped")
-    texts = page.locator(".tile .picture-none .status").all_inner_texts()
+def test_a_neuron_without_a_visualization_says_why_instead(visit: Visit) -> None:
+    page = visit.open(f"{GALLERY}?status=dead,failed,skipped")
+    texts = page.locator(".tile .visualization-none .status").all_inner_texts()
     assert len(texts) > 5
     assert {text.split()[-1] for text in texts} == {"dead", "failed", "skipped"}
     assert all(len(text.split()) == 2 for text in texts)  # a shape and a word: not by color alone
@@ -70,7 +70,7 @@ def test_search_filters_while_one_types_and_stays_in_the_address(visit: Visit) -
     wait_for_address(page, "location.hash.includes('q=goldfish')")
     page.locator(".result-count", has_text=" of ").wait_for()
     tiles = visit.drawn_tiles()
-    assert f"{WALL}/classifier/1?q=goldfish" in tiles
+    assert f"{GALLERY}/classifier/1?q=goldfish" in tiles
     assert 0 < len(tiles) < NUM_NEURONS
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.press("Escape")
@@ -80,22 +80,22 @@ def test_search_filters_while_one_types_and_stays_in_the_address(visit: Visit) -
 
 @pytest.mark.parametrize("of_method", ["", "&method=maco"], ids=["index", "layers' tables"])
 def test_words_of_captions_find_neurons(visit: Visit, of_method: str) -> None:
-    page = visit.open(f"{WALL}?layer=conv_stem&q=%22bowl+of+Noodles%22{of_method}")
+    page = visit.open(f"{GALLERY}?layer=conv_stem&q=%22bowl+of+Noodles%22{of_method}")
     found = [int(tile.rpartition("/")[2].partition("?")[0]) for tile in visit.drawn_tiles()]
     assert "noodles" in CAPTIONS[2]
     assert found == [0, 1, 2]  # that of unit 3 begins with the next caption
     assert page.locator("#search").get_attribute("placeholder") == "Search neurons, labels, captions"
     page.keyboard.press("?")
-    assert "labels and captions of the photographs" in page.locator("dialog.help").inner_text()
+    assert "labels and captions of the dataset images" in page.locator("dialog.help").inner_text()
 
 
 def test_a_neuron_id_in_the_search_box_opens_it(visit: Visit) -> None:
     page = visit.open()
     page.locator("#search").fill("blocks.2.1:54")
-    wait_for_address(page, "location.hash.includes('q=')")  # the wall follows the typing before Enter
+    wait_for_address(page, "location.hash.includes('q=')")  # the gallery follows the typing before Enter
     page.keyboard.press("Enter")
     page.locator("h1", has_text="blocks.2.1:54").wait_for()
-    assert page.evaluate("location.hash") == f"{WALL}/blocks.2.1/54"
+    assert page.evaluate("location.hash") == f"{GALLERY}/blocks.2.1/54"
 
 
 def test_filters_of_layer_and_status_combine(visit: Visit) -> None:
@@ -112,11 +112,11 @@ def test_filters_of_layer_and_status_combine(visit: Visit) -> None:
 
 
 def test_sorting_puts_the_highest_first_and_missing_values_last(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?layer=conv_stem")
+    page = visit.open(f"{GALLERY}?layer=conv_stem")
     page.locator("#sort").select_option("activation_percentile")
     wait_for_address(page, "location.hash.includes('sort=-activation_percentile')")
     units = [int(re.search(r"/(\d+)\?", tile)[1]) for tile in visit.drawn_tiles()]
-    # percentile 99 + unit % 10 / 10 where the picture is good, 42 for unit 3, none for 4, 5, 6
+    # percentile 99 + unit % 10 / 10 where the visualization is good, 42 for unit 3, none for 4, 5, 6
     assert units == [9, 8, 7, 2, 1, 11, 0, 10, 3, 4, 5, 6]
     assert page.locator(".tile-score").first.inner_text() == "99.9 %"
     page.get_by_role("button", name="High to low").click()
@@ -124,8 +124,8 @@ def test_sorting_puts_the_highest_first_and_missing_values_last(visit: Visit) ->
     assert page.locator('.tile-link[data-position="0"]').get_attribute("title").startswith("conv_stem:3")
 
 
-def test_another_method_changes_the_pictures(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?layer=conv_stem")
+def test_another_method_changes_the_visualizations(visit: Visit) -> None:
+    page = visit.open(f"{GALLERY}?layer=conv_stem")
     page.locator(".filters").get_by_text("MACO").click()
     page.wait_for_function("() => document.querySelector('.tile img')?.src.includes('-maco-')")
     page.locator('.tile-link[data-position="1"]').click()
@@ -140,12 +140,12 @@ def test_a_neuron_without_the_shown_method_is_shown_by_another_and_says_so(
     page = visit.open("#/atlas/comparison?layer=conv_stem")
     visit.drawn_tiles()
     alternatives = [page.locator(".tile img").nth(unit).get_attribute("alt") for unit in (1, 2)]
-    assert alternatives == ["Picture of neuron conv_stem:1", "Picture of neuron conv_stem:2, by MACO"]
+    assert alternatives == ["Visualization of neuron conv_stem:1", "Visualization of neuron conv_stem:2, by MACO"]
     visit.open("#/atlas/comparison?layer=conv_stem&method=maco&q=conv_stem:1")
     assert "Only neurons that MACO was run for" in page.locator(".problem").inner_text()
 
 
-@pytest.mark.parametrize("address", ["", f"{WALL}?sort=-loss", f"{WALL}/conv_stem/0"])
+@pytest.mark.parametrize("address", ["", f"{GALLERY}?sort=-loss", f"{GALLERY}/conv_stem/0"])
 def test_nothing_moves_while_a_view_comes(visit: Visit, address: str) -> None:
     visit.page.add_init_script(
         "window.moved = []; new PerformanceObserver((list) => window.moved.push(...list.getEntries().flatMap((entry) =>"
@@ -158,7 +158,7 @@ def test_nothing_moves_while_a_view_comes(visit: Visit, address: str) -> None:
     assert page.evaluate("window.moved") == []
 
 
-def test_the_first_pictures_wait_for_small_files_only(visit: Visit) -> None:
+def test_the_first_visualizations_wait_for_small_files_only(visit: Visit) -> None:
     """Neither for atlas.json, which lists every file, nor for the whole index and its labels; those may never come."""
     asked: list[str] = []
     visit.page.on("request", lambda request: asked.append(request.url))
@@ -169,12 +169,12 @@ def test_the_first_pictures_wait_for_small_files_only(visit: Visit) -> None:
     assert page.locator(".result-count").inner_text() == f"{NUM_NEURONS} neurons"
     assert not [url for url in asked if url.endswith("/atlas.json")]
     page.goto("about:blank")
-    visit.open(f"{WALL}/blocks.2.1/5")
-    visit.open(f"{WALL}?layer=blocks.2.1&sort=-activation_percentile", settled=False)
-    assert f"{WALL}/blocks.2.1/9?layer=blocks.2.1&sort=-activation_percentile" in visit.drawn_tiles()
+    visit.open(f"{GALLERY}/blocks.2.1/5")
+    visit.open(f"{GALLERY}?layer=blocks.2.1&sort=-activation_percentile", settled=False)
+    assert f"{GALLERY}/blocks.2.1/9?layer=blocks.2.1&sort=-activation_percentile" in visit.drawn_tiles()
 
 
-def test_the_index_and_the_labels_come_when_they_are_wanted(visitor: Visitor, site: str) -> None:
+def test_the_index_and_the_labels_come_when_they_are_requested(visitor: Visitor, site: str) -> None:
     visit = visitor(site, viewport={"width": 500, "height": 400})
     text = (VIEWER_FOLDER / "data" / "results.js").read_text()
     assert text.count("BEGINNING = 256") == 1
@@ -205,6 +205,6 @@ def test_a_search_says_what_it_waits_for(visit: Visit) -> None:
     page.locator(".result-count", has_text=" of ").wait_for()
 
 
-def test_large_tiles_show_what_their_photographs_are_of(visit: Visit) -> None:
-    page = visit.open(f"{WALL}?size=large")
+def test_large_tiles_show_what_their_dataset_images_are_of(visit: Visit) -> None:
+    page = visit.open(f"{GALLERY}?size=large")
     page.locator('.tile-link[href*="/conv_stem/1?"] .tile-detail', has_text="goldfish").wait_for()

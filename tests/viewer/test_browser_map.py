@@ -72,7 +72,7 @@ def test_by_keyboard_one_zooms_moves_and_opens_the_neuron_in_the_middle(visit: V
     page.keyboard.press("0")
     wait_for_address(page, "!location.hash.includes('at=')")
     page.keyboard.press("Escape")
-    page.locator(".wall-page").wait_for()
+    page.locator(".gallery-page").wait_for()
 
 
 def test_dragging_and_the_wheel_move_the_map_and_a_click_opens_a_thumbnail(visit: Visit) -> None:
@@ -148,7 +148,7 @@ def test_a_neuron_page_shows_similar_neurons_of_all_layers(visit: Visit) -> None
     assert len({link.split("/")[3] for link in links}) > 1
     values = [int(re.search(r"(\d+) %", text)[1]) for text in page.locator(".similar li").all_inner_texts()]
     assert values == sorted(values, reverse=True)
-    assert "made of the 8 photographs" in page.locator(".similar-how").inner_text()
+    assert "made of the 8 dataset images" in page.locator(".similar-how").inner_text()
     page.locator(".similar li a").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("address => location.hash === address", arg=links[0])
@@ -169,10 +169,10 @@ def test_similar_neurons_are_asked_for_once_the_reader_comes_near_them(visitor: 
     page.locator(".similar li").first.wait_for()
 
 
-def test_a_neuron_that_no_photograph_excites_says_so(visit: Visit) -> None:
+def test_a_neuron_that_no_dataset_image_excites_says_so(visit: Visit) -> None:
     page = visit.open("#/atlas/synthetic/conv_stem/4")
     page.locator(".similar-body p").wait_for()
-    assert "no photograph excites this neuron" in page.locator(".similar-body").inner_text()
+    assert "no dataset image activates this neuron" in page.locator(".similar-body").inner_text()
 
 
 def test_what_cannot_be_read_is_said_in_its_place(visit: Visit) -> None:

@@ -17,7 +17,7 @@ from tests.viewer.plain_server import plain_server
 if TYPE_CHECKING:
     from tests.viewer.conftest import Visitor
 
-WALL = "#/atlas/synthetic"
+GALLERY = "#/atlas/synthetic"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_view_works_below_a_path_without_range_compressed_or_not(visitor: 
     page = visit.open()
     assert visit.drawn_tiles()
     visit.wait_for_image(".tile img")
-    for view in (f"{WALL}/conv_stem/1", "#/compare/synthetic", "#/about?atlas=synthetic", "#/map/synthetic"):
+    for view in (f"{GALLERY}/conv_stem/1", "#/compare/synthetic", "#/about?atlas=synthetic", "#/map/synthetic"):
         visit.open(view)
         assert page.locator("#content .problem").count() == 0, view
 
@@ -49,19 +49,19 @@ def test_every_view_works_below_a_path_without_range_compressed_or_not(visitor: 
 def test_what_is_loaded_stays_usable_without_a_network_and_the_rest_says_so(visitor: Visitor, folder: Path) -> None:
     base = plain_server(folder, prefix="/atlas/")
     visit = visitor(base)
-    page = visit.open(f"{WALL}?layer=conv_stem")
+    page = visit.open(f"{GALLERY}?layer=conv_stem")
     assert visit.drawn_tiles()
     visit.wait_for_image(".tile img")
-    visit.page.evaluate(f"location.hash = '{WALL}/conv_stem/1?layer=conv_stem'")
+    visit.page.evaluate(f"location.hash = '{GALLERY}/conv_stem/1?layer=conv_stem'")
     visit.wait_for_image(".stage img")
     page.locator(".similar li").first.wait_for()  # they come last, and by themselves
     visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
     page.context.set_offline(True)
-    page.keyboard.press("Escape")  # back to the wall
+    page.keyboard.press("Escape")  # back to the gallery
     assert visit.drawn_tiles()
-    page.evaluate(f"location.hash = '{WALL}/conv_stem/2?layer=conv_stem'")  # of a table that is there
+    page.evaluate(f"location.hash = '{GALLERY}/conv_stem/2?layer=conv_stem'")  # of a table that is there
     page.locator("h1", has_text="conv_stem:2").wait_for()
-    page.evaluate(f"location.hash = '{WALL}/classifier/1'")  # of one that is not
+    page.evaluate(f"location.hash = '{GALLERY}/classifier/1'")  # of one that is not
     words = page.locator("#content .problem", has_text="classifier.parquet")
     words.wait_for()
     for expected in (base, "no answer"):

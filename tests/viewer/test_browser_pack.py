@@ -1,4 +1,4 @@
-"""A packed site in a real browser: pictures out of archives, by HTTP Range and without it, and failures in words."""
+"""A packed site in a real browser: visualizations out of archives, by HTTP Range and without it, and failures in words."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.viewer.plain_server import plain_server
 if TYPE_CHECKING:
     from tests.viewer.conftest import Serving, Visit, Visitor
 
-WALL = "#/atlas/synthetic"
-STEM = f"{WALL}?layer=conv_stem&size=large"
+GALLERY = "#/atlas/synthetic"
+STEM = f"{GALLERY}?layer=conv_stem&size=large"
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,13 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def messages(visit: Visit, address: str = STEM) -> str:
-    """What stands in place of the first picture of a wall."""
-    message = visit.open(address).locator(".tile .picture-message").first
+    """What stands in place of the first visualization of a gallery."""
+    message = visit.open(address).locator(".tile .visualization-message").first
     message.wait_for()
     return message.inner_text()
 
 
-def test_pictures_come_out_of_the_archives_by_range(visitor: Visitor, serving: Serving, packed: Path) -> None:
+def test_visualizations_come_out_of_the_archives_by_range(visitor: Visitor, serving: Serving, packed: Path) -> None:
     base = serving(packed)
     visit = visitor(base)
     statuses: list[tuple[int, str]] = []
@@ -51,16 +51,16 @@ def test_pictures_come_out_of_the_archives_by_range(visitor: Visitor, serving: S
     visit.wait_for_image(".tile img")
     assert statuses
     assert {status for status, _ in statuses} == {206}
-    visit.open(f"{WALL}/conv_stem/1?transparency=1")
+    visit.open(f"{GALLERY}/conv_stem/1?transparency=1")
     visit.wait_for_image(".stage img")
     visit.wait_for_image(".examples img")
-    page.locator(".picture-masked").wait_for()
+    page.locator(".visualization-masked").wait_for()
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Download the picture as WebP").click()
+        page.get_by_role("button", name="Download the visualization as WebP").click()
     assert saved.value.path().read_bytes()[8:12] == b"WEBP"
     visit.open("#/compare/synthetic?layer=conv_stem")
     visit.wait_for_image("#content img")
-    assert page.locator(".picture-missing").count() == 0
+    assert page.locator(".visualization-missing").count() == 0
 
 
 @pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzip"])
@@ -71,9 +71,9 @@ def test_small_archives_are_taken_whole_from_a_host_without_ranges(
     visit = visitor(base)
     page = visit.open(STEM)
     visit.wait_for_image(".tile img")
-    visit.open(f"{WALL}/conv_stem/1")
+    visit.open(f"{GALLERY}/conv_stem/1")
     visit.wait_for_image(".stage img")
-    assert page.locator(".picture-missing").count() == 0
+    assert page.locator(".visualization-missing").count() == 0
 
 
 def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: Path) -> None:

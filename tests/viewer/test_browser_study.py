@@ -36,7 +36,7 @@ def start(visit: Visit, parameters: str = "", rater: str = "ada") -> Page:
 
 
 def wait_for_question(page: Page, number: int) -> None:
-    """Wait until a question stands there with its pictures."""
+    """Wait until a question stands there with its visualizations."""
     page.locator("#study-place", has_text=re.compile(rf"^Question {number} of ")).wait_for()
     page.locator("#study-question").wait_for()
 
@@ -88,12 +88,12 @@ def test_a_study_is_answered_by_keyboard_and_its_file_scores(
     assert answers["schema"] == "human-answers/1"
     assert (answers["rater"], answers["seed"], answers["planned"]) == ("ada", 11, 12)
     assert [answer["task"] for answer in answers["answers"]] == [
-        task for task in ("words", "choice", "inner", "class") for _ in range(3)
+        task for task in ("words", "choice", "intermediate", "class") for _ in range(3)
     ]
     by_method = Counter((answer["task"], answer["method"]) for answer in answers["answers"])
     assert sorted(by_method.values()) == [1, 1, 1, 1, 2, 2, 2, 2]  # two methods, three questions per task
     assert all(0 <= answer["milliseconds"] < 60_000 for answer in answers["answers"])
-    given = {"words": "blue waves", "choice": 2, "inner": 2, "class": 2}
+    given = {"words": "blue waves", "choice": 2, "intermediate": 2, "class": 2}
     assert all(answer["answer"] == given[answer["task"]] for answer in answers["answers"])
 
     study = read_study(root, [str(next(tmp_path.glob("answers-*.json")))])
@@ -101,7 +101,7 @@ def test_a_study_is_answered_by_keyboard_and_its_file_scores(
     assert {answer.rater for answer in study.answers} == {"ada"}
     for answer, asked in zip(study.answers, answers["answers"], strict=True):
         if answer.task == "choice":
-            assert answer.answer == (asked["shown"]["photographs"][1]["neuron"] == answer.neuron)
+            assert answer.answer == (asked["shown"]["dataset_images"][1]["neuron"] == answer.neuron)
 
 
 def test_no_question_tells_the_method(visitor: Visitor, comparison_site: str) -> None:
@@ -175,7 +175,7 @@ def test_back_takes_the_last_answer_back(visit: Visit, tmp_path: Path) -> None:
 
 def test_keys_answer_once_and_only_what_is_asked(visit: Visit) -> None:
     page = start(visit, "?items=3&tasks=choice")
-    page.keyboard.press("3")  # there are two photographs
+    page.keyboard.press("3")  # there are two dataset images
     page.keyboard.press("x")
     wait_for_question(page, 1)
     page.keyboard.down("1")
@@ -213,15 +213,15 @@ def test_hostile_class_names_are_text(visit: Visit) -> None:
     assert set(names) == {HOSTILE_STRINGS[0], HOSTILE_STRINGS[7]}
 
 
-def test_inner_questions_show_all_photographs_with_their_parts(visit: Visit) -> None:
+def test_intermediate_questions_show_all_dataset_images_with_their_parts(visit: Visit) -> None:
     page = start(visit, "?tasks=inner&items=1")
-    assert page.locator(".study-photographs img").count() == NUM_REFERENCES
-    assert page.locator(".study-photographs .example-box").count() == NUM_REFERENCES
-    ranks = page.eval_on_selector_all(".study-photographs img", "images => images.map(image => image.style.left)")
+    assert page.locator(".study-dataset images img").count() == NUM_REFERENCES
+    assert page.locator(".study-dataset images .example-box").count() == NUM_REFERENCES
+    ranks = page.eval_on_selector_all(".study-dataset images img", "images => images.map(image => image.style.left)")
     assert ranks == [f"{-100 * rank}%" if rank else "0%" for rank in range(NUM_REFERENCES)]
 
 
-def test_without_photographs_their_tasks_say_so_and_are_left_out(
+def test_without_dataset_images_their_tasks_say_so_and_are_left_out(
     visitor: Visitor, serving: Serving, tmp_path: Path
 ) -> None:
     build_synthetic_atlas(
@@ -230,7 +230,7 @@ def test_without_photographs_their_tasks_say_so_and_are_left_out(
     base = serving(tmp_path)
     page = visitor(base).open(STUDY)
     settings = page.locator(".study-settings").inner_text()
-    assert settings.count("left out, this atlas does not publish its photographs") == 2
+    assert settings.count("left out, this atlas does not publish its dataset images") == 2
     assert page.locator("[data-keep=task-inner]").is_disabled()
     assert page.locator(".study-asked li").count() == 2
 
@@ -282,12 +282,12 @@ def test_named_neurons_alone_are_asked_about_and_unknown_ones_are_named(visit: V
     assert page.get_by_text("This atlas has no conv_stem:99.").is_visible()
 
 
-def test_a_picture_that_is_missing_can_be_skipped_and_names_no_file(visit: Visit, tmp_path: Path) -> None:
+def test_a_visualization_that_is_missing_can_be_skipped_and_names_no_file(visit: Visit, tmp_path: Path) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     visit.page.route("**/images/**", lambda route: route.fulfill(status=404))
     page = visit.open(f"{STUDY}?items=1&tasks=class")
     page.get_by_role("button", name=re.compile("^Start")).click()
-    page.get_by_text("A picture of this question could not be loaded").wait_for()
+    page.get_by_text("A visualization of this question could not be loaded").wait_for()
     assert not METHOD_PATTERN.findall(everything_visible(page))
     page.unroute_all()
     page.get_by_role("button", name="Try again").click()
@@ -334,9 +334,9 @@ def test_an_address_without_answers_leads_to_the_start(visit: Visit) -> None:
 def test_the_about_page_and_the_comparison_lead_to_it(visit: Visit) -> None:
     page = visit.open("#/about?atlas=synthetic")
     page.get_by_role("link", name="A study").click()
-    page.get_by_role("heading", name="Judge the pictures").wait_for()
+    page.get_by_role("heading", name="Evaluator the visualizations").wait_for()
     visit.open("#/compare/synthetic?n=classifier:1")
-    page.get_by_role("link", name="Judge them blind").click()
+    page.get_by_role("link", name="Evaluator them blind").click()
     page.locator(".study-button", has_text="Start").wait_for()
     assert page.evaluate("location.hash") == f"{STUDY}?n=classifier%3A1"
 
@@ -377,6 +377,6 @@ def test_a_telephone_shows_whole_questions_with_large_targets(visitor: Visitor, 
         targets = page.locator("#content button, #content input")
         boxes = targets.evaluate_all("targets => targets.map(t => t.getBoundingClientRect().toJSON())")
         assert all(box["height"] >= 43.5 and box["width"] >= 43.5 for box in boxes)
-        assert max(box["bottom"] for box in boxes) <= 740, number  # pictures and answers in sight together
+        assert max(box["bottom"] for box in boxes) <= 740, number  # visualizations and answers in sight together
         assert max(box["right"] for box in boxes) <= 360
         give_answer(page)

@@ -1,4 +1,4 @@
-"""Pictures of every view on a desktop and on a phone, dark and light, and what must hold in each of them.
+"""Visualizations of every view on a desktop and on a phone, dark and light, and what must hold in each of them.
 
 They go into pytest's own folder, or into the one that NEURON_ATLAS_SCREENSHOTS names, for people to look at:
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # View → its address, and what is there once it is drawn.
 VIEWS = {
-    "wall": ("#/atlas/synthetic", ".tile img"),
+    "gallery": ("#/atlas/synthetic", ".tile img"),
     "neuron": ("#/atlas/synthetic/conv_stem/0", ".stage img"),
     "map": ("#/map/synthetic?n=conv_stem:0", ".map-near img"),
     "compare": ("#/compare/synthetic?n=conv_stem:0,classifier:1", ".compare-cell img"),
@@ -53,7 +53,7 @@ COLLISIONS = """() => {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures go."""
+    """Where the visualizations go."""
     chosen = os.environ.get("NEURON_ATLAS_SCREENSHOTS")
     path = Path(chosen) if chosen else tmp_path_factory.mktemp("screenshots")
     path.mkdir(parents=True, exist_ok=True)
@@ -77,8 +77,8 @@ def test_every_view_is_whole(visitor: Visitor, site: str, folder: Path, window: 
             assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], view
             assert page.evaluate(COLLISIONS) == [], view
             assert (page.evaluate(LUMINANCE) < MIDDLE) == (scheme == "dark"), view
-            picture = folder / f"{view}-{window}-{scheme}.png"
+            visualization = folder / f"{view}-{window}-{scheme}.png"
             page.evaluate("scrollTo(0, 0)")
-            page.screenshot(path=picture)
-            with Image.open(picture) as image:
+            page.screenshot(path=visualization)
+            with Image.open(visualization) as image:
                 assert image.size == (size["width"], size["height"]), view

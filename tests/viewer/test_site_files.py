@@ -118,7 +118,7 @@ def imported_by(name: str) -> set[str]:
     return found
 
 
-def test_modules_of_the_wall_and_of_a_neuron_are_asked_for_at_once() -> None:
+def test_modules_of_the_gallery_and_of_a_neuron_are_asked_for_at_once() -> None:
     """Else each is found only once the module that imports it has come: a round trip for every step."""
     page = (VIEWER_FOLDER / "index.html").read_text()
     assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported_by("shell/main.js") - {

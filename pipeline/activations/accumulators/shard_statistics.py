@@ -16,6 +16,7 @@ from pipeline.activations.accumulators.histogram import Histogram
 from pipeline.activations.accumulators.moments import Moments
 from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import TopK
+from pipeline.errors import UserError
 
 # One row per image that was used. `label` is −1 without a label; `offset` and `size` are the byte range of
 # the image in its tar shard; `top1` is the class that the model rates highest, −1 (and a logit of NaN) of a
@@ -97,7 +98,7 @@ class LayerStatistics:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Partial:
+class ShardStatistics:
     """Statistics of the images of some tar shards.
 
     Attributes:
@@ -121,23 +122,23 @@ class Partial:
     spectrum: MeanSpectrum
     samples: Sequence[SampleRow] = ()
 
-    def merge(self, other: "Partial") -> "Partial":
+    def merge(self, other: "ShardStatistics") -> "ShardStatistics":
         """Statistics over the shards of both, without their sample rows.
 
         Raises:
-            ValueError: a tar shard is in both (its images would count twice), or they are of different
+            UserError: a tar shard is in both (its images would count twice), or they are of different
                 layers.
         """
         twice = sorted(self.shards & other.shards)
         if twice:
-            raise ValueError(f"tar shards {twice} are in both partials: each may be merged once")
+            raise UserError(f"tar shards {twice} are in both shard statistics: each may be merged once")
         if list(self.layers) != list(other.layers):
-            raise ValueError(f"partials of different layers: {list(self.layers)} and {list(other.layers)}")
+            raise UserError(f"shard statistics of different layers: {list(self.layers)} and {list(other.layers)}")
         return self.add(other, shards=self.shards | other.shards)
 
-    def add(self, other: "Partial", *, shards: frozenset[int]) -> "Partial":
+    def add(self, other: "ShardStatistics", *, shards: frozenset[int]) -> "ShardStatistics":
         """Statistics over the images of both, which together cover `shards`; both may be of one tar shard."""
-        return Partial(
+        return ShardStatistics(
             shards=shards,
             num_samples=self.num_samples + other.num_samples,
             num_skipped=self.num_skipped + other.num_skipped,
@@ -176,7 +177,7 @@ class Partial:
         }
 
     @classmethod
-    def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Partial":
+    def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "ShardStatistics":
         """Inverse of `header` and `arrays`, without sample rows."""
         own: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in header["layers"]}
         for path, array in arrays.items():

@@ -1,4 +1,4 @@
-"""The k images that excite each unit most, with the position of the peak; mergeable.
+"""The k images that activate each unit most, with the position of the peak; mergeable.
 
 Order is by activation, then by sample id, so equal activations (a silent unit's zeros) always resolve the
 same way and the result depends on the set of images alone.

@@ -1,4 +1,4 @@
-"""The merge of many partials: what adds up exactly in place, what is rounded as a tree.
+"""The merge of many shard statistics: what adds up exactly in place, what is rounded as a tree.
 
 Counts and best images come out the same however they are grouped, so they are added to one set of arrays, which takes
 little memory and sorts little. Sums of real numbers depend on the grouping, and their error on its depth: they are
@@ -10,43 +10,46 @@ from dataclasses import replace
 from typing import Final
 
 from pipeline.activations.accumulators.histogram import Histogram
-from pipeline.activations.accumulators.shard_statistics import Partial
+from pipeline.activations.accumulators.shard_statistics import ShardStatistics
 from pipeline.activations.accumulators.topk import TopK
+from pipeline.errors import UserError
 
 _NO_HISTOGRAM: Final = Histogram.empty(0)
 _NO_TOPK: Final = TopK.empty(0, 1)
 
 
-def merge_all(partials: Iterable[Partial]) -> Partial:
-    """Merge partials in the order they come: the result is that of `merge_tree`, to the bit.
+def merge_all(shard_statistics: Iterable[ShardStatistics]) -> ShardStatistics:
+    """Merge shard statistics in the order they come: the result is that of `merge_tree`, to the bit.
 
-    Memory: the histograms and best images of one partial beside those of all, and log2(partials) + 2 times the rest.
+    Memory: the histograms and best images of one partial beside those of all, and log2(shard statistics) + 2 times the
+    rest.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     exact = _Exact()
-    merged = merge_tree(exact.take_out(partial) for partial in partials)
+    merged = merge_tree(exact.take_out(one) for one in shard_statistics)
     return exact.put_back(merged)
 
 
-def merge_tree(partials: Iterable[Partial]) -> Partial:
-    """Merge partials pairwise as they come, like the carries of a binary counter.
+def merge_tree(shard_statistics: Iterable[ShardStatistics]) -> ShardStatistics:
+    """Merge shard statistics pairwise as they come, like the carries of a binary counter.
 
-    The grouping depends on the number of partials alone.
+    The grouping depends on the number of shard statistics alone.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
-    stack: list[tuple[int, Partial]] = []  # (2^level partials are in it, merged); levels fall from left to right
-    for partial in partials:
+    # (level, merged): 2^level shard statistics are in `merged`; levels fall from left to right.
+    stack: list[tuple[int, ShardStatistics]] = []
+    for merged in shard_statistics:
         level = 0
         while stack and stack[-1][0] == level:
-            partial = stack.pop()[1].merge(partial)
+            merged = stack.pop()[1].merge(merged)
             level += 1
-        stack.append((level, partial))
+        stack.append((level, merged))
     if not stack:
-        raise ValueError("no partials to merge: data.shards names no tar shard")
+        raise UserError("no shard statistics to merge: data.shards names no tar shard")
     merged = stack.pop()[1]
     while stack:
         merged = stack.pop()[1].merge(merged)
@@ -59,21 +62,23 @@ class _Exact:
     def __init__(self) -> None:
         self._layers: Mapping[str, tuple[Histogram, TopK]] | None = None
 
-    def take_out(self, partial: Partial) -> Partial:
+    def take_out(self, shard_statistics: ShardStatistics) -> ShardStatistics:
         """Add those of a partial; returns the rest of it."""
         if self._layers is None:
             self._layers = {
                 name: (Histogram.empty(len(layer.histogram.counts)), TopK.empty(*layer.topk.sample.shape))
-                for name, layer in partial.layers.items()
+                for name, layer in shard_statistics.layers.items()
             }
-        for name, layer in partial.layers.items():
+        for name, layer in shard_statistics.layers.items():
             histogram, topk = self._layers[name]
             histogram.absorb(layer.histogram)
             topk.absorb(layer.topk)
-        rest = {n: replace(layer, histogram=_NO_HISTOGRAM, topk=_NO_TOPK) for n, layer in partial.layers.items()}
-        return replace(partial, layers=rest)
+        rest = {
+            n: replace(layer, histogram=_NO_HISTOGRAM, topk=_NO_TOPK) for n, layer in shard_statistics.layers.items()
+        }
+        return replace(shard_statistics, layers=rest)
 
-    def put_back(self, merged: Partial) -> Partial:
+    def put_back(self, merged: ShardStatistics) -> ShardStatistics:
         """The merged rest with the sums."""
         assert self._layers is not None
         layers = {

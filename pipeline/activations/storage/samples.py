@@ -1,4 +1,4 @@
-"""The images that were surveyed, where each lies and what it is: `run/samples.parquet`, ordered by sample id.
+"""The images that were recorded, where each lies and what it is: `run/samples.parquet`, ordered by sample id.
 
 A data set has millions of them, so nobody holds them all as Python objects: the table is written shard by shard, and
 a look-up reads the row groups with the samples that are asked for.
@@ -29,7 +29,7 @@ def write_samples(root: Root, shards: Sequence[int], *, captions: bool = False) 
         captions: whether their rows have captions.
 
     Raises:
-        CorruptPartialError: the rows of a tar shard changed since they were written.
+        CorruptShardStatisticsError: the rows of a tar shard changed since they were written.
     """
     tables = ((f"samples of tar shard {shard}", read_sample_table(root, shard)) for shard in shards)
     root.write_bytes(SAMPLES, join_tables(tables, sample_schema(captions=captions)))
@@ -57,7 +57,7 @@ class SampleTable:
         """`sample` and the columns of `LOCATION` of given samples, in the order given.
 
         Raises:
-            ValueError: a sample was not surveyed.
+            UserError: a sample was not recorded.
         """
         return self._table.rows(samples)
 
@@ -69,7 +69,7 @@ class SampleTable:
         """Caption of each of given samples, "" without one. Only of statistics that were made with captions.
 
         Raises:
-            ValueError: a sample was not surveyed.
+            UserError: a sample was not recorded.
         """
         return self._captions.rows(samples)["caption"]
 

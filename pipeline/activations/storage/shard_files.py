@@ -1,12 +1,12 @@
 """One partial per tar shard on disk, and their merge.
 
-    run/partials/<shard:06d>.safetensors.zst   arrays, see `packing`
-    run/partials/<shard:06d>.parquet           one row per sample
-    run/partials/<shard:06d>.json              marker, written last: whose they are, and the SHA-256 of both files
+    run/shard_statistics/<shard:06d>.safetensors.zst   arrays, see `packing`
+    run/shard_statistics/<shard:06d>.parquet           one row per sample
+    run/shard_statistics/<shard:06d>.json              marker, written last: whose they are, and the SHA-256 of both files
 
 A shard is committed if its marker is there, names this recipe, these layers and this tar shard. A partial of another
 recipe or of a data set that was since rearranged is as good as none. Layers that are wanted after the merge get
-partials of their own in another folder, `run/partials-<hash of the layers>`.
+shard statistics of their own in another folder, `run/shard_statistics-<hash of the layers>`.
 """
 
 import hashlib
@@ -14,42 +14,43 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.activations.accumulators.shard_statistics import Partial, sample_schema
+from pipeline.activations.accumulators.shard_statistics import ShardStatistics, sample_schema
 from pipeline.activations.storage.merging import merge_all
 from pipeline.activations.storage.packing import pack, unpack
+from pipeline.errors import UserError
 from pipeline.io.parquet import table_bytes
 from pipeline.io.prefetch import ahead
 from pipeline.io.root import Root
 
-PARTIALS: Final = "run/partials"
-PARTIAL_SCHEMA: Final = "partial/2"
+SHARD_STATISTICS: Final = "run/shard_statistics"
+SHARD_STATISTICS_SCHEMA: Final = "partial/2"
 ARRAYS_SUFFIX: Final = "safetensors.zst"
 # Threads that read for the merge: unpacking takes as long as adding, and a request to object storage longer.
-PARTIALS_AHEAD: Final = 3
+SHARD_FILES_AHEAD: Final = 3
 _REMEDY: Final = "; remove the marker (.json) beside it and run `neuron-atlas collect` again"
 
 
-class StalePartialError(ValueError):
+class StaleShardStatisticsError(UserError):
     """A partial that is absent, or was made by another recipe or from another tar shard."""
 
 
-class CorruptPartialError(OSError):
+class CorruptShardStatisticsError(OSError):
     """A partial whose files are not those its marker speaks of."""
 
 
 def folder_of(layers: Collection[str]) -> str:
-    """Where the partials of layers lie that were added to a data set that was surveyed before."""
-    return f"{PARTIALS}-{hashlib.sha256(json.dumps(sorted(layers)).encode()).hexdigest()[:8]}"
+    """Where the shard statistics of layers lie that were added to a data set that was recorded before."""
+    return f"{SHARD_STATISTICS}-{hashlib.sha256(json.dumps(sorted(layers)).encode()).hexdigest()[:8]}"
 
 
-def write_partial(
+def write_shard_statistics(
     root: Root,
     shard_index: int,
-    partial: Partial,
+    shard_statistics: ShardStatistics,
     *,
     recipe_fingerprint: str,
     shard_url: str,
-    folder: str = PARTIALS,
+    folder: str = SHARD_STATISTICS,
     captions: bool = False,
 ) -> None:
     """Commit the partial of one tar shard below `root`.
@@ -57,16 +58,16 @@ def write_partial(
     Args:
         root: the atlas folder.
         shard_index: index of the tar shard in the recipe's list.
-        partial: of this tar shard alone, with its sample rows.
+        shard_statistics: of this tar shard alone, with its sample rows.
         recipe_fingerprint: of the collect stage.
         shard_url: of the tar shard.
-        folder: PARTIALS, or that of added layers.
+        folder: PARTIALS, or that of derived layers.
         captions: whether the sample rows have captions.
     """
-    assert partial.shards == {shard_index}, (sorted(partial.shards), shard_index)
+    assert shard_statistics.shards == {shard_index}, (sorted(shard_statistics.shards), shard_index)
     files = {
-        _name(folder, shard_index, ARRAYS_SUFFIX): pack(partial.arrays()),
-        _name(folder, shard_index, "parquet"): table_bytes(partial.samples, sample_schema(captions=captions)),
+        _name(folder, shard_index, ARRAYS_SUFFIX): pack(shard_statistics.arrays()),
+        _name(folder, shard_index, "parquet"): table_bytes(shard_statistics.samples, sample_schema(captions=captions)),
     }
     # An older marker must not vouch for a mixture of old and new files.
     root.remove(_name(folder, shard_index, "json"))
@@ -75,11 +76,11 @@ def write_partial(
     root.write_json(
         _name(folder, shard_index, "json"),
         {
-            "schema": PARTIAL_SCHEMA,
+            "schema": SHARD_STATISTICS_SCHEMA,
             "recipe_fingerprint": recipe_fingerprint,
             "shard_url": shard_url,
             "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-            **partial.header(),
+            **shard_statistics.header(),
         },
     )
 
@@ -90,7 +91,7 @@ def committed_shards(
     recipe_fingerprint: str,
     shard_urls: Sequence[str],
     layers: Collection[str] | None = None,
-    folder: str = PARTIALS,
+    folder: str = SHARD_STATISTICS,
 ) -> set[int]:
     """Indices into `shard_urls` of the tar shards with a committed partial of this recipe.
 
@@ -107,64 +108,73 @@ def committed_shards(
     }
 
 
-def read_partial(
-    root: Root, shard_index: int, *, recipe_fingerprint: str, shard_url: str, folder: str = PARTIALS
-) -> Partial:
+def read_shard_statistics(
+    root: Root, shard_index: int, *, recipe_fingerprint: str, shard_url: str, folder: str = SHARD_STATISTICS
+) -> ShardStatistics:
     """The committed partial of one tar shard, without its sample rows.
 
     Raises:
-        StalePartialError: there is none, or it is of another recipe or tar shard.
-        CorruptPartialError: its arrays changed since they were written.
+        StaleShardStatisticsError: there is none, or it is of another recipe or tar shard.
+        CorruptShardStatisticsError: its arrays changed since they were written.
     """
     marker = _marker(root, folder, shard_index)
     if not _matches(marker, recipe_fingerprint, shard_url):
         found = {key: marker.get(key) for key in ("schema", "recipe_fingerprint", "shard_url")}
-        raise StalePartialError(
+        raise StaleShardStatisticsError(
             f"{root.url}/{_name(folder, shard_index, 'json')}: expected the partial of recipe "
             f"{recipe_fingerprint} and {shard_url}, found {found if marker else 'none'}; "
             "run `neuron-atlas collect` to make it"
         )
-    return Partial.from_arrays(marker, unpack(_checked(root, marker, _name(folder, shard_index, ARRAYS_SUFFIX))))
+    return ShardStatistics.from_arrays(
+        marker, unpack(_checked(root, marker, _name(folder, shard_index, ARRAYS_SUFFIX)))
+    )
 
 
 def read_sample_table(root: Root, shard_index: int) -> bytes:
     """The Parquet file with the sample rows of one committed tar shard, checked.
 
     Raises:
-        CorruptPartialError: it changed since it was written.
+        CorruptShardStatisticsError: it changed since it was written.
     """
-    return _checked(root, _marker(root, PARTIALS, shard_index), _name(PARTIALS, shard_index, "parquet"))
+    return _checked(root, _marker(root, SHARD_STATISTICS, shard_index), _name(SHARD_STATISTICS, shard_index, "parquet"))
 
 
-def merge_partials(
+def merge_shard_statistics(
     root: Root,
     shard_urls: Sequence[str],
     *,
     recipe_fingerprint: str,
     without: Collection[int] = (),
-    folder: str = PARTIALS,
-) -> Partial:
-    """Merge the partials of all tar shards but those at `without`, in the order of `shard_urls`, see `merge_all`.
+    folder: str = SHARD_STATISTICS,
+) -> ShardStatistics:
+    """Merge the shard statistics of all tar shards but those at `without`, in the order of `shard_urls`, see `merge_all`.
 
-    The grouping depends on the number of tar shards alone, so equal partials give equal bytes. Memory: that of
-    `merge_all`, and `PARTIALS_AHEAD` more partials.
+    The grouping depends on the number of tar shards alone, so equal shard statistics give equal bytes. Memory: that of
+    `merge_all`, and `SHARD_FILES_AHEAD` more shard statistics.
 
     Raises:
-        StalePartialError: a tar shard has no partial of this recipe.
-        CorruptPartialError: a partial changed since it was written.
-        ValueError: there are no tar shards.
+        StaleShardStatisticsError: a tar shard has no partial of this recipe.
+        CorruptShardStatisticsError: a partial changed since it was written.
+        UserError: there are no tar shards.
     """
     shards = {index: url for index, url in enumerate(shard_urls) if index not in without}
     return merge_all(_read_ahead(root, shards, recipe_fingerprint, folder))
 
 
-def _read_ahead(root: Root, shards: Mapping[int, str], recipe_fingerprint: str, folder: str) -> Iterator[Partial]:
-    """The partials of tar shards (index → URL) in order; the next ones are read while one is merged."""
+def _read_ahead(
+    root: Root, shards: Mapping[int, str], recipe_fingerprint: str, folder: str
+) -> Iterator[ShardStatistics]:
+    """The shard statistics of tar shards (index → URL) in order; the next ones are read while one is merged."""
 
-    def read(index: int) -> Partial:
-        return read_partial(root, index, recipe_fingerprint=recipe_fingerprint, shard_url=shards[index], folder=folder)
+    def read(index: int) -> ShardStatistics:
+        return read_shard_statistics(
+            root, index, recipe_fingerprint=recipe_fingerprint, shard_url=shards[index], folder=folder
+        )
 
-    return (partial for _, partial in ahead(read, shards, threads=PARTIALS_AHEAD, most=PARTIALS_AHEAD))
+    return (
+        shard_statistics
+        for _, shard_statistics in ahead(read, shards, threads=SHARD_FILES_AHEAD, most=SHARD_FILES_AHEAD)
+    )
 
 
 def _name(folder: str, shard_index: int, suffix: str) -> str:
@@ -181,15 +191,17 @@ def _marker(root: Root, folder: str, shard_index: int) -> dict[str, Any]:
 
 
 def _matches(marker: dict[str, Any], recipe_fingerprint: str, shard_url: str) -> bool:
-    wanted = {"schema": PARTIAL_SCHEMA, "recipe_fingerprint": recipe_fingerprint, "shard_url": shard_url}
-    return all(marker.get(key) == value for key, value in wanted.items())
+    requested = {"schema": SHARD_STATISTICS_SCHEMA, "recipe_fingerprint": recipe_fingerprint, "shard_url": shard_url}
+    return all(marker.get(key) == value for key, value in requested.items())
 
 
 def _checked(root: Root, marker: dict[str, Any], name: str) -> bytes:
     try:
         data = root.read_bytes(name)
     except FileNotFoundError as error:
-        raise CorruptPartialError(f"{root.url}/{name} is missing although its marker is there{_REMEDY}") from error
+        raise CorruptShardStatisticsError(
+            f"{root.url}/{name} is missing although its marker is there{_REMEDY}"
+        ) from error
     if hashlib.sha256(data).hexdigest() != marker.get("sha256", {}).get(name):
-        raise CorruptPartialError(f"{root.url}/{name} is not the file its marker speaks of{_REMEDY}")
+        raise CorruptShardStatisticsError(f"{root.url}/{name} is not the file its marker speaks of{_REMEDY}")
     return data

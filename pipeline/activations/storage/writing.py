@@ -1,6 +1,6 @@
 """The statistics store of a run as it is written, once, after the merge.
 
-run/statistics.zarr     arrays of `Partial.arrays`, by the same paths
+run/statistics.zarr     arrays of `ShardStatistics.arrays`, by the same paths
 run/samples.parquet     one row per sample, ordered by sample id
 run/statistics.json     marker, written last
 """
@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.activations.accumulators.histogram import unit_edges
-from pipeline.activations.accumulators.shard_statistics import Partial
+from pipeline.activations.accumulators.shard_statistics import ShardStatistics
 from pipeline.activations.storage.samples import write_samples
+from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import Group, create_group, open_group, write_array
 
@@ -38,20 +39,20 @@ _DIMENSIONS: Final = {
 }
 
 
-def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> None:
+def write_statistics(root: Root, merged: ShardStatistics, attrs: Mapping[str, Any]) -> None:
     """Write the store of all tar shards and commit it.
 
     Args:
-        root: the atlas folder; it holds the committed partials, from which the sample rows come.
+        root: the atlas folder; it holds the committed shard statistics, from which the sample rows come.
         merged: the partial of all tar shards.
         attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store; `caption_key` if the
             sample rows have captions.
 
     Raises:
-        ValueError: there is not one image.
+        UserError: there is not one image.
     """
     if not merged.num_samples:
-        raise ValueError(f"no usable image in {len(merged.shards)} tar shards ({merged.num_skipped} skipped)")
+        raise UserError(f"no usable image in {len(merged.shards)} tar shards ({merged.num_skipped} skipped)")
     root.remove(MARKER)
     header = {
         "schema": STATISTICS_SCHEMA,
@@ -69,7 +70,7 @@ def write_statistics(root: Root, merged: Partial, attrs: Mapping[str, Any]) -> N
     root.write_json(MARKER, header)
 
 
-def add_layers(root: Root, merged: Partial, layers: Sequence[str], order: Sequence[str]) -> None:
+def add_layers(root: Root, merged: ShardStatistics, layers: Sequence[str], order: Sequence[str]) -> None:
     """Add layers to the committed store; what it holds of others stays as it is.
 
     Args:
@@ -79,12 +80,12 @@ def add_layers(root: Root, merged: Partial, layers: Sequence[str], order: Sequen
         order: all layers of the model in model order.
 
     Raises:
-        ValueError: the tar shards gave other images than those that the store is of.
+        UserError: the tar shards gave other images than those that the store is of.
     """
     header = committed_statistics(root)
     assert header is not None
     if merged.data_fingerprint != header["data_fingerprint"]:
-        raise ValueError(
+        raise UserError(
             f"{root.url}: the tar shards have changed since their statistics were made (data_fingerprint "
             f"{header['data_fingerprint']}, now {merged.data_fingerprint}), so no layers can be added to these: "
             "restore the tar shards, or give another output.root"

@@ -1,4 +1,4 @@
-"""Build the atlas: joined rows and pictures in, Parquet tables, contact sheets and atlas.json out.
+"""Build the atlas: joined rows and visualizations in, Parquet tables, contact sheets and atlas.json out.
 
 First everything is planned and checked without touching a file; then the old atlas.json goes, the parts are
 written, and the new atlas.json, written last, is the commit: it lists every published file with its size and
@@ -55,12 +55,13 @@ from pipeline.atlas.format.schema import (
     part_path,
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
-from pipeline.atlas.format.sheets import draw_sheet, picture_tile, status_tile
-from pipeline.atlas.neighbors.find import SIMILAR_FOLDER, SimilarNeurons
+from pipeline.atlas.format.sheets import draw_sheet, image_tile, status_tile
+from pipeline.atlas.neighbors.find import NEIGHBORS_FOLDER, NeighborTables
 from pipeline.io.images import BadImage, decode_webp, encode_webp
 from pipeline.recipe.recipe import Recipe
 from pipeline.io.root import Root
 from pipeline.io.parquet import join_tables, table_bytes
+from pipeline.errors import UserError
 
 
 def build_atlas(
@@ -72,10 +73,10 @@ def build_atlas(
     provenance: Mapping[str, Any],
     layers: Mapping[str, int],
     scores: Mapping[str, bytes] | None = None,
-    similar: SimilarNeurons | None = None,
+    neighbors: NeighborTables | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the atlas of `rows` into `root`, where their pictures already lie.
+    """Write the atlas of `rows` into `root`, where their visualizations already lie.
 
     Args:
         root: the atlas folder (the recipe's output.root).
@@ -84,20 +85,21 @@ def build_atlas(
         rows: layer → its rows, fragments joined with scores, in any order; asked for twice, a layer at a time
             (`fragments.RunRows`).
         model: MODEL_KEYS.
-        provenance: PROVENANCE_KEYS, and `judges` of an evaluation; `created` and the method's citation are added here.
+        provenance: PROVENANCE_KEYS, and `evaluators` of an evaluation; `created` and the method's citation are added
+        here.
         layers: layer name → number of units in the model, in model order; a layer without rows is left out.
         scores: SCORES_TABLE and SCORES_TEXT with their bytes, of an evaluation of these rows.
-        similar: of the neurons of these rows.
+        neighbors: of the neurons of these rows.
         advance: told of every so many neurons that are done.
 
     Raises:
-        ValueError: rows that contradict each other, the layers or the pictures; the message names the neuron.
+        UserError: rows that contradict each other, the layers or the visualizations; the message names the neuron.
     """
     require_keys(model, MODEL_KEYS, "model")
     require_keys(provenance, PROVENANCE_KEYS, "provenance")
     created = creation_date(os.environ.get("SOURCE_DATE_EPOCH"))
     planner = Planner(recipe=recipe, model=model, layers=layers)
-    extra = check_rows(planner, rows, similar)
+    extra = check_rows(planner, rows, neighbors)
 
     root.remove("atlas.json")
     writer = _Writer(root, extra, advance)
@@ -109,7 +111,7 @@ def build_atlas(
     writer.write_whole_tables()
     for path, data in (scores or {}).items():
         writer.publish(path, data)
-    for path, data in similar.files(root) if similar is not None else ():
+    for path, data in neighbors.files(root) if neighbors is not None else ():
         writer.publish(path, data)
     writer.publish("recipe.toml", recipe.to_toml().encode())
     _remove_stale(root, writer.files)
@@ -122,7 +124,7 @@ def build_atlas(
         created=created,
         extra=extra,
         files=writer.files,
-        similar=similar.note() if similar is not None else None,
+        neighbors=neighbors.note() if neighbors is not None else None,
     )
     head = make_head(atlas, writer.index_scores)
     writer.publish(HEAD_PATH, json.dumps(head, ensure_ascii=False, sort_keys=True).encode())
@@ -181,8 +183,9 @@ class _Writer:
     def write_whole_tables(self) -> None:
         """Write the tables of all layers."""
         self.publish(INDEX_PATH, join_tables(self._index, self._index_schema, encodings=self._encodings))
-        # The same photographs, and so their captions, excite neurons of many layers: 14.3 MB of 100,000 neurons become
-        # 3.3 MB (benchmarks/caption_search.py). Labels are short, and decoded without holding up the page in groups.
+        # The same dataset images, and so their captions, activate neurons of many layers: 14.3 MB of 100,000 neurons
+        # become 3.3 MB (benchmarks/caption_search.py). Labels are short, and decoded without holding up the page in
+        # groups.
         captioned = any(layer.has_captions for layer in self.summaries)
         self.publish(LABELS_PATH, join_tables(self._labels, LABELS_SCHEMA, one_group=captioned))
 
@@ -192,38 +195,38 @@ def _packed(sheet: np.ndarray) -> bytes:
 
 
 def _painted(root: Root, plan: LayerRows, files: FileList) -> Iterator[np.ndarray]:
-    """Every sheet [896, 896, 3] of a layer; the pictures on it are entered in `files`."""
-    pictured = [row for row in plan.primary_rows if row["image_path"]]
+    """Every sheet [896, 896, 3] of a layer; the visualizations on it are entered in `files`."""
+    visualized = [row for row in plan.primary_rows if row["image_path"]]
     with _told_missing(root):
-        pictures = read_ahead(lambda row: _read_tile(root, row), pictured)
+        visualizations = read_ahead(lambda row: _read_tile(root, row), visualized)
         for sheet in plan.sheets:
             tiles = []
             for row in sheet.rows:
                 if not row["image_path"]:
                     tiles.append(status_tile(row["status"]))
                     continue
-                _, (entry, tile) = next(pictures)
+                _, (entry, tile) = next(visualizations)
                 files.add(entry)
                 tiles.append(tile)
             yield draw_sheet(tiles)
 
 
 def _read_tile(root: Root, row: Row) -> tuple[dict[str, Any], np.ndarray]:
-    """The entry of a row's picture, and the picture as a tile [112, 112, 3]."""
+    """The entry of a row's visualization, and the visualization as a tile [112, 112, 3]."""
     path = row["image_path"]
     data = root.read_bytes(path)
     entry = file_entry(path, data)
     _check_sha256(row, entry)
     try:
-        picture = decode_webp(data)
+        visualization = decode_webp(data)
     except BadImage as error:
-        raise ValueError(f"{describe(row)}: {path} cannot be decoded: {error}") from error
-    if picture.shape[:2] != (row["height_px"], row["width_px"]):
-        raise ValueError(
-            f"{describe(row)}: {path} has pixels {list(picture.shape)}, "
+        raise UserError(f"{describe(row)}: {path} cannot be decoded: {error}") from error
+    if visualization.shape[:2] != (row["height_px"], row["width_px"]):
+        raise UserError(
+            f"{describe(row)}: {path} has pixels {list(visualization.shape)}, "
             f"its row says {row['width_px']} × {row['height_px']}"
         )
-    return entry, picture_tile(picture)
+    return entry, image_tile(visualization)
 
 
 def _other_entries(root: Root, plan: LayerRows) -> Iterator[dict[str, Any]]:
@@ -241,24 +244,24 @@ def _other_entries(root: Root, plan: LayerRows) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _told_missing(root: Root) -> Iterator[None]:
-    """Say the remedy for a picture that is not there."""
+    """Say the remedy for a visualization that is not there."""
     try:
         yield
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{root.url}: a picture that a fragment names is missing ({error}); remove that "
+        raise UserError(
+            f"{root.url}: a visualization that a fragment names is missing ({error}); remove that "
             "fragment from run/fragments and run `neuron-atlas visualize` again"
         ) from error
 
 
 def _check_sha256(row: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["sha256"] != row["image_sha256"]:
-        raise ValueError(f"{describe(row)}: {entry['path']} is not the picture of its fragment (image_sha256 differs)")
+        raise UserError(f"{describe(row)}: {entry['path']} is not the visualization of its fragment (image_sha256 differs)")
 
 
 def _remove_stale(root: Root, listed: FileList) -> None:
-    """Drop tables and sheets of an earlier build; pictures are the work of hours and stay."""
-    for folder in ("layers", "parts", "index", "sheets", SIMILAR_FOLDER, MAP_FOLDER):
+    """Drop tables and sheets of an earlier build; visualizations are the work of hours and stay."""
+    for folder in ("layers", "parts", "index", "sheets", NEIGHBORS_FOLDER, MAP_FOLDER):
         for name in root.walk(folder):
             if f"{folder}/{name}" not in listed:
                 root.remove(f"{folder}/{name}")

@@ -7,9 +7,10 @@ from pipeline.atlas.format.fragments import Key, Row, row_key
 from pipeline.atlas.format.manifest import require_keys
 from pipeline.atlas.format.rows import LayerRows, describe, published_row, row_problems
 from pipeline.atlas.format.schema import KEY_COLUMNS, extra_score_columns
-from pipeline.atlas.neighbors.find import SimilarNeurons
+from pipeline.atlas.neighbors.find import NeighborTables
 from pipeline.neurons import nearest
 from pipeline.recipe.recipe import Recipe
+from pipeline.errors import UserError
 
 
 class Planner:
@@ -32,7 +33,7 @@ class Planner:
         """The layer with its rows by unit, method and seed, and `extra` score columns; None without rows.
 
         Raises:
-            ValueError: a row is unsound, occurs twice, or claims another row's picture.
+            UserError: a row is unsound, occurs twice, or claims another row's visualization.
         """
         planned: list[Row] = []
         keys: set[Key] = set()
@@ -40,7 +41,7 @@ class Planner:
         for given in rows:
             require_keys(given, (*KEY_COLUMNS, "status"), "row")
             if layer not in self._layers:
-                raise ValueError(
+                raise UserError(
                     f"{describe(given)}: layer {layer!r} is not in the model{nearest(layer, self._layers)}"
                 )
             row = published_row(given, model_name=self._model_name, extra=extra, keep_examples=self._keep_examples)
@@ -51,13 +52,13 @@ class Planner:
                 methods=self._methods,
                 model_name=self._model_name,
             ):
-                raise ValueError(f"{describe(row)}: {problem}")
+                raise UserError(f"{describe(row)}: {problem}")
             if row_key(row) in keys:
-                raise ValueError(f"{describe(row)} occurs twice")
+                raise UserError(f"{describe(row)} occurs twice")
             keys.add(row_key(row))
             for path in filter(None, (row["image_path"], row["alpha_path"])):
                 if path in owners:
-                    raise ValueError(f"{describe(row)}: {path} is also that of {describe(owners[path])}")
+                    raise UserError(f"{describe(row)}: {path} is also that of {describe(owners[path])}")
                 owners[path] = row
             planned.append(row)
         if not planned:
@@ -67,20 +68,20 @@ class Planner:
 
 
 def check_rows(
-    planner: Planner, rows: Mapping[str, Iterable[Mapping[str, Any]]], similar: SimilarNeurons | None
+    planner: Planner, rows: Mapping[str, Iterable[Mapping[str, Any]]], neighbors: NeighborTables | None
 ) -> dict[str, str]:
     """Check the rows of all layers; the score columns that some of them have beyond LAYER_SCHEMA.
 
     Raises:
-        ValueError: see `Planner.plan`, or `similar` is of other neurons.
+        UserError: see `Planner.plan`, or `neighbors` is of other neurons.
     """
     extra: dict[str, str] = {}
-    sought = similar.units_by_layer() if similar is not None else None
+    sought = neighbors.units_by_layer() if neighbors is not None else None
     for layer in rows:
         of_layer = list(rows[layer])
         columns = extra_score_columns(name for row in of_layer for name in row)
         extra |= columns
         plan = planner.plan(layer, of_layer, columns)
         if plan and sought is not None and sought.get(layer) != [row["unit"] for row in plan.primary_rows]:
-            raise ValueError(f"layer {layer!r}: neighbors were sought for other neurons than there are rows of")
+            raise UserError(f"layer {layer!r}: neighbors were sought for other neurons than there are rows of")
     return dict(sorted(extra.items()))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.atlas.format.schema import HEAD_PATH
+from pipeline.errors import UserError
 
 
 class FileList:
@@ -26,10 +27,10 @@ class FileList:
         """Take in one `file_entry`.
 
         Raises:
-            ValueError: its path is there already.
+            UserError: its path is there already.
         """
         if entry["path"] in self._place:
-            raise ValueError(f"{entry['path']} would be listed twice")
+            raise UserError(f"{entry['path']} would be listed twice")
         self._place[entry["path"]] = len(self._place)
         self._sizes.append(entry["bytes"])
         self._digests += bytes.fromhex(entry["sha256"])

@@ -2,7 +2,7 @@
 
 A fragment is its batch's commit: it is written after the batch's images, atomically, under a name that only
 depends on the batch's members. So a batch that ran twice (a lost worker, a resumed run) leaves one file, and
-`todo = wanted − committed` needs nothing but the files.
+`todo = requested − committed` needs nothing but the files.
 """
 
 import re
@@ -19,6 +19,7 @@ from pipeline.atlas.format.schema import (
     STATUSES,
     extra_score_columns,
 )
+from pipeline.errors import UserError
 from pipeline.io.parquet import parse_table, write_table
 from pipeline.io.prefetch import read_ahead
 from pipeline.io.root import Root
@@ -46,7 +47,7 @@ def write_fragment(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]
     Returns the path below `root` that is the commit.
 
     Raises:
-        ValueError: a bad batch name, status or value, a column that the schema does not know, no rows, or a
+        UserError: a bad batch name, status or value, a column that the schema does not know, no rows, or a
             neuron twice.
     """
     _check_rows(batch_name, rows)
@@ -103,7 +104,7 @@ def rows_by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Fragments with their scores filled in, in the order of the fragments.
 
-    A score replaces what the fragment says where it is not null; but only an "ok" visualization can be judged
+    A score replaces what the fragment says where it is not null; but only an "ok" visualization can be scored
     anew ("weak", "dead"): a failed or skipped one stays what it is. Scores without a fragment are left out.
     """
     by_key = {row_key(score): score for score in scores}
@@ -161,22 +162,22 @@ def pack_lists(row: Row) -> Row:
 
 def _check_rows(batch_name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
-        raise ValueError(f"batch {batch_name!r}: no rows; an empty batch must not be committed")
+        raise UserError(f"batch {batch_name!r}: no rows; an empty batch must not be committed")
     seen = set()
     for row in rows:
         absent = [name for name in KEY_COLUMNS if row.get(name) is None]
         if absent:
-            raise ValueError(f"batch {batch_name!r}: a row lacks {absent}")
+            raise UserError(f"batch {batch_name!r}: a row lacks {absent}")
         if row.get("status") is not None and row["status"] not in STATUSES:
-            raise ValueError(f"batch {batch_name!r}: status {row['status']!r} is none of {STATUSES}")
+            raise UserError(f"batch {batch_name!r}: status {row['status']!r} is none of {STATUSES}")
         if row_key(row) in seen:
-            raise ValueError(f"batch {batch_name!r}: {row_key(row)} occurs twice")
+            raise UserError(f"batch {batch_name!r}: {row_key(row)} occurs twice")
         seen.add(row_key(row))
 
 
 def _path(folder: str, batch_name: str) -> str:
     if not _BATCH_NAME.fullmatch(batch_name):
-        raise ValueError(f"batch name {batch_name!r}: expected letters, digits, '_', '.' and '-'")
+        raise UserError(f"batch name {batch_name!r}: expected letters, digits, '_', '.' and '-'")
     return f"{folder}/{batch_name}.parquet"
 
 

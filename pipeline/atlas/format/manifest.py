@@ -27,10 +27,11 @@ from pipeline.atlas.format.schema import (
     column_notes,
     index_path,
     layer_path,
+    neighbors_path,
     part_path,
-    similar_path,
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
+from pipeline.errors import UserError
 from pipeline.recipe.recipe import Recipe
 
 Manifest = dict[str, Any]
@@ -44,8 +45,8 @@ METHOD_CITATION: Final = (
     "Görgün, Schiele, Fischer: VITAL: More Understandable Feature Visualization through Distribution "
     "Alignment and Relevant Information Flow. ICCV 2025. arXiv:2503.22399"
 )
-# The folders of an atlas that hold pictures; beside them only its tables, the recipe and atlas.json.
-PICTURE_FOLDERS: Final = ("images", "sheets", "examples", MAP_FOLDER)
+# The folders of an atlas that hold visualizations; beside them only its tables, the recipe and atlas.json.
+IMAGE_FOLDERS: Final = ("images", "sheets", "examples", MAP_FOLDER)
 
 _SIZES: Final = {
     "tile_size_px": TILE_SIZE_PX,
@@ -105,7 +106,7 @@ def make_manifest(
     created: str,
     extra: Mapping[str, str],
     files: FileList,
-    similar: Mapping[str, Any] | None = None,
+    neighbors: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """The value of atlas.json, its `files` as they are given.
 
@@ -113,11 +114,11 @@ def make_manifest(
         recipe: gives name, title, license, homepage and the order of the methods.
         layers: in model order.
         model: MODEL_KEYS.
-        provenance: PROVENANCE_KEYS, and `judges` of an evaluation.
+        provenance: PROVENANCE_KEYS, and `evaluators` of an evaluation.
         created: UTC ISO date of the build.
         extra: score columns beyond LAYER_SCHEMA.
         files: every published file.
-        similar: `SimilarNeurons.note`, of an atlas that has neighbors.
+        neighbors: `NeighborTables.note`, of an atlas that has neighbors.
     """
     used = {method for layer in layers for method in layer.methods}
     return {
@@ -143,9 +144,9 @@ def make_manifest(
             for layer in layers
         ],
         "counts": {name: sum(layer.counts[name] for layer in layers) for name in count_statuses(())},
-        "columns": column_notes(extra, provenance.get("judges", ())),
+        "columns": column_notes(extra, provenance.get("evaluators", ())),
         "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
-        **({"similar": dict(similar)} if similar is not None else {}),
+        **({"neighbors": dict(neighbors)} if neighbors is not None else {}),
         **({"has_captions": True} if any(layer.has_captions for layer in layers) else {}),
         "files": files,
         "build_id": build_id(files),
@@ -180,11 +181,11 @@ def _write_entries(out: BinaryIO, files: Iterable[Mapping[str, Any]]) -> None:
 
 
 def make_head(manifest: Manifest, scores: Sequence[str]) -> dict[str, Any]:
-    """The value of head.json: all that the viewer needs of atlas.json, however many pictures that lists.
+    """The value of head.json: all that the viewer needs of atlas.json, however many visualizations that lists.
 
     Args:
         manifest: atlas.json; head.json need not be among its files yet.
-        scores: columns of the index that the wall can be sorted by, `rows.index_scores`.
+        scores: columns of the index that the gallery can be sorted by, `rows.index_scores`.
     """
     kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
     sizes, total = {}, {"files": 0, "bytes": 0}
@@ -206,14 +207,14 @@ def creation_date(source_date_epoch: str | None) -> str:
     """Now, or the seconds of SOURCE_DATE_EPOCH (reproducible-builds.org), as a UTC ISO date.
 
     Raises:
-        ValueError: it is set but not a number of seconds.
+        UserError: it is set but not a number of seconds.
     """
     if source_date_epoch is None:
         moment = datetime.datetime.now(datetime.UTC)
     elif source_date_epoch.isdecimal():
         moment = datetime.datetime.fromtimestamp(int(source_date_epoch), datetime.UTC)
     else:
-        raise ValueError(f"SOURCE_DATE_EPOCH={source_date_epoch!r}: expected whole seconds since 1970")
+        raise UserError(f"SOURCE_DATE_EPOCH={source_date_epoch!r}: expected whole seconds since 1970")
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -221,7 +222,7 @@ def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> 
     """Raise ValueError if `mapping` lacks one of `keys`."""
     missing = [key for key in keys if key not in mapping]
     if missing:
-        raise ValueError(f"{what}: {missing} missing, expected {list(keys)}")
+        raise UserError(f"{what}: {missing} missing, expected {list(keys)}")
 
 
 def manifest_problems(value: Any) -> list[str]:
@@ -240,9 +241,9 @@ def manifest_problems(value: Any) -> list[str]:
             problems += [f"{key}[{number}]: {problem}" for problem in _type_problems(entry, types)]
     problems += [f"methods: {name!r} is not text" for name in value["methods"] if not isinstance(name, str)]
     for key in ("model", "provenance"):
-        wanted = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
-        problems += [f"{key}: {name!r} is missing" for name in wanted if name not in value[key]]
-    if type(value.get("similar", {})) is not dict:
+        requested = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
+        problems += [f"{key}: {name!r} is missing" for name in requested if name not in value[key]]
+    if type(value.get("neighbors", {})) is not dict:
         problems.append("'similar' is no object")
     if value.get("part_neurons", PART_NEURONS) != PART_NEURONS:
         problems.append(f"part_neurons is {str(value['part_neurons'])[:80]}, expected {PART_NEURONS}")
@@ -260,7 +261,7 @@ def manifest_problems(value: Any) -> list[str]:
         try:
             tables |= {layer_path(layer["name"])} | ({index_path(layer["name"])} if has_head else set())
             tables |= {part_path(layer["name"], number) for number in range(_num_parts(layer))}
-            optional.add(similar_path(layer["name"]))
+            optional.add(neighbors_path(layer["name"]))
         except ValueError as error:
             problems.append(f"layers: {error}")
             continue
@@ -278,7 +279,7 @@ def manifest_problems(value: Any) -> list[str]:
             problems.append(f"files: {path} is listed twice")
         if not 0 <= entry["bytes"] < 1 << 63 or not _SHA256.fullmatch(entry["sha256"]):
             problems.append(f"files: bytes or sha256 of {path} are none")
-        if path not in tables | optional and not (path.endswith(".webp") and path.split("/")[0] in PICTURE_FOLDERS):
+        if path not in tables | optional and not (path.endswith(".webp") and path.split("/")[0] in IMAGE_FOLDERS):
             problems.append(f"files: {path} is no part of an atlas")
         listed.add(path)
     problems += [f"files: {path} is not listed" for path in sorted(tables - listed)]

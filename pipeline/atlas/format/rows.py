@@ -20,9 +20,9 @@ from pipeline.atlas.format.schema import (
     MAX_HISTOGRAM_BINS,
     MAX_TOP_CAPTION,
     PART_NEURONS,
-    PICTURED_STATUSES,
     STATUSES,
     TOP_CAPTIONS,
+    VISUALIZED_STATUSES,
     check_atlas_path,
 )
 from pipeline.atlas.format.sheets import Sheet, plan_sheets
@@ -77,8 +77,8 @@ def published_row(row: Mapping[str, Any], *, model_name: str, extra: Mapping[str
         row: fragment joined with scores; absent columns count as null.
         model_name: for the neuron's id.
         extra: further score columns of this run.
-        keep_examples: whether example pictures are published. Opt-in: the terms of most data sets do not
-            allow to pass their pictures on (VIEWER, "Rights").
+        keep_examples: whether example visualizations are published. Opt-in: the terms of most data sets do not
+            allow to pass their visualizations on (VIEWER, "Rights").
     """
     published: Row = {}
     for name, kind in (LAYER_SCHEMA | dict(extra)).items():
@@ -115,8 +115,8 @@ def row_problems(
         yield f"status {row['status'][:80]!r} is none of {STATUSES}"
     elif row["status"] != "ok" and not row["status_reason"]:
         yield f"status {row['status']!r} without a status_reason"
-    elif row["status"] in PICTURED_STATUSES and not row["image_path"]:
-        yield f"status {row['status']!r} without a picture"
+    elif row["status"] in VISUALIZED_STATUSES and not row["image_path"]:
+        yield f"status {row['status']!r} without a visualization"
     for column, folder in PATH_FOLDERS.items():
         if row[column]:
             try:
@@ -124,11 +124,11 @@ def row_problems(
             except ValueError as error:
                 yield f"{column}: {error}"
                 continue
-            # So no row of another layer can claim this picture, and layers are checked one by one.
+            # So no row of another layer can claim this visualization, and layers are checked one by one.
             if not row[column].startswith(f"{folder}/{layer}/"):
                 yield f"{column} {row[column]!r} is outside the layer's folder {folder}/{layer}/"
     if row["image_path"] and not (row["image_sha256"] and row["width_px"] and row["height_px"]):
-        yield "a picture needs image_sha256, width_px and height_px"
+        yield "a visualization needs image_sha256, width_px and height_px"
     percentile = row["activation_percentile"]
     if percentile is not None and not 0 <= percentile <= 100:
         yield f"activation_percentile {percentile} is outside 0–100"
@@ -180,7 +180,7 @@ def part_rows(layer: LayerRows) -> list[list[Row]]:
 
 
 def index_scores(rows: Sequence[Row], schema: Mapping[str, str]) -> list[str]:
-    """The score columns of an index that have a value somewhere, in its order: what the wall can be sorted by."""
+    """The score columns of an index that have a value somewhere, in its order: what the gallery can be sorted by."""
     names = [name for name, kind in schema.items() if kind == "float32"]
     return [name for name in names if any(row.get(name) is not None for row in rows)]
 
@@ -188,7 +188,7 @@ def index_scores(rows: Sequence[Row], schema: Mapping[str, str]) -> list[str]:
 def label_rows(layer: LayerRows) -> list[Row]:
     """Rows of one layer in labels.parquet: for every neuron the distinct labels of the references that its readers see.
 
-    Of each facet, method and seed the first MAX_EXAMPLES count, most exciting first: a label far down the list of
+    Of each facet, method and seed the first MAX_EXAMPLES count, top-activating first: a label far down the list of
     references says little about the neuron. Of captions the first TOP_CAPTIONS count, MAX_EXAMPLES in all.
     """
     labels: dict[int, dict[str, None]] = {}
@@ -218,7 +218,7 @@ def shortened(caption: str) -> str:
 
 
 def has_captions(layer: LayerRows) -> bool:
-    """Whether a photograph of a layer has a caption."""
+    """Whether a dataset image of a layer has a caption."""
     return any(row.get("reference_captions") for row in layer.rows)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from pipeline.errors import UserError
 from pipeline.neurons import check_layer_name, layer_unit_name
 
 SCHEMA_VERSION: Final = "atlas/1"
@@ -30,10 +31,10 @@ PART_NEURONS: Final = 16
 
 Status = Literal["ok", "weak", "dead", "failed", "skipped"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
-PICTURED_STATUSES: Final = ("ok", "weak")  # these rows always have a picture; the others may
+VISUALIZED_STATUSES: Final = ("ok", "weak")  # these rows always have a visualization; the others may
 
 # Tile and sheet sizes: a sheet of 8 × 8 tiles of 112 px is 157 KiB at quality 75 (VIEWER, "Measured"), and
-# 896 px stays far below the 8192 px that some browsers allow for one picture.
+# 896 px stays far below the 8192 px that some browsers allow for one visualization.
 TILE_SIZE_PX: Final = 112
 SHEET_COLUMNS: Final = 8
 SHEET_ROWS: Final = 8
@@ -41,10 +42,10 @@ SHEET_QUALITY: Final = 75
 EXAMPLE_TILE_PX: Final = 112
 MAX_EXAMPLES: Final = 16  # tiles in one example strip: 1,792 px wide
 MAX_HISTOGRAM_BINS: Final = 64
-# Of a neuron's references the captions of the first MAX_EXAMPLES are in its row: at most so many photographs are shown,
-# and fifty captions a row would be most of a table. What the search box looks through is less, because it is fetched
-# for all neurons at once.
-TOP_CAPTIONS: Final = 4  # of each row, the most exciting
+# Of a neuron's references the captions of the first MAX_EXAMPLES are in its row: at most so many dataset images are
+# shown, and fifty captions a row would be most of a table. What the search box looks through is less, because it is
+# fetched for all neurons at once.
+TOP_CAPTIONS: Final = 4  # of each row, the top-activating
 MAX_TOP_CAPTION: Final = 120  # characters of each
 
 KEY_COLUMNS: Final = ("layer", "unit", "method", "seed")
@@ -54,14 +55,14 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "neuron_id": "string",  # MODEL/LAYER/UNIT
     "layer": "string",
     "unit": "int32",
-    "label": "string",  # of a class, a concept or a circuit; "" for other inner neurons
+    "label": "string",  # of a class, a concept or a combination; "" for other intermediate neurons
     "method": "string",
     "seed": "int32",  # index of the seed, 0, 1, …; its facet is seed mod num_facets
-    "facet": "int32",  # which cluster of the neuron's references the picture shows, 0 is the most exciting
+    "facet": "int32",  # which cluster of the neuron's references the visualization shows, 0 is the top-activating
     "num_facets": "int32",
     "status": "string",  # one of STATUSES
     "status_reason": "string",  # "" only for ok
-    "image_path": "string",  # relative to the atlas folder, "" without a picture
+    "image_path": "string",  # relative to the atlas folder, "" without a visualization
     "image_sha256": "string",
     "alpha_path": "string",  # RGBA mask, "" without one
     "width_px": "int32",
@@ -69,10 +70,10 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "steps": "int32",
     "seconds": "float32",  # the only column that differs between equal runs
     "loss": "float32",
-    "activation": "float32",  # of the published picture
+    "activation": "float32",  # of the published visualization
     "activation_percentile": "float32",  # 0–100
     "activation_ratio": "float32",
-    "accuracy_top1": "float32",  # 0 or 1, null for inner neurons
+    "accuracy_top1": "float32",  # 0 or 1, null for intermediate neurons
     "accuracy_top5": "float32",
     "predicted_label": "string",
     "max_activation": "float32",  # over the data set
@@ -153,12 +154,12 @@ def index_encodings(schema: Mapping[str, str]) -> dict[str, str]:
 LABELS_SCHEMA: Final[dict[str, str]] = {
     "layer": "string",
     "unit": "int32",
-    "top_labels": "list<string>",  # distinct labels of the most exciting references of all its rows
+    "top_labels": "list<string>",  # distinct labels of the top-activating references of all its rows
     "top_captions": "list<string>",  # the same of their captions, shortened; fewer
 }
 
-# Further score columns (float32, by `evaluate`, where they can be measured) that the wall filters and sorts by.
-_INDEXED_SCORE: Final = re.compile(r"mis|path_similarity|accuracy_top[15]_[a-z0-9_]+")
+# Further score columns (float32, by `evaluate`, where they can be measured) that the gallery filters and sorts by.
+_INDEXED_SCORE: Final = re.compile(r"two_afc|path_similarity|accuracy_top[15]_[a-z0-9_]+")
 
 
 def indexed_scores(extra: Iterable[str]) -> dict[str, str]:
@@ -176,33 +177,33 @@ class ColumnNote:
 
 SCORE_NOTES: Final[dict[str, ColumnNote]] = {
     "loss": ColumnNote(unit="", meaning="Final objective of the optimization; lower is better within one method."),
-    "activation": ColumnNote(unit="activation", meaning="Activation of the unit on the published picture."),
+    "activation": ColumnNote(unit="activation", meaning="Activation of the unit on the published visualization."),
     "activation_percentile": ColumnNote(
-        unit="%", meaning="Share of the data set's images that excite the unit no more than the picture does."
+        unit="%", meaning="Share of the data set's images that activate the unit no more than the visualization does."
     ),
     "activation_ratio": ColumnNote(
         unit="×",
-        meaning="Activation of the picture divided by that of the most exciting image of the data set.",
+        meaning="Activation of the visualization divided by that of the top-activating image of the data set.",
     ),
     "accuracy_top1": ColumnNote(
-        unit="0/1", meaning="1 if the model's first answer to the picture is the class; classes only."
+        unit="0/1", meaning="1 if the model's first answer to the visualization is the class; classes only."
     ),
     "accuracy_top5": ColumnNote(
         unit="0/1", meaning="1 if the class is among the model's first five answers; classes only."
     ),
     "path_similarity": ColumnNote(
         unit="",
-        meaning="How much the picture runs through the network as photographs that excite the neuron do: 1 as "
-        "photographs of one neuron of the layer resemble each other, 0 as they resemble others; may leave 0–1.",
+        meaning="How much the visualization runs through the network as top-activating images of the neuron do: 1 as "
+        "dataset images of one neuron of the layer resemble each other, 0 as they resemble others; may leave 0–1.",
     ),
     "alignment_distance": ColumnNote(
         unit="",
-        meaning="Sort-matching distance of the picture's features to the neuron's target, over their variance: 0 is "
+        meaning="Sort-matching distance of the visualization's features to the neuron's target, over their variance: 0 is "
         "the target itself, lower is better.",
     ),
     "max_activation": ColumnNote(unit="activation", meaning="Highest activation of the unit over the data set."),
     "mean_activation": ColumnNote(unit="activation", meaning="Mean activation of the unit over the data set."),
-    "seconds": ColumnNote(unit="s", meaning="Share of this picture in the optimization time of its batch."),
+    "seconds": ColumnNote(unit="s", meaning="Share of this visualization in the optimization time of its batch."),
     "steps": ColumnNote(unit="steps", meaning="Optimization steps."),
 }
 
@@ -215,46 +216,49 @@ def extra_score_columns(names: Iterable[str]) -> dict[str, str]:
     """Schema of the score columns among `names` that LAYER_SCHEMA lacks (held-out models, distances), sorted.
 
     Raises:
-        ValueError: a name is not lower-case letters, digits and underscores.
+        UserError: a name is not lower-case letters, digits and underscores.
     """
     extra = sorted(set(names) - set(LAYER_SCHEMA))
     for name in extra:
         if not _EXTRA_NAME.fullmatch(name):
-            raise ValueError(f"score column {name!r}: expected lower-case letters, digits and '_', like 'kid_lite1'")
+            raise UserError(f"score column {name!r}: expected lower-case letters, digits and '_', like 'kid_lite1'")
     return dict.fromkeys(extra, "float32")
 
 
-# Scores that a judge gives, by the column's name without the judge's: "{judge}" is its real name.
-_JUDGED: Final[dict[str, ColumnNote]] = {
+# Scores that an evaluator gives, by the column's name without the evaluator's: "{evaluator}" is its real name.
+_EVALUATED: Final[dict[str, ColumnNote]] = {
     "accuracy_top1": ColumnNote(
-        unit="0/1", meaning="1 if the first answer of {judge}, held out, to the picture is the class; classes only."
+        unit="0/1",
+        meaning="1 if the first answer of {evaluator}, held out, to the visualization is the class; classes only.",
     ),
     "accuracy_top5": ColumnNote(
         unit="0/1",
-        meaning="1 if the class is among the first five answers of {judge}, held out, to the picture; classes only.",
+        meaning="1 if the class is among the first five answers of {evaluator}, held out, to the visualization; classes only.",
     ),
-    "mis": ColumnNote(
+    "two_afc": ColumnNote(
         unit="",
-        meaning="Machine Interpretability Score by {judge}: of two photographs, how often the one more like the "
-        "picture is the one that excites the neuron; 0–1, chance is 0.5.",
+        meaning="two-alternative score by {evaluator}: of two dataset images, how often the one more like the "
+        "visualization is the one that activates the neuron; 0–1, chance is 0.5.",
     ),
 }
 
 
-def column_notes(extra: Iterable[str], judges: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, str]]:
+def column_notes(extra: Iterable[str], evaluators: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, str]]:
     """`columns` of atlas.json: unit and meaning of every score that is there.
 
     Args:
         extra: names of the run's score columns beyond LAYER_SCHEMA.
-        judges: `provenance.judges`: their `slug`, `role` and `name`, the model's first.
+        evaluators: `provenance.evaluators`: their `slug`, `role` and `name`, the model's first.
     """
-    held_out = [judge for judge in judges if judge["role"] != "model"]
+    held_out = [evaluator for evaluator in evaluators if evaluator["role"] != "model"]
     known = {name: note for name, note in SCORE_NOTES.items() if name in LAYER_SCHEMA or name in extra}
-    for place, judge in enumerate(held_out or judges):
-        for score, note in _JUDGED.items():
-            column = score if score == "mis" and place == 0 else f"{score}_{judge['slug']}"
+    for place, evaluator in enumerate(held_out or evaluators):
+        for score, note in _EVALUATED.items():
+            column = score if score == "two_afc" and place == 0 else f"{score}_{evaluator['slug']}"
             if column in extra:
-                known[column] = ColumnNote(unit=note.unit, meaning=note.meaning.replace("{judge}", judge["name"]))
+                known[column] = ColumnNote(
+                    unit=note.unit, meaning=note.meaning.replace("{evaluator}", evaluator["name"])
+                )
     for name in extra:
         words = f"{name.replace('_', ' ')} (a further score of this run's evaluation)"
         known.setdefault(name, ColumnNote(unit="", meaning=words))
@@ -268,7 +272,7 @@ def check_atlas_path(path: object, *, folder: str = "") -> str:
     no hidden name, no backslash, no URL.
 
     Raises:
-        ValueError: anything else.
+        UserError: anything else.
     """
     parts = path.split("/") if isinstance(path, str) else []
     inside = not folder or (len(parts) > 1 and parts[0] == folder)
@@ -279,7 +283,7 @@ def check_atlas_path(path: object, *, folder: str = "") -> str:
         or not all(_PATH_PART.fullmatch(part) for part in parts)
     ):
         where = f"below {folder}/" if folder else "inside the atlas folder"
-        raise ValueError(f"path {str(path)[:200]!r}: expected a plain relative path {where}")
+        raise UserError(f"path {str(path)[:200]!r}: expected a plain relative path {where}")
     return path
 
 
@@ -289,7 +293,7 @@ def layer_path(layer: str) -> str:
 
 
 def index_path(layer: str) -> str:
-    """Where the rows of `layer` in the index lie, for a wall that begins with one layer."""
+    """Where the rows of `layer` in the index lie, for a gallery that begins with one layer."""
     return f"index/{check_layer_name(layer)}.parquet"
 
 
@@ -315,7 +319,7 @@ def sheet_path(layer: str, number: int) -> str:
 
 
 def examples_path(layer: str, unit: int, facet: int = 0) -> str:
-    """Where the strip of the exciting images of a neuron's facet lies, if it is published."""
+    """Where the strip of the activating images of a neuron's facet lies, if it is published."""
     suffix = f"-f{facet}" if facet else ""
     return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}{suffix}.webp"
 
@@ -323,7 +327,7 @@ def examples_path(layer: str, unit: int, facet: int = 0) -> str:
 MAP_FOLDER: Final = "map"
 
 
-def similar_path(layer: str) -> str:
+def neighbors_path(layer: str) -> str:
     """Where the neighbors of the neurons of `layer` lie."""
     return f"similar/{check_layer_name(layer)}.parquet"
 

@@ -1,8 +1,8 @@
 """scores.parquet and scores.md of an atlas: what its methods are worth, one number per line, and the same to read.
 
-The table is tidy: each row is one metric of one method, over the pictures of one kind of neurons, by one judge. A
-value of a method over itself has no interval where none can be had cheaply (FID, KID, Inception Score) or has no
-meaning (counts).
+The table is tidy: each row is one metric of one method, over the visualizations of one kind of neurons, by one
+evaluator. A value of a method over itself has no interval where none can be had cheaply (FID, KID, Inception Score) or
+has no meaning (counts).
 """
 
 import math
@@ -12,57 +12,81 @@ from typing import Any, Final
 SCORES_TABLE: Final = "scores.parquet"
 SCORES_TEXT: Final = "scores.md"
 SUMMARY_SCHEMA: Final[dict[str, str]] = {
-    "method": "string",  # or PHOTOGRAPHS: the same measured on photographs instead of pictures
+    "method": "string",  # or PHOTOGRAPHS: the same measured on dataset images instead of visualizations
     "layer": "string",  # "": all layers of the kind together
     "kind": "string",  # one of KINDS
     "metric": "string",
-    "judge": "string",  # slug of the judge, "model" for the atlas's own model, "" where nobody judges
+    "evaluator": "string",  # slug of the evaluator, "model" for the atlas's own model, "" where nobody evaluators
     "value": "float64",
     "low": "float64",  # 95 % interval over neurons, null without one
     "high": "float64",
-    "num_pictures": "int32",  # that the value is of
+    "num_visualizations": "int32",  # that the value is of
 }
-KINDS: Final = ("class", "inner", "all")
-PHOTOGRAPHS: Final = "photographs"
+KINDS: Final = ("class", "intermediate", "all")
+DATASET_IMAGES: Final = "dataset_images"
 
 # Metric → (unit and range, better is "higher", "lower" or "", meaning); in the order of the text.
 METRICS: Final[dict[str, tuple[str, str, str]]] = {
-    "num_ok": ("pictures", "", "those that excite their neuron at least as its most exciting photographs do"),
-    "num_weak": ("pictures", "", "those that excite it less"),
-    "num_dead": ("pictures", "", "neurons that no photograph excites"),
-    "num_failed": ("pictures", "", "neurons whose picture could not be made"),
-    "num_skipped": ("pictures", "", "neurons that no picture was made of"),
-    "accuracy_top1": ("0–1", "higher", "share of the pictures whose class is the judge's first answer"),
-    "accuracy_top5": ("0–1", "higher", "share of the pictures whose class is among the judge's first five answers"),
+    "num_ok": (
+        "visualizations",
+        "",
+        "those that activate their neuron at least as its top-activating dataset images do",
+    ),
+    "num_weak": ("visualizations", "", "those that activate it less"),
+    "num_dead": ("visualizations", "", "neurons that no dataset image activates"),
+    "num_failed": ("visualizations", "", "neurons whose visualization could not be made"),
+    "num_skipped": ("visualizations", "", "neurons that no visualization was made of"),
+    "accuracy_top1": ("0–1", "higher", "share of the visualizations whose class is the evaluator's first answer"),
+    "accuracy_top5": (
+        "0–1",
+        "higher",
+        "share of the visualizations whose class is among the evaluator's first five answers",
+    ),
     "activation_percentile": (
         "0–100 %",
         "higher",
-        "share of the photographs that excite the neuron no more than its picture",
+        "share of the top-activating images of the neuron no more than its visualization",
     ),
-    "activation_ratio": ("×", "", "activation of the picture over that of the most exciting photograph"),
-    "beats_best_photograph": (
+    "activation_ratio": ("×", "", "activation of the visualization over that of the top-activating dataset image"),
+    "exceeds_max_activation": (
         "0–1",
         "higher",
-        "share of the pictures that excite their neuron more than any photograph does",
+        "share of the visualizations that activate their neuron more than any dataset image does",
     ),
-    "mis": (
+    "two_afc": (
         "0–1, chance 0.5",
         "higher",
-        "Machine Interpretability Score: how often the photograph more like the picture, to the judge, is the one of "
-        "two that excites the neuron",
+        "two-alternative score: how often the dataset image more like the visualization, to the evaluator, is the one of "
+        "two that activates the neuron",
     ),
     "path_similarity": (
         "0 other, 1 same",
         "higher",
-        "how much the picture runs through the network as the neuron's photographs do",
+        "how much the visualization runs through the network as the neuron's dataset images do",
     ),
-    "alignment_distance": ("≥ 0", "lower", "sort-matching distance of the picture's features to the neuron's target"),
-    "fid": ("≥ 0", "lower", "Fréchet distance of the pictures to photographs in the judge's feature space"),
-    "kid": ("about ≥ 0", "lower", "kernel distance of the pictures to photographs in the judge's feature space"),
-    "inception_score": ("1 to number of classes", "higher", "Inception Score by the judge"),
-    "diversity": ("0–2", "", "mean cosine distance between pictures of one neuron from different seeds, to the judge"),
+    "alignment_distance": (
+        "≥ 0",
+        "lower",
+        "sort-matching distance of the visualization's features to the neuron's target",
+    ),
+    "fid": (
+        "≥ 0",
+        "lower",
+        "Fréchet distance of the visualizations to dataset images in the evaluator's feature space",
+    ),
+    "kid": (
+        "about ≥ 0",
+        "lower",
+        "kernel distance of the visualizations to dataset images in the evaluator's feature space",
+    ),
+    "inception_score": ("1 to number of classes", "higher", "Inception Score by the evaluator"),
+    "diversity": (
+        "0–2",
+        "",
+        "mean cosine distance between visualizations of one neuron from different seeds, to the evaluator",
+    ),
 }
-_TITLES: Final = {"class": "Class neurons", "inner": "Inner neurons", "all": "All neurons"}
+_TITLES: Final = {"class": "Class neurons", "intermediate": "Intermediate neurons", "all": "All neurons"}
 _UNLIKE_SCORES: Final = ("num_ok", "num_weak", "num_dead", "num_failed", "num_skipped")
 
 Row = Mapping[str, Any]
@@ -74,7 +98,7 @@ def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[
     Args:
         rows: of SUMMARY_SCHEMA.
         methods: in the order of the recipe.
-        facts: what the numbers are of, a sentence each: photographs, judges.
+        facts: what the numbers are of, a sentence each: dataset images, evaluators.
         left_out: what could not be measured and why, a sentence each.
     """
     used = {row["metric"] for row in rows}
@@ -87,9 +111,9 @@ def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[
             lines.append(f"- `{metric}` ({unit}{f', {better} is better' if better else ''}): {meaning}.")
     lines += [
         "",
-        "In brackets: the 95 % bootstrap interval over neurons. The column `photographs` is the same measured on "
-        "photographs: of FID and KID, between disjoint sets of them, one as large as a method's pictures. FID and "
-        "Inception Score depend on the number of pictures: compare equal numbers.",
+        "In brackets: the 95 % bootstrap interval over neurons. The column `dataset_images` is the same measured on "
+        "dataset images: of FID and KID, between disjoint sets of them, one as large as a method's visualizations. FID and "
+        "Inception Score depend on the number of visualizations: compare equal numbers.",
         "",
         "## Not measured",
         "",
@@ -111,15 +135,17 @@ def scores_tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
 
 
 def _table(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
-    present = [name for name in (*methods, PHOTOGRAPHS) if any(row["method"] == name for row in rows)]
-    cells = {(row["metric"], row["judge"], row["method"]): row for row in rows}
+    present = [name for name in (*methods, DATASET_IMAGES) if any(row["method"] == name for row in rows)]
+    cells = {(row["metric"], row["evaluator"], row["method"]): row for row in rows}
     order = list(METRICS)
-    lines = sorted({(row["metric"], row["judge"]) for row in rows}, key=lambda line: (order.index(line[0]), line[1]))
-    yield f"| metric | judge | {' | '.join(present)} |"
+    lines = sorted(
+        {(row["metric"], row["evaluator"]) for row in rows}, key=lambda line: (order.index(line[0]), line[1])
+    )
+    yield f"| metric | evaluator | {' | '.join(present)} |"
     yield f"|---|---|{'---|' * len(present)}"
-    for metric, judge in lines:
-        values = [_cell(cells.get((metric, judge, name)), metric) for name in present]
-        yield f"| `{metric}` | {f'`{judge}`' if judge else ''} | {' | '.join(values)} |"
+    for metric, evaluator in lines:
+        values = [_cell(cells.get((metric, evaluator, name)), metric) for name in present]
+        yield f"| `{metric}` | {f'`{evaluator}`' if evaluator else ''} | {' | '.join(values)} |"
 
 
 def _cell(row: Row | None, metric: str) -> str:
@@ -143,7 +169,7 @@ def code(text: str) -> str:
 
 def summary_problems(rows: Iterable[Row], *, methods: Iterable[str], layers: Iterable[str]) -> Iterator[str]:
     """What is wrong with the rows of a scores.parquet, in words; nothing if they are sound."""
-    methods, layers = {*methods, PHOTOGRAPHS}, {"", *layers}
+    methods, layers = {*methods, DATASET_IMAGES}, {"", *layers}
     seen = set()
     for number_, row in enumerate(rows):
         where = f"row {number_} ({str(row['metric'])[:80]})"
@@ -159,9 +185,9 @@ def summary_problems(rows: Iterable[Row], *, methods: Iterable[str], layers: Ite
             yield f"{where}: value {row['value']} is not a number; what is unknown has no row"
         elif not _is_inside(row["value"], row["low"], row["high"]):
             yield f"{where}: {row['value']} is outside its interval {row['low']} to {row['high']}"
-        if row["num_pictures"] is None or row["num_pictures"] < 0:
-            yield f"{where}: num_pictures is {row['num_pictures']}"
-        key = tuple(row[name] for name in ("method", "layer", "kind", "metric", "judge"))
+        if row["num_visualizations"] is None or row["num_visualizations"] < 0:
+            yield f"{where}: num_visualizations is {row['num_visualizations']}"
+        key = tuple(row[name] for name in ("method", "layer", "kind", "metric", "evaluator"))
         if key in seen:
             yield f"{where}: occurs twice"
         seen.add(key)

@@ -1,10 +1,10 @@
-"""Contact sheets: 8 × 8 tiles of 112 px, so that a wall of thousands of neurons loads as a few dozen files.
+"""Contact sheets: 8 × 8 tiles of 112 px, so that a gallery of thousands of neurons loads as a few dozen files.
 
 `plan_sheets` decides which neuron stands on which tile (pure); `draw_sheet` paints one sheet from decoded
-pictures. A neuron without a picture gets a hatched tile with its status written on it, never a silent grey
+visualizations. A neuron without a visualization gets a hatched tile with its status written on it, never a silent grey
 square.
 
-Legend: H, W = height and width in pixels; pictures are uint8 RGB [H, W, 3].
+Legend: H, W = height and width in pixels; visualizations are uint8 RGB [H, W, 3].
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from pipeline.atlas.format.schema import (
     TILE_SIZE_PX,
     sheet_path,
 )
+from pipeline.errors import UserError
 from pipeline.io.images import over_white
 
 TILES_PER_SHEET: Final = SHEET_COLUMNS * SHEET_ROWS
@@ -56,16 +57,16 @@ def tile_box(tile: int) -> tuple[int, int, int, int]:
     return left, top, left + TILE_SIZE_PX, top + TILE_SIZE_PX
 
 
-def picture_tile(picture: np.ndarray) -> np.ndarray:
-    """A picture [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]: the largest centered square, scaled."""
-    if picture.ndim == 3 and picture.shape[2] == 4:
-        picture = np.asarray(over_white(Image.fromarray(picture)))
-    return _square(picture, TILE_SIZE_PX)
+def image_tile(visualization: np.ndarray) -> np.ndarray:
+    """A visualization [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]: the largest centered square, scaled."""
+    if visualization.ndim == 3 and visualization.shape[2] == 4:
+        visualization = np.asarray(over_white(Image.fromarray(visualization)))
+    return _square(visualization, TILE_SIZE_PX)
 
 
 @cache
 def status_tile(status: str) -> np.ndarray:
-    """The tile [112, 112, 3] of a neuron without a picture: diagonal hatching and the status word."""
+    """The tile [112, 112, 3] of a neuron without a visualization: diagonal hatching and the status word."""
     tile = Image.new("RGB", (TILE_SIZE_PX, TILE_SIZE_PX), _BACKGROUND)
     draw = ImageDraw.Draw(tile)
     for start in range(-TILE_SIZE_PX, TILE_SIZE_PX, _HATCH_STEP_PX):
@@ -80,10 +81,10 @@ def draw_sheet(tiles: Sequence[np.ndarray]) -> np.ndarray:
     """Paint tiles [112, 112, 3] on one sheet [896, 896, 3]; a last, partly filled sheet keeps the full size.
 
     Raises:
-        ValueError: more tiles than a sheet holds.
+        UserError: more tiles than a sheet holds.
     """
     if len(tiles) > TILES_PER_SHEET:
-        raise ValueError(f"{len(tiles)} tiles, expected at most {TILES_PER_SHEET}")
+        raise UserError(f"{len(tiles)} tiles, expected at most {TILES_PER_SHEET}")
     sheet = np.empty((SHEET_ROWS * TILE_SIZE_PX, SHEET_COLUMNS * TILE_SIZE_PX, 3), dtype=np.uint8)
     sheet[:] = _BACKGROUND
     for number, tile in enumerate(tiles):
@@ -92,31 +93,33 @@ def draw_sheet(tiles: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
-def draw_examples(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """The strip [112, 112 × n, 3] of a neuron's exciting images, left to right in the order given.
+def draw_examples(visualizations: Sequence[np.ndarray]) -> np.ndarray:
+    """The strip [112, 112 × n, 3] of a neuron's activating images, left to right in the order given.
 
     Raises:
-        ValueError: no pictures, or more than MAX_EXAMPLES.
+        UserError: no visualizations, or more than MAX_EXAMPLES.
     """
-    if not 1 <= len(pictures) <= MAX_EXAMPLES:
-        raise ValueError(f"{len(pictures)} example pictures, expected 1 to {MAX_EXAMPLES}")
-    return np.concatenate([_square(picture, EXAMPLE_TILE_PX) for picture in pictures], axis=1)
+    if not 1 <= len(visualizations) <= MAX_EXAMPLES:
+        raise UserError(f"{len(visualizations)} example visualizations, expected 1 to {MAX_EXAMPLES}")
+    return np.concatenate([_square(visualization, EXAMPLE_TILE_PX) for visualization in visualizations], axis=1)
 
 
-def largest_square(picture: np.ndarray) -> np.ndarray:
-    """The largest centered square of a picture uint8 [H, W, 3].
+def largest_square(visualization: np.ndarray) -> np.ndarray:
+    """The largest centered square of a visualization uint8 [H, W, 3].
 
     Raises:
-        ValueError: another shape or type.
+        UserError: another shape or type.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"picture of shape {picture.shape} and type {picture.dtype}, expected uint8 [H, W, 3]")
-    H, W = picture.shape[:2]
+    if visualization.ndim != 3 or visualization.shape[2] != 3 or visualization.dtype != np.uint8:
+        raise UserError(
+            f"visualization of shape {visualization.shape} and type {visualization.dtype}, expected uint8 [H, W, 3]"
+        )
+    H, W = visualization.shape[:2]
     side = min(H, W)
     top, left = (H - side) // 2, (W - side) // 2
-    return picture[top : top + side, left : left + side]
+    return visualization[top : top + side, left : left + side]
 
 
-def _square(picture: np.ndarray, size_px: int) -> np.ndarray:
-    square = Image.fromarray(largest_square(picture))
+def _square(visualization: np.ndarray, size_px: int) -> np.ndarray:
+    square = Image.fromarray(largest_square(visualization))
     return np.asarray(square.resize((size_px, size_px), Image.Resampling.LANCZOS))

@@ -1,6 +1,6 @@
 """What an atlas says of similar neurons: tables of neighbors, and the map with its thumbnails.
 
-`find_similar` computes (pure); `SimilarNeurons.files` gives what is published. `signatures` has the formula.
+`find_neighbors` computes (pure); `NeighborTables.files` gives what is published. `unit_embeddings` has the formula.
 """
 
 import tempfile
@@ -10,16 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.atlas.format.schema import MAP_TABLE, sheet_path, similar_path
+from pipeline.atlas.format.schema import MAP_TABLE, neighbors_path, sheet_path
 from pipeline.atlas.format.sheets import TILES_PER_SHEET
-from pipeline.atlas.neighbors.embeddings import Exemplars, signatures
+from pipeline.atlas.neighbors.embeddings import TopImages, unit_embeddings
 from pipeline.atlas.neighbors.map_sheets import (
     MAP_SHEET_COLUMNS,
     MAP_SHEET_QUALITY,
     MAP_TILE_PX,
     draw_map_sheets,
 )
-from pipeline.atlas.neighbors.nearest import NUM_NEIGHBORS, SIMILAR_SCHEMA, nearest_neighbors, similar_rows
+from pipeline.atlas.neighbors.nearest import NEIGHBORS_SCHEMA, NUM_NEIGHBORS, nearest_neighbors, neighbor_rows
 from pipeline.atlas.neighbors.projection import MAP_ENCODINGS, MAP_SCHEMA, MAP_SIDE, MIN_NEURONS, morton_order, quantize
 from pipeline.io.images import decode_webp, encode_webp
 from pipeline.io.parquet import Columns, table_bytes
@@ -28,19 +28,19 @@ from pipeline.io.root import Root
 from pipeline.io.urls import explaining
 
 NeuronKey = tuple[str, int]  # layer and unit
-Layout = Callable[[np.ndarray], np.ndarray]  # signatures [N, R] → places [N, 2]
-SIMILAR_FOLDER: Final = "similar"
+Layout = Callable[[np.ndarray], np.ndarray]  # unit embeddings [N, R] → places [N, 2]
+NEIGHBORS_FOLDER: Final = "neighbors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SimilarNeurons:
+class NeighborTables:
     """Neighbors and places of the N neurons of an atlas.
 
     Attributes:
         neurons: all N, by layer in model order, then unit.
         index: int64 [N, k], neighbors by place in `neurons`; cosine: float32 [N, k]. See `nearest_neighbors`.
-        num_dimensions: of the signatures.
-        num_exemplars: photographs that a signature was made of, at most.
+        num_dimensions: of the unit embeddings.
+        num_top_images: dataset images that a signature was made of, at most.
         on_map: int64 [M], the neurons on the map, in the order of its table; empty without a map.
         places: int32 [M, 2] of them.
         layout_name: what made the layout.
@@ -50,7 +50,7 @@ class SimilarNeurons:
     index: np.ndarray
     cosine: np.ndarray
     num_dimensions: int
-    num_exemplars: int
+    num_top_images: int
     on_map: np.ndarray
     places: np.ndarray
     layout_name: str
@@ -63,7 +63,7 @@ class SimilarNeurons:
         return found
 
     def note(self) -> dict[str, Any]:
-        """`similar` of atlas.json: how neighbors were found, and the map, null without one."""
+        """`neighbors` of atlas.json: how neighbors were found, and the map, null without one."""
         on_map = {
             "file": MAP_TABLE,
             "layout": self.layout_name,
@@ -74,7 +74,7 @@ class SimilarNeurons:
         }
         return {
             "num_neighbors": self.index.shape[1],
-            "num_exemplars": self.num_exemplars,
+            "num_top_images": self.num_top_images,
             "num_dimensions": self.num_dimensions,
             "map": on_map if len(self.on_map) else None,
         }
@@ -85,8 +85,8 @@ class SimilarNeurons:
         Raises:
             StorageError: no room for the thumbnails in the folder of temporary files.
         """
-        for layer, rows in similar_rows(self.neurons, self.index, self.cosine):
-            yield similar_path(layer), table_bytes(rows, SIMILAR_SCHEMA)
+        for layer, rows in neighbor_rows(self.neurons, self.index, self.cosine):
+            yield neighbors_path(layer), table_bytes(rows, NEIGHBORS_SCHEMA)
         if not len(self.on_map):
             return
         shown = [self.neurons[place] for place in self.on_map]
@@ -116,32 +116,32 @@ def _packed(drawn: tuple[str, np.ndarray]) -> bytes:
     return encode_webp(drawn[1], quality=MAP_SHEET_QUALITY)
 
 
-def find_similar(
-    neurons: Sequence[NeuronKey], exemplars: Exemplars, *, layout: Layout | None, layout_name: str = "", seed: int = 0
-) -> SimilarNeurons:
+def find_neighbors(
+    neurons: Sequence[NeuronKey], top_images: TopImages, *, layout: Layout | None, layout_name: str = "", seed: int = 0
+) -> NeighborTables:
     """Neighbors of all neurons and, with a layout, the map.
 
     Args:
         neurons: N of them, by layer in model order, then unit.
-        exemplars: theirs, in this order.
-        layout: what places signatures on a plane; None for no map.
+        top_images: theirs, in this order.
+        layout: what places unit embeddings on a plane; None for no map.
         layout_name: what readers are told of it.
         seed: of the factorization.
     """
-    signature = signatures(exemplars, seed=seed)
-    index, cosine = nearest_neighbors(signature, NUM_NEIGHBORS)
-    (present,) = np.nonzero(signature.any(axis=1))
+    unit_embedding = unit_embeddings(top_images, seed=seed)
+    index, cosine = nearest_neighbors(unit_embedding, NUM_NEIGHBORS)
+    (present,) = np.nonzero(unit_embedding.any(axis=1))
     on_map, places = np.zeros(0, np.int64), np.zeros((0, 2), np.int32)
     if layout is not None and len(present) >= MIN_NEURONS:
-        quantized = quantize(layout(signature[present]))
+        quantized = quantize(layout(unit_embedding[present]))
         order = morton_order(quantized)
         on_map, places = present[order], quantized[order]
-    return SimilarNeurons(
+    return NeighborTables(
         neurons=neurons,
         index=index,
         cosine=cosine,
-        num_dimensions=signature.shape[1],
-        num_exemplars=exemplars.sample.shape[1],
+        num_dimensions=unit_embedding.shape[1],
+        num_top_images=top_images.sample.shape[1],
         on_map=on_map,
         places=places,
         layout_name=layout_name,

@@ -2,7 +2,7 @@
 
 A window on the map shows neurons of every layer. On the contact sheets of the layers they stand far apart, and a window
 of 150 would load 150 sheets of 157 KiB; along the Morton curve they stand together on one to four of these. Tiles are
-cut from the contact sheets, so no picture is decoded twice. Neuron i is on tile i mod 256 of sheet i div 256.
+cut from the contact sheets, so no visualization is decoded twice. Neuron i is on tile i mod 256 of sheet i div 256.
 
 Legend: H, W = height and width in pixels; sheets and tiles are uint8 RGB [H, W, 3].
 """
@@ -50,12 +50,12 @@ def draw_map_sheets(
         read_sheet: path → decoded contact sheet [896, 896, 3]; called once for each.
         spool: an empty file, open for writing and reading, where the thumbnails lie meanwhile.
     """
-    wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    requested: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for position, (path, tile) in enumerate(places):
-        wanted[path].append((position, tile))
-    for path in sorted(wanted):
+        requested[path].append((position, tile))
+    for path in sorted(requested):
         contact_sheet = Image.fromarray(read_sheet(path))
-        for position, tile in wanted[path]:
+        for position, tile in requested[path]:
             small = contact_sheet.resize(
                 (MAP_TILE_PX, MAP_TILE_PX), Image.Resampling.LANCZOS, box=tile_box(tile), reducing_gap=None
             )

@@ -1,7 +1,7 @@
-"""The neurons of an atlas most like each one, by their signatures: `similar/<layer>.parquet`.
+"""The neurons of an atlas most like each one, by their unit embeddings: `neighbors/<layer>.parquet`.
 
 The cosine of every pair is computed, block by block, and the k highest of each row are kept: exact, and 100,000
-neurons need 1.3 TFLOP and one block of memory (benchmarks/similar_neurons.py has the times), so no approximate index
+neurons need 1.3 TFLOP and one block of memory (benchmarks/nearest_neighbors.py has the times), so no approximate index
 is needed.
 
 Shapes: N neurons, R dimensions, k neighbors.
@@ -20,34 +20,34 @@ SIMILARITY_DECIMALS: Final = 4
 _BLOCK_BYTES: Final = 64 << 20
 
 # One row per neuron with a signature, by unit; the lists best first, as long as each other.
-SIMILAR_SCHEMA: Final[dict[str, str]] = {
+NEIGHBORS_SCHEMA: Final[dict[str, str]] = {
     "unit": "int32",
     "similar_layers": "list<string>",
     "similar_units": "list<int32>",
-    "similarities": "list<float32>",  # cosine of the signatures
+    "similarities": "list<float32>",  # cosine of the unit embeddings
 }
 
 
-def nearest_neighbors(signature: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbors(unit_embedding: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
     """The k neurons with the highest cosine to each: (index int64 [N, k], cosine float32 [N, k]), best first.
 
     Neurons without a signature have no neighbors and are none; slots left over hold NO_NEIGHBOR and NaN. Only positive
     cosines count.
 
     Args:
-        signature: float32 [N, R], rows of length 1 or of zeros.
+        unit_embedding: float32 [N, R], rows of length 1 or of zeros.
         k: neighbors of each.
     """
     import torch
 
-    num_neurons = len(signature)
+    num_neurons = len(unit_embedding)
     index = np.full((num_neurons, k), NO_NEIGHBOR, np.int64)
     cosine = np.full((num_neurons, k), np.nan, np.float32)
-    (members,) = np.nonzero(signature.any(axis=1))
+    (members,) = np.nonzero(unit_embedding.any(axis=1))
     kept = min(k, len(members) - 1)
     if kept < 1:
         return index, cosine
-    vectors = torch.from_numpy(np.ascontiguousarray(signature[members]))
+    vectors = torch.from_numpy(np.ascontiguousarray(unit_embedding[members]))
     rows_per_block = max(1, _BLOCK_BYTES // (4 * len(members)))
     for start in range(0, len(members), rows_per_block):
         block = vectors[start : start + rows_per_block] @ vectors.T
@@ -64,10 +64,10 @@ def nearest_neighbors(signature: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np
     return index, cosine
 
 
-def similar_rows(
+def neighbor_rows(
     neurons: Sequence[tuple[str, int]], index: np.ndarray, cosine: np.ndarray
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(layer, rows of SIMILAR_SCHEMA) of every layer, in the order of `neurons`.
+    """(layer, rows of NEIGHBORS_SCHEMA) of every layer, in the order of `neurons`.
 
     Args:
         neurons: (layer, unit) of all N, by layer, then unit.

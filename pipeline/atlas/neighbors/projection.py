@@ -1,12 +1,12 @@
-"""The map: every neuron of an atlas on a plane, near those that the same photographs excite. `map.parquet`.
+"""The map: every neuron of an atlas on a plane, near those that the same dataset images activate. `map.parquet`.
 
-The layout is t-SNE (van der Maaten & Hinton, JMLR 2008) of the signatures with the interpolated gradient of Linderman
-et al. (Nature Methods 2019), as openTSNE has it (Poličar, Stražar & Zupan, JSS 2024): deterministic for a seed,
-without a compiler at run time, small, and fast enough for 100,000 neurons (benchmarks/results/2026-11-26-map.md).
+The layout is t-SNE (van der Maaten & Hinton, JMLR 2008) of the unit embeddings with the interpolated gradient of
+Linderman et al. (Nature Methods 2019), as openTSNE has it (Poličar, Stražar & Zupan, JSS 2024): deterministic for a
+seed, without a compiler at run time, small, and fast enough for 100,000 neurons (benchmarks/results/2026-11-26-map.md).
 It is the extra `map`; without it an atlas has no map.
 
-Neurons are stored along a Morton curve: neighbors on the map are neighbors in the table, so that a few pictures of 256
-thumbnails each (`map_sheets`) hold what a window shows.
+Neurons are stored along a Morton curve: neighbors on the map are neighbors in the table, so that a few visualizations
+of 256 thumbnails each (`map_sheets`) hold what a window shows.
 
 Shapes: N neurons, R dimensions.
 """
@@ -16,6 +16,8 @@ from importlib.metadata import version
 from typing import Final
 
 import numpy as np
+
+from pipeline.errors import UserError
 
 MAP_SIDE: Final = 1 << 16  # places per axis: finer than a pixel up to a zoom of 80 in a window of 800 px
 # One row per neuron on the map; x and y in 0–65535, y downwards, one scale for both.
@@ -33,11 +35,11 @@ def layout_name() -> str:
     return f"t-SNE (openTSNE {version('openTSNE')})" if importlib.util.find_spec("openTSNE") else ""
 
 
-def layout(signature: np.ndarray, *, seed: int = 0, num_threads: int = 1) -> np.ndarray:
-    """Places on the plane, float64 [N, 2], in no particular unit; equal signatures give equal places.
+def layout(unit_embedding: np.ndarray, *, seed: int = 0, num_threads: int = 1) -> np.ndarray:
+    """Places on the plane, float64 [N, 2], in no particular unit; equal unit embeddings give equal places.
 
     Args:
-        signature: float32 [N, R], rows of length 1; at least MIN_NEURONS.
+        unit_embedding: float32 [N, R], rows of length 1; at least MIN_NEURONS.
         seed: of the randomness in the neighbor search.
         num_threads: at most so many are used.
 
@@ -46,16 +48,16 @@ def layout(signature: np.ndarray, *, seed: int = 0, num_threads: int = 1) -> np.
     """
     from openTSNE import TSNE
 
-    num_neurons = len(signature)
+    num_neurons = len(unit_embedding)
     if num_neurons < MIN_NEURONS:
-        raise ValueError(f"{num_neurons} neurons, at least {MIN_NEURONS} are needed for a layout")
+        raise UserError(f"{num_neurons} neurons, at least {MIN_NEURONS} are needed for a layout")
     embedding = TSNE(
         perplexity=min(_PERPLEXITY, (num_neurons - 1) / 3),
         metric="euclidean",  # of unit vectors: the order of the cosine
         negative_gradient_method="fft" if num_neurons >= _FFT_FROM else "bh",
         random_state=seed % 2**32,
         n_jobs=num_threads,
-    ).fit(signature)
+    ).fit(unit_embedding)
     return np.asarray(embedding, np.float64)
 
 

@@ -28,16 +28,16 @@ from pipeline.atlas.site.static_pages import (
 Entry = Mapping[str, Any]  # what sites.json says about an atlas
 
 LIMITS: Final = (
-    "A picture is synthesized until the model sees in it what it sees in the neuron’s reference photographs. It shows "
+    "A visualization is synthesized until the model sees in it what it sees in the neuron’s reference dataset images. It shows "
     "what the neuron responds to; it does not prove that the neuron responds to nothing else, nor that the model uses "
-    "it the way the picture suggests.",
-    "Activations, percentiles and photographs come from one data set; another one would give others.",
+    "it the way the visualization suggests.",
+    "Activations, percentiles and dataset images come from one data set; another one would give others.",
     "Scores are measured by programs. Where people were asked, the answers are not part of this atlas.",
-    "A neuron without a good picture is listed with its status (weak, dead, failed or skipped) and the reason.",
+    "A neuron without a good visualization is listed with its status (weak, dead, failed or skipped) and the reason.",
 )
 _PARTS: Final = ("head.json", "index", "parts")
-_PHOTOGRAPHS: Final = (
-    "The atlas shows photographs of the data set. They remain their owners’; the license of the atlas is not theirs."
+_DATASET_IMAGES: Final = (
+    "The atlas shows dataset images of the data set. They remain their owners’; the license of the atlas is not theirs."
 )
 _VITAL_BIBTEX: Final = """\
 @inproceedings{gorgun2025vital,
@@ -114,7 +114,7 @@ def card_files(
 def card_sections(manifest: Manifest) -> list[Section]:
     """What the card of an atlas says."""
     model, provenance, counts = manifest["model"], manifest["provenance"], manifest["counts"]
-    judges = [judge for judge in provenance.get("judges", ()) if isinstance(judge, Mapping)]
+    evaluators = [evaluator for evaluator in provenance.get("evaluators", ()) if isinstance(evaluator, Mapping)]
     versions = provenance["versions"]
     has_examples = any(entry["path"].startswith("examples/") for entry in manifest["files"])
     size_bytes = sum(entry["bytes"] for entry in manifest["files"])
@@ -132,9 +132,9 @@ def card_sections(manifest: Manifest) -> list[Section]:
         Section(
             heading="Data",
             facts=_told(
-                ("Photographs looked at", f"{provenance['num_samples']}{skipped}"),
+                ("Dataset images looked at", f"{provenance['num_samples']}{skipped}"),
                 ("Fingerprint", provenance["data_fingerprint"]),
-                ("Photographs in the atlas", "yes, as thumbnails" if has_examples else "no, keys only or none"),
+                ("Dataset images in the atlas", "yes, as thumbnails" if has_examples else "no, keys only or none"),
             ),
         ),
         Section(
@@ -158,10 +158,10 @@ def card_sections(manifest: Manifest) -> list[Section]:
             facts=_told(*((name, _meaning(note)) for name, note in manifest["columns"].items())),
         ),
         Section(
-            heading="Judges",
-            facts=_told(*((judge.get("role"), judge.get("name")) for judge in judges)),
+            heading="Evaluators",
+            facts=_told(*((evaluator.get("role"), evaluator.get("name")) for evaluator in evaluators)),
         ),
-        Section(heading="Limits", paragraphs=[*LIMITS, *([_PHOTOGRAPHS] if has_examples else [])]),
+        Section(heading="Limits", paragraphs=[*LIMITS, *([_DATASET_IMAGES] if has_examples else [])]),
         Section(
             heading="License and origin",
             facts=_told(
@@ -202,7 +202,7 @@ def readme(atlases: Sequence[tuple[Entry, Manifest]]) -> str:
 
 
 def citation_bibtex(slug: str, manifest: Manifest) -> str:
-    """How to cite the atlas, and the method of its pictures."""
+    """How to cite the atlas, and the method of its visualizations."""
     created = one_line(manifest["provenance"]["created"])
     fields = [
         ("title", f"{{{bibtex_text(manifest['title'])}}}"),
@@ -220,7 +220,7 @@ def citation_cff(manifest: Manifest) -> str:
     created = one_line(manifest["provenance"]["created"])[:10]
     lines = [
         "cff-version: 1.2.0",
-        'message: "If you use this atlas, please cite it, and the method of its pictures."',
+        'message: "If you use this atlas, please cite it, and the method of its visualizations."',
         "type: dataset",
         f"title: {yaml_text(manifest['title'])}",
         "authors:",
@@ -253,7 +253,7 @@ def _card_page(
             parts.append(html_facts([(one_line(term), isolated(value)) for term, value in section.facts]))
     parts += ["<h2>Tables</h2>", _tables(entry, manifest, "../")]
     if command:
-        where = html_link("../" + embedding_path(slug), "a table of all neurons with their pictures")
+        where = html_link("../" + embedding_path(slug), "a table of all neurons with their visualizations")
         parts.append(f"<p>For Apple’s Embedding Atlas, {where}, opened by <code>{html_text(command)}</code>.</p>")
     parts.append("<h2>Cite</h2>")
     parts += [f'<pre tabindex="0">{isolated(citation_bibtex(slug, manifest))}</pre>']
@@ -285,7 +285,7 @@ def _list_page(atlases: Sequence[tuple[Entry, Manifest]], pages: Mapping[str, st
 
 
 def _tables(entry: Entry, manifest: Manifest, up: str) -> str:
-    """Links to everything of an atlas that is no picture, nor a part of another table for the viewer."""
+    """Links to everything of an atlas that is no visualization, nor a part of another table for the viewer."""
     files = [("atlas.json", None)]
     files += [
         (file["path"], file["bytes"])

@@ -97,5 +97,5 @@ class _Tiles:
     def data_url(self, sheet_path: str, tile: int) -> str:
         if sheet_path != self._path:
             self._sheet, self._path = decode_image(self._read(sheet_path)), sheet_path
-        picture = np.asarray(self._sheet.crop(tile_box(tile)))
-        return "data:image/webp;base64," + base64.b64encode(encode_webp(picture, quality=SHEET_QUALITY)).decode()
+        visualization = np.asarray(self._sheet.crop(tile_box(tile)))
+        return "data:image/webp;base64," + base64.b64encode(encode_webp(visualization, quality=SHEET_QUALITY)).decode()

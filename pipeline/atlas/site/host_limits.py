@@ -138,11 +138,11 @@ class SiteReport:
         if over & {"files", "folder"} and self.has_neuron_pages:
             remedies.append("leave out --neuron-pages (one file per neuron)")
         elif over & {"files", "folder"} and not self.is_packed:
-            remedies.append("add --pack (a few archives per layer instead of single pictures)")
+            remedies.append("add --pack (a few archives per layer instead of single visualizations)")
         if over & {"site", "file"} or not remedies:
             remedies.append(
                 "publish to an object store (S3, R2, GCS), or fewer layers or seeds per site, or without example "
-                "pictures"
+                "visualizations"
             )
         return ", or ".join(remedies)
 

@@ -1,6 +1,6 @@
 """A small static page for every neuron, on request: for link previews, search engines and readers without JavaScript.
 
-    neurons/<slug>/<layer>/<unit>.html   picture, label, scores, OpenGraph and Twitter tags, the way into the viewer
+    neurons/<slug>/<layer>/<unit>.html   visualization, label, scores, OpenGraph and Twitter tags, the way into the viewer
     neurons/<slug>/<layer>/index.html    the neurons of a layer, as links
     sitemap.xml, robots.txt              every page; in several files above MAX_URLS
 
@@ -91,10 +91,10 @@ def _neuron_page(
     label = row["label"] or ""
     title = f"{one_line(label, 100)} · {name}" if label else name
     address = base_url + neuron_page_path(slug, layer, unit)
-    picture = f"{entry['path']}/{row['image_path']}" if row["image_path"] else ""
+    visualization = f"{entry['path']}/{row['image_path']}" if row["image_path"] else ""
     up = "../../../"
     viewer = f"{up}index.html#/atlas/{quote(slug)}/{quote(layer, safe='')}/{unit}"
-    alternative = f"Picture synthesized to excite {one_line(label, 100) or 'the neuron'} ({name})"
+    alternative = f"Visualization synthesized to activate {one_line(label, 100) or 'the neuron'} ({name})"
     steps = [
         html_link(f"{neighbor['unit']}.html", f"{word} {layer}:{neighbor['unit']}")
         for neighbor, word in zip(neighbors, ("←", "→"), strict=True)
@@ -106,10 +106,10 @@ def _neuron_page(
         f'<p class="lead">{html_text(f"Neuron {name} of ")}{isolated(manifest["model"]["name"])}, in '
         f"{html_link(f'{up}cards/{slug}.html', manifest['title'])}</p>",
     ]
-    if picture:
-        parts.append(f'<p><img src="{html_text(up + picture)}" alt="{html_text(alternative)}"></p>')
+    if visualization:
+        parts.append(f'<p><img src="{html_text(up + visualization)}" alt="{html_text(alternative)}"></p>')
     parts += [
-        f"<p>{html_link(viewer, 'Open it in the viewer')}: photographs, activations and other pictures (needs "
+        f"<p>{html_link(viewer, 'Open it in the viewer')}: dataset images, activations and other visualizations (needs "
         "JavaScript).</p>",
         html_facts([(term, isolated(value)) for term, value in _facts(manifest, row)]),
     ]
@@ -117,7 +117,7 @@ def _neuron_page(
         title=f"{title} · {one_line(manifest['title'], 80)}",
         body="\n".join(parts),
         up=up,
-        head=_previews(title, _description(manifest, row), address, base_url + picture if picture else "", alternative),
+        head=_previews(title, _description(manifest, row), address, base_url + visualization if visualization else "", alternative),
     )
 
 
@@ -125,8 +125,8 @@ def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
     facts = [
         ("Status", row["status"]),
         ("Method", row["method"]),
-        ("Labels of the photographs", row["top_labels"]),
-        ("Captions of the photographs", row.get("top_captions") or ""),
+        ("Labels of the dataset images", row["top_labels"]),
+        ("Captions of the dataset images", row.get("top_captions") or ""),
     ]
     for column, note in manifest["columns"].items():
         value = row.get(column)
@@ -140,7 +140,7 @@ def _description(manifest: Manifest, row: Row) -> str:
     """One sentence or two for previews."""
     words = f"What neuron {row['layer']}:{row['unit']} of {one_line(manifest['model']['name'], 80)} responds to."
     labels = one_line(row["top_labels"] or row.get("top_captions") or "", 120)
-    return f"{words} Photographs that excite it: {labels}." if labels else words
+    return f"{words} Dataset images that activate it: {labels}." if labels else words
 
 
 def _previews(title: str, description: str, address: str, image: str, alternative: str) -> str:

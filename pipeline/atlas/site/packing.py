@@ -1,11 +1,11 @@
-"""Pictures of a layer in a few archives, for hosts that limit the number of files.
+"""Visualizations of a layer in a few archives, for hosts that limit the number of files.
 
     packs/<folder>/<layer>-0000.zip, -0001.zip, …   standard ZIPs whose members are *stored*, not compressed
-    packs/<folder>/<layer>.parquet                  where each picture lies: PACK_SCHEMA
+    packs/<folder>/<layer>.parquet                  where each visualization lies: PACK_SCHEMA
 
-A member's bytes stand in the archive as they are, so that one picture is one HTTP Range away, and every unzip program
-opens the archives too. Only PACKED_FOLDERS are packed, which hold several files per neuron; a contact sheet is one file
-for 64 neurons and stays one. Equal pictures give equal bytes: names are sorted, times are fixed.
+A member's bytes stand in the archive as they are, so that one visualization is one HTTP Range away, and every unzip
+program opens the archives too. Only PACKED_FOLDERS are packed, which hold several files per neuron; a contact sheet is
+one file for 64 neurons and stays one. Equal visualizations give equal bytes: names are sorted, times are fixed.
 """
 
 import io
@@ -18,16 +18,17 @@ from typing import Any, Final
 from pipeline.atlas.format.schema import check_atlas_path
 from pipeline.io.root import Root
 from pipeline.io.parquet import column_types, parse_table, table_bytes
+from pipeline.errors import UserError
 
 PACKS_FOLDER: Final = "packs"
 PACKED_FOLDERS: Final = ("images", "examples")
-# The smallest limit for one file that we know is 25 MiB (host_limits); a single picture is never split.
+# The smallest limit for one file that we know is 25 MiB (host_limits); a single visualization is never split.
 MAX_ARCHIVE_BYTES: Final = 20_000_000
 PACK_SCHEMA: Final[dict[str, str]] = {
-    "path": "string",  # of the picture in the atlas, as its tables name it
+    "path": "string",  # of the visualization in the atlas, as its tables name it
     "archive": "string",  # path of the ZIP in the atlas
-    "offset": "int32",  # of the picture's first byte in the ZIP
-    "bytes": "int32",  # of the picture
+    "offset": "int32",  # of the visualization's first byte in the ZIP
+    "bytes": "int32",  # of the visualization
     "archive_bytes": "int32",  # of the whole ZIP
 }
 
@@ -40,7 +41,7 @@ _OVERHEAD_BYTES: Final = 30 + 46
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one packed picture lies."""
+    """Where one packed visualization lies."""
 
     archive: str
     offset: int
@@ -54,7 +55,7 @@ def is_packed_path(path: str) -> bool:
 
 
 def index_path(path: str) -> str:
-    """Where the index that names a picture lies."""
+    """Where the index that names a visualization lies."""
     folder, layer, _ = path.split("/", 2)
     return f"{PACKS_FOLDER}/{folder}/{layer}.parquet"
 
@@ -62,21 +63,21 @@ def index_path(path: str) -> str:
 def packed_files(
     paths: Iterable[str], read: Callable[[str], bytes], *, max_archive_bytes: int = MAX_ARCHIVE_BYTES
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, bytes) of the archives and indexes that hold the pictures `paths`, one archive in memory at a time.
+    """(path, bytes) of the archives and indexes that hold the visualizations `paths`, one archive in memory at a time.
 
     Args:
-        paths: pictures of an atlas, `is_packed_path` each.
-        read: gives a picture's bytes.
-        max_archive_bytes: bound of an archive; one with a single picture may be larger.
+        paths: visualizations of an atlas, `is_packed_path` each.
+        read: gives a visualization's bytes.
+        max_archive_bytes: bound of an archive; one with a single visualization may be larger.
     """
     groups: dict[str, list[str]] = {}
     for path in sorted(paths):
         groups.setdefault(index_path(path), []).append(path)
     for index, members in sorted(groups.items()):
         rows: list[dict[str, Any]] = []
-        for number, pictures in enumerate(_portions(members, read, max_archive_bytes)):
+        for number, visualizations in enumerate(_portions(members, read, max_archive_bytes)):
             archive = f"{index.removesuffix('.parquet')}-{number:04d}.zip"
-            data, found = _archive(archive, pictures)
+            data, found = _archive(archive, visualizations)
             rows += found
             yield archive, data
         yield index, table_bytes(rows, PACK_SCHEMA)
@@ -98,11 +99,11 @@ def _portions(
     yield portion
 
 
-def _archive(archive: str, pictures: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[dict[str, Any]]]:
-    """A ZIP of pictures under their paths, and its rows of the index."""
+def _archive(archive: str, visualizations: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[dict[str, Any]]]:
+    """A ZIP of visualizations under their paths, and its rows of the index."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as opened:
-        for path, data in pictures:
+        for path, data in visualizations:
             opened.writestr(zipfile.ZipInfo(path, _EPOCH), data)
         places = [(info.filename, info.header_offset, info.file_size) for info in opened.infolist()]
     whole = buffer.getvalue()
@@ -133,10 +134,10 @@ class PackedAtlas:
         self._places: dict[str, Place] | None = None
 
     def places(self) -> Mapping[str, Place]:
-        """Every packed picture by its path.
+        """Every packed visualization by its path.
 
         Raises:
-            ValueError: an index is damaged, or names a place that cannot be.
+            UserError: an index is damaged, or names a place that cannot be.
         """
         if self._places is None:
             names = [name for name in self.root.walk(PACKS_FOLDER) if name.endswith(".parquet")]
@@ -176,17 +177,17 @@ def _read_index(root: Root, path: str) -> dict[str, Place]:
     data = root.read_bytes(path)
     types = column_types(data, source=path)
     if types != PACK_SCHEMA:
-        raise ValueError(f"{path}: columns {types}, expected {PACK_SCHEMA}")
+        raise UserError(f"{path}: columns {types}, expected {PACK_SCHEMA}")
     table = parse_table(data, source=path)
     if any(None in values for values in table.values()):
-        raise ValueError(f"{path}: has empty cells")
+        raise UserError(f"{path}: has empty cells")
     places = {}
     for name, archive, offset, size, whole in zip(*(table[column] for column in PACK_SCHEMA), strict=True):
         check_atlas_path(archive, folder=PACKS_FOLDER)
         if not is_packed_path(check_atlas_path(name)) or index_path(name) != path:
-            raise ValueError(f"{path}: names {name[:200]!r}, which is not of this layer and folder")
+            raise UserError(f"{path}: names {name[:200]!r}, which is not of this layer and folder")
         if not 0 <= offset <= offset + size <= whole:
-            raise ValueError(f"{path}: {name} at {offset} with {size} bytes of {whole}, outside of its archive")
+            raise UserError(f"{path}: {name} at {offset} with {size} bytes of {whole}, outside of its archive")
         places[name] = Place(archive=archive, offset=int(offset), size_bytes=int(size), archive_bytes=int(whole))
     return places
 
@@ -224,7 +225,7 @@ def _archive_problems(data: bytes, members: Mapping[str, Place]) -> Iterator[str
             if info.compress_type != zipfile.ZIP_STORED:
                 yield f"{info.filename[:200]!r} is compressed, so that no part of it can be shown"
             found[info.filename] = (_data_offset(data, info.header_offset), info.file_size)
-    wanted = {path: (place.offset, place.size_bytes) for path, place in members.items()}
-    for path in sorted(set(found) | set(wanted)):
-        if found.get(path) != wanted.get(path):
-            yield f"{path[:200]!r} lies at {found.get(path, 'no place')}, its index says {wanted.get(path, 'nothing')}"
+    requested = {path: (place.offset, place.size_bytes) for path, place in members.items()}
+    for path in sorted(set(found) | set(requested)):
+        if found.get(path) != requested.get(path):
+            yield f"{path[:200]!r} lies at {found.get(path, 'no place')}, its index says {requested.get(path, 'nothing')}"

@@ -25,6 +25,7 @@ from pipeline.atlas.format.schema import check_atlas_path
 from pipeline.atlas.site.site import atlas_folder, read_atlas, site_entry, sites_json, slug_of
 from pipeline.atlas.site.static_pages import META_SECURITY_POLICY
 from pipeline.io.root import Root
+from pipeline.errors import UserError
 
 # Stands as a <meta> tag in the pages too; frame-ancestors only counts in a header.
 SECURITY_POLICY: Final = f"{META_SECURITY_POLICY}; frame-ancestors 'none'"
@@ -61,7 +62,7 @@ def serve(path: str | Path, port: int = 8000) -> None:
     """Serve `path` until interrupted, and print where.
 
     Raises:
-        ValueError: neither an atlas nor a site, not local, or the port is taken.
+        UserError: neither an atlas nor a site, not local, or the port is taken.
     """
     with make_server(path, port) as server:
         print(f"Serving {path} at http://127.0.0.1:{server.server_address[1]}/ (Ctrl+C ends it)", flush=True)
@@ -75,7 +76,7 @@ def make_server(path: str | Path, port: int = 8000) -> ThreadingHTTPServer:
     """The server of an atlas folder or a site, bound to 127.0.0.1; port 0 takes a free one."""
     root = Root.open(str(path))
     if not root.is_local:
-        raise ValueError(
+        raise UserError(
             f"{root.url}: `serve` shows local folders only; publish with `neuron-atlas site` and open its address"
         )
     if root.exists("sites.json"):
@@ -83,7 +84,7 @@ def make_server(path: str | Path, port: int = 8000) -> ThreadingHTTPServer:
     elif root.exists("atlas.json"):
         lookup = _AtlasFiles(root)
     else:
-        raise ValueError(
+        raise UserError(
             f"{root.url}: neither atlas.json nor sites.json; build the atlas first "
             "(`neuron-atlas build RECIPE`, `make demo`)"
         )
@@ -93,14 +94,14 @@ def make_server(path: str | Path, port: int = 8000) -> ThreadingHTTPServer:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise ValueError(f"port {port} is taken: end what runs there or give another one with --port") from error
+        raise UserError(f"port {port} is taken: end what runs there or give another one with --port") from error
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser that goes away in the middle (a wall scrolled past) is no error; nobody is left to tell.
+        # A browser that goes away in the middle (a gallery scrolled past) is no error; nobody is left to tell.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -187,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a wall of tiles would be a wall of lines."""
+        """Say nothing: a gallery of tiles would be a gallery of lines."""
 
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", SECURITY_POLICY)
@@ -210,15 +211,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, address: str, stream: BinaryIO, size: int, *, with_body: bool) -> None:
         start, end = 0, size
-        wanted = _parse_range(self.headers.get("Range"), size)
-        if wanted == "unsatisfiable":
+        requested = _parse_range(self.headers.get("Range"), size)
+        if requested == "unsatisfiable":
             self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             self.send_header("Content-Range", f"bytes */{size}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if isinstance(wanted, tuple):
-            start, end = wanted
+        if isinstance(requested, tuple):
+            start, end = requested
             self.send_response(HTTPStatus.PARTIAL_CONTENT)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         else:

@@ -2,7 +2,7 @@
 
     OUT/index.html, *.js, *.css, …                 the viewer
     OUT/sites.json                                 which atlases there are; the commit
-    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; pictures in
+    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; visualizations in
                                                    archives if the site is packed (`packing`)
     OUT/atlases.html, cards/…, neurons/…           what follows from all that (`site_parts`); written after the commit
 
@@ -24,6 +24,7 @@ from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_
 from pipeline.atlas.format.schema import HEAD_PATH, SITE_SCHEMA_VERSION
 from pipeline.atlas.site.site_parts import PLAIN, SiteForm, write_static_parts
 from pipeline.io.root import Root
+from pipeline.errors import UserError
 
 MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was cut short
 # What may already lie in a folder that becomes a site: the clone of a Pages branch, say.
@@ -43,19 +44,19 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
         form: neuron pages and embedding tables are made for every atlas of the site, or removed.
 
     Raises:
-        ValueError: `out` holds something that is not a site of ours; an atlas is not built, is damaged, or
+        UserError: `out` holds something that is not a site of ours; an atlas is not built, is damaged, or
             shares its name with another one of this call. Nothing that was published before is changed then.
     """
     root = out if isinstance(out, Root) else Root.open(str(out))
     if not atlases:
-        raise ValueError("no atlas to publish: give at least one folder that holds an atlas.json")
+        raise UserError("no atlas to publish: give at least one folder that holds an atlas.json")
     published = _published_atlases(root)
     new: dict[str, tuple[Root, dict[str, Any]]] = {}
     for source in atlases:
         atlas = read_atlas(source)
         slug = slug_of(atlas["name"])
         if slug in new:
-            raise ValueError(
+            raise UserError(
                 f"{source.url} and {new[slug][0].url} are both named {slug!r}: change `name` in one of the "
                 "recipes and build again"
             )
@@ -89,13 +90,13 @@ def read_atlas(source: Root) -> Manifest:
     """atlas.json of a built atlas.
 
     Raises:
-        ValueError: there is none, or it is not what `build` writes.
+        UserError: there is none, or it is not what `build` writes.
     """
     if not source.exists("atlas.json"):
-        raise ValueError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
+        raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
     atlas = source.read_json("atlas.json")
     for problem in manifest_problems(atlas):
-        raise ValueError(f"{source.url}/atlas.json: {problem}; build the atlas again")
+        raise UserError(f"{source.url}/atlas.json: {problem}; build the atlas again")
     return atlas
 
 
@@ -103,12 +104,12 @@ def slug_of(name: str) -> str:
     """A name as it stands in addresses: lower-case ASCII letters, digits and single dashes.
 
     Raises:
-        ValueError: nothing is left of the name.
+        UserError: nothing is left of the name.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:80].strip("-")
     if not slug:
-        raise ValueError(f"name {name!r}: expected at least one letter a–z or digit; it becomes part of the address")
+        raise UserError(f"name {name!r}: expected at least one letter a–z or digit; it becomes part of the address")
     return slug
 
 
@@ -148,7 +149,7 @@ def check_site_entry(entry: Any) -> None:
         or len(parts) != 3
         or not _BUILD_ID.fullmatch(parts[2])
     ):
-        raise ValueError(f"slug {slug!r} with path {path!r}, expected 'atlases/<slug>/<build id>'")
+        raise UserError(f"slug {slug!r} with path {path!r}, expected 'atlases/<slug>/<build id>'")
 
 
 def _viewer_files() -> Iterator[tuple[str, bytes]]:
@@ -162,13 +163,13 @@ def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:
     """Entries of the site that already lies in `root`, by slug.
 
     Raises:
-        ValueError: the folder holds something else.
+        UserError: the folder holds something else.
     """
     names = set(root.list())
     if not names - _NEUTRAL_NAMES:
         return {}
     if MARKER not in names and not root.exists(MARKER):
-        raise ValueError(
+        raise UserError(
             f"{root.url}: not empty and not a site of neuron-atlas (no {MARKER} in it); give a new folder "
             "or empty this one yourself"
         )
@@ -177,7 +178,7 @@ def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:
     sites = root.read_json("sites.json")
     entries = sites.get("atlases") if isinstance(sites, dict) else None
     if not isinstance(entries, list):
-        raise ValueError(f"{root.url}/sites.json: no list `atlases`; remove the site and publish it again")
+        raise UserError(f"{root.url}/sites.json: no list `atlases`; remove the site and publish it again")
     for entry in entries:
         check_site_entry(entry)
     return {entry["slug"]: entry for entry in entries}
@@ -186,7 +187,7 @@ def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:
 def _refuse_packed(entries: Iterable[Mapping[str, Any]]) -> None:
     for entry in entries:
         if entry.get("packed"):
-            raise ValueError(
+            raise UserError(
                 f"the atlas {entry['slug']!r} of this site is packed, so its neurons can have no pages: publish it "
                 "again without --pack, or leave out --neuron-pages"
             )
@@ -199,7 +200,7 @@ def _copy_atlas(source: Root, atlas: Mapping[str, Any], root: Root, folder: str,
     def read(path: str) -> bytes:
         data = source.read_bytes(path)
         if hashlib.sha256(data).hexdigest() != listed[path]:
-            raise ValueError(
+            raise UserError(
                 f"{source.url}/{path}: not the file that atlas.json lists (sha256 differs); "
                 "see `neuron-atlas validate`, then build again"
             )

@@ -17,6 +17,7 @@ from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.static_pages import check_base_url
 from pipeline.io.root import Root
 from pipeline.io.parquet import parse_table
+from pipeline.errors import UserError
 
 Entry = Mapping[str, Any]  # of sites.json
 
@@ -29,7 +30,7 @@ class SiteForm:
     """What a site has beside the viewer, the atlases and their data cards.
 
     Attributes:
-        packed: the pictures of the atlases published now lie in archives (`packing`).
+        packed: the visualizations of the atlases published now lie in archives (`packing`).
         neuron_pages_url: address of the site, if every neuron is to have a page of its own (`neuron_pages`).
         embedding_table: every atlas has a table for Embedding Atlas (`embedding_table`).
     """
@@ -40,9 +41,9 @@ class SiteForm:
 
     def __post_init__(self) -> None:
         if self.packed and self.neuron_pages_url is not None:
-            raise ValueError(
+            raise UserError(
                 "--pack and --neuron-pages exclude each other: a page per neuron is a file per neuron, and without "
-                "JavaScript it cannot show a picture out of an archive; leave one of them out"
+                "JavaScript it cannot show a visualization out of an archive; leave one of them out"
             )
         if self.neuron_pages_url is not None:
             check_base_url(self.neuron_pages_url)

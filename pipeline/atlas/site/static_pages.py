@@ -8,6 +8,7 @@ import html
 import json
 import re
 from typing import Final
+from pipeline.errors import UserError
 
 # The viewer's pages carry the same policy as a <meta> tag, for hosts that set no headers.
 META_SECURITY_POLICY: Final = (
@@ -97,10 +98,10 @@ def check_base_url(url: str) -> str:
     """`url` with a slash at its end, if it is the plain address of a folder on the web.
 
     Raises:
-        ValueError: anything else.
+        UserError: anything else.
     """
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-]+(:\d{1,5})?(/[A-Za-z0-9._~%\-]+)*/?", url):
-        raise ValueError(
+        raise UserError(
             f"address {url[:200]!r}: expected where the site will be, e.g. https://user.github.io/atlas/, without "
             "'?', '#' or spaces"
         )

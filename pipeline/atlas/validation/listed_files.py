@@ -8,10 +8,11 @@ from typing import Any, Final, TypeVar
 
 from pipeline.atlas.format.file_list import FileList
 from pipeline.atlas.site.packing import PACKS_FOLDER, PackedAtlas, pack_problems
+from pipeline.errors import UserError
 from pipeline.io.prefetch import ahead
 from pipeline.io.root import Root
 
-MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million pictures listed at 140 bytes each, and room
+MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million visualizations listed at 140 bytes each, and room
 MAX_FILE_BYTES: Final = 256 << 20  # no part of an atlas comes near
 _READERS: Final = 4
 _FILES_AHEAD: Final = 16
@@ -43,7 +44,7 @@ class ListedFiles:
 
     Args:
         root: the atlas folder.
-        packed: whether its pictures lie in archives.
+        packed: whether its visualizations lie in archives.
         advance: told of every so many files that were read.
     """
 
@@ -66,7 +67,7 @@ class ListedFiles:
         self.faults.append(Fault(path, message))
 
     def check_packs(self) -> bool:
-        """Whether the archives of pictures, if there are any, can be relied on."""
+        """Whether the archives of visualizations, if there are any, can be relied on."""
         if self.packed is None:
             return True
         before = len(self.faults)
@@ -102,7 +103,7 @@ class ListedFiles:
 
         Args:
             paths: see `intact`.
-            see: runs in a thread, so that pictures are unpacked beside each other.
+            see: runs in a thread, so that visualizations are unpacked beside each other.
         """
 
         def read(path: str) -> T | Fault:
@@ -167,10 +168,10 @@ def read_json(root: Root, path: str, faults: list[Fault]) -> dict[str, Any] | No
         refuse_links(root, path)
         size = root.size_bytes(path)
         if size > MAX_MANIFEST_BYTES:
-            raise ValueError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} are expected")
+            raise UserError(f"{size} bytes, at most {MAX_MANIFEST_BYTES} are expected")
         value = json.loads(root.read_bytes(path))
         if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__}, expected an object")
+            raise UserError(f"a {type(value).__name__}, expected an object")
     except FileNotFoundError:
         faults.append(Fault(path, "missing"))
         return None

@@ -14,7 +14,7 @@ from pipeline.atlas.neighbors.map_sheets import (
     num_map_sheets,
 )
 from pipeline.atlas.neighbors.projection import MAP_SIDE, morton_order
-from pipeline.atlas.validation.picture_checks import MAX_TILE_DIFFERENCE, tile_problems
+from pipeline.atlas.validation.image_checks import MAX_TILE_DIFFERENCE, tile_problems
 
 
 def map_sheet_problems(
@@ -25,7 +25,7 @@ def map_sheet_problems(
     Args:
         sheet: uint8 [H, W, 3].
         rows: the primary rows of its neurons, in the order of the map.
-        thumbnails: float32 [16, 16, 3] by image_path; a picture without one is not compared.
+        thumbnails: float32 [16, 16, 3] by image_path; a visualization without one is not compared.
     """
     if sheet.shape != (MAP_SHEET_PX, MAP_SHEET_PX, 3):
         yield f"is {sheet.shape[1]} × {sheet.shape[0]} px, expected {MAP_SHEET_PX} × {MAP_SHEET_PX}"
@@ -34,7 +34,7 @@ def map_sheet_problems(
     yield from tile_problems(sheet, rows, thumbnails, box=map_tile_box, max_difference=2 * MAX_TILE_DIFFERENCE)
 
 
-def similar_problems(
+def neighbor_problems(
     rows: Sequence[Mapping[str, Any]], *, units: Sequence[int], neurons: frozenset[tuple[str, int]], layer: str
 ) -> Iterator[str]:
     """What is wrong with the rows of a layer's table of neighbors; `neurons` are all of the atlas."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.atlas.format.fragments import Row
 from pipeline.atlas.format.rows import LayerRows
-from pipeline.atlas.validation.picture_checks import THUMBNAIL_PX
+from pipeline.atlas.validation.image_checks import THUMBNAIL_PX
 
 
 @dataclass
@@ -19,7 +19,7 @@ class PrimaryRows:
         layer: its name.
         places: unit → place.
         statuses: by place.
-        image_paths: by place, "" without a picture.
+        image_paths: by place, "" without a visualization.
         thumbnails: uint8 [neurons, 16, 16, 3], by place; empty without a map.
         has_thumbnail: bool [neurons], by place.
     """
@@ -36,16 +36,16 @@ class PrimaryRows:
         rows = layer.primary_rows
         seen = [thumbnails.get(row["image_path"]) for row in rows]
         kept = np.zeros((len(rows) if thumbnails else 0, THUMBNAIL_PX, THUMBNAIL_PX, 3), np.uint8)
-        for place, picture in enumerate(seen):
-            if picture is not None:
-                kept[place] = picture
+        for place, visualization in enumerate(seen):
+            if visualization is not None:
+                kept[place] = visualization
         return PrimaryRows(
             layer=layer.name,
             places={row["unit"]: place for place, row in enumerate(rows)},
             statuses=[sys.intern(row["status"]) for row in rows],
             image_paths=[row["image_path"] for row in rows],
             thumbnails=kept,
-            has_thumbnail=np.array([picture is not None for picture in seen], bool),
+            has_thumbnail=np.array([visualization is not None for visualization in seen], bool),
         )
 
     def row(self, unit: int) -> Row:
@@ -55,6 +55,6 @@ class PrimaryRows:
         return {"layer": self.layer, "unit": unit, "status": status, "image_path": path}
 
     def thumbnail(self, unit: int) -> np.ndarray | None:
-        """What a neuron's picture looks like, None if it could not be read."""
+        """What a neuron's visualization looks like, None if it could not be read."""
         place = self.places[unit]
         return self.thumbnails[place] if self.has_thumbnail[place] else None

@@ -132,8 +132,8 @@ class TableChecks:
         self, path: str, rows: Sequence[Row], expected: Sequence[Row], schema: Mapping[str, str], first: int = 0
     ) -> None:
         """Rows of the table at `path`, from row `first` on, must be those expected."""
-        for number, (row, wanted) in enumerate(zip(rows, expected, strict=False), start=first):
-            differing = [name for name in schema if row.get(name) != wanted.get(name)]
+        for number, (row, requested) in enumerate(zip(rows, expected, strict=False), start=first):
+            differing = [name for name in schema if row.get(name) != requested.get(name)]
             if differing:
-                where = f"{wanted['layer'][:200]}:{wanted['unit']}"
+                where = f"{requested['layer'][:200]}:{requested['unit']}"
                 self._files.add(path, f"row {number} ({where}): {differing} differ from the layer's table")

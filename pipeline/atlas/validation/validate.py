@@ -1,4 +1,4 @@
-"""Validate an atlas or a site: is everything there, whole, and does every picture belong to its row?
+"""Validate an atlas or a site: is everything there, whole, and does every visualization belong to its row?
 
 Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before
 reading, pixels before decoding; every deviation becomes a `Fault` that names the file, and checking goes on
@@ -36,17 +36,17 @@ from pipeline.atlas.format.schema import (
     SITE_SCHEMA_VERSION,
     STATUSES,
     index_path,
+    neighbors_path,
     part_path,
-    similar_path,
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
-from pipeline.atlas.neighbors.find import SIMILAR_FOLDER, NeuronKey
-from pipeline.atlas.neighbors.nearest import SIMILAR_SCHEMA
+from pipeline.atlas.neighbors.find import NEIGHBORS_FOLDER, NeuronKey
+from pipeline.atlas.neighbors.nearest import NEIGHBORS_SCHEMA
 from pipeline.atlas.neighbors.projection import MAP_SCHEMA
 from pipeline.atlas.site.site import check_site_entry, site_entry
+from pipeline.atlas.validation.image_checks import decode_bounded, sheet_problems, thumbnail
 from pipeline.atlas.validation.listed_files import Fault, ListedFiles, parsed, read_json
-from pipeline.atlas.validation.map_checks import map_problems, map_sheet_problems, map_sheet_rows, similar_problems
-from pipeline.atlas.validation.picture_checks import decode_bounded, sheet_problems, thumbnail
+from pipeline.atlas.validation.map_checks import map_problems, map_sheet_problems, map_sheet_rows, neighbor_problems
 from pipeline.atlas.validation.primary_rows import PrimaryRows
 from pipeline.atlas.validation.table_checks import TableChecks, WholeTable
 from pipeline.io.images import BadImage
@@ -129,7 +129,7 @@ class _AtlasCheck:
 
         Args:
             whole_folder: nothing unlisted may lie anywhere in the folder, as in a published one; a run's own
-                folder is only searched where the pictures and tables are.
+                folder is only searched where the visualizations and tables are.
         """
         manifest = read_json(self.root, "atlas.json", self.files.faults)
         if manifest is None:
@@ -140,13 +140,13 @@ class _AtlasCheck:
         if problems:
             return self.files.faults
         if not self.files.check_packs():
-            return self.files.faults  # where the pictures lie is not certain
+            return self.files.faults  # where the visualizations lie is not certain
         self.manifest = manifest
         self.tables = TableChecks(self.files, manifest)
         manifest["files"] = FileList(manifest["files"])  # in a third of the memory
         self.files.take_list(manifest["files"])
         self.files.check_unlisted(
-            [""] if whole_folder else ["images", "sheets", "layers", "parts", "index", SIMILAR_FOLDER, MAP_FOLDER]
+            [""] if whole_folder else ["images", "sheets", "layers", "parts", "index", NEIGHBORS_FOLDER, MAP_FOLDER]
         )
         with self.watch(len(self.files.listed)) as advance:
             self.files.advance = advance
@@ -159,7 +159,7 @@ class _AtlasCheck:
                 self.files.add("recipe.toml", "is not the recipe that atlas.json quotes")
         self._check_layers()
         self._check_scores()
-        self._check_further_pictures(self._check_similar())
+        self._check_further_visualizations(self._check_neighbors())
 
     def _check_layers(self) -> None:
         """Check every layer by itself, and the tables of all layers against it."""
@@ -180,7 +180,7 @@ class _AtlasCheck:
             captioned = captioned or has_captions(found)
             if complete:
                 scores.update(self._check_derived(found, index, labels))
-            thumbnails = self._check_pictures(found)
+            thumbnails = self._check_visualizations(found)
             self.primary[layer["name"]] = PrimaryRows.of(found, thumbnails if MAP_TABLE in self.files.listed else {})
         if not complete:
             return
@@ -248,7 +248,7 @@ class _AtlasCheck:
         return found
 
     def _listing_problems(self, row: Row) -> Iterator[str]:
-        """Files that a row names must be listed, its picture with the row's own sha256."""
+        """Files that a row names must be listed, its visualization with the row's own sha256."""
         for column in PATH_FOLDERS:
             if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
@@ -272,14 +272,14 @@ class _AtlasCheck:
         if not problems and scores_tables(rows, methods) not in text:
             self.files.add(SCORES_TEXT, f"does not hold the tables that {SCORES_TABLE} gives")
 
-    def _check_similar(self) -> dict[str, list[NeuronKey]]:
+    def _check_neighbors(self) -> dict[str, list[NeuronKey]]:
         """Check the tables of neighbors and the map, where there are any; the neurons on each sheet of the map."""
         neurons = frozenset((layer, unit) for layer, primary in self.primary.items() for unit in primary.places)
         for layer, primary in self.primary.items():
-            for path, data in self.files.intact([similar_path(layer)]):
-                found = self.tables.read(path, data, SIMILAR_SCHEMA)
+            for path, data in self.files.intact([neighbors_path(layer)]):
+                found = self.tables.read(path, data, NEIGHBORS_SCHEMA)
                 units = list(primary.places)
-                for problem in similar_problems(found or (), units=units, neurons=neurons, layer=layer):
+                for problem in neighbor_problems(found or (), units=units, neurons=neurons, layer=layer):
                     self.files.add(path, problem)
         places = None
         for path, data in self.files.intact([MAP_TABLE]):
@@ -289,13 +289,13 @@ class _AtlasCheck:
             self.files.add(MAP_TABLE, problem)
         return {} if problems or places is None else map_sheet_rows(places)
 
-    # ---- pictures ----
+    # ---- visualizations ----
 
-    def _check_pictures(self, layer: LayerRows) -> dict[str, np.ndarray]:
-        """Decode every picture that a layer names; compare it with its row, and the sheets with what is on them.
+    def _check_visualizations(self, layer: LayerRows) -> dict[str, np.ndarray]:
+        """Decode every visualization that a layer names; compare it with its row, and the sheets with what is on them.
 
         Returns:
-            image_path → thumbnail of the primary rows' pictures.
+            image_path → thumbnail of the primary rows' visualizations.
         """
         rows = {row["image_path"]: row for row in layer.rows if row["image_path"]}
         strips = {row["examples_path"]: row for row in layer.rows if row["examples_path"]}
@@ -304,8 +304,10 @@ class _AtlasCheck:
         painted = {row["image_path"] for row in layer.primary_rows}
         thumbnails: dict[str, np.ndarray] = {}
 
-        def measure(path: str, picture: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
-            return (picture.shape[1], picture.shape[0]), thumbnail(picture) if path in painted else None
+        def measure(path: str, visualization: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
+            return (visualization.shape[1], visualization.shape[0]), thumbnail(
+                visualization
+            ) if path in painted else None
 
         for path, (size_px, small) in self._seen(sorted({*rows, *strips, *masks} - {*sheets}), measure):
             if small is not None:
@@ -318,22 +320,22 @@ class _AtlasCheck:
             if size_px != expected_px:
                 self.files.add(path, f"has {size_px} px (width, height), its row says {expected_px}")
 
-        def compare(path: str, picture: np.ndarray) -> list[str]:
-            return list(sheet_problems(picture, sheets[path].rows, thumbnails))
+        def compare(path: str, visualization: np.ndarray) -> list[str]:
+            return list(sheet_problems(visualization, sheets[path].rows, thumbnails))
 
         self._note_problems(self._seen(sheets, compare))
         self._check_listed(sheets)
         return thumbnails
 
-    def _check_further_pictures(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
+    def _check_further_visualizations(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
         """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
 
-        def compare(path: str, picture: np.ndarray) -> list[str]:
+        def compare(path: str, visualization: np.ndarray) -> list[str]:
             keys = map_sheets.get(path, ())
             rows = [self.primary[layer].row(unit) for layer, unit in keys]
             small = [self.primary[layer].thumbnail(unit) for layer, unit in keys]
             thumbnails = {row["image_path"]: seen for row, seen in zip(rows, small, strict=True) if seen is not None}
-            return list(map_sheet_problems(picture, rows, thumbnails)) if keys else []
+            return list(map_sheet_problems(visualization, rows, thumbnails)) if keys else []
 
         self._note_problems(self._seen([path for path in self.files.left if path.endswith(".webp")], compare))
         self._check_listed(map_sheets)
@@ -341,9 +343,9 @@ class _AtlasCheck:
             pass  # tables of a layer that could not be read
 
     def _seen(self, paths: Iterable[str], see: Callable[[str, np.ndarray], Seen]) -> Iterator[tuple[str, Seen]]:
-        """(path, what `see` makes of path and pixels) of the intact files that are pictures; the others become faults.
+        """(path, what `see` makes of path and pixels) of the intact files that are visualizations; the others become faults.
 
-        What is seen of a picture is held, not the picture; `see` runs in a thread.
+        What is seen of a visualization is held, not the visualization; `see` runs in a thread.
         """
 
         def decode(path: str, data: bytes) -> Seen | Fault:

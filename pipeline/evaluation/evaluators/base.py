@@ -7,29 +7,29 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-Shown = Image.Image | np.ndarray  # a photograph, or a picture as published: uint8 [H, W, 3]
+EvaluatorInput = Image.Image | np.ndarray  # a dataset image, or a visualization as published: uint8 [H, W, 3]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a judge says of a batch of images.
+class Prediction:
+    """What an evaluator says of a batch of images.
 
     Attributes:
-        embedding: float32 [B, D], where the images lie in the judge's feature space.
-        logits: float32 [B, K], one per class; None of a judge that does not classify.
+        embedding: float32 [B, D], where the images lie in the evaluator's feature space.
+        logits: float32 [B, K], one per class; None of an evaluator that does not classify.
     """
 
     embedding: np.ndarray
     logits: np.ndarray | None
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """A network that looks at images.
 
     Attributes:
         name: as in the recipe: `torchvision:squeezenet1_1`, `open_clip:ViT-B-32`.
         slug: the name in lower-case letters, digits and `_`, for names of columns.
-        num_classes: K of the logits; None of a judge that does not classify.
+        num_classes: K of the logits; None of an evaluator that does not classify.
         weights_sha256: hash of all parameters and buffers, see `hash_state`.
     """
 
@@ -42,11 +42,12 @@ class Judge(Protocol):
     @property
     def weights_sha256(self) -> str: ...
 
-    def look(self, images: Sequence[Shown]) -> Answer:
+    def predict(self, images: Sequence[EvaluatorInput]) -> Prediction:
         """The answers to at least one image, in one forward pass.
 
         Args:
-            images: photographs (Pillow) go through the judge's own resizing and center crop; pictures, uint8
-                [H, W, 3], are resized whole to the judge's input, since all of a picture was synthesized.
+            images: dataset images (Pillow) go through the evaluator's own resizing and center crop; visualizations,
+                uint8 [H, W, 3], are resized whole to the evaluator's input, since all of a visualization was
+                synthesized.
         """
         ...

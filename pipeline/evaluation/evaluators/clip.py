@@ -1,4 +1,4 @@
-"""CLIP as a judge, through open_clip: image embeddings and zero-shot logits, from local weights."""
+"""CLIP as an evaluator, through open_clip: image embeddings and zero-shot logits, from local weights."""
 
 import pickle
 from collections.abc import Sequence
@@ -11,19 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.evaluation.evaluators.base import Answer, Judge, Shown
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluators.base import Evaluator, EvaluatorInput, Prediction
 from pipeline.models import torchvision_operators
 from pipeline.models.labels import class_names as names_of_labels
 from pipeline.models.weights import hash_state
-from pipeline.neurons import judge_slug, nearest
+from pipeline.neurons import evaluator_slug, nearest
 
 _TAG = "pretrained:"
 
 
-def load_clip_judge(
+def load_clip_evaluator(
     architecture: str, weights: str, *, device: str | torch.device, class_names: Sequence[str] | None
-) -> Judge:
-    """An open_clip model as a judge; nothing is downloaded unless the weights say `pretrained:TAG`.
+) -> Evaluator:
+    """An open_clip model as an evaluator; nothing is downloaded unless the weights say `pretrained:TAG`.
 
     The embedding is the image embedding, of length 1. The logits are the model's own for the zero-shot classifier of
     the class names: exp(logit scale) × cosine of image and text embedding, plus the model's bias if it has one. A
@@ -39,7 +40,7 @@ def load_clip_judge(
             ones of open_clip are used: two of the originals read "crane".
 
     Raises:
-        ValueError: open_clip is not installed; architecture or weights are unknown, do not fit each other, or would
+        UserError: open_clip is not installed; architecture or weights are unknown, do not fit each other, or would
             need a download.
 
     Reference: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021,
@@ -48,7 +49,7 @@ def load_clip_judge(
     open_clip = _open_clip()
     known = open_clip.list_models()
     if architecture not in known:
-        raise ValueError(f'open_clip has no architecture "{architecture}"{nearest(architecture, known)}')
+        raise UserError(f'open_clip has no architecture "{architecture}"{nearest(architecture, known)}')
     if weights.startswith(_TAG):
         pretrained: str | None = weights.removeprefix(_TAG)
     else:
@@ -59,20 +60,20 @@ def load_clip_judge(
         try:
             module = open_clip.create_model(architecture, pretrained=pretrained, device=device)
         except (RuntimeError, AssertionError, pickle.UnpicklingError) as error:
-            raise ValueError(f'weights = "{weights}" do not load into {architecture}: {error}') from error
+            raise UserError(f'weights = "{weights}" do not load into {architecture}: {error}') from error
     module = module.eval().requires_grad_(False)
     classifier = None if class_names is None else _zero_shot_classifier(architecture, module, class_names, device)
-    return _ClipJudge(name=f"open_clip:{architecture}", module=module, classifier=classifier, device=device)
+    return _ClipEvaluator(name=f"open_clip:{architecture}", module=module, classifier=classifier, device=device)
 
 
-class _ClipJudge:
+class _ClipEvaluator:
     """An image tower, its preprocessing and the text embeddings of the classes."""
 
     def __init__(self, *, name: str, module: Any, classifier: Tensor | None, device: str | torch.device) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         self.name = name
-        self.slug = judge_slug(name)
+        self.slug = evaluator_slug(name)
         self.num_classes = None if classifier is None else classifier.shape[1]
         self._module = module
         self._classifier = classifier  # [D, K]
@@ -83,23 +84,23 @@ class _ClipJudge:
 
     @property
     def weights_sha256(self) -> str:
-        """See `Judge`."""
+        """See `Evaluator`."""
         return hash_state(self._module)
 
     @torch.no_grad()
-    def look(self, images: Sequence[Shown]) -> Answer:
-        """See `Judge.look`."""
-        inputs = torch.stack([self._transform(self._as_photograph(image)) for image in images]).to(self._device)
+    def predict(self, images: Sequence[EvaluatorInput]) -> Prediction:
+        """See `Evaluator.predict`."""
+        inputs = torch.stack([self._transform(self._as_dataset_image(image)) for image in images]).to(self._device)
         embedding = self._module.encode_image(inputs, normalize=True)
         logits = None
         if self._classifier is not None:
             logits = self._module.logit_scale.exp() * embedding @ self._classifier
             if self._module.logit_bias is not None:
                 logits = logits + self._module.logit_bias
-        return Answer(embedding=_array(embedding), logits=None if logits is None else _array(logits))
+        return Prediction(embedding=_array(embedding), logits=None if logits is None else _array(logits))
 
-    def _as_photograph(self, image: Shown) -> Image.Image:
-        """A picture is resized whole, so that the resizing and center crop that follow leave it as it is."""
+    def _as_dataset_image(self, image: EvaluatorInput) -> Image.Image:
+        """A visualization is resized whole, so that the resizing and center crop that follow leave it as it is."""
         if isinstance(image, Image.Image):
             return image.convert("RGB")
         side = (self._side_px, self._side_px)
@@ -113,8 +114,8 @@ def _open_clip() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "open_clip":
             raise
-        raise ValueError(
-            "open_clip is not installed; `pip install 'neuron-atlas[clip]'`, or leave this judge out"
+        raise UserError(
+            "open_clip is not installed; `pip install 'neuron-atlas[clip]'`, or leave this evaluator out"
         ) from error
     return open_clip
 
@@ -138,7 +139,7 @@ def _check_needs_no_download(open_clip: ModuleType, architecture: str, *, with_t
     text = open_clip.get_model_config(architecture)["text_cfg"]
     foreign = text.get("hf_model_name") or (text.get("hf_tokenizer_name") if with_text else None)
     if foreign:
-        raise ValueError(
+        raise UserError(
             f'the text side of {architecture} is "{foreign}" of the Hugging Face hub, which open_clip would download; '
             f'choose an architecture with a tokenizer of open_clip, or allow it by weights = "{_TAG}TAG"'
         )
@@ -148,7 +149,7 @@ def _local_file(weights: str) -> str:
     """The absolute path, which open_clip cannot mistake for one of its tags."""
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f'weights = "{weights}": there is no such file; give the path of a checkpoint of open_clip, or '
             f'"{_TAG}TAG" to let open_clip download that tag'
         )

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.evaluation.evaluators.base import Judge
-from pipeline.evaluation.evaluators.network import model_judge
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluators.base import Evaluator
+from pipeline.evaluation.evaluators.network import model_evaluator
 from pipeline.models import load_model
 
 _FAMILIES = ("timm", "torchvision", "python")  # those of `load_model`
 
 
-def load_judge(
+def load_evaluator(
     name: str,
     weights: str = "pretrained",
     *,
     device: str | torch.device = "cpu",
     class_names: Sequence[str] | None = None,
-) -> Judge:
-    """A judge by name.
+) -> Evaluator:
+    """An evaluator by name.
 
     Args:
         name: `timm:NAME`, `torchvision:NAME` or `python:package.module:factory` as for `load_model`, or
@@ -28,19 +29,19 @@ def load_judge(
             leaves it to open_clip to download that tag.
         device: where it runs.
         class_names: of open_clip, the texts that its zero-shot logits are for, by class index; without them it only
-            embeds. Other judges have the classes that they were trained with.
+            embeds. Other evaluators have the classes that they were trained with.
 
     Raises:
-        ValueError: name or weights are unknown or do not fit each other, or open_clip is not installed.
+        UserError: name or weights are unknown or do not fit each other, or open_clip is not installed.
     """
     family, _, rest = name.partition(":")
     try:
         if family == "open_clip" and rest:
-            from pipeline.evaluation.evaluators.clip import load_clip_judge
+            from pipeline.evaluation.evaluators.clip import load_clip_evaluator
 
-            return load_clip_judge(rest, weights, device=device, class_names=class_names)
+            return load_clip_evaluator(rest, weights, device=device, class_names=class_names)
         if family not in _FAMILIES or not rest:
-            raise ValueError("expected timm:NAME, torchvision:NAME, python:package.module:factory or open_clip:NAME")
-        return model_judge(load_model(name, weights, device=device))
+            raise UserError("expected timm:NAME, torchvision:NAME, python:package.module:factory or open_clip:NAME")
+        return model_evaluator(load_model(name, weights, device=device))
     except ValueError as error:
-        raise ValueError(f'judge "{name}": {error}') from error
+        raise UserError(f'evaluator "{name}": {error}') from error

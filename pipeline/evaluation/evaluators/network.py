@@ -1,8 +1,8 @@
-"""Judges: networks that look at images as published and answer with an embedding and, if they classify, logits.
+"""Evaluators: networks that look at images as published and answer with an embedding and, if they classify, logits.
 
 Every held-out judgment goes through this one interface: whether a network that never saw the synthesis names the class
-(accuracy, Inception Score), and in whose feature space pictures and photographs are compared (FID, KID, machine
-interpretability, diversity).
+(accuracy, Inception Score), and in whose feature space visualizations and dataset images are compared (FID, KID,
+machine interpretability, diversity).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.evaluators.base import Answer, Judge, Shown
-from pipeline.evaluation.metrics.activation import picture_inputs
+from pipeline.evaluation.evaluators.base import Evaluator, EvaluatorInput, Prediction
+from pipeline.evaluation.metrics.activation import visualization_inputs
 from pipeline.models import Model, features_of
 from pipeline.models.capture import channels_first
-from pipeline.neurons import judge_slug
+from pipeline.neurons import evaluator_slug
 
 
-def model_judge(model: Model) -> Judge:
-    """A network that is loaded already as a judge: the atlas's own model can judge its own pictures."""
-    return _NetworkJudge(model)
+def model_evaluator(model: Model) -> Evaluator:
+    """A network that is loaded already as an evaluator: the atlas's own model can score its own visualizations."""
+    return _NetworkEvaluator(model)
 
 
-class _NetworkJudge:
+class _NetworkEvaluator:
     """A network of `load_model`.
 
     Its embedding is what enters the classifier, averaged over positions: the penultimate features that FID is usually
@@ -37,34 +37,34 @@ class _NetworkJudge:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.name = model.name
-        self.slug = judge_slug(model.name)
+        self.slug = evaluator_slug(model.name)
         self.num_classes = model.num_classes or None
 
     @property
     def weights_sha256(self) -> str:
-        """See `Judge`."""
+        """See `Evaluator`."""
         return self.model.weights_sha256
 
     @torch.no_grad()
-    def look(self, images: Sequence[Shown]) -> Answer:
-        """See `Judge.look`."""
+    def predict(self, images: Sequence[EvaluatorInput]) -> Prediction:
+        """See `Evaluator.predict`."""
         inputs = self._inputs(images)
         classifier = self.model.classifier_layer
         if classifier is None:
             layer = self.model.default_feature_layers()[-1].layer
             features = features_of(self.model.module, inputs, [layer])[layer]
             on_image = features.flatten(2)[:, :, self.model.num_prefix(layer) :] if features.ndim > 2 else features
-            return Answer(embedding=_array(_mean_over_positions(on_image)), logits=None)
+            return Prediction(embedding=_array(_mean_over_positions(on_image)), logits=None)
         with _input_of(self.model.module, self._head) as entering:
             logits = features_of(self.model.module, inputs, [classifier])[classifier]
         (embedding,) = entering
-        return Answer(embedding=_array(embedding), logits=_array(logits.flatten(1)))
+        return Prediction(embedding=_array(embedding), logits=_array(logits.flatten(1)))
 
-    def _inputs(self, images: Sequence[Shown]) -> Tensor:
+    def _inputs(self, images: Sequence[EvaluatorInput]) -> Tensor:
         """[B, channels, S, S] in the model's input space."""
         return torch.cat(
             [
-                picture_inputs(self.model, [image])
+                visualization_inputs(self.model, [image])
                 if isinstance(image, np.ndarray)
                 else self.model.preprocess(image)[None].to(self.model.device)
                 for image in images

@@ -1,4 +1,4 @@
-"""Agreement: whether raters tell the same of the same picture, and how sure a share of right answers is."""
+"""Agreement: whether raters tell the same of the same visualization, and how sure a share of right answers is."""
 
 from statistics import NormalDist
 
@@ -12,15 +12,16 @@ def krippendorff_alpha(ratings: np.ndarray) -> float:
 
         δ²(c, k) = (Σ_{g=c…k} n_g − (n_c + n_k) / 2)²,
 
-    and α = 1 − D_o / D_e, where D_o is the mean δ² between the ratings of one picture (each picture's pairs weighed by
-    1 / (number of its ratings − 1)) and D_e that between any two of all paired ratings. Pictures with one rating say
-    nothing of agreement and are left out.
+    and α = 1 − D_o / D_e, where D_o is the mean δ² between the ratings of one visualization (each visualization's pairs
+    weighed by 1 / (number of its ratings − 1)) and D_e that between any two of all paired ratings. Visualizations with
+    one rating say nothing of agreement and are left out.
 
     Args:
-        ratings: float [raters, pictures]; NaN where a rater did not rate a picture. Only the order of values counts.
+        ratings: float [raters, visualizations]; NaN where a rater did not rate a visualization. Only the order of
+        values counts.
 
     Returns:
-        NaN if no picture has two ratings, or if all paired ratings are equal: nothing is then known of agreement.
+        NaN if no visualization has two ratings, or if all paired ratings are equal: nothing is then known of agreement.
 
     Reference: Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011; "Content Analysis", 2004, chapter 11.
     """
@@ -29,9 +30,9 @@ def krippendorff_alpha(ratings: np.ndarray) -> float:
     values = np.unique(paired[~np.isnan(paired)])
     if len(values) < 2:
         return float("nan")
-    counts = (paired[:, :, None] == values).sum(axis=0)  # [pictures, values]
+    counts = (paired[:, :, None] == values).sum(axis=0)  # [visualizations, values]
     weight = 1 / (counts.sum(axis=1) - 1)
-    # Pairs of values within a picture; a rating makes no pair with itself.
+    # Pairs of values within a visualization; a rating makes no pair with itself.
     coincidences = np.einsum("uc,uk,u->ck", counts, counts, weight) - np.diag(weight @ counts)
     totals = coincidences.sum(axis=1)
     up_to = np.cumsum(totals)

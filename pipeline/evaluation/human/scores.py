@@ -1,12 +1,12 @@
 """Human judgement: what the answers of a blind study say of each method.
 
-The tasks are those of the paper's study (VITAL, section 5) and a choice between two photographs (2-AFC; Borowski et
+The tasks are those of the paper's study (VITAL, section 5) and a choice between two dataset images (2-AFC; Borowski et
 al., ICLR 2021; Zimmermann et al., NeurIPS 2021):
 
-    class    rate a picture, given the class's name: 1 (not at all) to 5 (very well)
-    inner    rate a picture beside the photographs that excite the neuron: 1 to 5
-    words    describe a picture freely
-    choice   given the picture, tell which of two photographs excites the neuron strongly
+    class    rate a visualization, given the class's name: 1 (not at all) to 5 (very well)
+    inner    rate a visualization beside the top-activating images of the neuron: 1 to 5
+    words    describe a visualization freely
+    choice   given the visualization, tell which of two dataset images activates the neuron strongly
 
 Raters and neurons are both samples: another study would have others of either. So intervals come from drawing raters
 and neurons with replacement, independently of each other.
@@ -20,22 +20,23 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.evaluation.human.agreement import krippendorff_alpha, wilson_interval
 from pipeline.evaluation.human.text_overlap import content_words, name_overlap, word_overlap
 from pipeline.evaluation.metrics.bootstrap import mean_interval
 
-TASKS: Final = ("class", "inner", "choice", "words")
-RATED_TASKS: Final = ("class", "inner")
+TASKS: Final = ("class", "intermediate", "choice", "words")
+RATED_TASKS: Final = ("class", "intermediate")
 RATINGS: Final = (1, 2, 3, 4, 5)
 
 # Metric → (range, meaning), in the order of a report.
 METRICS: Final[dict[str, tuple[str, str]]] = {
     "median": ("1–5", "median rating"),
     "mean": ("1–5", "mean rating"),
-    "agreement": ("≤ 1, chance 0", "Krippendorff's α (ordinal) between raters of the same picture"),
-    "accuracy": ("0–1, chance 0.5", "share of right choices between two photographs"),
-    "described": ("0–1", "share of pictures that a rater described in at least one content word"),
-    "rater_similarity": ("0–1", "overlap in words of two raters' descriptions of the same picture"),
+    "agreement": ("≤ 1, chance 0", "Krippendorff's α (ordinal) between raters of the same visualization"),
+    "accuracy": ("0–1, chance 0.5", "share of right choices between two dataset images"),
+    "described": ("0–1", "share of visualizations that a rater described in at least one content word"),
+    "rater_similarity": ("0–1", "overlap in words of two raters' descriptions of the same visualization"),
     "name_similarity": ("0–1", "overlap in words of a description with the class's name; classes only"),
     "seconds": ("s", "median time of an answer"),
 }
@@ -46,7 +47,7 @@ _UNKNOWN: Final = (float("nan"), float("nan"))
 
 @dataclass(frozen=True, kw_only=True)
 class HumanAnswer:
-    """One answer of one rater about one picture."""
+    """One answer of one rater about one visualization."""
 
     rater: str
     task: str  # one of TASKS
@@ -54,7 +55,7 @@ class HumanAnswer:
     method: str
     seed: int
     answer: int | str  # a rating; the words; of a choice 1 if it was right, else 0
-    name: str  # of the class; "" of an inner neuron
+    name: str  # of the class; "" of an intermediate neuron
     seconds: float
 
 
@@ -79,7 +80,7 @@ def human_scores(
     """All scores of a study, by task and method.
 
     Args:
-        answers: at most one per rater, task and picture.
+        answers: at most one per rater, task and visualization.
         methods: in the order of the atlas; those without answers are left out.
         resamples: of the intervals.
         seed: of the resampling.
@@ -124,13 +125,13 @@ def crossed_interval(
         (value, low, high); three NaN without answers. With one rater the interval is over neurons alone.
 
     Raises:
-        ValueError: an unknown statistic.
+        UserError: an unknown statistic.
 
     Reference: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1, 2007.
     """
     weighted = {"mean": _weighted_means, "median": _weighted_medians}.get(statistic)
     if weighted is None:
-        raise ValueError(f"statistic {statistic!r}: expected mean or median")
+        raise UserError(f"statistic {statistic!r}: expected mean or median")
     given = np.asarray(values, dtype=np.float64)
     if not len(given):
         return float("nan"), *_UNKNOWN
@@ -147,24 +148,24 @@ def crossed_interval(
 
 
 def rating_agreement(answers: Sequence[HumanAnswer]) -> float:
-    """Krippendorff's α over the pictures that several raters rated; NaN if there is none.
+    """Krippendorff's α over the visualizations that several raters rated; NaN if there is none.
 
     Raises:
-        ValueError: a rater rated a picture twice.
+        UserError: a rater rated a visualization twice.
     """
     raters = {name: row for row, name in enumerate(sorted({answer.rater for answer in answers}))}
-    pictures = {key: column for column, key in enumerate(sorted({_picture(answer) for answer in answers}))}
-    ratings = np.full((len(raters), len(pictures)), np.nan)
+    visualizations = {key: column for column, key in enumerate(sorted({_visualization(answer) for answer in answers}))}
+    ratings = np.full((len(raters), len(visualizations)), np.nan)
     for answer in answers:
-        place = raters[answer.rater], pictures[_picture(answer)]
+        place = raters[answer.rater], visualizations[_visualization(answer)]
         if not np.isnan(ratings[place]):
-            raise ValueError(f"rater {answer.rater!r} rated {_picture(answer)} twice, expected once")
+            raise UserError(f"rater {answer.rater!r} rated {_visualization(answer)} twice, expected once")
         ratings[place] = float(answer.answer)
     return krippendorff_alpha(ratings)
 
 
 def rater_similarity(answers: Sequence[HumanAnswer], **options: int) -> tuple[float, float, float]:
-    """Overlap of two raters' descriptions of a picture, averaged over pairs, then over neurons, with its interval.
+    """Overlap of two raters' descriptions of a visualization, averaged over pairs, then over neurons, with its interval.
 
     The interval is over neurons alone: pairs of raters are not a sample that can be drawn from.
 
@@ -172,11 +173,11 @@ def rater_similarity(answers: Sequence[HumanAnswer], **options: int) -> tuple[fl
         answers: of the task `words`.
         options: resamples and seed of `mean_interval`.
     """
-    by_picture: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+    by_visualization: dict[tuple[str, str, int], list[str]] = defaultdict(list)
     for answer in answers:
-        by_picture[_picture(answer)].append(str(answer.answer))
+        by_visualization[_visualization(answer)].append(str(answer.answer))
     by_neuron: dict[str, list[float]] = defaultdict(list)
-    for (neuron, _, _), texts in by_picture.items():
+    for (neuron, _, _), texts in by_visualization.items():
         by_neuron[neuron] += [word_overlap(one, other) for one, other in itertools.combinations(texts, 2)]
     return mean_interval([float(np.mean(pairs)) for _, pairs in sorted(by_neuron.items()) if pairs], **options)
 
@@ -224,7 +225,7 @@ def _score(
     )
 
 
-def _picture(answer: HumanAnswer) -> tuple[str, str, int]:
+def _visualization(answer: HumanAnswer) -> tuple[str, str, int]:
     return answer.neuron, answer.method, answer.seed
 
 

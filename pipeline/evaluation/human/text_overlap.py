@@ -4,11 +4,11 @@ import re
 import unicodedata
 from typing import Final
 
-# Words that tell nothing of what a picture shows.
+# Words that tell nothing of what a visualization shows.
 FUNCTION_WORDS: Final = frozenset(
     {
         *("a", "an", "and", "are", "as", "at", "but", "by", "for", "from", "in", "into", "is", "it", "its", "like"),
-        *("looks", "maybe", "of", "on", "or", "some", "something", "that", "the", "there", "this", "to", "with"),
+        *("predictions", "maybe", "of", "on", "or", "some", "something", "that", "the", "there", "this", "to", "with"),
     }
 )
 _WORD = re.compile(r"[^\W\d_]+")

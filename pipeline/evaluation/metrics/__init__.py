@@ -1,1 +1,1 @@
-"""Metrics: what a picture is worth, measured on the picture as it is published."""
+"""Metrics: what a visualization is worth, measured on the visualization as it is published."""

@@ -1,4 +1,4 @@
-"""Accuracy: whether a classifier names the class that a picture was made for (Acc@1, Acc@5 of METHOD 8)."""
+"""Accuracy: whether a classifier names the class that a visualization was made for (Acc@1, Acc@5 of METHOD 8)."""
 
 import numpy as np
 
@@ -15,5 +15,5 @@ def class_rank(logits: np.ndarray, class_index: int) -> int:
 
 
 def top_k_accuracy(ranks: np.ndarray, k: int) -> float:
-    """The fraction of pictures whose class is among the k highest, in [0, 1]; NaN for no picture."""
+    """The fraction of visualizations whose class is among the k highest, in [0, 1]; NaN for no visualization."""
     return float((np.asarray(ranks) < k).mean()) if len(ranks) else float("nan")

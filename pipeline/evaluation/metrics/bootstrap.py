@@ -6,6 +6,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 _BLOCK_VALUES = 4_000_000  # resampled values that are held at once, 32 MB
 
 
@@ -64,11 +66,11 @@ def paired_difference(
         (difference, low, high); three NaN if no pair is left.
 
     Raises:
-        ValueError: the lengths differ.
+        UserError: the lengths differ.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
-        raise ValueError(f"paired scores must be of the same neurons, got {first.shape} and {second.shape} of them")
+        raise UserError(f"paired scores must be of the same neurons, got {first.shape} and {second.shape} of them")
     return mean_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
 
 

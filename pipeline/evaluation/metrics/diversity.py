@@ -1,4 +1,4 @@
-"""Diversity: how different the pictures of one neuron are that grew from different seeds."""
+"""Diversity: how different the visualizations of one neuron are that grew from different seeds."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from pipeline.evaluation.metrics.similarity import cosine
 
 
 def diversity(embeddings: np.ndarray) -> float:
-    """Mean cosine distance, 1 − cos, over the pairs of a neuron's pictures: 0 for equal pictures, at most 2.
+    """Mean cosine distance, 1 − cos, over the pairs of a neuron's visualizations: 0 for equal visualizations, at most 2.
 
-    A method whose pictures differ only in noise stays near 0; different facets of a neuron raise it. It says nothing of
-    quality: noise that a judge does see is diverse too.
+    A method whose visualizations differ only in noise stays near 0; different facets of a neuron raise it. It says
+    nothing of quality: noise that an evaluator does see is diverse too.
 
     Args:
-        embeddings: [S, D] of the pictures, by a named judge, one per seed.
+        embeddings: [S, D] of the visualizations, by a named evaluator, one per seed.
 
     Returns:
-        NaN for fewer than two pictures.
+        NaN for fewer than two visualizations.
     """
     first, second = np.triu_indices(len(embeddings), 1)
     return float((1 - cosine(embeddings, embeddings)[first, second]).mean()) if len(first) else float("nan")

@@ -1,15 +1,17 @@
-"""Distances between sets of pictures in a judge's feature space: FID, KID, and the Inception Score of its logits.
+"""Distances between sets of visualizations in an evaluator's feature space: FID, KID, and the Inception Score of its logits.
 
-The features are a *named* judge's (`pipeline.evaluation.evaluators.network`); values of two feature spaces cannot
-be compared, nor with values in the literature, which are in Inception-v3's. FID is also biased upward by few pictures:
-between two sets of one distribution it is above 0, the more so the fewer the pictures and the more the dimensions
-(Bińkowski et al., ICLR 2018). So compare only values of sets of one size, beside what as many photographs get.
-KID is unbiased, and can be negative.
+The features are a *named* evaluator's (`pipeline.evaluation.evaluators.network`); values of two feature spaces cannot
+be compared, nor with values in the literature, which are in Inception-v3's. FID is also biased upward by few
+visualizations: between two sets of one distribution it is above 0, the more so the fewer the visualizations and the
+more the dimensions (Bińkowski et al., ICLR 2018). So compare only values of sets of one size, beside what as many
+dataset images get. KID is unbiased, and can be negative.
 """
 
 import math
 
 import numpy as np
+
+from pipeline.errors import UserError
 
 _KERNEL_ROWS = 1024  # rows of the kernel matrix that are held at once
 
@@ -19,15 +21,15 @@ def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
 
     |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₁ S₂)^½), with means m and covariances S (of N − 1), in float64. With centered
     features X = Q R, where R has D rows at most, S = Rᵀ R / (N − 1), and the trace of (S₁ S₂)^½ is the sum of the
-    singular values of R₁ R₂ᵀ / √((N − 1) (M − 1)): small matrices where pictures are few, and no root of one that
+    singular values of R₁ R₂ᵀ / √((N − 1) (M − 1)): small matrices where visualizations are few, and no root of one that
     rounding has made indefinite.
 
     Args:
-        real: [N, D] features of photographs, N ≥ 2.
-        made: [M, D] features of pictures, M ≥ 2.
+        real: [N, D] features of dataset images, N ≥ 2.
+        made: [M, D] features of visualizations, M ≥ 2.
 
     Raises:
-        ValueError: fewer than two features in a set, or D differs.
+        UserError: fewer than two features in a set, or D differs.
 
     Reference: Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017, equation 6.
     """
@@ -42,17 +44,17 @@ def frechet_distance(real: np.ndarray, made: np.ndarray) -> float:
 def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
     """Kernel distance (KID): the unbiased estimate of the squared maximum mean discrepancy of two sets of features.
 
-    With the cubic kernel k(x, y) = (x·y / D + 1)³: mean of k over pairs of different photographs, plus the same of the
-    pictures, minus twice the mean over all pairs of a photograph and a picture. 0 on average for sets of one
-    distribution, so it can be a little negative; no upper bound. All pairs count, where torchmetrics draws random
-    subsets of one size; for sets of one size the two agree.
+    With the cubic kernel k(x, y) = (x·y / D + 1)³: mean of k over pairs of different dataset images, plus the same of
+    the visualizations, minus twice the mean over all pairs of a dataset image and a visualization. 0 on average for
+    sets of one distribution, so it can be a little negative; no upper bound. All pairs count, where torchmetrics draws
+    random subsets of one size; for sets of one size the two agree.
 
     Args:
-        real: [N, D] features of photographs, N ≥ 2.
-        made: [M, D] features of pictures, M ≥ 2.
+        real: [N, D] features of dataset images, N ≥ 2.
+        made: [M, D] features of visualizations, M ≥ 2.
 
     Raises:
-        ValueError: fewer than two features in a set, or D differs.
+        UserError: fewer than two features in a set, or D differs.
 
     Reference: Bińkowski et al., "Demystifying MMD GANs", ICLR 2018, sections 3.1 and 4.
     """
@@ -62,22 +64,24 @@ def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """Inception Score under a named classifier: exp of the mean divergence of p(class | picture) from its average.
+    """Inception Score under a named classifier: exp of the mean divergence of p(class | visualization) from its average.
 
-    Higher if each picture is named with certainty and all together show many classes; in [1, K]. One split over all
-    pictures: it grows with their number, so compare only sets of one size and of the same neurons.
+    Higher if each visualization is named with certainty and all together show many classes; in [1, K]. One split over
+    all visualizations: it grows with their number, so compare only sets of one size and of the same neurons.
 
     Args:
         logits: [N, K], N ≥ 1.
 
     Raises:
-        ValueError: there is no picture.
+        UserError: there is no visualization.
 
     Reference: Salimans et al., "Improved techniques for training GANs", NeurIPS 2016, section 4.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 2 or not len(logits):
-        raise ValueError(f"the Inception Score needs logits [N, K] of at least one picture, got shape {logits.shape}")
+        raise UserError(
+            f"the Inception Score needs logits [N, K] of at least one visualization, got shape {logits.shape}"
+        )
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     log_average = np.logaddexp.reduce(log_p, axis=0) - np.log(len(log_p))
     return float(np.exp((np.exp(log_p) * (log_p - log_average)).sum(axis=1).mean()))
@@ -86,7 +90,7 @@ def inception_score(logits: np.ndarray) -> float:
 def _checked(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     real, made = np.asarray(real, dtype=np.float64), np.asarray(made, dtype=np.float64)
     if real.ndim != 2 or made.ndim != 2 or real.shape[1] != made.shape[1] or min(len(real), len(made)) < 2:
-        raise ValueError(
+        raise UserError(
             f"a distance needs two sets [N, D] of at least 2 features of one space, got shapes {real.shape} and "
             f"{made.shape}"
         )

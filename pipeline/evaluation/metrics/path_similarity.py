@@ -1,4 +1,4 @@
-"""Path similarity: whether a picture runs through the network as photographs of the same thing do."""
+"""Path similarity: whether a visualization runs through the network as dataset images of the same thing do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class PathCorrelations:
 
     Attributes:
         layers: their names, in the order of the other fields.
-        made: float64 [L], of the picture with the unit's photographs.
-        same: float64 [L], of the unit's photographs with each other.
-        other: float64 [L], of the unit's photographs with those of other units.
+        made: float64 [L], of the visualization with the unit's dataset images.
+        same: float64 [L], of the unit's dataset images with each other.
+        other: float64 [L], of the unit's dataset images with those of other units.
     """
 
     layers: tuple[str, ...]
@@ -23,16 +23,16 @@ class PathCorrelations:
     other: np.ndarray
 
     def per_layer(self) -> np.ndarray:
-        """(made − other) / (same − other), [L]; NaN where the unit's photographs are no nearer to each other."""
+        """(made − other) / (same − other), [L]; NaN where the unit's dataset images are no nearer to each other."""
         scale = self.same - self.other
         told_apart = scale > 0  # False for NaN
         return np.divide(self.made - self.other, scale, out=np.full_like(scale, np.nan), where=told_apart)
 
     def overall(self) -> float:
-        """One value for all layers: the ratio of the sums over the layers where photographs are told apart.
+        """One value for all layers: the ratio of the sums over the layers where dataset images are told apart.
 
-        A mean over layers, each weighted by how well it tells the unit's photographs from others. Early layers hardly
-        do; a plain mean would be ruled by their small denominators.
+        A mean over layers, each weighted by how well it tells the unit's dataset images from others. Early layers
+        hardly do; a plain mean would be ruled by their small denominators.
         """
         scale = self.same - self.other
         used = (scale > 0) & np.isfinite(self.made)
@@ -49,59 +49,61 @@ def path_correlations(
     layers = tuple(made)
     values = np.full((3, len(layers)), np.nan)
     for i, layer in enumerate(layers):
-        picture, unit, rest = (_standard_ranks(array) for array in (made[layer][None], same[layer], other[layer]))
+        visualization, unit, rest = (_standard_ranks(array) for array in (made[layer][None], same[layer], other[layer]))
         pairs = np.triu_indices(len(unit), 1)
-        for row, correlations in enumerate((picture @ unit.T, (unit @ unit.T)[pairs], unit @ rest.T)):
+        for row, correlations in enumerate((visualization @ unit.T, (unit @ unit.T)[pairs], unit @ rest.T)):
             if correlations.size:
                 values[row, i] = correlations.mean()
     return PathCorrelations(layers=layers, made=values[0], same=values[1], other=values[2])
 
 
-def shared_scale_similarities(pictures: Sequence[PathCorrelations], units: Sequence[PathCorrelations]) -> np.ndarray:
-    """One value for all layers per picture, on one scale for all units of a layer of the network.
+def shared_scale_similarities(
+    visualizations: Sequence[PathCorrelations], units: Sequence[PathCorrelations]
+) -> np.ndarray:
+    """One value for all layers per visualization, on one scale for all units of a layer of the network.
 
-    The sum over layers of made − other, over the mean over units of the sum of same − other. A unit whose photographs
-    are hardly nearer to each other than to others has a denominator near 0 of its own, and a value without bounds;
-    on the shared scale values of units can be averaged and compared. Their mean is the ratio of the averages: 1 is as
-    similar as photographs of a unit are to each other on average, 0 as similar as to those of other units.
+    The sum over layers of made − other, over the mean over units of the sum of same − other. A unit whose dataset
+    images are hardly nearer to each other than to others has a denominator near 0 of its own, and a value without
+    bounds; on the shared scale values of units can be averaged and compared. Their mean is the ratio of the averages: 1
+    is as similar as dataset images of a unit are to each other on average, 0 as similar as to those of other units.
 
     Args:
-        pictures: of each picture, all at the same layers.
-        units: of each unit once; of which of its pictures makes no difference.
+        visualizations: of each visualization, all at the same layers.
+        units: of each unit once; of which of its visualizations makes no difference.
 
     Returns:
-        float64 [number of pictures]; NaN where a layer has no correlation, and everywhere if the photographs of the
-        units are on average no nearer to each other than to others.
+        float64 [number of visualizations]; NaN where a layer has no correlation, and everywhere if the dataset images
+        of the units are on average no nearer to each other than to others.
     """
     scales = np.array([(unit.same - unit.other).sum() for unit in units])
     scales = scales[np.isfinite(scales)]
     scale = float(scales.mean()) if len(scales) else float("nan")
-    above = np.array([(picture.made - picture.other).sum() for picture in pictures], np.float64)
-    return above / scale if scale > 0 else np.full(len(pictures), np.nan)
+    above = np.array([(visualization.made - visualization.other).sum() for visualization in visualizations], np.float64)
+    return above / scale if scale > 0 else np.full(len(visualizations), np.nan)
 
 
 def path_similarity(
     made: Mapping[str, np.ndarray], same: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """How similar a picture's activations are to those of the unit's photographs, layer by layer, on a natural scale.
+    """How similar a visualization's activations are to those of the unit's dataset images, layer by layer, on a natural scale.
 
-    Spearman's rank correlation of the picture's activations with each photograph's, averaged, then scaled: 1 is as
-    similar as photographs of the unit are to each other, 0 as similar as they are to those of other units. No bounds:
-    above 1 for a picture nearer to the photographs than they are to each other (an average of them, say), below 0 for
-    one farther than those of other units.
+    Spearman's rank correlation of the visualization's activations with each dataset image's, averaged, then scaled: 1
+    is as similar as dataset images of the unit are to each other, 0 as similar as they are to those of other units. No
+    bounds: above 1 for a visualization nearer to the dataset images than they are to each other (an average of them,
+    say), below 0 for one farther than those of other units.
 
     Geirhos et al. compare natural images with feature visualizations of classes; theirs are the rank correlation and
     the scale from 0 to 1. What differs: activations are the means of a layer's channels over positions, not all its
-    values, so neither layout nor the number of positions counts; and units need not be classes: the photographs of an
-    inner unit are those that excite it most.
+    values, so neither layout nor the number of positions counts; and units need not be classes: the dataset images of
+    an intermediate unit are those that activate it most.
 
     Args:
-        made: layer → [C], means of the layer's channels over positions, of one picture.
-        same: layer → [R, C], of photographs of the unit's class, or that excite the unit most, R ≥ 2.
-        other: layer → [S, C], of photographs of other classes or units, S ≥ 1.
+        made: layer → [C], means of the layer's channels over positions, of one visualization.
+        same: layer → [R, C], of dataset images of the unit's class, or that activate the unit most, R ≥ 2.
+        other: layer → [S, C], of dataset images of other classes or units, S ≥ 1.
 
     Returns:
-        float64 [L], in the order of `made`'s layers; NaN where the layer does not tell the photographs apart.
+        float64 [L], in the order of `made`'s layers; NaN where the layer does not tell the dataset images apart.
 
     Reference: Geirhos et al., "Don't trust your eyes: on the (un)reliability of feature visualizations", ICML 2024,
     section 4.

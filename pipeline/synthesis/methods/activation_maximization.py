@@ -15,12 +15,12 @@ from pipeline.models import Model, features_of
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.step import Tensors
 
-# A goal of (nearly) nothing, e.g. of a unit that is silent on all photographs, must not blow up the loss.
+# A goal of (nearly) nothing, e.g. of a unit that is silent on all dataset images, must not blow up the loss.
 MIN_GOAL = 1e-6
 
 
 class ActivationObjective:
-    """Minus each neuron's activation, in units of what its top exemplar reaches.
+    """Minus each neuron's activation, in units of what its top-activating image reaches.
 
     The unit leaves Adam's way alone (it takes no notice of the scale of a gradient) and makes the weights of
     regularizers mean the same for every neuron.
@@ -57,7 +57,7 @@ def unit_tensors(units: Sequence[int], targets: Sequence[NeuronTarget], device: 
 
 
 def activation_scale(targets: Sequence[NeuronTarget], count: int) -> Tensor:
-    """Magnitude of each neuron's activation on its top exemplar, 1 where it is unknown: float32 [count]."""
+    """Magnitude of each neuron's activation on its top-activating image, 1 where it is unknown: float32 [count]."""
     if not targets:
         return torch.ones(count)
     goals = [1.0 if target.goal_activation is None else abs(target.goal_activation) for target in targets]

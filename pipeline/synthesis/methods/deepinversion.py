@@ -16,9 +16,9 @@ from pipeline.synthesis.methods.activation_maximization import unit_tensors
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.step import Tensors
 
-# Weight of an inner unit's activation in units of its top exemplar's. Cross-entropy pulls at a logit, whose top is
-# about ten, with slope one: as an activation in its own units it would count ten.
-_INNER_WEIGHT = 10.0
+# Weight of an intermediate unit's activation in units of its top-activating image's. Cross-entropy pulls at a logit,
+# whose top is about ten, with slope one: as an activation in its own units it would count ten.
+_INTERMEDIATE_WEIGHT = 10.0
 
 
 def batch_norm_layers(module: nn.Module) -> list[nn.BatchNorm2d]:
@@ -27,12 +27,12 @@ def batch_norm_layers(module: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 class InversionObjective:
-    """A class's cross-entropy, or minus an inner unit's mean activation, and the distance of BatchNorm statistics.
+    """A class's cross-entropy, or minus an intermediate unit's mean activation, and the distance of BatchNorm statistics.
 
-    The published code takes the mean and variance of a layer's inputs over a whole batch, so that an image depends
-    on its neighbors; here each image is held to the running statistics by itself. Inner units are ours: their
-    activation, in units of the top exemplar's and ten times, takes the place of the cross-entropy. The model must have
-    BatchNorm layers with running statistics (`pipeline.synthesis.methods.registry.check_method`).
+    The published code takes the mean and variance of a layer's inputs over a whole batch, so that an image depends on
+    its neighbors; here each image is held to the running statistics by itself. Intermediate units are ours: their
+    activation, in units of the top-activating image's and ten times, takes the place of the cross-entropy. The model
+    must have BatchNorm layers with running statistics (`pipeline.synthesis.methods.registry.check_method`).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class InversionObjective:
         if self._is_class:
             return F.cross_entropy(features.flatten(1), tensors["unit"], reduction="none")
         activation = self._model.activation(features, self._layer, tensors["unit"], "mean")
-        return -_INNER_WEIGHT * activation / tensors["scale"]
+        return -_INTERMEDIATE_WEIGHT * activation / tensors["scale"]
 
 
 @contextmanager

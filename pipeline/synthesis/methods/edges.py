@@ -1,12 +1,12 @@
 """Edges: differences between neighboring pixels at several scales, aligned like the features of one more layer.
 
-Noise of the right spectrum is no photograph: in photographs neighbors mostly agree and sometimes differ much, so that
-the distribution of their differences has a sharp peak and heavy tails at every scale. Colors and the features of a
+Noise of the right spectrum is no dataset image: in dataset images neighbors mostly agree and sometimes differ much, so
+that the distribution of their differences has a sharp peak and heavy tails at every scale. Colors and the features of a
 network leave it open; aligned, it makes flat parts flat and borders sharp.
 
 Reference: matching histograms of oriented filters at several scales, Heeger, Bergen, "Pyramid-based texture
-analysis/synthesis", SIGGRAPH 1995; the distribution in photographs: Huang, Mumford, "Statistics of natural images and
-models", CVPR 1999. That sort matching compares it with a neuron's references is ours.
+analysis/synthesis", SIGGRAPH 1995; the distribution in dataset images: Huang, Mumford, "Statistics of natural images
+and models", CVPR 1999. That sort matching compares it with a neuron's references is ours.
 """
 
 import torch
@@ -37,7 +37,7 @@ def _decorrelated(images: Tensor) -> Tensor:
     """Red, green and blue [B, 3 …, H, W] as lightness, red against blue, green against both; further channels stay.
 
     Reference: I₁, I₂, I₃ of Ohta, Kanade, Sakai, "Color information for region segmentation", CGIP 13, 1980: nearly
-    uncorrelated in photographs.
+    uncorrelated in dataset images.
     """
     if images.shape[1] < 3:
         return images

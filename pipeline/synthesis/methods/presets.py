@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args, get_type_hints
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions:
@@ -23,8 +25,8 @@ class SynthesisOptions:
         spectrum_decay: `fourier`: the spectrum is scaled by frequency to the power of minus this.
         chroma_decay: `fourier`: by how much more than lightness the two planes of color are, since colors of natural
             images change more slowly from place to place than lightness does.
-        spectrum_gain: `fourier`, `phase`: contrast of the planes before they are squashed into the pixels' range.
-        phase_spread: `phase`: standard deviation of the phases, in radians.
+        contrast: `fourier`, `phase`: contrast of the planes before they are squashed into the pixels' range.
+        phase_std: `phase`: standard deviation of the phases, in radians.
         optimizer: `adam` or `nadam` (Adam with Nesterov momentum).
         learning_rate, beta1, beta2: of the optimizer.
         schedule: of the learning rate after the warm-up: `cosine` (to zero) or `constant`.
@@ -45,27 +47,27 @@ class SynthesisOptions:
         alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
             and standard deviation.
         grid: VITAL: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
-        aligned_side: VITAL: feature maps and pictures of more positions per side are thinned to every k-th row and
-            column before they are compared; jitter brings the others in turn. 0 keeps all.
+        aligned_side: VITAL: feature maps and visualizations of more positions per side are thinned to every k-th row
+            and column before they are compared; jitter brings the others in turn. 0 keeps all.
         normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
             the same in every layer and model; `kl` has no unit and is left as it is.
         pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
         edge_weight: VITAL: weight of the differences between the image's neighboring pixels as further feature layers,
             one for each of three scales, see `pipeline.synthesis.methods.edges`; 0 leaves them out.
-        layer_weight: VITAL, inner neurons: weight of all channels of the target layer itself, not weighted by
+        layer_weight: VITAL, intermediate neurons: weight of all channels of the target layer itself, not weighted by
             relevance, as one more feature layer; 0 leaves it out.
         unit_weight: VITAL: weight of the target unit's own activations as one more feature layer; 0 leaves it out.
         activation_weight: VITAL: weight of the shortfall of the unit's activation below `activation_goal` times its
-            top exemplar's, as a fraction; the term vanishes once the goal is reached. A class is also to be ahead
-            of the other classes.
+            top-activating image's, as a fraction; the term vanishes once the goal is reached. A class is also to be
+            ahead of the other classes.
         activation_goal: see `activation_weight`.
         activation_growth: VITAL: by what factor `activation_weight` grows from a quarter of the steps to three
-            quarters, for pictures that are still below their goal.
-        relevance_every: VITAL, inner neurons: steps between two computations of the synthetic image's relevance.
+            quarters, for visualizations that are still below their goal.
+        relevance_every: VITAL, intermediate neurons: steps between two computations of the synthetic image's relevance.
         batch_norm_weight: DeepInversion: weight of the distance to the statistics that BatchNorm layers keep.
         first_batch_norm: DeepInversion: by how much the first of these layers counts more.
-        total_variation, image_norm: weights of the two regularizers. VITAL: for inner neurons (METHOD 4); for class
-            neurons they depend on the model, see `pipeline.synthesis.optimize`.
+        total_variation, image_norm: weights of the two regularizers. VITAL: for intermediate neurons (METHOD 4); for
+            class neurons they depend on the model, see `pipeline.synthesis.optimize`.
         total_variation_l1: weight of the mean absolute difference between neighboring pixels.
     """
 
@@ -74,8 +76,8 @@ class SynthesisOptions:
     initial_std: float = 1.0
     spectrum_decay: float = 1.0
     chroma_decay: float = 0.0
-    spectrum_gain: float = 1.0
-    phase_spread: float = 1.0
+    contrast: float = 1.0
+    phase_std: float = 1.0
     optimizer: Literal["adam", "nadam"] = "adam"
     learning_rate: float = 1.0
     beta1: float = 0.5
@@ -115,30 +117,30 @@ class SynthesisOptions:
             value, expected = getattr(self, field.name), types[field.name]
             choices = get_args(expected)
             if choices and value not in choices:
-                raise ValueError(f'visualize.{field.name} = "{value}": expected one of {", ".join(choices)}')
+                raise UserError(f'visualize.{field.name} = "{value}": expected one of {", ".join(choices)}')
             if expected is int and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise ValueError(f"visualize.{field.name} = {value!r}: expected a whole number ≥ 0")
+                raise UserError(f"visualize.{field.name} = {value!r}: expected a whole number ≥ 0")
             if expected is float and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
-                raise ValueError(f"visualize.{field.name} = {value!r}: expected a number ≥ 0")
+                raise UserError(f"visualize.{field.name} = {value!r}: expected a number ≥ 0")
             if expected is bool and not isinstance(value, bool):
-                raise ValueError(f"visualize.{field.name} = {value!r}: expected true or false")
+                raise UserError(f"visualize.{field.name} = {value!r}: expected true or false")
         for name in ("steps", "grid", "relevance_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"visualize.{name} = {getattr(self, name)}: expected at least 1")
+                raise UserError(f"visualize.{name} = {getattr(self, name)}: expected at least 1")
         if not (self.beta1 < 1 and self.beta2 < 1):
-            raise ValueError(f"visualize.beta1, beta2 = {self.beta1}, {self.beta2}: expected values below 1")
+            raise UserError(f"visualize.beta1, beta2 = {self.beta1}, {self.beta2}: expected values below 1")
         if not 0 < self.crop_min <= self.crop_max <= 1:
-            raise ValueError(
+            raise UserError(
                 f"visualize.crop_min, crop_max = {self.crop_min}, {self.crop_max}: expected fractions of the image's "
                 "side, above 0, the first not above the second, at most 1"
             )
         if not 0 < self.class_crop_min <= 1:
-            raise ValueError(
+            raise UserError(
                 f"visualize.class_crop_min = {self.class_crop_min}: expected a fraction of the image's side, above 0, "
                 "at most 1"
             )
         if self.scaling >= 1:
-            raise ValueError(f"visualize.scaling = {self.scaling}: expected less than 1")
+            raise UserError(f"visualize.scaling = {self.scaling}: expected less than 1")
 
     @property
     def within_a_step(self) -> SynthesisOptions:
@@ -155,7 +157,7 @@ class SynthesisOptions:
 # Reference: Görgün et al., ICCV 2025, supplement; the constants are read off the authors' code.
 PUBLISHED = SynthesisOptions()
 
-# Ours: better pictures at a twentieth of the steps. What each departure brought is measured in benchmarks/LOG.md.
+# Ours: better visualizations at a twentieth of the steps. What each departure brought is measured in benchmarks/LOG.md.
 FAST = SynthesisOptions(
     steps=100,
     parameterization="fourier",

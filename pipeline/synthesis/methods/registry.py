@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pipeline.alignment.losses import NeuronTarget
+from pipeline.errors import UserError
 from pipeline.models import Model
 from pipeline.neurons import nearest
 from pipeline.synthesis.methods.activation_maximization import ActivationObjective
@@ -91,10 +92,8 @@ _MACO = Method(
     source="Fel et al., NeurIPS 2023, arXiv 2306.06805; settings of the authors' library Horama",
     objective=ActivationObjective,
     published=_MACO_PUBLISHED,
-    # Squares large enough that one object fills a picture of 224 px; no bright corners; natural contrast.
-    fast=replace(
-        _MACO_PUBLISHED, steps=50, num_crops=2, crop_min=0.5, crop_max=1.0, phase_spread=3.0, spectrum_gain=1.5
-    ),
+    # Squares large enough that one object fills a visualization of 224 px; no bright corners; natural contrast.
+    fast=replace(_MACO_PUBLISHED, steps=50, num_crops=2, crop_min=0.5, crop_max=1.0, phase_std=3.0, contrast=1.5),
 )
 
 # Adam at 0.05, 512 steps, 1/f in decorrelated colors: Lucid's `render_vis`. Its standard transforms are a border of
@@ -105,7 +104,7 @@ _FOURIER_PUBLISHED = replace(
     steps=512,
     parameterization="fourier",
     spectrum_decay=1.0,
-    spectrum_gain=0.125,
+    contrast=0.125,
     learning_rate=0.05,
     beta1=0.9,
     beta2=0.999,
@@ -186,10 +185,10 @@ def method_named(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if name not in _METHODS:
-        raise ValueError(f'method = "{name}": expected one of {", ".join(METHODS)}{nearest(name, METHODS)}')
+        raise UserError(f'method = "{name}": expected one of {", ".join(METHODS)}{nearest(name, METHODS)}')
     return _METHODS[name]
 
 
@@ -197,15 +196,15 @@ def preset(name: str, method: str = "vital", **overrides: Any) -> SynthesisOptio
     """A method's settings under a preset, with some of them replaced.
 
     Raises:
-        ValueError: an unknown preset, method or setting, or a value out of its range.
+        UserError: an unknown preset, method or setting, or a value out of its range.
     """
     chosen = method_named(method)
     if name not in PRESETS:
-        raise ValueError(f'visualize.preset = "{name}": expected one of {", ".join(PRESETS)}{nearest(name, PRESETS)}')
+        raise UserError(f'visualize.preset = "{name}": expected one of {", ".join(PRESETS)}{nearest(name, PRESETS)}')
     known = [field.name for field in fields(SynthesisOptions)]
     for key in overrides:
         if key not in known:
-            raise ValueError(f"visualize.{key}: there is no such setting{nearest(key, known)}")
+            raise UserError(f"visualize.{key}: there is no such setting{nearest(key, known)}")
     return replace(chosen.preset(name), **overrides)
 
 
@@ -213,11 +212,11 @@ def check_method(model: Model, method: str) -> None:
     """Refuse a method that a model lacks something for; costs nothing but a look at its modules.
 
     Raises:
-        ValueError: an unknown method, or DeepInversion for a model without BatchNorm statistics.
+        UserError: an unknown method, or DeepInversion for a model without BatchNorm statistics.
     """
     if method_named(method).needs_batch_norm and not batch_norm_layers(model.module):
         others = [other.name for other in _METHODS.values() if not other.needs_batch_norm]
-        raise ValueError(
+        raise UserError(
             f'method "{method}" matches the running statistics of BatchNorm layers, and model "{model.name}" has '
             f"none; choose among {', '.join(others)}"
         )

@@ -23,6 +23,7 @@ from pipeline.alignment.losses import (
 from pipeline.alignment.spatial_grid import partition
 from pipeline.attribution.normalization import normalize_relevance
 from pipeline.attribution.relevance import RULES, relevance
+from pipeline.errors import UserError
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.synthesis.methods.activation_maximization import MIN_GOAL
 from pipeline.synthesis.methods.edges import edges
@@ -81,9 +82,9 @@ class AlignmentObjective:
     as it is.
 
     Raises:
-        ValueError: the targets of the batch differ in their feature layers, rule or shapes.
+        UserError: the targets of the batch differ in their feature layers, rule or shapes.
 
-    Reference: VITAL (ICCV 2025), class and inner neuron objectives; the terms weighted by `pixel_weight`,
+    Reference: VITAL (ICCV 2025), class and intermediate neuron objectives; the terms weighted by `pixel_weight`,
     `edge_weight`, `unit_weight`, `activation_weight` and the normalization of layers are ours.
     """
 
@@ -97,7 +98,7 @@ class AlignmentObjective:
     ) -> None:
         first = targets[0]
         if any(t.layers.keys() != first.layers.keys() or t.relevance != first.relevance for t in targets):
-            raise ValueError("targets of one batch must share their feature layers and their relevance rule")
+            raise UserError("targets of one batch must share their feature layers and their relevance rule")
         self._module = model.module
         self._layer, self._space = layer, model.feature_space(layer)
         self._is_class = layer == model.classifier_layer

@@ -22,8 +22,9 @@ from pipeline.alignment.losses import (
 from pipeline.alignment.spatial_grid import partition
 from pipeline.attribution.normalization import channel_importance, normalize_relevance
 from pipeline.attribution.relevance import RULES, relevance, upstream_layers
+from pipeline.errors import UserError
 from pipeline.models import FeatureLayer, Model, features_of
-from pipeline.models.feature_layers import INNER_WEIGHTS
+from pipeline.models.feature_layers import INTERMEDIATE_WEIGHTS
 from pipeline.synthesis.methods.edges import edges
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.methods.vital import aligned_features
@@ -72,29 +73,29 @@ def plan_alignment(
 ) -> AlignmentPlan:
     """Decide where the neurons of a layer are aligned.
 
-    Class neurons are aligned at all feature layers without relevance; inner neurons at the feature layers that
+    Class neurons are aligned at all feature layers without relevance; intermediate neurons at the feature layers that
     feed them, weighted by relevance (VITAL, ICCV 2025).
 
     Args:
         model: whose layer it is.
         layer: the neurons' layer.
         options: `grid`, `aligned_side` and the weights of the additional layers are read.
-        rule: relevance rule; `auto` is `none` for classes and `lrp` for inner neurons.
+        rule: relevance rule; `auto` is `none` for classes and `lrp` for intermediate neurons.
         feature_layers: those of the recipe; empty takes the model's own, with the published inner weights.
         image_size_px: None takes the model's input size.
 
     Raises:
-        ValueError: a layer is unknown, or none of the feature layers feeds the neurons.
+        UserError: a layer is unknown, or none of the feature layers feeds the neurons.
     """
     size_px = image_size_px or model.input_size_px
     is_class = layer == model.classifier_layer
     if rule == "auto":
         rule = "none" if is_class else "lrp"
     if rule not in ("none", CORRELATION, *RULES):
-        raise ValueError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
+        raise UserError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
     chosen = list(feature_layers) or model.default_feature_layers()
-    if not feature_layers and not is_class and len(chosen) == len(INNER_WEIGHTS):
-        chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INNER_WEIGHTS, strict=True)]
+    if not feature_layers and not is_class and len(chosen) == len(INTERMEDIATE_WEIGHTS):
+        chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INTERMEDIATE_WEIGHTS, strict=True)]
     weights = {model.resolve_layer(f.layer): f.weight for f in chosen if f.weight > 0}
     if not is_class:
         example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
@@ -112,7 +113,7 @@ def plan_alignment(
     if options.unit_weight:
         weights[TARGET_UNIT] = options.unit_weight
     if not weights:
-        raise ValueError(
+        raise UserError(
             f'none of the feature layers {[f.layer for f in chosen]} feeds layer "{layer}"; '
             "name earlier ones in targets.feature_layers"
         )
@@ -149,10 +150,10 @@ def reference_target(
         The target; tensors are float32 on the CPU.
 
     Raises:
-        ValueError: the rule is `correlation` and a feature layer has no importance.
+        UserError: the rule is `correlation` and a feature layer has no importance.
     """
     if plan.rule == CORRELATION and not set(plan.feature_layers) <= (importance or {}).keys():
-        raise ValueError(
+        raise UserError(
             'relevance = "correlation" weights channels by statistics of a data set, and there are none here: run a '
             'recipe with targets.relevance = "correlation", or choose auto, none, ' + ", ".join(RULES)
         )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.models import Preprocessing
 from pipeline.synthesis.parameterization.fourier import color_matrix
 
@@ -41,7 +42,7 @@ class PhaseParameterization:
     ) -> None:
         num_channels = preprocessing.num_channels
         if magnitude.ndim != 3 or magnitude.shape[0] != num_channels:
-            raise ValueError(
+            raise UserError(
                 f"spectrum of shape {list(magnitude.shape)}: expected [{num_channels}, S, S // 2 + 1], the mean "
                 f"magnitude of images of {num_channels} channels"
             )
@@ -110,8 +111,8 @@ def resample_spectrum(magnitude: Tensor, size_px: int) -> Tensor:
     return rows @ centered @ columns.T
 
 
-def _hat_weights(wanted: Tensor, known: Tensor) -> Tensor:
+def _hat_weights(requested: Tensor, known: Tensor) -> Tensor:
     """Linear interpolation from values at ascending, evenly spaced `known` places: [len(wanted), len(known)]."""
     spacing = known[1] - known[0]
-    distance = wanted.clamp(known[0], known[-1])[:, None] - known[None, :]
+    distance = requested.clamp(known[0], known[-1])[:, None] - known[None, :]
     return torch.relu(1 - distance.abs() / spacing)

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.models import Preprocessing
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.parameterization.fourier import FourierParameterization
@@ -84,7 +85,7 @@ def parameterize(
         spectrum: `phase`: mean magnitude of real images, [C, S, S // 2 + 1] of any S.
 
     Raises:
-        ValueError: `phase` without a spectrum, or with one of other channels.
+        UserError: `phase` without a spectrum, or with one of other channels.
     """
     if options.parameterization == "pixel":
         return PixelParameterization(size_px, generators, preprocessing, device, initial_std=options.initial_std)
@@ -96,11 +97,11 @@ def parameterize(
             device,
             decay=options.spectrum_decay,
             chroma_decay=options.chroma_decay,
-            gain=options.spectrum_gain,
+            gain=options.contrast,
             initial_rgb=initial_rgb,
         )
     if spectrum is None:
-        raise ValueError(
+        raise UserError(
             'parameterization "phase" (method "maco") needs the mean magnitude spectrum of real images: pass '
             "`spectrum`, which the statistics of a run keep"
         )
@@ -110,6 +111,6 @@ def parameterize(
         preprocessing,
         device,
         magnitude=spectrum,
-        spread=options.phase_spread,
-        gain=options.spectrum_gain,
+        spread=options.phase_std,
+        gain=options.contrast,
     )

@@ -1,4 +1,4 @@
-"""Photographs read before their turn: in order, several at once, decoded by as many as the worker has threads."""
+"""Dataset images read before their turn: in order, several at once, decoded by as many as the worker has threads."""
 
 import threading
 import time
@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.activations import dataset_images as photographs
-from pipeline.activations.dataset_images import photographs_ahead
-from pipeline.activations.store import Exemplar
+from pipeline.activations import dataset_images as dataset_images
+from pipeline.activations.dataset_images import dataset_images_ahead
+from pipeline.activations.store import TopImage
 from pipeline.io.images import BadImage
 from pipeline.references import reading
 from pipeline.references.reading import ReferenceReader
@@ -36,10 +36,10 @@ class Gauge:
             self._inside -= 1
 
 
-def sample(path: Path, image: bytes, number: int) -> Exemplar:
+def sample(path: Path, image: bytes, number: int) -> TopImage:
     file = path / f"{number}.png"
     file.write_bytes(image)
-    return Exemplar(
+    return TopImage(
         sample=number,
         key=str(number),
         tar_shard=str(file),
@@ -53,15 +53,15 @@ def sample(path: Path, image: bytes, number: int) -> Exemplar:
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> list[Exemplar]:
-    return [sample(tmp_path, b"no picture" if number == 5 else png(number), number) for number in range(24)]
+def samples(tmp_path: Path) -> list[TopImage]:
+    return [sample(tmp_path, b"no visualization" if number == 5 else png(number), number) for number in range(24)]
 
 
 @pytest.fixture
 def gauges(monkeypatch: pytest.MonkeyPatch) -> tuple[Gauge, Gauge]:
     """Of the requests and of the decoders."""
     requests, decoding = Gauge(), Gauge()
-    fetch, decode = photographs.read_image_bytes, photographs.decode_image
+    fetch, decode = dataset_images.read_image_bytes, dataset_images.decode_image
 
     def slow_fetch(*place: object) -> bytes:
         with requests:
@@ -71,44 +71,44 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> tuple[Gauge, Gauge]:
         with decoding:
             return decode(data, **options)
 
-    monkeypatch.setattr(photographs, "read_image_bytes", slow_fetch)
-    monkeypatch.setattr(photographs, "decode_image", slow_decode)
+    monkeypatch.setattr(dataset_images, "read_image_bytes", slow_fetch)
+    monkeypatch.setattr(dataset_images, "decode_image", slow_decode)
     return requests, decoding
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_photographs_come_in_order_and_what_is_none_is_said_in_its_turn(
-    samples: list[Exemplar], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch, threads: int
+def test_dataset_images_come_in_order_and_what_is_none_is_said_in_its_turn(
+    samples: list[TopImage], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    found = list(photographs_ahead(samples, max_pixels=10**6, keep_alpha=False))
-    assert [exemplar for exemplar, _ in found] == samples
-    for exemplar, photograph in found:
-        if exemplar.key == "5":
-            assert isinstance(photograph, BadImage)
+    found = list(dataset_images_ahead(samples, max_pixels=10**6, keep_alpha=False))
+    assert [top_image for top_image, _ in found] == samples
+    for top_image, dataset_image in found:
+        if top_image.key == "5":
+            assert isinstance(dataset_image, BadImage)
         else:
-            alone = Image.open(exemplar.tar_shard).convert("RGB")
-            assert np.array_equal(np.asarray(photograph), np.asarray(alone))
+            alone = Image.open(top_image.tar_shard).convert("RGB")
+            assert np.array_equal(np.asarray(dataset_image), np.asarray(alone))
     requests, decoding = gauges
     assert requests.most > 2
     assert decoding.most == threads
 
 
-def test_a_file_that_is_gone_is_an_error_in_its_turn(samples: list[Exemplar]) -> None:
+def test_a_file_that_is_gone_is_an_error_in_its_turn(samples: list[TopImage]) -> None:
     Path(samples[2].tar_shard).unlink()
-    found = photographs_ahead(samples, max_pixels=10**6, keep_alpha=False)
+    found = dataset_images_ahead(samples, max_pixels=10**6, keep_alpha=False)
     assert [next(found)[0].key for _ in range(2)] == ["0", "1"]
     with pytest.raises(FileNotFoundError, match=r"2\.png"):
         next(found)
 
 
 def test_references_are_read_together_once_and_are_those_read_alone(
-    samples: list[Exemplar], gauges: tuple[Gauge, Gauge]
+    samples: list[TopImage], gauges: tuple[Gauge, Gauge]
 ) -> None:
     model = tiny_model()
-    good = [exemplar for exemplar in samples if exemplar.key != "5"]
+    good = [top_image for top_image in samples if top_image.key != "5"]
     alone = ReferenceReader(model, image_size_px=SIZE_PX, max_pixels=10**6)
-    expected = torch.stack([model.preprocessing.to_tensor(alone.crop(exemplar)) for exemplar in good])
+    expected = torch.stack([model.preprocessing.to_tensor(alone.crop(top_image)) for top_image in good])
     requests, _ = gauges
     assert requests.most == 1
     together = ReferenceReader(model, image_size_px=SIZE_PX, max_pixels=10**6)
@@ -120,7 +120,7 @@ def test_references_are_read_together_once_and_are_those_read_alone(
 
 
 def test_references_at_hand_do_not_make_room_for_those_that_are_read(
-    samples: list[Exemplar], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch
+    samples: list[TopImage], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_CACHED_IMAGES", 4)
     reader = ReferenceReader(tiny_model(), image_size_px=SIZE_PX, max_pixels=10**6)
@@ -131,7 +131,7 @@ def test_references_at_hand_do_not_make_room_for_those_that_are_read(
     assert requests.total == before + 2
 
 
-def test_a_reference_that_is_no_image_any_more_is_named(samples: list[Exemplar]) -> None:
+def test_a_reference_that_is_no_image_any_more_is_named(samples: list[TopImage]) -> None:
     reader = ReferenceReader(tiny_model(), image_size_px=SIZE_PX, max_pixels=10**6)
     with pytest.raises(ValueError, match=r'reference "5" in .*5\.png'):
         reader.images(samples)

@@ -10,18 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from pipeline.activations.accumulators.shard_statistics import Partial
+from pipeline.activations.accumulators.shard_statistics import ShardStatistics
 from pipeline.activations.storage.merging import merge_all, merge_tree
 from pipeline.activations.storage.packing import pack, unpack
-from pipeline.activations.storage.shard_files import CorruptPartialError, StalePartialError
-from pipeline.activations.store import committed_shards, committed_statistics, merge_partials, read_partial
+from pipeline.activations.storage.shard_files import CorruptShardStatisticsError, StaleShardStatisticsError
+from pipeline.activations.store import (
+    committed_shards,
+    committed_statistics,
+    merge_shard_statistics,
+    read_shard_statistics,
+)
 from pipeline.io.root import Root
-from tests.support.tiny_collect import tiny_survey
+from tests.support.tiny_collect import tiny_collect
 from tests.support.tiny_shard_statistics import (
     COUNTS,
-    PARTIALS,
     RECIPE,
     SAMPLES,
+    SHARD_STATISTICS,
     URLS,
     KilledError,
     collect,
@@ -38,7 +43,7 @@ def files_of(root: Root) -> dict[str, bytes]:
     return {path: root.read_bytes(path) for path in root.walk()}
 
 
-def assert_equal(first: Partial, second: Partial) -> None:
+def assert_equal(first: ShardStatistics, second: ShardStatistics) -> None:
     assert first.header() == second.header()
     arrays = second.arrays()
     assert first.arrays().keys() == arrays.keys()
@@ -54,7 +59,7 @@ def root(tmp_path: Path) -> Root:
 
 def test_a_partial_comes_back_equal(root: Root) -> None:
     commit(root, 1)
-    assert_equal(read_partial(root, 1, recipe_fingerprint=RECIPE, shard_url=URLS[1]), PARTIALS[1])
+    assert_equal(read_shard_statistics(root, 1, recipe_fingerprint=RECIPE, shard_url=URLS[1]), SHARD_STATISTICS[1])
     assert committed(root) == {1}
 
 
@@ -76,8 +81,8 @@ def test_a_writer_killed_before_its_marker_commits_nothing(
             commit(root, 1)
         monkeypatch.setattr(Root, "write_bytes", write)
         assert committed(root) == set(), before
-        with pytest.raises(StalePartialError, match="found none"):
-            read_partial(root, 1, recipe_fingerprint=RECIPE, shard_url=URLS[1])
+        with pytest.raises(StaleShardStatisticsError, match="found none"):
+            read_shard_statistics(root, 1, recipe_fingerprint=RECIPE, shard_url=URLS[1])
         commit(root, 1)
         assert committed(root) == {1}
 
@@ -87,20 +92,20 @@ def test_a_partial_of_another_recipe_or_tar_shard_is_never_merged(root: Root) ->
         commit(root, index)
     other_urls = [URLS[0], "s3://b/new.tar", URLS[2]]
     assert committed_shards(root, recipe_fingerprint=RECIPE, shard_urls=other_urls) == {0, 2}
-    with pytest.raises(StalePartialError, match=r"s3://b/new\.tar.*collect"):
-        merge_partials(root, other_urls, recipe_fingerprint=RECIPE)
+    with pytest.raises(StaleShardStatisticsError, match=r"s3://b/new\.tar.*collect"):
+        merge_shard_statistics(root, other_urls, recipe_fingerprint=RECIPE)
     assert committed_shards(root, recipe_fingerprint="f" * 16, shard_urls=URLS) == set()
-    with pytest.raises(StalePartialError, match="f" * 16):
-        merge_partials(root, URLS, recipe_fingerprint="f" * 16)
+    with pytest.raises(StaleShardStatisticsError, match="f" * 16):
+        merge_shard_statistics(root, URLS, recipe_fingerprint="f" * 16)
     # A list that became shorter takes no more than it names.
     assert committed_shards(root, recipe_fingerprint=RECIPE, shard_urls=URLS[:1]) == {0}
-    assert merge_partials(root, URLS[:1], recipe_fingerprint=RECIPE).num_samples == COUNTS[0]
+    assert merge_shard_statistics(root, URLS[:1], recipe_fingerprint=RECIPE).num_samples == COUNTS[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}"])
 def test_a_damaged_marker_commits_nothing(root: Root, text: str) -> None:
     commit(root, 0)
-    root.write_text("run/partials/000000.json", text)
+    root.write_text("run/shard_statistics/000000.json", text)
     assert committed(root) == set()
 
 
@@ -108,14 +113,14 @@ def test_a_damaged_marker_commits_nothing(root: Root, text: str) -> None:
 def test_a_damaged_partial_is_noticed_before_it_is_merged(root: Root, suffix: str) -> None:
     for index in range(3):
         commit(root, index)
-    name = f"run/partials/000001.{suffix}"
+    name = f"run/shard_statistics/000001.{suffix}"
     data = bytearray(root.read_bytes(name))
     data[len(data) // 2] ^= 4
     root.write_bytes(name, bytes(data))
-    with pytest.raises(CorruptPartialError, match=f"000001.{suffix}.*collect"):
+    with pytest.raises(CorruptShardStatisticsError, match=f"000001.{suffix}.*collect"):
         merge(root)
     root.remove(name)
-    with pytest.raises(CorruptPartialError, match="is missing"):
+    with pytest.raises(CorruptShardStatisticsError, match="is missing"):
         merge(root)
     assert committed_statistics(root) is None
 
@@ -148,8 +153,8 @@ def test_ids_counts_and_positions_take_few_bytes() -> None:
 
 @pytest.mark.parametrize("order", [(1, 0), (0, 1)])
 def test_two_shards_in_any_order_give_identical_arrays(order: tuple[int, int]) -> None:
-    merged = PARTIALS[order[0]].merge(PARTIALS[order[1]])
-    assert_equal(merged, PARTIALS[0].merge(PARTIALS[1]))
+    merged = SHARD_STATISTICS[order[0]].merge(SHARD_STATISTICS[order[1]])
+    assert_equal(merged, SHARD_STATISTICS[0].merge(SHARD_STATISTICS[1]))
 
 
 def test_shards_committed_in_any_order_give_identical_bytes(tmp_path: Path) -> None:
@@ -165,30 +170,33 @@ def test_shards_committed_in_any_order_give_identical_bytes(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_counts_and_best_images_in_place_give_what_the_tree_gives(count: int) -> None:
-    before = [{path: array.copy() for path, array in partial.arrays().items()} for partial in PARTIALS]
-    assert_equal(merge_all(PARTIALS[:count]), merge_tree(PARTIALS[:count]))
-    for partial, arrays in zip(PARTIALS, before, strict=True):  # and what went in is as it was
-        for path, array in partial.arrays().items():
+    before = [
+        {path: array.copy() for path, array in shard_statistics.arrays().items()}
+        for shard_statistics in SHARD_STATISTICS
+    ]
+    assert_equal(merge_all(SHARD_STATISTICS[:count]), merge_tree(SHARD_STATISTICS[:count]))
+    for shard_statistics, arrays in zip(SHARD_STATISTICS, before, strict=True):  # and what went in is as it was
+        for path, array in shard_statistics.arrays().items():
             np.testing.assert_array_equal(array, arrays[path], err_msg=path)
 
 
-def test_partials_read_ahead_are_merged_in_their_order(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_statistics_read_ahead_are_merged_in_their_order(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(3):
         commit(root, index)
     delay = iter([0.05, 0.0, 0.0])
 
-    def slow(*arguments: object, **keywords: object) -> Partial:
+    def slow(*arguments: object, **keywords: object) -> ShardStatistics:
         time.sleep(next(delay))
-        return read_partial(*arguments, **keywords)
+        return read_shard_statistics(*arguments, **keywords)
 
-    monkeypatch.setattr("pipeline.activations.storage.shard_files.read_partial", slow)
-    assert_equal(merge_partials(root, URLS, recipe_fingerprint=RECIPE), merge_tree(PARTIALS))
+    monkeypatch.setattr("pipeline.activations.storage.shard_files.read_shard_statistics", slow)
+    assert_equal(merge_shard_statistics(root, URLS, recipe_fingerprint=RECIPE), merge_tree(SHARD_STATISTICS))
 
 
 def test_the_merge_equals_one_pass_over_all_images() -> None:
-    merged = merge_tree(PARTIALS)
+    merged = merge_tree(SHARD_STATISTICS)
     assert merged.num_samples == sum(COUNTS)
-    single = merge_tree(tiny_survey(samples, i, batch_size=64) for i, samples in enumerate(SAMPLES))
+    single = merge_tree(tiny_collect(samples, i, batch_size=64) for i, samples in enumerate(SAMPLES))
     for path, array in merged.arrays().items():
         exact = any(word in path for word in ("histogram", "topk", "count", "minimum", "maximum"))
         other = single.arrays()[path]

@@ -17,20 +17,20 @@ from pipeline.activations.storage.merging import merge_tree
 from pipeline.activations.store import (
     StatisticsStore,
     committed_statistics,
-    merge_partials,
-    write_partial,
+    merge_shard_statistics,
+    write_shard_statistics,
     write_statistics,
 )
 from pipeline.io.parquet import table_bytes
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import CorruptArrayError
-from tests.support.tiny_collect import LAYERS, NUM_CLASSES, features_of_all, tiny_samples, tiny_survey
+from tests.support.tiny_collect import LAYERS, NUM_CLASSES, features_of_all, tiny_collect, tiny_samples
 from tests.support.tiny_shard_statistics import (
     ATTRS,
     COUNTS,
-    PARTIALS,
     RECIPE,
     SAMPLES,
+    SHARD_STATISTICS,
     URLS,
     KilledError,
     collect,
@@ -56,7 +56,7 @@ def test_no_shards_and_no_images_are_errors_that_say_so(root: Root) -> None:
     with pytest.raises(ValueError, match=r"data\.shards"):
         merge_tree([])
     with pytest.raises(ValueError, match="no usable image in 1 tar shards"):
-        write_statistics(root, tiny_survey([], 0), ATTRS)
+        write_statistics(root, tiny_collect([], 0), ATTRS)
     with pytest.raises(FileNotFoundError, match="neuron-atlas collect"):
         StatisticsStore.open(root)
 
@@ -66,7 +66,7 @@ def test_a_store_holds_what_was_merged(tmp_path: Path, make: Callable[[Path], st
     root = Root.open(make(tmp_path))
     collect(root)
     store = StatisticsStore.open(root)
-    merged = merge_tree(PARTIALS)
+    merged = merge_tree(SHARD_STATISTICS)
     assert store.layers == [*LAYERS, "fc"]
     assert store.num_samples == sum(COUNTS)
     assert store.attrs["model"] == "python:tiny"
@@ -145,68 +145,70 @@ def test_captions_are_kept_with_the_samples_also_of_shards_without_any(tmp_path:
     texts = ["a dog", "", "<b> \u202e 🧑‍🚀"]
     captioned = [replace(sample, caption=text) for sample, text in zip(tiny_samples(3), texts, strict=True)]
     for index, samples in enumerate([captioned, []]):
-        partial = tiny_survey(samples, shard_index=index)
-        write_partial(root, index, partial, recipe_fingerprint=RECIPE, shard_url=URLS[index], captions=True)
-    merged = merge_partials(root, URLS[:2], recipe_fingerprint=RECIPE)
+        shard_statistics = tiny_collect(samples, shard_index=index)
+        write_shard_statistics(
+            root, index, shard_statistics, recipe_fingerprint=RECIPE, shard_url=URLS[index], captions=True
+        )
+    merged = merge_shard_statistics(root, URLS[:2], recipe_fingerprint=RECIPE)
     write_statistics(root, merged, ATTRS | {"caption_key": "txt"})
     store = StatisticsStore.open(root)
     assert store.caption_key == "txt"
     assert store.samples.captions(store.samples.ids[[2, 0, 1, 2]]) == [texts[2], texts[0], "", texts[2]]
-    plain = tiny_survey(tiny_samples(3), shard_index=0)
+    plain = tiny_collect(tiny_samples(3), shard_index=0)
     assert merged.data_fingerprint == plain.data_fingerprint
     for path, array in plain.arrays().items():
         assert array.tobytes() == merged.arrays()[path].tobytes(), path
 
 
 def test_the_table_of_samples_is_that_of_all_rows_at_once(store: StatisticsStore) -> None:
-    rows = [row for partial in PARTIALS for row in partial.samples]
+    rows = [row for shard_statistics in SHARD_STATISTICS for row in shard_statistics.samples]
     assert store.root.read_bytes("run/samples.parquet") == table_bytes(rows, SAMPLE_SCHEMA)
 
 
 def test_samples_are_found_by_their_keys_in_all_shards(root: Root) -> None:
     for index in range(2):  # both shards hold the samples of the first
-        partial = tiny_survey(SAMPLES[0], index)
-        write_partial(root, index, partial, recipe_fingerprint=RECIPE, shard_url=URLS[index])
-    write_statistics(root, merge_partials(root, URLS[:2], recipe_fingerprint=RECIPE), ATTRS)
+        shard_statistics = tiny_collect(SAMPLES[0], index)
+        write_shard_statistics(root, index, shard_statistics, recipe_fingerprint=RECIPE, shard_url=URLS[index])
+    write_statistics(root, merge_shard_statistics(root, URLS[:2], recipe_fingerprint=RECIPE), ATTRS)
     samples = StatisticsStore.open(root).samples
     assert samples.with_keys(["photo-2", "absent"]) == {"photo-2": [2, (1 << 24) + 2], "absent": []}
 
 
-def test_a_sample_that_was_not_surveyed_is_named(store: StatisticsStore) -> None:
+def test_a_sample_that_was_not_recorded_is_named(store: StatisticsStore) -> None:
     with pytest.raises(ValueError, match=r"samples\.parquet has no row with sample = 4711"):
-        store.exemplars_of([0, 4711])
+        store.top_images_of([0, 4711])
 
 
-def test_exemplars_say_where_to_read_the_images(store: StatisticsStore) -> None:
+def test_top_images_say_where_to_read_the_images(store: StatisticsStore) -> None:
     flat = [sample for shard in SAMPLES for sample in shard]
     features = features_of_all(flat, "block")
     for unit in range(features.shape[1]):
         per_image = features[:, unit].amax(1).numpy()
         best = sorted(range(len(flat)), key=lambda i: (-per_image[i], i))[:3]
-        exemplars = store.exemplars("block", unit, 3)
-        assert [exemplar.key for exemplar in exemplars] == [flat[i].key for i in best]
-        assert [exemplar.activation for exemplar in exemplars] == per_image[best].tolist()
-        for exemplar, i in zip(exemplars, best, strict=True):
-            assert (exemplar.tar_shard, exemplar.offset, exemplar.size) == (
+        top_images = store.top_images("block", unit, 3)
+        assert [top_image.key for top_image in top_images] == [flat[i].key for i in best]
+        assert [top_image.activation for top_image in top_images] == per_image[best].tolist()
+        for top_image, i in zip(top_images, best, strict=True):
+            assert (top_image.tar_shard, top_image.offset, top_image.size) == (
                 flat[i].tar_shard,
                 flat[i].offset,
                 flat[i].size,
             )
-            y, x = exemplar.position
-            assert features[i, unit].reshape(4, 4)[y, x] == exemplar.activation
-    assert len(store.exemplars("block", 0)) == TOP_K
+            y, x = top_image.position
+            assert features[i, unit].reshape(4, 4)[y, x] == top_image.activation
+    assert len(store.top_images("block", 0)) == TOP_K
 
 
-def test_exemplars_of_a_class_carry_its_label(store: StatisticsStore) -> None:
+def test_top_images_of_a_class_carry_its_label(store: StatisticsStore) -> None:
     logits = features_of_all([sample for shard in SAMPLES for sample in shard], "fc")[..., 0].numpy()
     counts = store.class_topk().counts
     assert counts.sum() == np.sum(store.samples.labels(store.samples.ids) >= 0)
     for label in range(NUM_CLASSES):
-        exemplars = store.class_exemplars(label)
-        assert len(exemplars) == min(TOP_K, counts[label])
-        assert {exemplar.label for exemplar in exemplars} == {label}
+        top_images = store.class_top_images(label)
+        assert len(top_images) == min(TOP_K, counts[label])
+        assert {top_image.label for top_image in top_images} == {label}
         own = logits[store.samples.labels(store.samples.ids) == label, label]
-        assert [exemplar.activation for exemplar in exemplars] == sorted(own, reverse=True)[:TOP_K]
+        assert [top_image.activation for top_image in top_images] == sorted(own, reverse=True)[:TOP_K]
 
 
 def test_percentile_is_an_exact_rank_at_the_top_and_a_bin_wide_below(store: StatisticsStore) -> None:

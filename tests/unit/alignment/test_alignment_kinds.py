@@ -1,4 +1,4 @@
-"""The three kinds of alignment: values against closed forms in float64, and pictures that approach their targets."""
+"""The three kinds of alignment: values against closed forms in float64, and visualizations that approach their targets."""
 
 import dataclasses
 
@@ -65,7 +65,7 @@ def test_gaussian_kl_is_that_of_two_blurred_normal_distributions() -> None:
     torch.testing.assert_close(gaussian_kl(features, target, importance), expected, rtol=1e-12, atol=0)
 
 
-def test_gaussian_kl_goes_from_the_references_to_the_picture() -> None:
+def test_gaussian_kl_goes_from_the_references_to_the_visualization() -> None:
     # By quadrature of p ln(p / q), p the references' density: the closed form has its two sides easily exchanged.
     features, target = (torch.randn(1, 1, 400, dtype=torch.float64) * 2 + 1, torch.randn(1, 400).double())
     (mean, deviation), (target_mean, target_deviation) = moments(features.numpy()), moments(target.numpy())
@@ -174,7 +174,7 @@ def test_shapes_that_do_not_fit_are_named(kind: str) -> None:
 
 
 def references(seed: int) -> torch.Tensor:
-    """Smooth random pictures in the model's input space."""
+    """Smooth random visualizations in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(6, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2

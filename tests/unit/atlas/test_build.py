@@ -73,7 +73,7 @@ def test_a_build_that_is_killed_commits_nothing_and_resumes_to_the_same(
     assert published(root) == unbroken
 
 
-def test_few_pictures_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_visualizations_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Root.open(str(tmp_path))
     write_run(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
     alive: weakref.WeakSet = weakref.WeakSet()
@@ -85,10 +85,10 @@ def test_few_pictures_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
     def counting(data: bytes) -> np.ndarray:
         nonlocal most
-        picture = decode(data).view(Counted)
-        alive.add(picture)
+        visualization = decode(data).view(Counted)
+        alive.add(visualization)
         most = max(most, len(alive))
-        return picture
+        return visualization
 
     monkeypatch.setattr(build_module, "decode_webp", counting)
     build(root, layers={"blocks.2.1": (96, 70)}, methods=("vital",), seeds=1)
@@ -96,7 +96,7 @@ def test_few_pictures_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class DrawnRows(Mapping[str, list[dict[str, Any]]]):
-    """Layers of 64 units without pictures, each with 40 references of its own, of 2 kB: 5 MB a layer."""
+    """Layers of 64 units without visualizations, each with 40 references of its own, of 2 kB: 5 MB a layer."""
 
     def __init__(self, num_layers: int) -> None:
         self.names = [f"blocks.{number}" for number in range(num_layers)]
@@ -157,7 +157,7 @@ def test_stale_tables_and_sheets_of_an_earlier_build_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["none", "keys"])
-def test_example_pictures_are_opt_in_but_keys_are_always_there(tmp_path: Path, setting: str) -> None:
+def test_example_visualizations_are_opt_in_but_keys_are_always_there(tmp_path: Path, setting: str) -> None:
     root = build_synthetic_atlas(str(tmp_path), publish_examples=setting, **SMALL)
     assert not [entry for entry in root.read_json("atlas.json")["files"] if entry["path"].startswith("examples")]
     row = read_rows(root, "layers/conv_stem.parquet")[0]
@@ -199,12 +199,12 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
         ({"method": "pixel"}, "method 'pixel' is none of"),
         ({"status": "weak"}, "'weak' without a status_reason"),
         ({"status": "fine"}, "status 'fine' is none of"),
-        ({"image_path": ""}, "without a picture"),
+        ({"image_path": ""}, "without a visualization"),
         ({"image_path": "../../secret.webp"}, "image_path: path"),
         ({"image_path": "sheets/conv_stem/0000.webp"}, "below images/"),
         ({"image_path": "images/classifier/00000-vital-s0.webp"}, "outside the layer's folder images/conv_stem/"),
         ({"alpha_path": "/etc/passwd"}, "alpha_path: path"),
-        ({"image_path": "images/conv_stem/00000-none-s0.webp"}, "a picture that a fragment names is missing"),
+        ({"image_path": "images/conv_stem/00000-none-s0.webp"}, "a visualization that a fragment names is missing"),
         ({"image_sha256": "0" * 64}, "image_sha256 differs"),
         ({"width_px": 65}, "its row says 65"),
         ({"activation_percentile": 101.0}, "outside 0–100"),
@@ -224,7 +224,7 @@ def test_rows_that_contradict_anything_are_named(tmp_path: Path, change: dict, m
 def test_neighbors_of_other_neurons_are_refused(tmp_path: Path) -> None:
     root = Root.open(str(tmp_path))
     write_run(root, **SMALL)
-    others = synthetic_atlas.similar_neurons({"conv_stem": (16, 11), "classifier": (30, 8)})
+    others = synthetic_atlas.nearest_neighbors({"conv_stem": (16, 11), "classifier": (30, 8)})
     manifest = build_synthetic_atlas("memory://atlas-for-its-model", **SMALL).read_json("atlas.json")
     with pytest.raises(ValueError, match="layer 'conv_stem': neighbors were sought for other neurons"):
         build_atlas(
@@ -234,7 +234,7 @@ def test_neighbors_of_other_neurons_are_refused(tmp_path: Path) -> None:
             model=manifest["model"],
             provenance=manifest["provenance"],
             layers={"conv_stem": 16, "classifier": 30},
-            similar=others,
+            neighbors=others,
         )
 
 

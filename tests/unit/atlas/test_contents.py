@@ -73,21 +73,21 @@ def test_the_index_has_the_primary_row_and_the_place_on_the_sheet(atlas: Root) -
         assert read_rows(atlas, f"index/{layer}.parquet") == [row for row in index if row["layer"] == layer]
 
 
-def test_the_labels_of_the_exemplars_stand_beside_the_index(atlas: Root) -> None:
+def test_the_labels_of_the_top_images_stand_beside_the_index(atlas: Root) -> None:
     labels, index = read_rows(atlas, "labels.parquet"), read_rows(atlas, "index.parquet")
     assert [(row["layer"], row["unit"]) for row in labels] == [(row["layer"], row["unit"]) for row in index]
     assert labels[0]["top_labels"] == ["tench, Tinca tinca", "goldfish", "great white shark"]
     assert labels[4]["top_labels"] == []  # dead: no references
 
 
-def test_captions_of_the_exemplars_are_kept_whole_and_searched_by_their_beginnings(tmp_path: Path) -> None:
+def test_captions_of_the_top_images_are_kept_whole_and_searched_by_their_beginnings(tmp_path: Path) -> None:
     atlas = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 12)}, seeds=1, captions=True)
     (row, *_) = read_rows(atlas, "layers/conv_stem.parquet")
     assert row["reference_captions"] == [one_line(text) for text in synthetic_atlas.CAPTIONS[:6]]
     labels = read_rows(atlas, "labels.parquet")
     assert labels[0]["top_captions"] == [
         "A heron waits at the edge of a pond",
-        "Two bicycles lean against a brick wall",
+        "Two bicycles lean against a brick gallery",
         "Steam rises from a bowl of noodles",
         "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village "
         "that nobody on",
@@ -117,7 +117,7 @@ def test_the_head_is_the_manifest_without_its_files(atlas: Root) -> None:
     }
     assert head["schema"] == "head/1"
     assert head["sizes"]["layers/conv_stem.parquet"] == atlas.size_bytes("layers/conv_stem.parquet")
-    assert "mis" not in head["scores"]
+    assert "two_afc" not in head["scores"]
     assert set(head["scores"]) >= {"activation_percentile", "accuracy_top1", "loss"}
     assert atlas.size_bytes("head.json") < atlas.size_bytes("atlas.json") / 5
 

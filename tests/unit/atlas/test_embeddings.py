@@ -1,4 +1,4 @@
-"""Signatures, neighbors and the map: the formulas derived again, planted groups found, tables and pictures sound."""
+"""Signatures, neighbors and the map: the formulas derived again, planted groups found, tables and visualizations sound."""
 
 import importlib.util
 import io
@@ -6,10 +6,10 @@ import io
 import numpy as np
 import pytest
 
-from pipeline.atlas.format.schema import similar_path
+from pipeline.atlas.format.schema import neighbors_path
 from pipeline.atlas.format.sheets import draw_sheet
-from pipeline.atlas.neighbors.embeddings import NO_SAMPLE, Exemplars, exemplar_weights, signatures
-from pipeline.atlas.neighbors.find import find_similar
+from pipeline.atlas.neighbors.embeddings import NO_SAMPLE, TopImages, top_image_weights, unit_embeddings
+from pipeline.atlas.neighbors.find import find_neighbors
 from pipeline.atlas.neighbors.map_sheets import MAP_TILE_PX, draw_map_sheets, map_tile_box
 from pipeline.atlas.neighbors.nearest import NO_NEIGHBOR, nearest_neighbors
 from pipeline.atlas.neighbors.projection import MAP_SIDE, layout, morton_order, quantize
@@ -17,7 +17,7 @@ from pipeline.atlas.validation.map_checks import map_problems
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_rows, write_table
 from pipeline.io.root import Root
-from tests.support.synthetic_atlas import build_synthetic_atlas, draw_picture, status_of
+from tests.support.synthetic_atlas import build_synthetic_atlas, draw_visualization, status_of
 
 SMALL_LAYERS = {"conv_stem": (16, 12), "blocks.2.1": (96, 20), "classifier": (1000, 12)}
 
@@ -26,82 +26,85 @@ needs_layout = pytest.mark.skipif(
 )
 
 
-def planted(num_groups: int = 4, per_group: int = 15, k: int = 6, seed: int = 0) -> tuple[Exemplars, np.ndarray]:
-    """Neurons of a group draw their exemplars from the group's 12 photographs; and the group of each."""
+def planted(num_groups: int = 4, per_group: int = 15, k: int = 6, seed: int = 0) -> tuple[TopImages, np.ndarray]:
+    """Neurons of a group draw their top-activating images from the group's 12 dataset images; and the group of each."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(num_groups), per_group)
     own = rng.permuted(np.tile(np.arange(12), (len(groups), 1)), axis=1)[:, :k]
     activation = np.sort(rng.uniform(1, 5, (len(groups), k)))[:, ::-1].astype(np.float32)
-    return Exemplars(activation=activation, sample=groups[:, None] * 12 + own, mean=np.zeros(len(groups))), groups
+    return TopImages(activation=activation, sample=groups[:, None] * 12 + own, mean=np.zeros(len(groups))), groups
 
 
 def test_weights_are_lifts_above_the_mean_whatever_scale_and_shift():
-    exemplars = Exemplars(
+    top_images = TopImages(
         activation=np.array([[5, 3, 1, -np.inf], [0, 0, 0, 0], [np.float32(-1), -2, -3, -4]], np.float32),
         sample=np.array([[7, 8, 9, NO_SAMPLE], [0, 1, 2, 3], [4, 5, 6, 7]]),
         mean=np.array([1.0, 0.0, -3.0]),
     )
     expected = [[1, 0.5, 0, 0], [0, 0, 0, 0], [1, 0.5, 0, 0]]
-    np.testing.assert_allclose(exemplar_weights(exemplars), expected)
+    np.testing.assert_allclose(top_image_weights(top_images), expected)
 
 
 def test_with_all_dimensions_the_cosine_is_that_of_the_weighted_matrix():
-    exemplars, _ = planted()
-    weight = exemplar_weights(exemplars)
-    num_neurons, num_photographs = len(weight), exemplars.sample.max() + 1
-    counts = np.bincount(exemplars.sample[weight > 0], minlength=num_photographs)
-    matrix = np.zeros((num_neurons, num_photographs))
+    top_images, _ = planted()
+    weight = top_image_weights(top_images)
+    num_neurons, num_dataset_images = len(weight), top_images.sample.max() + 1
+    counts = np.bincount(top_images.sample[weight > 0], minlength=num_dataset_images)
+    matrix = np.zeros((num_neurons, num_dataset_images))
     for i in range(num_neurons):
-        for j, sample in enumerate(exemplars.sample[i]):
+        for j, sample in enumerate(top_images.sample[i]):
             matrix[i, sample] = weight[i, j] * (np.log((1 + num_neurons) / (1 + counts[sample])) + 1)
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    found = signatures(exemplars, num_dimensions=1000)
+    found = unit_embeddings(top_images, num_dimensions=1000)
     np.testing.assert_allclose(found @ found.T, matrix @ matrix.T, atol=1e-4)
 
 
 def test_neurons_of_one_group_are_each_others_neighbors_and_the_same_on_every_run():
-    exemplars, groups = planted()
-    index, cosine = nearest_neighbors(signatures(exemplars), 5)
+    top_images, groups = planted()
+    index, cosine = nearest_neighbors(unit_embeddings(top_images), 5)
     assert (groups[index] == groups[:, None]).all()
     assert (np.diff(cosine, axis=1) <= 0).all()
     assert not (index == np.arange(len(groups))[:, None]).any()
-    again = nearest_neighbors(signatures(exemplars), 5)
+    again = nearest_neighbors(unit_embeddings(top_images), 5)
     assert (index == again[0]).all()
     assert (cosine == again[1]).all()
 
 
 def test_blocks_give_what_one_product_gives(monkeypatch):
-    signature = signatures(planted(seed=3)[0])
-    whole = nearest_neighbors(signature, 7)
-    monkeypatch.setattr("pipeline.atlas.neighbors.nearest._BLOCK_BYTES", 4 * len(signature) * 11)  # 11 rows each
-    blocks = nearest_neighbors(signature, 7)
+    unit_embedding = unit_embeddings(planted(seed=3)[0])
+    whole = nearest_neighbors(unit_embedding, 7)
+    monkeypatch.setattr("pipeline.atlas.neighbors.nearest._BLOCK_BYTES", 4 * len(unit_embedding) * 11)  # 11 rows each
+    blocks = nearest_neighbors(unit_embedding, 7)
     np.testing.assert_allclose(blocks[1], whole[1], atol=2e-4)
     assert (blocks[0] == whole[0]).mean() > 0.99  # where two cosines round apart, their order may change
 
 
 def test_a_dead_neuron_has_no_neighbors_and_is_none_and_is_on_no_map():
-    exemplars, _ = planted()
-    exemplars.activation[3] = 0
-    similar = find_similar(
-        [("a", unit) for unit in range(60)], exemplars, layout=lambda signature: signature[:, :2], layout_name="test"
+    top_images, _ = planted()
+    top_images.activation[3] = 0
+    neighbors = find_neighbors(
+        [("a", unit) for unit in range(60)],
+        top_images,
+        layout=lambda unit_embedding: unit_embedding[:, :2],
+        layout_name="test",
     )
-    assert (similar.index[3] == NO_NEIGHBOR).all()
-    assert np.isnan(similar.cosine[3]).all()
-    assert not (similar.index == 3).any()
-    assert sorted(similar.on_map.tolist()) == [unit for unit in range(60) if unit != 3]
+    assert (neighbors.index[3] == NO_NEIGHBOR).all()
+    assert np.isnan(neighbors.cosine[3]).all()
+    assert not (neighbors.index == 3).any()
+    assert sorted(neighbors.on_map.tolist()) == [unit for unit in range(60) if unit != 3]
 
 
 @pytest.mark.parametrize("num_neurons", [0, 1, 2])
 def test_atlases_of_hardly_any_neurons_have_neighbors_as_far_as_there_are_and_no_map(num_neurons):
-    exemplars, _ = planted(num_groups=1, per_group=max(1, num_neurons))
-    few = Exemplars(
-        activation=exemplars.activation[:num_neurons],
-        sample=exemplars.sample[:num_neurons],
-        mean=exemplars.mean[:num_neurons],
+    top_images, _ = planted(num_groups=1, per_group=max(1, num_neurons))
+    few = TopImages(
+        activation=top_images.activation[:num_neurons],
+        sample=top_images.sample[:num_neurons],
+        mean=top_images.mean[:num_neurons],
     )
-    similar = find_similar([("a", unit) for unit in range(num_neurons)], few, layout=layout)
-    assert (similar.index != NO_NEIGHBOR).sum() in (0, num_neurons * (num_neurons - 1))
-    assert similar.note()["map"] is None
+    neighbors = find_neighbors([("a", unit) for unit in range(num_neurons)], few, layout=layout)
+    assert (neighbors.index != NO_NEIGHBOR).sum() in (0, num_neurons * (num_neurons - 1))
+    assert neighbors.note()["map"] is None
 
 
 def test_places_fill_the_square_in_proportion_and_go_along_the_morton_curve():
@@ -115,17 +118,17 @@ def test_places_fill_the_square_in_proportion_and_go_along_the_morton_curve():
 
 @needs_layout
 def test_the_layout_keeps_groups_together_and_is_the_same_on_every_run():
-    exemplars, groups = planted(num_groups=3, per_group=20)
-    signature = signatures(exemplars)
-    places = layout(signature, seed=5)
-    assert (layout(signature, seed=5) == places).all()
+    top_images, groups = planted(num_groups=3, per_group=20)
+    unit_embedding = unit_embeddings(top_images)
+    places = layout(unit_embedding, seed=5)
+    assert (layout(unit_embedding, seed=5) == places).all()
     centers = np.stack([places[groups == group].mean(axis=0) for group in range(3)])
     nearest = np.linalg.norm(places[:, None] - centers, axis=2).argmin(axis=1)
     assert (nearest == groups).mean() > 0.95
 
 
 def test_thumbnails_of_the_map_are_cut_from_the_contact_sheets_each_read_once():
-    tiles = [draw_picture(seed, size_px=112) for seed in range(3)]
+    tiles = [draw_visualization(seed, size_px=112) for seed in range(3)]
     sheets = {"a": draw_sheet(tiles), "b": draw_sheet(tiles[::-1])}
     places = [("a", 0), ("b", 1), ("a", 2)] * 100
     read = []
@@ -148,16 +151,16 @@ def test_thumbnails_of_the_map_are_cut_from_the_contact_sheets_each_read_once():
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory) -> Root:
     options = {"layers": SMALL_LAYERS, "methods": ("vital",), "seeds": 1, "publish_examples": "none"}
-    return build_synthetic_atlas(str(tmp_path_factory.mktemp("similar")), similar=True, **options)
+    return build_synthetic_atlas(str(tmp_path_factory.mktemp("neighbors")), neighbors=True, **options)
 
 
 def test_an_atlas_with_neighbors_and_a_map_is_sound(atlas):
     assert validate(atlas) == []
-    note = atlas.read_json("atlas.json")["similar"]
+    note = atlas.read_json("atlas.json")["neighbors"]
     places = read_rows(atlas, "map.parquet")
     num_dead = sum(status_of(unit) == "dead" for _, count in SMALL_LAYERS.values() for unit in range(count))
     assert note["map"]["num_neurons"] == len(places) == 44 - num_dead
-    rows = read_rows(atlas, similar_path("conv_stem"))
+    rows = read_rows(atlas, neighbors_path("conv_stem"))
     assert [row["unit"] for row in rows] == [unit for unit in range(12) if status_of(unit) != "dead"]
     assert {unit % 5 for unit in rows[0]["similar_units"]} == {0}
     assert len({*rows[0]["similar_layers"]}) == 3  # across layers
@@ -173,12 +176,12 @@ def test_an_atlas_with_neighbors_and_a_map_is_sound(atlas):
     ],
 )
 def test_neighbors_that_cannot_be_are_found(atlas, change, words):
-    from pipeline.atlas.validation.map_checks import similar_problems
+    from pipeline.atlas.validation.map_checks import neighbor_problems
 
-    rows = read_rows(atlas, similar_path("conv_stem"))
+    rows = read_rows(atlas, neighbors_path("conv_stem"))
     neurons = frozenset((layer, unit) for layer in ("conv_stem", "blocks.2.1", "classifier") for unit in range(20))
-    assert list(similar_problems(rows, units=range(12), neurons=neurons, layer="conv_stem")) == []
-    found = list(similar_problems([change(rows[0])], units=range(12), neurons=neurons, layer="conv_stem"))
+    assert list(neighbor_problems(rows, units=range(12), neurons=neurons, layer="conv_stem")) == []
+    found = list(neighbor_problems([change(rows[0])], units=range(12), neurons=neurons, layer="conv_stem"))
     assert any(words in problem for problem in found)
 
 
@@ -196,7 +199,7 @@ def test_a_thumbnail_of_another_neuron_is_noticed(tmp_path):
     from pipeline.atlas.format.file_list import build_id, file_entry
     from pipeline.io.images import decode_webp, encode_webp
 
-    root = build_synthetic_atlas(str(tmp_path), similar=True, layers={"conv_stem": (16, 12)})
+    root = build_synthetic_atlas(str(tmp_path), neighbors=True, layers={"conv_stem": (16, 12)})
     sheet = decode_webp(root.read_bytes("map/0000.webp")).copy()
     sheet[:64, :64], sheet[:64, 64:128] = sheet[:64, 64:128].copy(), sheet[:64, :64].copy()
     data = encode_webp(sheet)
@@ -214,9 +217,9 @@ def test_a_thumbnail_of_another_neuron_is_noticed(tmp_path):
 def test_an_atlas_built_again_without_neighbors_keeps_none_of_them(tmp_path):
     from tests.support.synthetic_atlas import build
 
-    root = build_synthetic_atlas(str(tmp_path), similar=True, layers={"conv_stem": (16, 12)})
+    root = build_synthetic_atlas(str(tmp_path), neighbors=True, layers={"conv_stem": (16, 12)})
     write_table(root, "similar/gone.parquet", {"unit": [1]}, {"unit": "int32"})
     build(root, layers={"conv_stem": (16, 12)})
     assert not root.exists("map.parquet")
-    assert root.list("similar") == root.list("map") == []
+    assert root.list("neighbors") == root.list("map") == []
     assert validate(root) == []

@@ -76,7 +76,7 @@ def test_of_two_rows_of_a_neuron_the_one_that_did_not_fail_counts(root: Root, fi
     assert (row["status"], row["loss"]) == ("ok", 0.25)
 
 
-def test_scores_fill_in_and_judge_only_what_is_ok() -> None:
+def test_scores_fill_in_and_evaluator_only_what_is_ok() -> None:
     fragments = [
         make_row(0, activation=1.0, loss=0.5),
         make_row(1, status="failed", status_reason="out of memory"),

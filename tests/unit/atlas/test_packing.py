@@ -40,8 +40,12 @@ def folder_of(site: Root) -> Root:
 
 
 @given(st.dictionaries(st.integers(0, 99_999), st.binary(min_size=1, max_size=300), min_size=1, max_size=20))
-def test_every_picture_lies_where_the_index_says_in_archives_below_the_bound(pictures: dict[int, bytes]) -> None:
-    data = {f"images/layer.1/{number:05d}-vital-s0.webp": picture for number, picture in pictures.items()}
+def test_every_visualization_lies_where_the_index_says_in_archives_below_the_bound(
+    visualizations: dict[int, bytes],
+) -> None:
+    data = {
+        f"images/layer.1/{number:05d}-vital-s0.webp": visualization for number, visualization in visualizations.items()
+    }
     files = dict(packed_files(data, data.__getitem__, max_archive_bytes=1000))
     index = parse_table(files.pop("packs/images/layer.1.parquet"), source="index")
     assert index["path"] == sorted(data)
@@ -70,8 +74,8 @@ def test_a_packed_site_has_the_same_files_in_fewer(atlas: Root, site: Root) -> N
     for entry in manifest["files"]:
         assert packed.read_bytes(entry["path"]) == atlas.read_bytes(entry["path"])
         assert packed.size_bytes(entry["path"]) == entry["bytes"]
-    pictures = [entry for entry in manifest["files"] if entry["path"].split("/")[0] in ("images", "examples")]
-    assert len(folder.walk()) == len(manifest["files"]) + 1 - len(pictures) + 4
+    visualizations = [entry for entry in manifest["files"] if entry["path"].split("/")[0] in ("images", "examples")]
+    assert len(folder.walk()) == len(manifest["files"]) + 1 - len(visualizations) + 4
     assert validate(site) == []
 
 

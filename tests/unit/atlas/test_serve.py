@@ -129,29 +129,31 @@ def test_the_viewers_own_policy_is_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "start", "end"),
+    ("requested", "start", "end"),
     [("bytes=0-3", 0, 4), ("bytes=5-", 5, None), ("bytes=-7", -7, None), ("bytes=0-999999999", 0, None)],
 )
-def test_a_range_gives_206_and_its_bytes(client: Client, atlas: Root, wanted: str, start: int, end: int | None) -> None:
+def test_a_range_gives_206_and_its_bytes(
+    client: Client, atlas: Root, requested: str, start: int, end: int | None
+) -> None:
     whole = atlas.read_bytes("index.parquet")
-    status, headers, body = client.get(f"{base(atlas)}/index.parquet", Range=wanted)
+    status, headers, body = client.get(f"{base(atlas)}/index.parquet", Range=requested)
     assert (status, body) == (206, whole[start:end])
     first = start if start >= 0 else len(whole) + start
     assert headers["content-range"] == f"bytes {first}-{first + len(body) - 1}/{len(whole)}"
 
 
-@pytest.mark.parametrize("wanted", ["bytes=999999999-", "bytes=-0"])
-def test_a_range_beyond_the_file_gives_416(client: Client, atlas: Root, wanted: str) -> None:
-    status, headers, body = client.get(f"{base(atlas)}/index.parquet", Range=wanted)
+@pytest.mark.parametrize("requested", ["bytes=999999999-", "bytes=-0"])
+def test_a_range_beyond_the_file_gives_416(client: Client, atlas: Root, requested: str) -> None:
+    status, headers, body = client.get(f"{base(atlas)}/index.parquet", Range=requested)
     assert (status, body) == (416, b"")
     assert headers["content-range"] == f"bytes */{atlas.size_bytes('index.parquet')}"
 
 
 @pytest.mark.parametrize(
-    "wanted", ["bytes=3-1", "bytes=-", "bytes=0-1,4-5", "pages=1-2", "bytes=a-b", "bytes=" + "9" * 40 + "-"]
+    "requested", ["bytes=3-1", "bytes=-", "bytes=0-1,4-5", "pages=1-2", "bytes=a-b", "bytes=" + "9" * 40 + "-"]
 )
-def test_a_range_that_is_malformed_or_multiple_gives_everything(client: Client, atlas: Root, wanted: str) -> None:
-    status, _, body = client.get(f"{base(atlas)}/index.parquet", Range=wanted)
+def test_a_range_that_is_malformed_or_multiple_gives_everything(client: Client, atlas: Root, requested: str) -> None:
+    status, _, body = client.get(f"{base(atlas)}/index.parquet", Range=requested)
     assert (status, body) == (200, atlas.read_bytes("index.parquet"))
 
 

@@ -19,12 +19,12 @@ from pipeline.atlas.format.sheets import (
     TILES_PER_SHEET,
     draw_examples,
     draw_sheet,
-    picture_tile,
+    image_tile,
     plan_sheets,
     status_tile,
     tile_box,
 )
-from tests.support.synthetic_atlas import draw_picture
+from tests.support.synthetic_atlas import draw_visualization
 
 
 @given(st.integers(0, 300))
@@ -45,8 +45,8 @@ def test_tiles_cover_the_sheet_without_overlap() -> None:
     assert tile_box(SHEET_COLUMNS) == (0, TILE_SIZE_PX, TILE_SIZE_PX, 2 * TILE_SIZE_PX), "row-major"
 
 
-def test_a_sheet_shows_each_picture_in_its_box() -> None:
-    tiles = [picture_tile(draw_picture(seed)) for seed in range(10)]
+def test_a_sheet_shows_each_visualization_in_its_box() -> None:
+    tiles = [image_tile(draw_visualization(seed)) for seed in range(10)]
     sheet = draw_sheet(tiles)
     for number, tile in enumerate(tiles):
         left, top, right, bottom = tile_box(number)
@@ -57,9 +57,9 @@ def test_a_sheet_shows_each_picture_in_its_box() -> None:
 
 @pytest.mark.parametrize("shape", [(300, 100, 3), (100, 300, 3), (7, 5, 3), (112, 112, 3)])
 def test_a_tile_is_the_centered_square(shape: tuple[int, ...]) -> None:
-    picture = np.zeros(shape, np.uint8)
-    picture[shape[0] // 2, shape[1] // 2] = 255
-    tile = picture_tile(picture)
+    visualization = np.zeros(shape, np.uint8)
+    visualization[shape[0] // 2, shape[1] // 2] = 255
+    tile = image_tile(visualization)
     assert tile.shape == (TILE_SIZE_PX, TILE_SIZE_PX, 3)
     bright_y, bright_x = np.unravel_index(tile.sum(-1).argmax(), tile.shape[:2])
     side = min(shape[:2])
@@ -68,9 +68,9 @@ def test_a_tile_is_the_centered_square(shape: tuple[int, ...]) -> None:
 
 
 def test_every_status_has_a_tile_of_its_own_with_legible_ink() -> None:
-    without_picture = [status for status in STATUSES if status != "ok"]
-    tiles = {status: status_tile(status) for status in without_picture}
-    for one, other in itertools.combinations(without_picture, 2):
+    without_visualization = [status for status in STATUSES if status != "ok"]
+    tiles = {status: status_tile(status) for status in without_visualization}
+    for one, other in itertools.combinations(without_visualization, 2):
         assert (tiles[one] != tiles[other]).any()
     for tile in tiles.values():
         assert tile.shape == (TILE_SIZE_PX, TILE_SIZE_PX, 3)
@@ -79,24 +79,24 @@ def test_every_status_has_a_tile_of_its_own_with_legible_ink() -> None:
 
 
 def test_an_example_strip_keeps_the_order() -> None:
-    pictures = [draw_picture(seed, size_px=EXAMPLE_TILE_PX) for seed in range(3)]
-    strip = draw_examples(pictures)
+    visualizations = [draw_visualization(seed, size_px=EXAMPLE_TILE_PX) for seed in range(3)]
+    strip = draw_examples(visualizations)
     assert strip.shape == (EXAMPLE_TILE_PX, 3 * EXAMPLE_TILE_PX, 3)
-    assert (strip == np.concatenate(pictures, axis=1)).all()
-    for wrong in ([], pictures[:1] * (MAX_EXAMPLES + 1)):
-        with pytest.raises(ValueError, match="example pictures"):
+    assert (strip == np.concatenate(visualizations, axis=1)).all()
+    for wrong in ([], visualizations[:1] * (MAX_EXAMPLES + 1)):
+        with pytest.raises(ValueError, match="example visualizations"):
             draw_examples(wrong)
 
 
 def test_what_is_transparent_lies_over_white() -> None:
-    picture = np.zeros((112, 112, 4), np.uint8)  # black, and all but the left half transparent
-    picture[:, :56, 3] = 255
-    tile = picture_tile(picture)
+    visualization = np.zeros((112, 112, 4), np.uint8)  # black, and all but the left half transparent
+    visualization[:, :56, 3] = 255
+    tile = image_tile(visualization)
     assert (tile[:, :56] == 0).all()
     assert (tile[:, 56:] == 255).all()
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8, 5), np.uint8)])
-def test_a_picture_of_another_kind_is_refused(wrong: np.ndarray) -> None:
+def test_a_visualization_of_another_kind_is_refused(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
-        picture_tile(wrong)
+        image_tile(wrong)

@@ -31,7 +31,7 @@ HOSTILE = (*HOSTILE_STRINGS, "\u202egpj.exe", "zero\u200bwidth", "\ud800 half a 
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Root:
     folder = tmp_path_factory.mktemp("pages") / "atlas"
     layers = {"conv_stem": (16, 5), "classifier": (1000, 14)}
-    return build_synthetic_atlas(str(folder), layers=layers, methods=("vital",), seeds=1, similar=True, captions=True)
+    return build_synthetic_atlas(str(folder), layers=layers, methods=("vital",), seeds=1, neighbors=True, captions=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +68,26 @@ def page_of(site: Root, path: str) -> Page:
     return Page(site.read_text(path))
 
 
-def test_a_neurons_page_has_picture_scores_and_previews(site: Root) -> None:
+def test_a_neurons_page_has_visualization_scores_and_previews(site: Root) -> None:
     unit = CLASS_NAMES.index("great white shark")
     page = page_of(site, f"neurons/synthetic/classifier/{unit}.html")
     address = f"{URL}neurons/synthetic/classifier/{unit}.html"
     folder = site.read_json("sites.json")["atlases"][0]["path"]
-    picture = f"{folder}/images/classifier/{unit:05d}-vital-s0.webp"
+    visualization = f"{folder}/images/classifier/{unit:05d}-vital-s0.webp"
     assert page.values("link", "href")[-1] == address
     assert page.meta("og:url") == address
     assert page.meta("og:title") == f"great white shark · classifier:{unit}"
-    assert page.meta("og:image") == page.meta("twitter:image") == URL + picture
+    assert page.meta("og:image") == page.meta("twitter:image") == URL + visualization
     assert page.meta("twitter:card") == "summary"
-    assert page.values("img", "src") == [f"../../../{picture}"]
+    assert page.values("img", "src") == [f"../../../{visualization}"]
     assert f"../../../index.html#/atlas/synthetic/classifier/{unit}" in page.values("a", "href")
     text = " ".join(page.texts)
-    facts = ("Labels of the photographs", "Captions of the photographs", "Steam rises from a bowl of noodles")
+    facts = ("Labels of the dataset images", "Captions of the dataset images", "Steam rises from a bowl of noodles")
     for words in ("great white shark", "Activation percentile", "99.2 %", "ok", *facts):
         assert words in text
 
 
-def test_a_neuron_without_a_picture_has_a_page_that_says_so(site: Root) -> None:
+def test_a_neuron_without_a_visualization_has_a_page_that_says_so(site: Root) -> None:
     page = page_of(site, "neurons/synthetic/conv_stem/4.html")
     assert page.meta("og:image") is None
     assert page.values("img", "src") == []

@@ -169,7 +169,7 @@ def test_terms_of_a_sum_share_by_their_values(name):
 
 @pytest.mark.parametrize("product", [lambda a, b: a @ (a.transpose(1, 2) @ b), lambda a, b: a * b])
 def test_signals_of_a_product_get_half_each(product):
-    """The first is a product of products: a gets half, and half of the half that goes to the inner one."""
+    """The first is a product of products: a gets half, and half of the half that goes to the intermediate one."""
     network = build(lambda: Two(product))
     layers = ["middle", "middle.left", "middle.right"]
     maps = relevance(network, images(), layer="head", units=[0, 2], feature_layers=layers)

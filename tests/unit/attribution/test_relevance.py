@@ -306,21 +306,21 @@ def test_resnet_agrees_with_the_published_rules_written_out_block_by_block():
         unpooled = F.relu(network.bn1(stem))
         features, steps = network.maxpool(unpooled), []
         for block in (*network.layer1, *network.layer2):
-            inner = F.relu(block.bn1(block.conv1(features)))
-            main = block.bn2(block.conv2(inner))
+            intermediate = F.relu(block.bn1(block.conv1(features)))
+            main = block.bn2(block.conv2(intermediate))
             skip = features if block.downsample is None else block.downsample(features)
-            steps.append((block, features, inner, main, skip))
+            steps.append((block, features, intermediate, main, skip))
             features = F.relu(main + skip)
 
         units = [7, 100]
         expected = {}
         flow = torch.zeros_like(features)
         flow[[0, 1], units] = features[[0, 1], units]
-        for index, (block, inputs, inner, main, skip) in reversed(list(enumerate(steps))):
+        for index, (block, inputs, intermediate, main, skip) in reversed(list(enumerate(steps))):
             if index == 1:
                 expected["layer1"] = flow
             share = main.abs() / (main.abs() + skip.abs())
-            through_main = z_plus_reference(flow * share, inner, block.conv2)
+            through_main = z_plus_reference(flow * share, intermediate, block.conv2)
             through_main = z_plus_reference(through_main, inputs, block.conv1)
             through_skip = flow * (1 - share)
             if block.downsample is not None:

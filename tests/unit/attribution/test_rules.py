@@ -120,10 +120,10 @@ def test_spread_evenly_is_nearest_upsampling_over_four():
     torch.testing.assert_close(shared, F.interpolate(relevance, scale_factor=2, mode="nearest") / 4)
 
 
-@pytest.mark.parametrize(("length", "wanted"), [(8, 4), (13, 6), (5, 5), (7, 1)])
-def test_average_to_size_gives_the_size_and_keeps_constants(length, wanted):
-    pooled = average_to_size(torch.full((1, 1, length, length), 3.0), [wanted, wanted])
-    assert pooled.shape == (1, 1, wanted, wanted)
+@pytest.mark.parametrize(("length", "requested"), [(8, 4), (13, 6), (5, 5), (7, 1)])
+def test_average_to_size_gives_the_size_and_keeps_constants(length, requested):
+    pooled = average_to_size(torch.full((1, 1, length, length), 3.0), [requested, requested])
+    assert pooled.shape == (1, 1, requested, requested)
     torch.testing.assert_close(pooled, torch.full_like(pooled, 3.0))
 
 

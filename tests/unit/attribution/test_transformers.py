@@ -47,11 +47,11 @@ TOWERS = {
 def test_relevance_of_a_unit_is_conserved_at_every_block_and_stays_bounded(name):
     network = TOWERS[name]()
     size = network.patch_embed.img_size[0] if hasattr(network, "patch_embed") else network.image_size
-    *inner, target = blocks(network)
-    x, layers = images(size, dtype=torch.float32), [*inner, target]
+    *intermediate, target = blocks(network)
+    x, layers = images(size, dtype=torch.float32), [*intermediate, target]
     maps = relevance(network, x, layer=target, units=[3, 7], feature_layers=layers)
     seeds, seed_sizes = maps[target].sum((1, 2)), maps[target].abs().sum((1, 2))
-    for layer in inner:
+    for layer in intermediate:
         assert ((maps[layer].sum((1, 2)) - seeds).abs() < 0.001 * seed_sizes).all()
         assert (maps[layer].abs().sum((1, 2)) < 10 * seed_sizes).all()
         assert (maps[layer].abs().sum(1) > 0).all()  # at every token, the prefix included
@@ -107,7 +107,7 @@ def test_a_unit_that_a_relu_silences_asks_for_what_would_excite_it(rule):
         network.linear.weight.copy_(torch.tensor([[-1.0, 0.5, 0, 0], [0, 0, 0, 0]]))
         network.linear.bias.fill_(-1.0)
     maps = relevance(network, x, layer="act", units=[0], feature_layers=["norm"], rule=rule)
-    assert maps["norm"][0, 0] < 0 < maps["norm"][0, 1]  # the first input inhibits the unit, the second excites it
+    assert maps["norm"][0, 0] < 0 < maps["norm"][0, 1]  # the first input inhibits the unit, the second activates it
 
 
 # Conditions

@@ -1,4 +1,4 @@
-"""Writing tar shards: nothing lost, nothing twice, equal pictures give equal bytes, bad ones are reported."""
+"""Writing tar shards: nothing lost, nothing twice, equal visualizations give equal bytes, bad ones are reported."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def jpeg(gray: int = 128) -> bytes:
     return buffer.getvalue()
 
 
-def picture_folder(folder: Path, *names: str) -> Path:
+def image_folder(folder: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(jpeg(number))
@@ -36,7 +36,7 @@ def stream(out: Path, shards: Iterable[str]) -> list:
 
 
 def test_class_folders_become_labels(tmp_path):
-    images = picture_folder(tmp_path / "in", "zebra/1.jpg", "ant/deep/2.JPEG", "ant/3.jpg", "loose.jpg")
+    images = image_folder(tmp_path / "in", "zebra/1.jpg", "ant/deep/2.JPEG", "ant/3.jpg", "loose.jpg")
     report = write_shards(images, tmp_path / "out", name="pets")
     assert report.class_names == ("ant", "zebra")
     assert (tmp_path / "out" / "pets-classes.txt").read_text() == "ant\nzebra\n"
@@ -49,20 +49,20 @@ def test_class_folders_become_labels(tmp_path):
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
-    report = write_shards(picture_folder(tmp_path / "in", "b.jpg", "a.jpg"), tmp_path / "out", name="x")
+    report = write_shards(image_folder(tmp_path / "in", "b.jpg", "a.jpg"), tmp_path / "out", name="x")
     assert [(s.key, s.label) for s in stream(tmp_path / "out", report.shards)] == [("a", None), ("b", None)]
     assert report.class_names == ()
     assert not (tmp_path / "out" / "x-classes.txt").exists()
 
 
 def test_given_labels_win_over_folders(tmp_path):
-    images = picture_folder(tmp_path / "in", "c/1.jpg", "c/2.jpg")
+    images = image_folder(tmp_path / "in", "c/1.jpg", "c/2.jpg")
     report = write_shards(images, tmp_path / "out", name="x", labels={"c/1.jpg": 7})
     assert [s.label for s in stream(tmp_path / "out", report.shards)] == [7, None]
 
 
-def test_bad_pictures_are_left_out_and_reported(tmp_path):
-    images = picture_folder(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg", "notes.txt", ".hidden.jpg")
+def test_bad_visualizations_are_left_out_and_reported(tmp_path):
+    images = image_folder(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg", "notes.txt", ".hidden.jpg")
     (images / "b.jpg").write_bytes(jpeg()[:-100])
     (images / "c.jpg").write_bytes(b"")
     report = write_shards(images, tmp_path / "out", name="x")
@@ -75,7 +75,7 @@ def test_bad_pictures_are_left_out_and_reported(tmp_path):
 
 
 def test_equal_folders_give_equal_bytes(tmp_path):
-    first = picture_folder(tmp_path / "one", "b/1.jpg", "a/2.jpg")
+    first = image_folder(tmp_path / "one", "b/1.jpg", "a/2.jpg")
     second = tmp_path / "two"
     shutil.copytree(first, second, copy_function=shutil.copyfile)
     for images in (first, second):
@@ -130,11 +130,11 @@ def test_a_full_disk_keeps_the_shards_before(tmp_path, monkeypatch):
     assert [s.key for s in stream(tmp_path, sorted(p.name for p in tmp_path.iterdir()))] == ["k0", "k1"]
 
 
-def test_a_folder_without_pictures_is_a_mistake(tmp_path):
+def test_a_folder_without_visualizations_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         write_shards(tmp_path / "no", tmp_path / "out", name="x")
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="holds no visualizations"):
         write_shards(tmp_path / "in", tmp_path / "out", name="x")
 
 

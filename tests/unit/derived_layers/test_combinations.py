@@ -1,4 +1,4 @@
-"""Circuits: the geometric mean of units as one unit, jointly or given one upstream, through the whole pipeline."""
+"""Combinations: the geometric mean of units as one unit, jointly or given one upstream, through the whole pipeline."""
 
 import copy
 import io
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import conditioned_on, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
 from jobs.run.resolved import resolve
 from jobs.runner import run_stages
-from pipeline import add_circuit, add_concepts
+from pipeline import add_combination, add_concepts
 from pipeline import attribution as relevance
 from pipeline.atlas.validation.validate import validate
 from pipeline.attribution.relevance import upstream_layers
@@ -24,7 +24,7 @@ from pipeline.io.root import Root
 from pipeline.models import Model, Preprocessing, features_of
 from pipeline.recipe.recipe import STAGES, Recipe, RecipeError
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_run import picture, recipe_toml, write_data
+from tests.support.tiny_run import recipe_toml, visualization, write_data
 
 NUM_IMAGES = 16
 VALUES = st.floats(0, 100, width=32, allow_subnormal=False)
@@ -55,13 +55,13 @@ def block_mean(maps: np.ndarray, size: int) -> np.ndarray:
 
 
 def independent(model: Model, units, size: int, x: torch.Tensor | None = None) -> np.ndarray:
-    """The circuit's map [B, size, size] by the product and the root of its definition, in float64."""
+    """The combination's map [B, size, size] by the product and the root of its definition, in float64."""
     maps = features(model, *[layer for layer, _ in units], x=x)
     parts = [block_mean(np.maximum(m[:, unit], 0), size) for m, (_, unit) in zip(maps, units, strict=True)]
     return np.prod(parts, axis=0) ** (1 / len(units))
 
 
-@given(
+@conditioned_on(
     st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=1, max_size=4),
     st.lists(st.lists(VALUES, min_size=3, max_size=3), max_size=2),
 )
@@ -91,9 +91,9 @@ def test_rescaling_a_unit_rescales_all_positions_alike():
 
 
 @pytest.mark.parametrize("units", [(STAGE1, STAGE2), (STAGE3, STAGE1), (STAGE3, STAGE2, STAGE1)])
-def test_a_joint_circuit_lives_on_the_coarsest_map(units):
+def test_a_joint_combination_lives_on_the_coarsest_map(units):
     model = tiny_model()
-    name = add_circuit(model, "some", units=units)
+    name = add_combination(model, "some", units=units)
     (found,) = features(model, name)
     size = min(model.feature_shape(layer)[1] for layer, _ in units)
     np.testing.assert_allclose(found[:, 0], independent(model, units, size), rtol=1e-4, atol=1e-6)
@@ -106,7 +106,7 @@ def test_a_joint_circuit_lives_on_the_coarsest_map(units):
 def test_two_units_of_one_layer_and_a_concept():
     model = tiny_model()
     concept = add_concepts(model, "some", "stage2", torch.eye(12)[[5, 3]])
-    name = add_circuit(model, "some", units=[("stage2", 5), ("stage2", 7), (concept, 1)])
+    name = add_combination(model, "some", units=[("stage2", 5), ("stage2", 7), (concept, 1)])
     (found,) = features(model, name)
     expected = independent(model, [("stage2", 5), ("stage2", 7), ("stage2", 3)], 4)
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-6)
@@ -116,7 +116,7 @@ def test_two_units_of_one_layer_and_a_concept():
 
 
 class RedAndGreen(nn.Module):
-    """Unit 0 is the red of a picture, unit 1 its green, both at half the resolution."""
+    """Unit 0 is the red of a visualization, unit 1 its green, both at half the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class RedAndGreen(nn.Module):
 
 def test_both_units_must_fire_at_one_place():
     model = model_around(RedAndGreen())
-    name = add_circuit(model, "yellow", units=[("colors", 0), ("colors", 1)])
+    name = add_combination(model, "yellow", units=[("colors", 0), ("colors", 1)])
     x = torch.zeros(4, 3, 32, 32)
     x[0, 0], x[1, 1], x[2, :2] = 4.0, 4.0, 1.0  # red, green, a paler yellow
     x[3, 0, :16], x[3, 1, 16:] = 4.0, 4.0  # red above green
@@ -158,7 +158,7 @@ class RunsOneLayerTwice(nn.Module):
 
 def test_nothing_is_left_from_one_pass_to_the_next():
     model = model_around(RunsOneLayerTwice())
-    name = add_circuit(model, "some", units=[("once", 0), ("twice", 0)])
+    name = add_combination(model, "some", units=[("once", 0), ("twice", 0)])
     (fresh,) = features(model, name)
     with model.capture([name]), torch.no_grad():
         model.module(torch.ones(3, 3, 32, 32))  # the second run of the layer has nothing to be combined with
@@ -169,7 +169,7 @@ def test_nothing_is_left_from_one_pass_to_the_next():
 
 def test_a_model_can_be_copied_after_a_pass_that_stopped_between_the_units():
     model = tiny_model()
-    name = add_circuit(model, "some", units=[STAGE1, STAGE3])
+    name = add_combination(model, "some", units=[STAGE1, STAGE3])
     assert upstream_layers(model.module, images(1), "stage2", ["stage1"])  # what it leaves is part of a graph
     twin = copy.deepcopy(model)
     np.testing.assert_array_equal(*features(model, name), *features(twin, name))
@@ -200,7 +200,7 @@ def transformer() -> Model:
 
 
 def test_units_of_tokens_are_combined_token_by_token(transformer):
-    name = add_circuit(transformer, "some", units=[("block1", 2), ("block0", 4)])
+    name = add_combination(transformer, "some", units=[("block1", 2), ("block0", 4)])
     found, first, second = features(transformer, name, "block0", "block1")
     expected = np.sqrt(np.maximum(first[:, 4], 0) * np.maximum(second[:, 2], 0))
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-6)
@@ -209,7 +209,7 @@ def test_units_of_tokens_are_combined_token_by_token(transformer):
 
 
 def test_tokens_and_maps_meet_on_the_grid(transformer):
-    name = add_circuit(transformer, "some", units=[("block0", 4), ("patches", 1)])
+    name = add_combination(transformer, "some", units=[("block0", 4), ("patches", 1)])
     found, tokens, maps = features(transformer, name, "block0", "patches")
     laid_out = tokens[:, 4, 1:].reshape(-1, 4, 4)  # without the class token, row by row
     np.testing.assert_allclose(
@@ -218,32 +218,35 @@ def test_tokens_and_maps_meet_on_the_grid(transformer):
 
 
 def test_logits_weigh_the_mean_of_a_map(transformer):
-    name = add_circuit(transformer, "some", units=[("classifier", 2), ("patches", 1)])
+    name = add_combination(transformer, "some", units=[("classifier", 2), ("patches", 1)])
     found, maps, logits = features(transformer, name, "patches", "head")
     expected = np.sqrt(np.maximum(maps[:, 1], 0).mean(axis=(1, 2)) * np.maximum(logits[:, 2], 0))
     np.testing.assert_allclose(found[:, 0, 0, 0], expected, rtol=1e-4, atol=1e-6)
-    classes = add_circuit(transformer, "classes", units=[("classifier", 2), ("classifier", 1)])
+    classes = add_combination(transformer, "classes", units=[("classifier", 2), ("classifier", 1)])
     assert transformer.feature_shape(classes) == (1,)
 
 
 def test_tokens_without_a_grid_cannot_be_combined_with_maps(transformer):
     with pytest.raises(ValueError, match='the 9 tokens of layer "mixed" do not lie on a square grid') as caught:
-        add_circuit(transformer, "some", units=[("mixed", 4), ("patches", 1)])
+        add_combination(transformer, "some", units=[("mixed", 4), ("patches", 1)])
     assert 'those of "patches"; choose units of layers of one kind' in str(caught.value)
-    assert transformer.added_layers() == []
+    assert transformer.derived_layers() == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "expected either `units`, or `unit` and `given`"),
-        ({"units": [STAGE1, STAGE2], "given": STAGE1}, "expected either `units`, or `unit` and `given`"),
-        ({"unit": STAGE2}, "expected either `units`, or `unit` and `given`"),
+        ({}, "expected either `units`, or `unit` and `conditioned_on`"),
+        ({"units": [STAGE1, STAGE2], "given": STAGE1}, "expected either `units`, or `unit` and `conditioned_on`"),
+        ({"unit": STAGE2}, "expected either `units`, or `unit` and `conditioned_on`"),
         ({"units": [STAGE1]}, "expected at least two different units, got stage1:2"),
         ({"units": [STAGE1, STAGE1]}, "expected at least two different units, got stage1:2, stage1:2"),
         ({"units": [STAGE1, ("stage9", 0)]}, 'no layer "stage9" (did you mean "stage'),
         ({"units": [STAGE1, ("stage2", 12)]}, 'layer "stage2" has units 0 to 11, got 12'),
-        ({"unit": STAGE1, "given": STAGE2}, 'layer "stage1" is not computed from layer "stage2"; expected as `given`'),
+        (
+            {"unit": STAGE1, "given": STAGE2},
+            'layer "stage1" is not computed from layer "stage2"; expected as `conditioned_on`',
+        ),
         ({"unit": STAGE1, "given": ("stage1", 0)}, 'layer "stage1" is not computed from layer "stage1"'),
         ({"unit": STAGE3, "given": ("concepts.c", 0)}, '"concepts.c", which lies beside the network; expected'),
     ],
@@ -251,15 +254,15 @@ def test_tokens_without_a_grid_cannot_be_combined_with_maps(transformer):
 def test_mistakes_name_the_value_and_what_was_expected(arguments, message):
     model = tiny_model()
     add_concepts(model, "c", "stage1", torch.ones(8))
-    with pytest.raises(ValueError, match=r"circuits.some|stage9") as caught:
-        add_circuit(model, "some", **arguments)
+    with pytest.raises(ValueError, match=r"combinations.some|stage9") as caught:
+        add_combination(model, "some", **arguments)
     assert message in str(caught.value)
-    assert model.added_layers() == ["concepts.c"]
+    assert model.derived_layers() == ["concepts.c"]
 
 
-def test_a_conditional_circuit_takes_the_given_unit_for_a_constant():
+def test_a_conditional_combination_takes_the_given_unit_for_a_constant():
     model = tiny_model()
-    name = add_circuit(model, "some", unit=STAGE2, given=STAGE1)
+    name = add_combination(model, "some", unit=STAGE2, conditioned_on=STAGE1)
     assert model.unit_label(name, 0) == "stage2:3 given stage1:2"
     model.module.double()
     x = images().double().requires_grad_()
@@ -277,7 +280,7 @@ def test_a_conditional_circuit_takes_the_given_unit_for_a_constant():
 
 def test_relevance_is_shared_evenly_among_the_units():
     model = tiny_model()
-    name = add_circuit(model, "some", units=[STAGE3, STAGE2])
+    name = add_combination(model, "some", units=[STAGE3, STAGE2])
     model.module.double()
     x = images().double()
     with torch.no_grad():
@@ -298,7 +301,7 @@ def test_relevance_is_shared_evenly_among_the_units():
 
 def test_conditional_relevance_passes_through_the_given_unit_alone():
     model = tiny_model()
-    name = add_circuit(model, "some", unit=STAGE3, given=STAGE1)
+    name = add_combination(model, "some", unit=STAGE3, conditioned_on=STAGE1)
     plain = relevance(model.module, images(), layer="stage3", units=[4, 4, 4], feature_layers=["stage2", "stage1"])
     layers = ["stage2", "stage1", "stem"]
     found = relevance(model.module, images(), layer=name, units=[0, 0, 0], feature_layers=layers)
@@ -311,11 +314,11 @@ def test_conditional_relevance_passes_through_the_given_unit_alone():
 
 # --- recipes and whole runs ---
 
-CIRCUITS = """
-[[circuits]]
+COMBINATIONS = """
+[[combinations]]
 name = "joint"
 units = ["stage2:3", "stage1:2"]
-[[circuits]]
+[[combinations]]
 name = "given"
 unit = "stage3:4"
 given = "stage1:2"
@@ -324,20 +327,20 @@ given = "stage1:2"
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> str:
-    return write_data(tmp_path_factory.mktemp("circuits"), num_shards=2, per_shard=NUM_IMAGES // 2)
+    return write_data(tmp_path_factory.mktemp("combinations"), num_shards=2, per_shard=NUM_IMAGES // 2)
 
 
-def circuit_recipe(shards: str, out: Path, circuits: str = CIRCUITS) -> Recipe:
-    text = recipe_toml(shards, out).replace('layer = "stage2"\nunits = "0:3"', 'layer = "circuits.*"')
+def combination_recipe(shards: str, out: Path, combinations: str = COMBINATIONS) -> Recipe:
+    text = recipe_toml(shards, out).replace('layer = "stage2"\nunits = "0:3"', 'layer = "combinations.*"')
     return Recipe.from_toml(
-        text.replace('layer = "classifier"\nunits = "all"', 'layer = "classifier"\nunits = [0]') + circuits
+        text.replace('layer = "classifier"\nunits = "all"', 'layer = "classifier"\nunits = [0]') + combinations
     )
 
 
 @pytest.fixture(scope="module")
 def atlas(shards, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("atlas") / "out"
-    run_stages(circuit_recipe(shards, out), STAGES, address="inline", say=lambda _: None)
+    run_stages(combination_recipe(shards, out), STAGES, address="inline", echo=lambda _: None)
     return out
 
 
@@ -350,10 +353,10 @@ def atlas(shards, tmp_path_factory) -> Path:
 )
 def test_references_are_the_images_where_all_units_fire(atlas, shards, name, units, size, label):
     assert validate(str(atlas)) == []
-    (row,) = read_rows(Root.open(atlas), f"layers/circuits.{name}.parquet")
-    model = resolve(circuit_recipe(shards, atlas)).model
-    photographs = [Image.open(io.BytesIO(picture(seed))) for seed in range(NUM_IMAGES)]
-    x = torch.stack([model.preprocess(photograph.convert("RGB")) for photograph in photographs])
+    (row,) = read_rows(Root.open(atlas), f"layers/combinations.{name}.parquet")
+    model = resolve(combination_recipe(shards, atlas)).model
+    dataset_images = [Image.open(io.BytesIO(visualization(seed))) for seed in range(NUM_IMAGES)]
+    x = torch.stack([model.preprocess(dataset_image.convert("RGB")) for dataset_image in dataset_images])
     activation = independent(model, units, size, x=x).reshape(NUM_IMAGES, -1).max(axis=1)
     best = np.argsort(-activation, kind="stable")[:4]
     assert (activation[best] > 0).all()
@@ -365,24 +368,27 @@ def test_references_are_the_images_where_all_units_fire(atlas, shards, name, uni
     assert (atlas / row["image_path"]).is_file()
 
 
-def test_a_circuit_enters_the_fingerprints(shards, tmp_path):
-    recipe = circuit_recipe(shards, tmp_path)
-    other = circuit_recipe(shards, tmp_path, CIRCUITS.replace("stage2:3", "stage2:4"))
+def test_a_combination_enters_the_fingerprints(shards, tmp_path):
+    recipe = combination_recipe(shards, tmp_path)
+    other = combination_recipe(shards, tmp_path, COMBINATIONS.replace("stage2:3", "stage2:4"))
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert recipe.fingerprint("collect") != other.fingerprint("collect")
-    assert other.stage_keys("collect")["circuits.joint"] == {"units": ["stage2:4", "stage1:2"]}
+    assert other.stage_keys("collect")["combinations.joint"] == {"units": ["stage2:4", "stage1:2"]}
 
 
 @pytest.mark.parametrize(
-    ("circuits", "message"),
+    ("combinations", "message"),
     [
-        ('units = ["stage2:3"]', 'circuits "x": expected either `units`, at least two, or `unit` and `given`'),
-        ('unit = "stage2:3"', 'circuits "x": expected either'),
-        ('units = ["stage2", "stage1:2"]', 'circuits.units = .*"LAYER:UNIT" such as "blocks.4:14"'),
+        (
+            'units = ["stage2:3"]',
+            'combinations "x": expected either `units`, at least two, or `unit` and `conditioned_on`',
+        ),
+        ('unit = "stage2:3"', 'combinations "x": expected either'),
+        ('units = ["stage2", "stage1:2"]', 'combinations.units = .*"LAYER:UNIT" such as "blocks.4:14"'),
         ('unit = "stage1:2"\ngiven = "stage2:3"', 'layer "stage1" is not computed from layer "stage2"'),
-        ('units = ["stage2:3", "stage2:99"]', 'circuits.x: layer "stage2" has units 0 to 11, got 99'),
+        ('units = ["stage2:3", "stage2:99"]', 'combinations.x: layer "stage2" has units 0 to 11, got 99'),
     ],
 )
-def test_mistakes_in_a_recipe_are_found_before_work_starts(shards, tmp_path, circuits, message):
+def test_mistakes_in_a_recipe_are_found_before_work_starts(shards, tmp_path, combinations, message):
     with pytest.raises(RecipeError, match=message):
-        resolve(circuit_recipe(shards, tmp_path, f'[[circuits]]\nname = "x"\n{circuits}\n'))
+        resolve(combination_recipe(shards, tmp_path, f'[[combinations]]\nname = "x"\n{combinations}\n'))

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline import add_circuit, add_concepts
+from pipeline import add_combination, add_concepts
 from pipeline import attribution as relevance
 from pipeline.alignment.losses import TARGET_LAYER
 from pipeline.attribution.relevance import upstream_layers
@@ -106,8 +106,8 @@ def test_the_network_computes_what_it_did_and_its_layers_keep_their_order():
     expected = plain.layers()
     expected.insert(expected.index("stage2") + 1, name)
     assert model.layers() == expected
-    assert model.added_layers() == [name] == ["concepts.some"]
-    assert plain.added_layers() == []
+    assert model.derived_layers() == [name] == ["concepts.some"]
+    assert plain.derived_layers() == []
     assert model.classifier_layer == plain.classifier_layer
     assert model.default_feature_layers() == plain.default_feature_layers()
 
@@ -183,7 +183,7 @@ def test_mistakes_name_the_value_and_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=r"concepts|layer") as caught:
         add_concepts(model, **{"name": "some", "layer": "stage2", "directions": directions(3, 12)} | arguments)
     assert message in str(caught.value)
-    assert model.added_layers() == []
+    assert model.derived_layers() == []
 
 
 def test_a_name_is_given_once():
@@ -222,7 +222,7 @@ for handle in handles:
     handle.remove()
 from pipeline.models import features_of
 with torch.no_grad():
-    features = features_of(model.module, images, ["concepts.some", "circuits.both"])
+    features = features_of(model.module, images, ["concepts.some", "combinations.both"])
 print(all(torch.equal(features[name], value) for name, value in expected.items()))
 """
 
@@ -230,9 +230,9 @@ print(all(torch.equal(features[name], value) for name, value in expected.items()
 def test_the_layers_reach_another_process_whole():
     model = tiny_model()
     name = add_concepts(model, "some", "stage2", directions(3, 12))
-    circuit = add_circuit(model, "both", units=[(name, 1), ("stage1", 2)])
+    combination = add_combination(model, "both", units=[(name, 1), ("stage1", 2)])
     with torch.no_grad():
-        expected = features_of(model.module, images(), [name, circuit])
+        expected = features_of(model.module, images(), [name, combination])
     done = subprocess.run(
         [sys.executable, "-c", _OTHER_PROCESS],
         input=pickle.dumps((model, images(), expected)),
@@ -286,8 +286,8 @@ def test_the_target_of_a_basis_vector_is_that_of_the_channel():
     rows = torch.eye(12)[[3, 7]]
     name = add_concepts(model, "basis", "stage2", rows)
     nested = add_concepts(model, "same", name, torch.eye(2))
-    circuit = add_circuit(model, "both", units=[(nested, 0), ("stage1", 2)])
-    assert {model.feature_space(layer) for layer in ("stage2", name, nested, circuit)} == {"stage2"}
+    combination = add_combination(model, "both", units=[(nested, 0), ("stage1", 2)])
+    assert {model.feature_space(layer) for layer in ("stage2", name, nested, combination)} == {"stage2"}
     targets = []
     for layer, unit in (("stage2", 7), (name, 1), (nested, 1)):
         plan = plan_alignment(model, layer, FAST)

@@ -1,4 +1,4 @@
-"""CLIP as a judge: a tiny open_clip model with random weights in a local file, against open_clip's own computation."""
+"""CLIP as an evaluator: a tiny open_clip model with random weights in a local file, against open_clip's own computation."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.evaluation.evaluators.load import load_judge
+from pipeline.evaluation.evaluators.load import load_evaluator
 from pipeline.models import torchvision_operators
 
 torchvision_operators.declare()
@@ -79,19 +79,19 @@ def reference(request: pytest.FixtureRequest, architectures: Path) -> tuple[str,
     return request.param, model, path
 
 
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+def visualization(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_zero_shot_logits_are_those_of_open_clip(reference: tuple[str, torch.nn.Module, Path]) -> None:
     """open_clip's own `get_logits`, its own preprocessing and tokenizer, the templates written out by hand."""
     architecture, model, path = reference
-    photographs = [Image.fromarray(picture(seed, 50, 40)) for seed in range(3)]
-    judge = load_judge(f"open_clip:{architecture}", str(path), class_names=NAMES)
-    answer = judge.look(photographs)
+    dataset_images = [Image.fromarray(visualization(seed, 50, 40)) for seed in range(3)]
+    evaluator = load_evaluator(f"open_clip:{architecture}", str(path), class_names=NAMES)
+    answer = evaluator.predict(dataset_images)
 
     transform = open_clip.image_transform(32, is_train=False)
-    images = torch.stack([transform(photograph) for photograph in photographs])
+    images = torch.stack([transform(dataset_image) for dataset_image in dataset_images])
     tokenizer = open_clip.get_tokenizer(architecture)
     with torch.no_grad():
         embedding = model.encode_image(images, normalize=True)
@@ -113,7 +113,7 @@ def test_zero_shot_logits_are_those_of_open_clip(reference: tuple[str, torch.nn.
             np.testing.assert_allclose(answer.logits[:, index], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(answer.embedding, embedding, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(answer.embedding, axis=1), 1, rtol=1e-5)
-    assert (judge.num_classes, judge.slug) == (4, f"open_clip_{architecture.replace('-', '_')}")
+    assert (evaluator.num_classes, evaluator.slug) == (4, f"open_clip_{architecture.replace('-', '_')}")
     assert (model.logit_bias is not None) == (architecture == "tiny-biased")
 
 
@@ -127,17 +127,17 @@ def tiny_file(architectures: Path) -> str:
 
 
 def test_without_class_names_it_only_embeds(tiny_file: str) -> None:
-    judge = load_judge("open_clip:tiny-clip", tiny_file)
-    answer = judge.look([picture(0)])
-    assert (judge.num_classes, answer.logits, answer.embedding.shape) == (None, None, (1, 12))
+    evaluator = load_evaluator("open_clip:tiny-clip", tiny_file)
+    answer = evaluator.predict([visualization(0)])
+    assert (evaluator.num_classes, answer.logits, answer.embedding.shape) == (None, None, (1, 12))
 
 
-def test_pictures_are_resized_whole_and_photographs_cropped(tiny_file: str) -> None:
-    judge = load_judge("open_clip:tiny-clip", tiny_file)
-    wide = picture(0, height=40, width=80)
+def test_visualizations_are_resized_whole_and_dataset_images_cropped(tiny_file: str) -> None:
+    evaluator = load_evaluator("open_clip:tiny-clip", tiny_file)
+    wide = visualization(0, height=40, width=80)
     squeezed = np.asarray(Image.fromarray(wide).resize((32, 32), Image.Resampling.BICUBIC))
     middle = np.asarray(Image.fromarray(wide).resize((64, 32), Image.Resampling.BICUBIC).crop((16, 0, 48, 32)))
-    shown = judge.look([wide, squeezed, Image.fromarray(wide), middle]).embedding
+    shown = evaluator.predict([wide, squeezed, Image.fromarray(wide), middle]).embedding
     np.testing.assert_allclose(shown[0], shown[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(shown[2], shown[3], rtol=1e-5, atol=1e-6)
     assert not np.allclose(shown[0], shown[2], atol=1e-3)
@@ -153,8 +153,8 @@ def test_names_of_imagenet_become_the_curated_ones(tiny_file: str, monkeypatch: 
         return torch.ones(12, len(names))
 
     monkeypatch.setattr(open_clip, "build_zero_shot_classifier", note)
-    load_judge("open_clip:tiny-clip", tiny_file, class_names=class_names("imagenet1k", 1000))
-    load_judge("open_clip:tiny-clip", tiny_file, class_names=["crane", "castle"])
+    load_evaluator("open_clip:tiny-clip", tiny_file, class_names=class_names("imagenet1k", 1000))
+    load_evaluator("open_clip:tiny-clip", tiny_file, class_names=["crane", "castle"])
     assert (asked[0][134], asked[0][517]) == ("crane bird", "construction crane")
     assert asked[1] == ["crane", "castle"]
 
@@ -163,7 +163,7 @@ def test_random_weights_repeat_and_disturb_nobody(architectures: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
         state = torch.random.get_rng_state()
-        first, second = (load_judge("open_clip:tiny-clip", "random").look([picture(0)]) for _ in range(2))
+        first, second = (load_evaluator("open_clip:tiny-clip", "random").predict([visualization(0)]) for _ in range(2))
         assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(first.embedding, second.embedding)
 
@@ -175,7 +175,7 @@ def test_a_file_named_like_a_tag_is_a_file(
     (tmp_path / "openai").write_bytes(Path(tiny_file).read_bytes())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="do not load into ViT-B-32"):
-        load_judge("open_clip:ViT-B-32", "openai")
+        load_evaluator("open_clip:ViT-B-32", "openai")
 
 
 def test_a_tag_is_left_to_open_clip(architectures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_tag_is_left_to_open_clip(architectures: Path, monkeypatch: pytest.Mon
         return create(architecture, device=device)
 
     monkeypatch.setattr(open_clip, "create_model", note)
-    load_judge("open_clip:tiny-clip", "pretrained:laion2b_s34b_b79k")
+    load_evaluator("open_clip:tiny-clip", "pretrained:laion2b_s34b_b79k")
     assert asked == ["laion2b_s34b_b79k"]
 
 
@@ -201,7 +201,7 @@ class Payload:
 def test_checkpoints_are_never_unpickled_into_code(architectures: Path) -> None:
     torch.save({"state_dict": Payload()}, architectures / "payload.pt")
     with pytest.raises(ValueError, match="do not load into tiny-clip"):
-        load_judge("open_clip:tiny-clip", str(architectures / "payload.pt"))
+        load_evaluator("open_clip:tiny-clip", str(architectures / "payload.pt"))
 
 
 @pytest.mark.parametrize(
@@ -218,21 +218,21 @@ def test_checkpoints_are_never_unpickled_into_code(architectures: Path) -> None:
 def test_what_is_not_to_be_had_is_named_and_not_fetched(
     architectures: Path, name: str, weights: str, names: list[str] | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f'judge "open_clip:{name}": .*{message}'):
-        load_judge(f"open_clip:{name}", weights, class_names=names)
+    with pytest.raises(ValueError, match=f'evaluator "open_clip:{name}": .*{message}'):
+        load_evaluator(f"open_clip:{name}", weights, class_names=names)
 
 
 def test_a_foreign_tokenizer_does_not_hinder_embedding(architectures: Path) -> None:
-    judge = load_judge("open_clip:tiny-foreign-tokenizer", "random")
-    assert judge.look([picture(0)]).embedding.shape == (1, 12)
+    evaluator = load_evaluator("open_clip:tiny-foreign-tokenizer", "random")
+    assert evaluator.predict([visualization(0)]).embedding.shape == (1, 12)
 
 
 def test_weights_of_another_architecture_are_refused(tiny_file: str) -> None:
     with pytest.raises(ValueError, match=r"do not load into tiny-deep: .*\s+Missing key"):
-        load_judge("open_clip:tiny-deep", tiny_file)
+        load_evaluator("open_clip:tiny-deep", tiny_file)
 
 
 def test_without_open_clip_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ValueError, match=r"pip install 'neuron-atlas\[clip\]'"):
-        load_judge("open_clip:ViT-B-32", "random")
+        load_evaluator("open_clip:ViT-B-32", "random")

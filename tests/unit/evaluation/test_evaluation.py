@@ -1,4 +1,4 @@
-"""Evaluation without a run: which photographs are chosen, when a picture is weak, what is kept, what the text says."""
+"""Evaluation without a run: which dataset images are chosen, when a visualization is weak, what is kept, what the text says."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +20,15 @@ from pipeline.atlas.format.scores import (
     scores_text,
     summary_problems,
 )
-from pipeline.evaluation.comparison_images import choose_exemplars, choose_panel, choose_quiet
+from pipeline.evaluation.comparison_images import choose_minimally_activating, choose_sample, choose_top_images
 from pipeline.evaluation.metrics.path_similarity import PathCorrelations, shared_scale_similarities
 from pipeline.evaluation.predict import alignment_distances, own_columns
-from pipeline.evaluation.predictions import JudgeRecord, LookFolder, judge_key
-from pipeline.evaluation.scores import DataExcitement, verdict
+from pipeline.evaluation.predictions import EvaluatorRecord, PredictionFolder, evaluator_key
+from pipeline.evaluation.scores import ActivationRange, status_of
 from pipeline.io.root import Root
 from pipeline.models import FeatureLayer
-from pipeline.neurons import judge_slug
-from pipeline.recipe.evaluate import EvaluateSection, JudgeChoice
+from pipeline.neurons import evaluator_slug
+from pipeline.recipe.evaluate import EvaluateSection, EvaluatorChoice
 from pipeline.recipe.recipe import Recipe, RecipeError
 from pipeline.synthesis.methods.presets import PUBLISHED
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
@@ -50,62 +50,64 @@ def statistics_of(
     return SimpleNamespace(topk=lambda layer: topk, activation_moments=lambda layer: moments)
 
 
-# ---- photographs ----
+# ---- dataset images ----
 
 
-def test_a_larger_panel_contains_the_smaller_one_and_all_is_all() -> None:
+def test_a_larger_comparison_images_contains_the_smaller_one_and_all_is_all() -> None:
     samples = np.arange(0, 200, 2)
-    panels = [choose_panel(samples, count, 3) for count in (5, 20, 100, 1000)]
-    assert [len(panel) for panel in panels] == [5, 20, 100, 100]
-    for smaller, larger in pairwise(panels):
+    comparison_images = [choose_sample(samples, count, 3) for count in (5, 20, 100, 1000)]
+    assert [len(comparison_images) for comparison_images in comparison_images] == [5, 20, 100, 100]
+    for smaller, larger in pairwise(comparison_images):
         assert set(smaller) <= set(larger) <= set(samples.tolist())
-    assert list(panels[1]) == sorted(set(panels[1]))
-    assert choose_panel(samples, 20, 3) == panels[1] != choose_panel(samples, 20, 4)
+    assert list(comparison_images[1]) == sorted(set(comparison_images[1]))
+    assert choose_sample(samples, 20, 3) == comparison_images[1] != choose_sample(samples, 20, 4)
 
 
-def test_exemplars_are_the_most_exciting_without_references() -> None:
+def test_top_images_are_the_most_exciting_without_references() -> None:
     statistics = statistics_of([9.0, 8, 7, 6, 0, -np.inf], [4, 11, 2, 7, 5, NO_SAMPLE])
-    assert choose_exemplars(statistics, "x", 0, frozenset({11}), 2) == (4, 2)
-    assert choose_exemplars(statistics, "x", 0, frozenset({11}), 9) == (4, 2, 7)  # 5 excites it as little as any
-    assert choose_exemplars(statistics, "x", 0, frozenset({4, 11, 2, 7}), 9) == ()
+    assert choose_top_images(statistics, "x", 0, frozenset({11}), 2) == (4, 2)
+    assert choose_top_images(statistics, "x", 0, frozenset({11}), 9) == (4, 2, 7)  # 5 activates it as little as any
+    assert choose_top_images(statistics, "x", 0, frozenset({4, 11, 2, 7}), 9) == ()
 
 
 def test_the_quiet_ones_excite_least_and_ties_are_drawn() -> None:
-    panel, activations = [10, 11, 12, 13, 14, 15], np.array([0.0, 5, 0, 1, 0, 0])
-    assert choose_quiet(panel, activations, frozenset({10}), 4, 0)[-1] == 13
-    drawn = {choose_quiet(panel, activations, frozenset({10}), 2, seed) for seed in range(30)}
+    comparison_images, activations = [10, 11, 12, 13, 14, 15], np.array([0.0, 5, 0, 1, 0, 0])
+    assert choose_minimally_activating(comparison_images, activations, frozenset({10}), 4, 0)[-1] == 13
+    drawn = {
+        choose_minimally_activating(comparison_images, activations, frozenset({10}), 2, seed) for seed in range(30)
+    }
     assert {sample for two in drawn for sample in two} == {12, 14, 15}
-    assert choose_quiet(panel, activations, frozenset(panel), 2, 0) == ()
+    assert choose_minimally_activating(comparison_images, activations, frozenset(comparison_images), 2, 0) == ()
 
 
-# ---- the verdict ----
+# ---- the status ----
 
 
 @pytest.mark.parametrize(
     ("activation", "percentile", "status", "said"),
     [
         (6.0, 99.5, "ok", ()),
-        (5.0, 99.5, "ok", ()),  # as its most exciting photographs do
-        (4.99, 99.5, "weak", ("4.99", "the 3 most exciting images", "have 5 on average")),
+        (5.0, 99.5, "ok", ()),  # as its top-activating dataset images do
+        (4.99, 99.5, "weak", ("4.99", "the 3 top-activating images", "have 5 on average")),
         (6.0, 98.0, "weak", ("more than 98.0 %", "99 % were asked for")),
         (float("nan"), float("nan"), "weak", ("nan",)),
     ],
 )
-def test_a_picture_is_to_excite_as_photographs_do(
+def test_a_visualization_is_to_excite_as_dataset_images_do(
     activation: float, percentile: float, status: str, said: tuple[str, ...]
 ) -> None:
-    excitement = DataExcitement.of(statistics_of([7.0, 5, 3, 2, 1], [1, 2, 3, 4, 5]), "x", 0, 3)
-    assert (excitement.num_top, excitement.top_mean) == (3, 5.0)
-    found, reason = verdict(activation, percentile, excitement, weak_percentile=99.0)
+    activation_range = ActivationRange.of(statistics_of([7.0, 5, 3, 2, 1], [1, 2, 3, 4, 5]), "x", 0, 3)
+    assert (activation_range.num_top, activation_range.top_mean) == (3, 5.0)
+    found, reason = status_of(activation, percentile, activation_range, weak_percentile=99.0)
     assert found == status
     assert all(words in reason for words in said)
     assert bool(reason) == (status != "ok")
 
 
-def test_fewer_photographs_than_references_are_all_of_them() -> None:
+def test_fewer_dataset_images_than_references_are_all_of_them() -> None:
     statistics = statistics_of([4.0, 2, -np.inf], [1, 2, NO_SAMPLE])
-    excitement = DataExcitement.of(statistics, "x", 0, 50)
-    assert (excitement.num_top, excitement.top_mean) == (2, 3.0)
+    activation_range = ActivationRange.of(statistics, "x", 0, 50)
+    assert (activation_range.num_top, activation_range.top_mean) == (2, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_fewer_photographs_than_references_are_all_of_them() -> None:
         (0.7, 0.7001, False),
     ],
 )
-def test_dead_is_what_no_photograph_excites(lowest: float, highest: float, is_dead: bool) -> None:
-    excitement = DataExcitement(lowest=lowest, highest=highest, top_mean=highest, num_top=1)
-    status, reason = verdict(99.0, 100.0, excitement, weak_percentile=99.0)
+def test_dead_is_what_no_dataset_image_excites(lowest: float, highest: float, is_dead: bool) -> None:
+    activation_range = ActivationRange(lowest=lowest, highest=highest, top_mean=highest, num_top=1)
+    status, reason = status_of(99.0, 100.0, activation_range, weak_percentile=99.0)
     assert (status == "dead") == is_dead
     assert not is_dead or f"{highest:.4g} on every image" in reason
 
@@ -132,37 +134,40 @@ def test_dead_is_what_no_photograph_excites(lowest: float, highest: float, is_de
 
 def test_what_was_looked_at_comes_back_and_counts_only_when_committed(tmp_path: Path) -> None:
     root = Root.open(tmp_path)
-    panel, pictures = LookFolder(root, "judge", "panel"), LookFolder(root, "judge", "pictures")
+    comparison_images, visualizations = (
+        PredictionFolder(root, "evaluator", "comparison_images"),
+        PredictionFolder(root, "evaluator", "visualizations"),
+    )
     rows = [{"id": sample, "embedding": np.array([sample, 0.5]), "logits": np.arange(3.0)} for sample in (3, 8)]
-    panel.commit("a", rows, {9: "not an image"})
-    panel.commit("b", [rows[0] | {"id": 20}])
+    comparison_images.commit("a", rows, {9: "not an image"})
+    comparison_images.commit("b", [rows[0] | {"id": 20}])
     keys = [("fc", 1, "vital", 0), ("fc", 2, "vital", 0)]
-    pictures.commit("c", [{"id": key, "alignment_distance": 0.25} for key in keys])
-    assert panel.committed() == {3, 8, 9, 20}
-    assert pictures.committed() == set(keys)
-    assert panel.problems() == {9: "not an image"}
-    found = panel.read(["embedding"], {8, 9, 20, 21})
-    assert {sample: look["embedding"].tolist() for sample, look in found.items()} == {8: [8, 0.5], 20: [3, 0.5]}
-    assert pictures.read(["alignment_distance"], keys[1:])[keys[1]]["alignment_distance"].tolist() == [0.25]
+    visualizations.commit("c", [{"id": key, "alignment_distance": 0.25} for key in keys])
+    assert comparison_images.committed() == {3, 8, 9, 20}
+    assert visualizations.committed() == set(keys)
+    assert comparison_images.problems() == {9: "not an image"}
+    found = comparison_images.read(["embedding"], {8, 9, 20, 21})
+    assert {sample: predict["embedding"].tolist() for sample, predict in found.items()} == {8: [8, 0.5], 20: [3, 0.5]}
+    assert visualizations.read(["alignment_distance"], keys[1:])[keys[1]]["alignment_distance"].tolist() == [0.25]
 
-    root.remove("run/evaluation/judge/panel/b.json")  # as a worker leaves it that was killed before its commit
-    assert panel.committed() == {3, 8, 9}
-    assert panel.names() == ["a"]
-    assert panel.read(["embedding"], {20}) == {}
+    root.remove("run/evaluation/evaluator/panel/b.json")  # as a worker leaves it that was killed before its commit
+    assert comparison_images.committed() == {3, 8, 9}
+    assert comparison_images.names() == ["a"]
+    assert comparison_images.read(["embedding"], {20}) == {}
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
 def test_alignment_distance_is_the_sort_matching_loss_per_layer_over_the_variance(layer: str) -> None:
-    """Against NumPy in float64; the seed of relevance is tested where it is made, so inner units go without."""
+    """Against NumPy in float64; the seed of relevance is tested where it is made, so intermediate units go without."""
     model = tiny_model()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     layers = [FeatureLayer(layer="stage1", weight=1.0), FeatureLayer(layer="stem", weight=0.25)]
     plan = plan_alignment(model, layer, PUBLISHED, rule="none", feature_layers=layers)
     target = reference_target(model, plan, 1, images)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]
+    visualizations = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]
     recipe = tiny_recipe("a.tar", "out")
-    distances = alignment_distances(model, recipe, plan, [1, 1], [target, target], pictures)
+    distances = alignment_distances(model, recipe, plan, [1, 1], [target, target], visualizations)
 
     def sorted_features(inputs: torch.Tensor, name: str) -> np.ndarray:
         with model.capture([name]) as features, torch.no_grad():
@@ -170,7 +175,7 @@ def test_alignment_distance_is_the_sort_matching_loss_per_layer_over_the_varianc
         return np.sort(features[name].flatten(2).double().numpy(), axis=2)
 
     expected = np.zeros(2)
-    inputs = torch.stack([model.preprocessing.to_tensor(picture) for picture in pictures])
+    inputs = torch.stack([model.preprocessing.to_tensor(visualization) for visualization in visualizations])
     for name, weight in (("stage1", 1.0), ("stem", 0.25)):
         quantile = sorted_features(images, name).mean(axis=0)
         squared = (sorted_features(inputs, name) - quantile) ** 2
@@ -196,39 +201,39 @@ def test_path_similarities_on_a_shared_scale_average_to_the_ratio_of_averages() 
         parts = {"made": [made, 0.0], "same": [same, 0.5], "other": [other, 0.5]}
         return PathCorrelations(layers=("a", "b"), **{name: np.array(part) for name, part in parts.items()})
 
-    pictures = [correlations(0.6, 0.7, 0.2), correlations(0.3, 0.21, 0.2)]  # the second one's own scale is 0.01
-    values = shared_scale_similarities(pictures, pictures)
+    visualizations = [correlations(0.6, 0.7, 0.2), correlations(0.3, 0.21, 0.2)]  # the second one's own scale is 0.01
+    values = shared_scale_similarities(visualizations, visualizations)
     # (made − other, summed over both layers) over the mean of 0.5 and 0.01
     np.testing.assert_allclose(values, [(0.4 - 0.5) / 0.255, (0.1 - 0.5) / 0.255])
     averages = (np.mean([0.6, 0.3]) + 0.0 - 0.2 - 0.5) / (np.mean([0.7, 0.21]) + 0.5 - 0.2 - 0.5)
     assert values.mean() == pytest.approx(averages)
-    assert np.isnan(shared_scale_similarities(pictures, [correlations(0, 0.1, 0.2)])).all()
+    assert np.isnan(shared_scale_similarities(visualizations, [correlations(0, 0.1, 0.2)])).all()
     assert len(shared_scale_similarities([], [])) == 0
 
 
-# ---- judges in recipes ----
+# ---- evaluators in recipes ----
 
 HOSTILE = "timm:a|b`<script>.é"
 
 
-def test_a_judge_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
+def test_a_evaluator_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
     recipe = tiny_recipe(
         "a.tar",
         "out",
         'evaluate.held_out_models=["timm:resnet18", {name="torchvision:squeezenet1_1", weights="s.safetensors"}]',
         'evaluate.clip={name="open_clip:ViT-B-32", weights="clip.pt"}',
     )
-    judges = [(judge.name, judge.weights) for judge in recipe.evaluate.judges]
-    assert judges == [
+    evaluators = [(evaluator.name, evaluator.weights) for evaluator in recipe.evaluate.evaluators]
+    assert evaluators == [
         ("timm:resnet18", "pretrained"),
         ("torchvision:squeezenet1_1", "s.safetensors"),
         ("open_clip:ViT-B-32", "clip.pt"),
     ]
     assert Recipe.from_toml(recipe.to_toml()) == recipe
-    keys = [judge_key(judge) for judge in recipe.evaluate.judges]
+    keys = [evaluator_key(evaluator) for evaluator in recipe.evaluate.evaluators]
     assert keys[0].startswith("timm_resnet18-")
     assert len(set(keys)) == 3
-    assert judge_key(JudgeChoice(name="timm:resnet18", weights="other.pth")) != keys[0]
+    assert evaluator_key(EvaluatorChoice(name="timm:resnet18", weights="other.pth")) != keys[0]
 
 
 @pytest.mark.parametrize(
@@ -242,56 +247,56 @@ def test_a_judge_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
         ('evaluate.clip="open_clip:ViT-B-32"', ["evaluate.clip", "a table", "weights"]),
         ('evaluate.clip={name="open_clip:ViT-B-32"}', ["evaluate.clip.weights", "missing"]),
         ('evaluate.clip={name="timm:resnet18", weights="x"}', ["evaluate.clip.name", "open_clip:ViT-B-32"]),
-        ("evaluate.num_photographs=1", ["evaluate.num_photographs", "at least 2"]),
-        ("evaluate.num_exemplars=0", ["evaluate.num_exemplars", "at least 1"]),
+        ("evaluate.num_dataset_images=1", ["evaluate.num_dataset_images", "at least 2"]),
+        ("evaluate.num_top_images=0", ["evaluate.num_top_images", "at least 1"]),
     ],
 )
-def test_a_judge_that_cannot_be_is_refused_by_name(override: str, said: list[str]) -> None:
+def test_a_evaluator_that_cannot_be_is_refused_by_name(override: str, said: list[str]) -> None:
     with pytest.raises(RecipeError) as refused:
         tiny_recipe("a.tar", "out", override)
     assert all(words in str(refused.value) for words in said), refused.value
 
 
 def test_a_hostile_name_stays_in_its_place() -> None:
-    (judge,) = EvaluateSection(held_out_models=(HOSTILE,)).judges
-    assert judge.slug == judge_slug(HOSTILE) == "timm_a_b_script"
-    column = f"accuracy_top1_{judge.slug}"
+    (evaluator,) = EvaluateSection(held_out_models=(HOSTILE,)).evaluators
+    assert evaluator.slug == evaluator_slug(HOSTILE) == "timm_a_b_script"
+    column = f"accuracy_top1_{evaluator.slug}"
     assert extra_score_columns([column]) == indexed_scores([column]) == {column: "float32"}
-    assert judge_key(judge).replace("-", "").replace("_", "").isalnum()
+    assert evaluator_key(evaluator).replace("-", "").replace("_", "").isalnum()
     assert code(HOSTILE) == "`timm:a/b'<script>.é`"  # a code span: no markup inside, and one end
-    notes = column_notes([column, "mis"], [record("model", "timm:own"), record("held-out", HOSTILE)])
+    notes = column_notes([column, "two_afc"], [record("model", "timm:own"), record("held-out", HOSTILE)])
     assert HOSTILE in notes[column]["meaning"]
-    assert HOSTILE in notes["mis"]["meaning"]
+    assert HOSTILE in notes["two_afc"]["meaning"]
 
 
 def record(role: str, name: str) -> dict[str, Any]:
-    slug = "model" if role == "model" else judge_slug(name)
-    full = JudgeRecord(
+    slug = "model" if role == "model" else evaluator_slug(name)
+    full = EvaluatorRecord(
         key=slug, slug=slug, role=role, name=name, weights="w.pth", weights_sha256="0" * 64, num_classes=5
     )
     return full.published()
 
 
 def test_notes_are_of_the_columns_that_are_there() -> None:
-    judges = [record("model", "timm:own"), record("held-out", "timm:a"), record("held-out", "timm:b")]
-    notes = column_notes(["mis", "mis_timm_b", "kid_timm_a"], judges)
-    assert "timm:a" in notes["mis"]["meaning"]
-    assert "timm:b" in notes["mis_timm_b"]["meaning"]
+    evaluators = [record("model", "timm:own"), record("held-out", "timm:a"), record("held-out", "timm:b")]
+    notes = column_notes(["two_afc", "two_afc_timm_b", "kid_timm_a"], evaluators)
+    assert "timm:a" in notes["two_afc"]["meaning"]
+    assert "timm:b" in notes["two_afc_timm_b"]["meaning"]
     assert notes["kid_timm_a"]["meaning"].startswith("kid timm a")
     assert "path_similarity" not in notes
-    assert "timm:own" in column_notes(["mis"], judges[:1])["mis"]["meaning"]
+    assert "timm:own" in column_notes(["two_afc"], evaluators[:1])["two_afc"]["meaning"]
 
 
 # ---- the summary's table and text ----
 
 
 def summary_row(**changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": "vital", "layer": "", "kind": "class", "metric": "fid", "judge": "model"}
-    return {**row, "value": 2.0, "low": None, "high": None, "num_pictures": 12} | changes
+    row: dict[str, Any] = {"method": "vital", "layer": "", "kind": "class", "metric": "fid", "evaluator": "model"}
+    return {**row, "value": 2.0, "low": None, "high": None, "num_visualizations": 12} | changes
 
 
 def test_sound_rows_have_no_problem() -> None:
-    rows = [summary_row(), summary_row(metric="mis", low=1.0, high=3.0), summary_row(method="photographs")]
+    rows = [summary_row(), summary_row(metric="two_afc", low=1.0, high=3.0), summary_row(method="dataset_images")]
     assert set(rows[0]) == set(SUMMARY_SCHEMA)
     assert list(summary_problems(rows, methods=["vital"], layers=["fc"])) == []
 
@@ -307,7 +312,7 @@ def test_sound_rows_have_no_problem() -> None:
         ({"value": float("inf")}, "not a number"),
         ({"low": 2.5, "high": 3.0}, "outside its interval"),
         ({"low": 1.0}, "outside its interval"),
-        ({"num_pictures": -1}, "num_pictures is -1"),
+        ({"num_visualizations": -1}, "num_visualizations is -1"),
     ],
 )
 def test_unsound_rows_are_named(changes: dict[str, Any], said: str) -> None:
@@ -320,18 +325,18 @@ def test_a_row_twice_is_a_problem() -> None:
     assert problem == "row 1 (fid): occurs twice"
 
 
-def test_the_text_has_a_line_per_metric_and_judge_and_a_column_per_method() -> None:
+def test_the_text_has_a_line_per_metric_and_evaluator_and_a_column_per_method() -> None:
     rows = [
         summary_row(value=1234.5),
         summary_row(method="pixel", value=0.000012),
-        summary_row(metric="accuracy_top1", judge="timm_a", value=0.5, low=0.25, high=0.75),
-        summary_row(metric="num_ok", judge="", value=11.0),
-        summary_row(layer="fc", metric="mis"),  # of one layer: in the table only
+        summary_row(metric="accuracy_top1", evaluator="timm_a", value=0.5, low=0.25, high=0.75),
+        summary_row(metric="num_ok", evaluator="", value=11.0),
+        summary_row(layer="fc", metric="two_afc"),  # of one layer: in the table only
     ]
     text = scores_text(rows, methods=["pixel", "vital"], facts=["A fact."], left_out=["CLIP: none named."])
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert table == [
-        "| metric | judge | pixel | vital |",
+        "| metric | evaluator | pixel | vital |",
         "|---|---|---|---|",
         "| `num_ok` |  | – | 11 |",
         "| `accuracy_top1` | `timm_a` | – | 0.5 [0.25, 0.75] |",
@@ -360,7 +365,7 @@ def test_numbers_are_short(value: float, text: str) -> None:
 
 
 def test_looks_say_which_columns_they_have_and_those_of_earlier_versions_have_none(tmp_path):
-    folder = LookFolder(Root.open(tmp_path), "model", "panel")
+    folder = PredictionFolder(Root.open(tmp_path), "model", "comparison_images")
     path = folder.commit("new", [{"id": 1, "activation/fc": np.zeros(2)}], {2: "no image"})
     Root.open(tmp_path).write_json(path.replace("new", "old"), {"ids": [3], "problems": []})
     assert folder.committed() == {1, 2, 3}

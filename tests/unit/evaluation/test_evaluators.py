@@ -1,4 +1,4 @@
-"""Judges: what they see, and which features are their embedding."""
+"""Evaluators: what they see, and which features are their embedding."""
 
 import subprocess
 import sys
@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.evaluation.evaluators.load import load_judge
-from pipeline.evaluation.evaluators.network import model_judge
+from pipeline.evaluation.evaluators.load import load_evaluator
+from pipeline.evaluation.evaluators.network import model_evaluator
 from pipeline.models import Model, Preprocessing, load_model
-from pipeline.neurons import judge_slug
+from pipeline.neurons import evaluator_slug
 from tests.support.tiny_networks import tiny_model
 
 TINY = "python:tests.support.tiny_networks:TinyResidualNet"
 
 
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+def visualization(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -44,35 +44,39 @@ def as_model(module: nn.Module, size_px: int = 64) -> Model:
     ],
 )
 def test_the_slug_is_fit_for_a_column(name: str, slug: str) -> None:
-    assert judge_slug(name) == slug
+    assert evaluator_slug(name) == slug
 
 
 def test_the_embedding_is_what_enters_the_classifier() -> None:
     model = tiny_model()
-    judge, pictures = model_judge(model), [picture(0), picture(1), picture(2)]
-    answer = judge.look(pictures)
-    inputs = torch.stack([model.preprocessing.to_tensor(shown) for shown in pictures])
+    evaluator, visualizations = model_evaluator(model), [visualization(0), visualization(1), visualization(2)]
+    answer = evaluator.predict(visualizations)
+    inputs = torch.stack([model.preprocessing.to_tensor(shown) for shown in visualizations])
     with model.capture(["stage3"]) as features:
         logits = model.module(inputs)
     np.testing.assert_allclose(answer.embedding, features["stage3"].mean(dim=(2, 3)), rtol=1e-5, atol=1e-7)
     assert answer.logits is not None
     np.testing.assert_allclose(answer.logits, logits, rtol=1e-5, atol=1e-6)
     assert (answer.embedding.dtype, answer.logits.dtype) == (np.float32, np.float32)
-    assert (judge.name, judge.slug, judge.num_classes) == (TINY, "python_tests_tiny_networks_tinyresidualnet", 5)
+    assert (evaluator.name, evaluator.slug, evaluator.num_classes) == (
+        TINY,
+        "python_tests_tiny_networks_tinyresidualnet",
+        5,
+    )
 
 
-def test_photographs_are_cropped_and_pictures_resized_whole() -> None:
-    """Only the middle half of a photograph is seen with this crop fraction; all of a picture is."""
+def test_dataset_images_are_cropped_and_visualizations_resized_whole() -> None:
+    """Only the middle half of a dataset image is seen with this crop fraction; all of a visualization is."""
     model = as_model(TinyConvHead())
-    tall = picture(0, height=96, width=48)
-    judge = model_judge(model)
-    as_photograph, as_picture = judge.look([Image.fromarray(tall), tall]).embedding
+    tall = visualization(0, height=96, width=48)
+    evaluator = model_evaluator(model)
+    as_dataset_image, as_visualization = evaluator.predict([Image.fromarray(tall), tall]).embedding
     seen = model.module.features(model.preprocess(Image.fromarray(tall))[None]).mean(dim=(2, 3))
     whole = Image.fromarray(tall).resize((64, 64), Image.Resampling.BICUBIC)
     all_seen = model.module.features(model.preprocessing.to_tensor(whole)[None]).mean(dim=(2, 3))
-    np.testing.assert_allclose(as_photograph, seen[0], rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(as_picture, all_seen[0], rtol=1e-5, atol=1e-7)
-    assert not np.allclose(as_photograph, as_picture, rtol=1e-3)
+    np.testing.assert_allclose(as_dataset_image, seen[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(as_visualization, all_seen[0], rtol=1e-5, atol=1e-7)
+    assert not np.allclose(as_dataset_image, as_visualization, rtol=1e-3)
 
 
 class TinyConvHead(nn.Module):
@@ -94,8 +98,8 @@ class TinyConvHead(nn.Module):
 def test_of_a_convolutional_head_it_is_the_maps_before_averaged() -> None:
     model = as_model(TinyConvHead())
     assert model.classifier_layer == "head.3"  # the pooling, which has no weights
-    answer = model_judge(model).look([picture(0, 64, 64)])
-    inputs = model.preprocessing.to_tensor(picture(0, 64, 64))[None]
+    answer = model_evaluator(model).predict([visualization(0, 64, 64)])
+    inputs = model.preprocessing.to_tensor(visualization(0, 64, 64))[None]
     assert answer.embedding.shape == (1, 6)
     np.testing.assert_allclose(answer.embedding, model.module.features(inputs).mean(dim=(2, 3)), rtol=1e-5)
     np.testing.assert_allclose(answer.logits, model.module(inputs), rtol=1e-5)
@@ -121,10 +125,10 @@ class TinyTokens(nn.Module):
 def test_of_a_backbone_it_is_the_last_layer_averaged_over_the_image() -> None:
     """Without the class token, which lies nowhere on the image."""
     model = as_model(TinyTokens())
-    judge = model_judge(model)
-    answer = judge.look([picture(0, 64, 64), picture(1, 64, 64)])
-    assert (judge.num_classes, answer.logits) == (None, None)
-    inputs = torch.stack([model.preprocessing.to_tensor(picture(seed, 64, 64)) for seed in (0, 1)])
+    evaluator = model_evaluator(model)
+    answer = evaluator.predict([visualization(0, 64, 64), visualization(1, 64, 64)])
+    assert (evaluator.num_classes, answer.logits) == (None, None)
+    inputs = torch.stack([model.preprocessing.to_tensor(visualization(seed, 64, 64)) for seed in (0, 1)])
     tokens = model.module(inputs)
     assert model.num_prefix("blocks.1") == 1
     np.testing.assert_allclose(answer.embedding, tokens[:, 1:].mean(dim=1), rtol=1e-5)
@@ -140,9 +144,9 @@ def test_of_a_backbone_it_is_the_last_layer_averaged_over_the_image() -> None:
 )
 def test_embeddings_of_libraries_networks_enter_their_last_weights(name: str, head: str) -> None:
     """Of tokens the class token or their pool, of ConvNeXt the normalized pool, of SqueezeNet the last maps."""
-    judge = load_judge(name, "random")
-    answer = judge.look([picture(0, 224, 224)])
-    layer = judge.model.module.get_submodule(head)  # type: ignore[attr-defined]
+    evaluator = load_evaluator(name, "random")
+    answer = evaluator.predict([visualization(0, 224, 224)])
+    layer = evaluator.model.module.get_submodule(head)  # type: ignore[attr-defined]
     assert answer.logits is not None
     if head == "classifier.1":
         assert answer.embedding.shape == (1, 512)
@@ -152,46 +156,46 @@ def test_embeddings_of_libraries_networks_enter_their_last_weights(name: str, he
 
 
 def test_an_answer_does_not_depend_on_the_company() -> None:
-    judge = load_judge(TINY, "random")
-    pictures = [picture(seed) for seed in range(3)]
-    together, alone = judge.look(pictures), judge.look(pictures[1:2])
+    evaluator = load_evaluator(TINY, "random")
+    visualizations = [visualization(seed) for seed in range(3)]
+    together, alone = evaluator.predict(visualizations), evaluator.predict(visualizations[1:2])
     np.testing.assert_allclose(together.embedding[1:2], alone.embedding, rtol=1e-5, atol=1e-7)
 
 
 def test_a_network_is_left_as_it_was() -> None:
     model = tiny_model()
-    judge = model_judge(model)
-    judge.look([picture(0)])
+    evaluator = model_evaluator(model)
+    evaluator.predict([visualization(0)])
     assert not model.module.fc._forward_pre_hooks
     assert not model.module.fc._forward_hooks
 
 
 def test_weights_of_a_file_are_taken(tmp_path: Path) -> None:
     torch.save(tiny_model(seed=3).module.state_dict(), tmp_path / "weights.pth")
-    shown = [picture(0, 224, 224)]
-    loaded = load_judge(TINY, str(tmp_path / "weights.pth")).look(shown)
+    shown = [visualization(0, 224, 224)]
+    loaded = load_evaluator(TINY, str(tmp_path / "weights.pth")).predict(shown)
     model = load_model(TINY, "random")
     model.module.load_state_dict(tiny_model(seed=3).module.state_dict())
-    np.testing.assert_array_equal(loaded.embedding, model_judge(model).look(shown).embedding)
-    assert not np.allclose(loaded.embedding, load_judge(TINY, "random").look(shown).embedding)
+    np.testing.assert_array_equal(loaded.embedding, model_evaluator(model).predict(shown).embedding)
+    assert not np.allclose(loaded.embedding, load_evaluator(TINY, "random").predict(shown).embedding)
 
 
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("squeezenet1_1", "random", r'judge "squeezenet1_1": expected timm:NAME, .* or open_clip:NAME'),
+        ("squeezenet1_1", "random", r'evaluator "squeezenet1_1": expected timm:NAME, .* or open_clip:NAME'),
         ("open_clip:", "random", "expected timm:NAME"),
         ("clip:ViT-B-32", "random", "expected timm:NAME"),
-        ("timm:resnet19", "random", r'judge "timm:resnet19": .*no such model'),
-        (TINY, "/nowhere/weights.pth", r"judge .*there is no such file"),
+        ("timm:resnet19", "random", r'evaluator "timm:resnet19": .*no such model'),
+        (TINY, "/nowhere/weights.pth", r"evaluator .*there is no such file"),
     ],
 )
-def test_a_judge_that_is_not_to_be_had_is_named(name: str, weights: str, message: str) -> None:
+def test_a_evaluator_that_is_not_to_be_had_is_named(name: str, weights: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_judge(name, weights)
+        load_evaluator(name, weights)
 
 
-def test_judges_come_without_open_clip() -> None:
+def test_evaluators_come_without_open_clip() -> None:
     """It takes seconds to import, and not every run needs it."""
     modules = "pipeline.evaluation.evaluators.network, pipeline.evaluation.metrics.fid_kid"
     code = f"import sys, {modules}; print('open_clip' in sys.modules)"

@@ -76,7 +76,7 @@ def test_frechet_distance_survives_features_far_from_the_origin() -> None:
     assert frechet_distance(real + 1e6, made + 1e6) == pytest.approx(frechet_distance(real, made), rel=1e-5)
 
 
-def test_few_pictures_lie_apart_though_they_are_of_one_distribution() -> None:
+def test_few_visualizations_lie_apart_though_they_are_of_one_distribution() -> None:
     """The bias that the documents warn of, and that the kernel distance does not have."""
     draw = np.random.default_rng(0).normal(size=(20, 2, 400, 16))
     few = [(frechet_distance(a[:20], b[:20]), kernel_distance(a[:20], b[:20])) for a, b in draw]
@@ -159,6 +159,6 @@ def test_sets_that_cannot_be_compared_are_refused(distance, shapes) -> None:
         distance(np.ones(shapes[0]), np.ones(shapes[1]))
 
 
-def test_no_picture_has_no_inception_score() -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+def test_no_visualization_has_no_inception_score() -> None:
+    with pytest.raises(ValueError, match="at least one visualization"):
         inception_score(np.empty((0, 5)))

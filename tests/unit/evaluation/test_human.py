@@ -195,7 +195,7 @@ def test_scores_of_a_small_study_by_hand() -> None:
     assert scores["words", "vital", "name_similarity"].num_answers == 2  # n1 is no class
 
 
-def test_similarity_between_raters_is_of_the_same_picture_alone() -> None:
+def test_similarity_between_raters_is_of_the_same_visualization_alone() -> None:
     same = [answer("words", "dog", rater=rater) for rater in ("ada", "bob", "eve")]
     assert rater_similarity(same, resamples=50)[0] == 1
     by_another_method = answer("words", "cat", rater="dan", method="maco")
@@ -203,6 +203,6 @@ def test_similarity_between_raters_is_of_the_same_picture_alone() -> None:
     assert np.isnan(rater_similarity([same[0], by_another_method])).all()
 
 
-def test_a_rater_who_rates_a_picture_twice_is_an_error() -> None:
+def test_a_rater_who_rates_a_visualization_twice_is_an_error() -> None:
     with pytest.raises(ValueError, match="twice"):
         rating_agreement([answer("class", 1), answer("class", 2)])

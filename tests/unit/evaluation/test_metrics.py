@@ -1,4 +1,4 @@
-"""Metrics of a picture: rank of its class, activation of its unit as published."""
+"""Metrics of a visualization: rank of its class, activation of its unit as published."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pipeline.evaluation.metrics.accuracy import class_rank, top_k_accuracy
-from pipeline.evaluation.metrics.activation import measure, picture_inputs
+from pipeline.evaluation.metrics.activation import measure, visualization_inputs
 from pipeline.models import Model
 from tests.support.tiny_networks import tiny_model
 
@@ -16,7 +16,7 @@ def model() -> Model:
     return tiny_model()
 
 
-def picture(seed: int, size_px: int = 32) -> np.ndarray:
+def visualization(seed: int, size_px: int = 32) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), dtype=np.uint8)
 
 
@@ -37,10 +37,10 @@ def test_top_k_accuracy_is_a_fraction() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])
-def test_each_picture_is_measured_on_its_own_unit(model: Model, reduction: str) -> None:
-    pictures, units = [picture(0), picture(1), picture(2)], [3, 0, 7]
-    activation, logits = measure(model, pictures, "stage2", units, reduction=reduction)
-    for row, (shown, unit) in enumerate(zip(pictures, units, strict=True)):
+def test_each_visualization_is_measured_on_its_own_unit(model: Model, reduction: str) -> None:
+    visualizations, units = [visualization(0), visualization(1), visualization(2)], [3, 0, 7]
+    activation, logits = measure(model, visualizations, "stage2", units, reduction=reduction)
+    for row, (shown, unit) in enumerate(zip(visualizations, units, strict=True)):
         with model.capture(["stage2"]) as features, torch.no_grad():
             expected_logits = model.module(model.preprocessing.to_tensor(shown)[None])
         own = features["stage2"][0, unit]
@@ -50,12 +50,12 @@ def test_each_picture_is_measured_on_its_own_unit(model: Model, reduction: str) 
 
 
 def test_a_class_is_measured_by_its_logit(model: Model) -> None:
-    activation, logits = measure(model, [picture(0), picture(1)], "fc", [4, 2])
+    activation, logits = measure(model, [visualization(0), visualization(1)], "fc", [4, 2])
     assert activation.tolist() == [logits[0, 4], logits[1, 2]]
 
 
-def test_a_picture_of_another_size_is_resized_whole(model: Model) -> None:
-    large = picture(0, size_px=64)
-    (shown,) = picture_inputs(model, [large])
+def test_a_visualization_of_another_size_is_resized_whole(model: Model) -> None:
+    large = visualization(0, size_px=64)
+    (shown,) = visualization_inputs(model, [large])
     resized = Image.fromarray(large).resize((32, 32), Image.Resampling.BICUBIC)
     assert torch.equal(shown, model.preprocessing.to_tensor(resized))

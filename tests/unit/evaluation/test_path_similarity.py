@@ -29,15 +29,15 @@ def test_path_similarity_by_hand() -> None:
     """ρ = 1 − 6 Σ d² / (n (n² − 1)): one swap of neighbors among four is 0.8, a reversal −1."""
     rising, swapped, falling = np.array([1, 2, 3, 4]), np.array([10, 30, 20, 40]), np.array([7, 5, 3, 1])
     same, other = np.stack([rising, swapped]), falling[None]
-    picture = np.array([2, 1, 4, 3])
+    visualization = np.array([2, 1, 4, 3])
     to_rising, to_swapped = 1 - 6 * 4 / 60, 1 - 6 * 10 / 60  # differences of ranks: 1 1 1 1, and 1 2 2 1
     lowest, highest = np.mean([-1, -0.8]), 0.8
     expected = ((to_rising + to_swapped) / 2 - lowest) / (highest - lowest)
-    assert path_similarity({"a": picture}, {"a": same}, {"a": other})[0] == pytest.approx(expected)
+    assert path_similarity({"a": visualization}, {"a": same}, {"a": other})[0] == pytest.approx(expected)
 
 
-def test_one_is_a_photograph_of_the_unit_and_zero_one_of_another() -> None:
-    """Photographs put in the picture's place score 1 and 0 on average: leave one out."""
+def test_one_is_a_dataset_image_of_the_unit_and_zero_one_of_another() -> None:
+    """Dataset images put in the visualization's place score 1 and 0 on average: leave one out."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=50), rng.normal(size=50)
     same, other = (base + 0.5 * rng.normal(size=(30, 50)) for base in (ours, theirs))
@@ -69,7 +69,7 @@ def test_layers_keep_their_order_and_those_that_tell_nothing_are_nan() -> None:
     other = {"early": alike[:2] + 0.5 * noise[2:], "late": unlike, "blind": unlike}
     found = path_correlations(made, same, other)
     assert found.layers == ("late", "blind", "early")
-    # Photographs of the unit are no nearer to each other than to the others, which are the same ones, in "blind".
+    # Dataset images of the unit are no nearer to each other than to the others, which are the same ones, in "blind".
     assert np.isfinite(found.per_layer()).tolist() == [True, False, True]
     kept = [0, 2]
     expected = (found.made - found.other)[kept].sum() / (found.same - found.other)[kept].sum()
@@ -77,7 +77,7 @@ def test_layers_keep_their_order_and_those_that_tell_nothing_are_nan() -> None:
     assert found.overall() != pytest.approx(np.nanmean(found.per_layer()), rel=1e-3)
 
 
-def test_constant_activations_and_single_photographs_give_nan() -> None:
+def test_constant_activations_and_single_dataset_images_give_nan() -> None:
     same, other = activations(4, seed=1), activations(3, seed=2)
     assert np.isnan(path_similarity({"a": np.zeros(9)}, {"a": same}, {"a": other})).all()
     alone = path_correlations({"a": same[0]}, {"a": same[:1]}, {"a": other})

@@ -1,4 +1,4 @@
-"""Runs that cannot judge everything: what is left out is said, failures counted, judges that do not load refused."""
+"""Runs that cannot score everything: what is left out is said, failures counted, evaluators that do not load refused."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import RecipeError
-from tests.support.evaluated_run import BACKBONE, JUDGE, judged_by, rows_of, run, scores_of
+from tests.support.evaluated_run import BACKBONE, EVALUATOR, evaluated_by, rows_of, run, scores_of
 from tests.support.tiny_run import recipe_toml, small_net, tiny_recipe, write_data
 
 PICKY = "python:tests.unit.evaluation.test_predict:picky_net"
@@ -48,45 +48,46 @@ def shards(tmp_path_factory):
 
 def test_what_cannot_be_measured_is_left_out_and_said(shards, tmp_path):
     all_are_references = ("statistics.top_k=4", "targets.duplicate_distance=-1")
-    recipe = tiny_recipe(shards, tmp_path, judged_by(BACKBONE), *all_are_references)
+    recipe = tiny_recipe(shards, tmp_path, evaluated_by(BACKBONE), *all_are_references)
     report = run(recipe)["evaluate"]
     assert (report.done, report.failed) == (8, 0)
     text = (tmp_path / "scores.md").read_text()
-    slug = "python_tests_judged_run_backbone"
+    slug = "python_tests_evaluated_run_backbone"
     assert f"Accuracy by `{slug}`: it has no classes, the model 5." in text
     assert "CLIP zero-shot accuracy: `evaluate.clip` names no network." in text
-    assert "FID, KID and Inception Score of class neurons by `vital`: 5 pictures, 24 photographs" in text
-    assert "Diversity: one picture per neuron" in text
+    assert "FID, KID and Inception Score of class neurons by `vital`: 5 visualizations, 24 dataset images" in text
+    assert "Diversity: one visualization per neuron" in text
     assert "raise `statistics.top_k`" in text
     metrics = {row["metric"] for row in read_rows(Root.open(tmp_path), "scores.parquet")}
     assert not metrics & {"fid", "kid", "inception_score", "diversity"}
-    # Those of inner units are the images that excite them most; those of classes, the labeled ones, need not be.
-    assert not scores_of(tmp_path, kind="inner").keys() & {"mis", "path_similarity"}
-    assert rows_of(tmp_path, "stage2")[0, 0]["mis"] is None
+    # Those of intermediate units are the images that activate them most; those of classes, the labeled ones, need not
+    # be.
+    assert not scores_of(tmp_path, kind="intermediate").keys() & {"two_afc", "path_similarity"}
+    assert rows_of(tmp_path, "stage2")[0, 0]["two_afc"] is None
     reasons = [entry["reason"] for entry in read_log(Root.open(tmp_path)) if entry["status"] == "left out"]
     assert len(reasons) >= 5
     assert all(reason in text for reason in reasons)
     assert validate(str(tmp_path)) == []
 
 
-def test_the_model_alone_judges_if_nobody_else_is_named(shards, tmp_path):
+def test_the_model_alone_evaluators_if_nobody_else_is_named(shards, tmp_path):
     recipe = tiny_recipe(shards, tmp_path)
-    assert "judged by the model itself" in str(run(recipe)["evaluate"])
-    assert "the model is the only judge of its own pictures" in (tmp_path / "scores.md").read_text()
-    assert scores_of(tmp_path, method="vital", kind="class", judge="model")["mis"]["num_pictures"] == 5
-    assert rows_of(tmp_path, "fc")[0, 0]["mis"] is not None
+    assert "scored by the model itself" in str(run(recipe)["evaluate"])
+    assert "the model is the only evaluator of its own visualizations" in (tmp_path / "scores.md").read_text()
+    assert scores_of(tmp_path, method="vital", kind="class", evaluator="model")["two_afc"]["num_visualizations"] == 5
+    assert rows_of(tmp_path, "fc")[0, 0]["two_afc"] is not None
     columns = Root.open(tmp_path).read_json("atlas.json")["columns"]
-    assert JUDGE in columns["mis"]["meaning"]  # the network of the atlas by its name
+    assert EVALUATOR in columns["two_afc"]["meaning"]  # the network of the atlas by its name
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        (judged_by("torchvision:squeezenet9"), ["evaluate.held_out_models", "squeezenet9", "no such model"]),
-        (judged_by("python:tests.integration.test_evaluation:nothing"), ["nothing", "leave this judge out"]),
+        (evaluated_by("torchvision:squeezenet9"), ["evaluate.held_out_models", "squeezenet9", "no such model"]),
+        (evaluated_by("python:tests.integration.test_evaluation:nothing"), ["nothing", "leave this evaluator out"]),
         (
-            f'evaluate.held_out_models=[{{name="{JUDGE}", weights="absent.safetensors"}}]',
-            [JUDGE, "absent.safetensors", "cannot be loaded"],
+            f'evaluate.held_out_models=[{{name="{EVALUATOR}", weights="absent.safetensors"}}]',
+            [EVALUATOR, "absent.safetensors", "cannot be loaded"],
         ),
         (
             'evaluate.clip={name="open_clip:ViT-B-32", weights="absent.pt"}',
@@ -94,40 +95,40 @@ def test_the_model_alone_judges_if_nobody_else_is_named(shards, tmp_path):
         ),
     ],
 )
-def test_a_judge_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp_path, override, said):
+def test_a_evaluator_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp_path, override, said):
     with pytest.raises(RecipeError) as refused:
         run(tiny_recipe(shards, tmp_path / "out", override), address="ray://127.0.0.1:1")
     assert all(words in str(refused.value) for words in said), refused.value
     assert not (tmp_path / "out").exists()
 
 
-def test_a_judge_that_fails_on_some_images_is_counted_and_asked_again(shards, tmp_path, capsys, monkeypatch):
+def test_a_evaluator_that_fails_on_some_images_is_counted_and_asked_again(shards, tmp_path, capsys, monkeypatch):
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
     path.write_text(recipe_toml(shards, out, evaluate=f'held_out_models = ["{PICKY}"]'))
     assert main(["run", str(path), "--address", "inline"]) == DONE_WITH_FAILED_UNITS
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluate"))
-    assert "times a judge failed on a photograph" in line
+    assert "times an evaluator failed on a dataset image" in line
     failures = [e for e in read_log(Root.open(out)) if e["status"] == "failed" and e["count"]]
     assert failures
     assert all("ArithmeticError: too bright" in entry["error"] for entry in failures)
-    assert 0 < sum(e["work"].split("/")[1] == "panel" for e in failures) < 24
+    assert 0 < sum(e["work"].split("/")[1] == "comparison_images" for e in failures) < 24
     assert validate(str(out)) == []
     monkeypatch.setattr("tests.unit.evaluation.test_predict.BRIGHT", 99.0)
     assert main(["run", str(path), "--address", "inline"]) == DONE
 
 
-def test_a_photograph_that_is_none_any_more_is_left_out_and_counted(tmp_path):
+def test_a_dataset_image_that_is_none_any_more_is_left_out_and_counted(tmp_path):
     shards = write_data(tmp_path / "data")
     recipe = tiny_recipe(shards, tmp_path / "out", atlas='publish_examples = "keys"')
     run(recipe, STAGES[:3])
     statistics = StatisticsStore.open(Root.open(tmp_path / "out"))
-    exemplar = statistics.exemplars_of(statistics.samples.ids.tolist())[5]
-    with Path(exemplar.tar_shard).open("r+b") as file:
-        file.seek(exemplar.offset)
-        file.write(b"no picture at all")
+    top_image = statistics.top_images_of(statistics.samples.ids.tolist())[5]
+    with Path(top_image.tar_shard).open("r+b") as file:
+        file.seek(top_image.offset)
+        file.write(b"no visualization at all")
     report = run(recipe, STAGES[3:])["evaluate"]
     assert (report.done, report.failed) == (8, 0)
-    assert f'1 photographs are no images any more, the first is "{exemplar.key}" in' in report.remark
+    assert f'1 dataset images are no images any more, the first is "{top_image.key}" in' in report.remark
     assert read_status(recipe).stages[3].todo == 0
     assert run(recipe)["evaluate"].seconds == 0  # not asked again
     assert validate(str(tmp_path / "out")) == []

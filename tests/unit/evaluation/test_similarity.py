@@ -34,10 +34,10 @@ def test_a_vector_of_zeros_is_like_nothing() -> None:
 
 
 def solved_tasks(made: np.ndarray, high: np.ndarray, low: np.ndarray) -> float:
-    """Every task by itself: which of two photographs is nearer to the pictures on average?"""
+    """Every task by itself: which of two dataset images is nearer to the visualizations on average?"""
 
-    def nearness(photograph: np.ndarray) -> float:
-        return math.fsum(cosine_of(photograph, picture) for picture in made) / len(made)
+    def nearness(dataset_image: np.ndarray) -> float:
+        return math.fsum(cosine_of(dataset_image, visualization) for visualization in made) / len(made)
 
     tasks = [(nearness(strong), nearness(weak)) for strong in high for weak in low]
     return math.fsum(1 if s > w else 0.5 if s == w else 0 for s, w in tasks) / len(tasks)
@@ -80,9 +80,9 @@ def test_no_task_has_no_score(empty: int) -> None:
 
 
 def test_diversity_is_the_mean_distance_of_pairs() -> None:
-    pictures = embeddings(4, seed=0)
-    pairs = [1 - cosine_of(pictures[i], pictures[j]) for i in range(4) for j in range(i)]
-    assert diversity(pictures) == pytest.approx(math.fsum(pairs) / 6)
+    visualizations = embeddings(4, seed=0)
+    pairs = [1 - cosine_of(visualizations[i], visualizations[j]) for i in range(4) for j in range(i)]
+    assert diversity(visualizations) == pytest.approx(math.fsum(pairs) / 6)
 
 
 def test_diversity_runs_from_equal_to_opposite() -> None:

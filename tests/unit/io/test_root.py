@@ -271,7 +271,7 @@ def test_sweep_keeps_what_may_still_be_written(tmp_path, monkeypatch):
     assert root.read_bytes("x") == b"1"
 
 
-def test_sweep_judges_other_hosts_and_zarr_by_age(tmp_path):
+def test_sweep_evaluators_other_hosts_and_zarr_by_age(tmp_path):
     for name in (f"{TEMPORARY_PREFIX}elsewhere-1-ab", "c.0123.partial"):
         (tmp_path / name).write_bytes(b"")
     root = Root.open(tmp_path)

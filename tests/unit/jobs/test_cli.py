@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import jobs.run.session
+import jobs.runner
 import pipeline.synthesis
 from jobs import cli
 from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, exit_code_of, main
@@ -20,7 +20,7 @@ from pipeline.io.root import Root, expand_urls
 from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.recipe.visualize import METHODS
 from tests.support.paths import ROOT
-from tests.support.tiny_run import picture, recipe_toml, write_data
+from tests.support.tiny_run import recipe_toml, visualization, write_data
 
 COMMANDS = {"demo", "shards", "plan", "run", *STAGES, "status", "site", "validate", "serve"}
 
@@ -135,7 +135,7 @@ def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.synthesis, "synthesize", poison)
         assert main(["run", recipe, "--address", "inline"]) == DONE_WITH_FAILED_UNITS
-    assert "7 pictures done, 1 failed" in capsys.readouterr().out
+    assert "7 visualizations done, 1 failed" in capsys.readouterr().out
 
     assert main(["status", recipe]) == DONE
     assert "/fc/1: FloatingPointError: not finite" in capsys.readouterr().out
@@ -151,17 +151,17 @@ def test_status_and_plan_before_and_after(built, capsys, tmp_path):
     fresh = ["--set", f"output.root={tmp_path}/fresh"]
     assert main(["plan", recipe, *fresh]) == DONE
     printed = capsys.readouterr().out
-    assert "8 neurons, 8 pictures" in printed
+    assert "8 neurons, 8 visualizations" in printed
     assert "rule of thumb" in printed
     assert "hours" in printed
     assert main(["status", recipe, *fresh]) == DONE
-    assert "visualize           0        0        8  pictures" in capsys.readouterr().out
+    assert "visualize           0        0        8  visualizations" in capsys.readouterr().out
     assert not (tmp_path / "fresh").exists()  # neither of them writes
 
     more = ["--set", "visualize.seeds=2"]
     assert main(["plan", recipe, *more]) == DONE
     printed = capsys.readouterr().out
-    assert "visualize           8        0        8  pictures" in printed
+    assert "visualize           8        0        8  visualizations" in printed
     assert "measured in this run" in printed
 
 
@@ -195,7 +195,7 @@ def test_site(built, tmp_path, capsys):
 def test_shards(tmp_path, capsys):
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        (tmp_path / "pets" / name / "photo.png").write_bytes(picture(number))
+        (tmp_path / "pets" / name / "photo.png").write_bytes(visualization(number))
     assert main(["shards", str(tmp_path / "pets"), str(tmp_path / "out"), "--max-samples", "1"]) == DONE
     shards = sorted((tmp_path / "out").glob("pets-*.tar"))
     assert [path.name for path in shards] == ["pets-000000.tar", "pets-000001.tar"]
@@ -210,7 +210,7 @@ def test_a_bug_keeps_its_traceback(recipe, monkeypatch):
     def buggy(*args, **options):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(jobs.run.session, "run_stages", buggy)
+    monkeypatch.setattr(jobs.runner, "run_stages", buggy)
     with pytest.raises(TypeError, match="a bug"):
         main(["run", recipe, "--address", "inline"])
 
@@ -218,7 +218,11 @@ def test_a_bug_keeps_its_traceback(recipe, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "statement", "code"),
     [
-        ("pipeline.fake", "raise ValueError('images: expected a folder')", FAILED),
+        (
+            "pipeline.fake",
+            "from pipeline.errors import UserError; raise UserError('images: expected a folder')",
+            FAILED,
+        ),
         ("jobs.fake", "raise OSError('disk full')", FAILED),
         ("jobs.fake", "int('nonsense')", None),
         ("jobs.fake", "import numpy; numpy.zeros(3).reshape(2, 2)", None),
@@ -246,7 +250,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(recipe, monkeypatch, ca
         time.sleep(5)
         raise AssertionError("the signal did not stop the run")
 
-    monkeypatch.setattr(jobs.run.session, "run_stages", interrupted)
+    monkeypatch.setattr(jobs.runner, "run_stages", interrupted)
     before = signal.getsignal(signal.SIGTERM)
     assert main(["run", recipe, "--set", "visualize.steps=3"]) == FAILED
     assert signal.getsignal(signal.SIGTERM) == before
@@ -266,7 +270,7 @@ def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
     ) as process:
         assert process.stderr is not None
         printed = []
-        while b"visualize: 8 pictures" not in (line := process.stderr.readline()):
+        while b"visualize: 8 visualizations" not in (line := process.stderr.readline()):
             printed.append(line)
             assert process.poll() is None, printed
         time.sleep(1)
@@ -287,16 +291,16 @@ def test_output_into_a_closed_pipe_is_no_traceback(built):
     assert "Traceback" not in finished.stderr
 
 
-def test_the_demo_recipe_shows_classes_and_inner_units_of_several_layers(tmp_path):
+def test_the_demo_recipe_shows_classes_and_intermediate_units_of_several_layers(tmp_path):
     recipe = demo_recipe(str(tmp_path), ["visualize.steps=5"])
     assert recipe.output.root == str(tmp_path)
     assert recipe.visualize.steps == 5
     assert all(Path(url).is_relative_to(PACKAGE) for url in expand_urls(recipe.data.shards))
     neurons = {(block.layer, unit) for block in recipe.neurons for unit in block.units}
-    inner = [(layer, unit) for layer, unit in neurons if layer != "classifier"]
-    assert len(neurons) - len(inner) >= 16
-    assert len(inner) >= 15
-    assert len({layer for layer, _ in inner}) >= 3
+    intermediate = [(layer, unit) for layer, unit in neurons if layer != "classifier"]
+    assert len(neurons) - len(intermediate) >= 16
+    assert len(intermediate) >= 15
+    assert len({layer for layer, _ in intermediate}) >= 3
     compared = {(block.layer, unit) for block in recipe.neurons if not block.methods for unit in block.units}
     assert recipe.visualize.methods == METHODS
     assert {layer == "classifier" for layer, _ in compared} == {True, False}
@@ -316,7 +320,7 @@ def test_the_demo_s_summary(built):
     text = describe(root.read_json("atlas.json"), read_rows(root, "index.parquet"), "demo-atlas")
     assert "8 neurons in demo-atlas" in text
     assert "5 classes, of which the model names" in text
-    assert "3 inner neurons of stage2" in text
+    assert "3 intermediate neurons of stage2" in text
     assert text.endswith("Look at it: make serve")
     assert describe(root.read_json("atlas.json"), [], "my atlas").endswith("neuron-atlas serve 'my atlas'")
 

@@ -97,7 +97,7 @@ def test_status_needs_neither_the_weights_nor_the_data(tmp_path):
     shards, out = write_data(tmp_path / "data", num_shards=2), tmp_path / "out"
     text = recipe_toml(shards, out).replace('"random"', f'"{weights}"')
     recipe = Recipe.from_toml(text)
-    run_stages(recipe, ["collect", "targets"], address="inline", say=lambda _: None)
+    run_stages(recipe, ["collect", "targets"], address="inline", echo=lambda _: None)
     weights.unlink()
     status = read_status(recipe)
     assert [(stage.stage, stage.todo) for stage in status.stages][:3] == [

@@ -1,4 +1,4 @@
-"""Pictures begin while targets are still made, and come out as if one stage had followed the other."""
+"""Visualizations begin while targets are still made, and come out as if one stage had followed the other."""
 
 import os
 import time
@@ -49,7 +49,7 @@ def shards(tmp_path_factory):
 def whole(shards, tmp_path_factory):
     """What a run publishes whose stages follow one another."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    run_stages(tiny_recipe(shards, out, NETWORK), STAGES, address="inline", say=lambda line: None)
+    run_stages(tiny_recipe(shards, out, NETWORK), STAGES, address="inline", echo=lambda line: None)
     return published(out)
 
 
@@ -59,13 +59,13 @@ def ends(out: Path) -> list[str]:
 
 
 class NetOfPatientTargets(TinyResidualNet):
-    """Workers that receive it commit the targets of a layer only once there is a picture in $TINY_PICTURES."""
+    """Workers that receive it commit the targets of a layer only once there is a visualization in $TINY_VISUALIZATIONS."""
 
     input_size_px = SIZE_PX
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures = Path(os.environ.get("TINY_PICTURES", ""))
+        self.visualizations = Path(os.environ.get("TINY_VISUALIZATIONS", ""))
         self.driver = os.getpid()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -76,23 +76,23 @@ class NetOfPatientTargets(TinyResidualNet):
 
         def wait_and_write(root: Root, path: str, data: bytes) -> None:
             deadline = time.monotonic() + WAIT_S
-            while path.startswith("run/targets/stage2/") and not any(self.pictures.glob("*.webp")):
-                assert time.monotonic() < deadline, f"no picture began before the last target: {path}"
+            while path.startswith("run/targets/stage2/") and not any(self.visualizations.glob("*.webp")):
+                assert time.monotonic() < deadline, f"no visualization began before the last target: {path}"
                 time.sleep(0.05)
             write(root, path, data)
 
         Root.write_bytes = wait_and_write  # type: ignore[method-assign]
 
 
-def test_pictures_are_made_while_targets_fill_the_cpus_and_their_bytes_are_the_same(
+def test_visualizations_are_made_while_targets_fill_the_cpus_and_their_bytes_are_the_same(
     shards, tmp_path, whole, ray_engine, monkeypatch, overlapping
 ):
     out = tmp_path / "out"
-    monkeypatch.setenv("TINY_PICTURES", str(out / "images" / "fc"))
+    monkeypatch.setenv("TINY_VISUALIZATIONS", str(out / "images" / "fc"))
     recipe = tiny_recipe(shards, out, NETWORK, *ON_CPUS)
-    run_stages(recipe, STAGES[:1], address="inline", say=lambda line: None)
+    run_stages(recipe, STAGES[:1], address="inline", echo=lambda line: None)
     said: list[str] = []
-    reports = run_stages(recipe, ("targets", "visualize"), engine=ray_engine, say=said.append)
+    reports = run_stages(recipe, ("targets", "visualize"), engine=ray_engine, echo=said.append)
     assert [(r.stage, r.done, r.failed) for r in reports] == [
         ("targets", NUM_NEURONS, 0),
         ("visualize", NUM_NEURONS, 0),
@@ -100,23 +100,23 @@ def test_pictures_are_made_while_targets_fill_the_cpus_and_their_bytes_are_the_s
     assert [line.partition(":")[0] for line in said] == ["targets", "visualize"]
     order = ends(out)
     assert order.index("visualize") < order.index("targets ends") < order.index("visualize ends")
-    run_stages(recipe, STAGES[3:], address="inline", say=lambda line: None)
+    run_stages(recipe, STAGES[3:], address="inline", echo=lambda line: None)
     assert published(out) == whole
     assert validate(str(out)) == []
 
 
 def test_taking_turns_gives_the_same_bytes_and_a_second_run_does_nothing(shards, tmp_path, whole, overlapping):
     recipe = tiny_recipe(shards, tmp_path / "out", NETWORK, *ON_CPUS)
-    run_stages(recipe, STAGES, engine=TwoAtOnce(), say=lambda line: None)
+    run_stages(recipe, STAGES, engine=TwoAtOnce(), echo=lambda line: None)
     assert published(tmp_path / "out") == whole
     order = ends(tmp_path / "out")
     assert order.index("visualize") < order.index("targets ends")
-    again = run_stages(recipe, ("targets", "visualize"), engine=TwoAtOnce(), say=lambda line: None)
+    again = run_stages(recipe, ("targets", "visualize"), engine=TwoAtOnce(), echo=lambda line: None)
     assert [(report.done, report.already) for report in again] == [(0, NUM_NEURONS)] * 2
 
 
 @pytest.mark.parametrize("engine", [InlineEngine(), TwoAtOnce()], ids=["in turn", "side by side"])
-def test_a_target_that_fails_costs_one_picture(shards, tmp_path, monkeypatch, overlapping, engine):
+def test_a_target_that_fails_costs_one_visualization(shards, tmp_path, monkeypatch, overlapping, engine):
     from pipeline.references import build
 
     make = build.build_targets
@@ -128,11 +128,11 @@ def test_a_target_that_fails_costs_one_picture(shards, tmp_path, monkeypatch, ov
 
     monkeypatch.setattr(build, "build_targets", make_or_fail)
     recipe = tiny_recipe(shards, tmp_path / "out", *ON_CPUS)
-    reports = run_stages(recipe, STAGES[:3], engine=engine, say=lambda line: None)
+    reports = run_stages(recipe, STAGES[:3], engine=engine, echo=lambda line: None)
     assert [(report.done, report.failed) for report in reports[1:]] == [(NUM_NEURONS - 1, 1)] * 2
     monkeypatch.undo()
-    # The next run makes what is missing; its neighbor in the batch of two has its picture already.
-    reports = run_stages(recipe, STAGES[:3], address="inline", say=lambda line: None)
+    # The next run makes what is missing; its neighbor in the batch of two has its visualization already.
+    reports = run_stages(recipe, STAGES[:3], address="inline", echo=lambda line: None)
     assert [(report.done, report.already) for report in reports[1:]] == [(1, NUM_NEURONS - 1)] * 2
 
 
@@ -144,7 +144,7 @@ def test_an_error_that_ends_one_stage_ends_the_other(shards, tmp_path, monkeypat
 
     monkeypatch.setattr(build, "build_targets", fail)
     with pytest.raises(RunStoppedError, match="the first 3 tasks all failed"):
-        run_stages(tiny_recipe(shards, tmp_path / "out", *ON_CPUS), STAGES[:3], engine=TwoAtOnce(), say=print)
+        run_stages(tiny_recipe(shards, tmp_path / "out", *ON_CPUS), STAGES[:3], engine=TwoAtOnce(), echo=print)
     assert "visualize" not in ends(tmp_path / "out")
 
 

@@ -44,7 +44,7 @@ def test_without_a_number_the_workers_are_those_of_this_machine(shards, tmp_path
     assert f"here, with {plan.tasks.count} CPU workers" in describe_plan(plan)
 
 
-def test_tasks_without_gpus_are_reckoned_on_cpus_and_go_on_beside_pictures(shards, tmp_path):
+def test_tasks_without_gpus_are_reckoned_on_cpus_and_go_on_beside_visualizations(shards, tmp_path):
     recipe = tiny_recipe(shards, tmp_path, "compute.gpus_per_actor=1", "compute.gpus_per_task=0")
     plan = make_plan(recipe, num_workers=2, num_cpu_workers=3)
     work = worker_seconds(plan)

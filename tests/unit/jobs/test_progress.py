@@ -126,7 +126,7 @@ def test_a_bar_tells_the_time_left_too():
 def test_bars_of_stages_side_by_side_stand_below_each_other():
     stream = Terminal()
     with (
-        Progress("visualize", total=2, noun="pictures", stream=stream) as outer,
+        Progress("visualize", total=2, noun="visualizations", stream=stream) as outer,
         Progress("targets", total=2, noun="neurons", stream=stream),
     ):
         outer.advance()

@@ -46,7 +46,7 @@ def outcome(*, ok: bool, seconds: float, attempts: int, lost: int = 0) -> Outcom
 
 def test_a_run_on_ray_is_seen_at_the_metrics_port_of_its_node(tmp_path, ray_engine):
     recipe = tiny_recipe(write_data(tmp_path / "data"), tmp_path / "out", 'name="seen-by-prometheus"')
-    run_stages(recipe, ["collect"], engine=ray_engine, say=lambda _: None)
+    run_stages(recipe, ["collect"], engine=ray_engine, echo=lambda _: None)
     by_hand = RunMetrics(ray_engine.metrics_api(), run="by-hand")  # what a healthy tiny run does not show
     by_hand.left("visualize", 7)
     by_hand.finished("visualize", outcome(ok=True, seconds=20, attempts=1))

@@ -80,13 +80,13 @@ def test_a_stage_that_stopped_before_its_first_result_binds_nobody(root):
         check_recipe(root, other)
 
 
-def test_more_shards_bind_targets_but_not_the_survey_and_layers_bind_nothing(root):
+def test_more_shards_bind_targets_but_not_the_collect_and_layers_bind_nothing(root):
     recipe = tiny_recipe("a.tar", root.url)
     more = tiny_recipe("a.tar", root.url, 'data.shards=["a.tar", "b.tar"]', 'statistics.layers=["stage2", "stem"]')
     results_of(root, recipe, "collect")
     check_recipe(root, more)
     results_of(root, recipe, "targets")
-    with pytest.raises(ValueError, match="copy the folder run/partials") as refused:
+    with pytest.raises(ValueError, match="copy the folder run/shard_statistics") as refused:
         check_recipe(root, more)
     assert 'data.shards: ["a.tar"] in the folder, ["a.tar", "b.tar"] in the recipe' in str(refused.value)
     assert "statistics.layers" not in str(refused.value)

@@ -20,12 +20,12 @@ def outcomes(pattern: str) -> Iterator[Outcome]:
     return (outcome(str(number), ok=sign == "+") for number, sign in enumerate(pattern))
 
 
-@pytest.mark.parametrize(("pattern", "patience"), [("-----", 3), ("---", 3), ("----+", 4), ("--", 1)])
-def test_a_run_is_stopped_if_the_first_works_all_fail(pattern, patience):
+@pytest.mark.parametrize(("pattern", "failure_limit"), [("-----", 3), ("---", 3), ("----+", 4), ("--", 1)])
+def test_a_run_is_stopped_if_the_first_works_all_fail(pattern, failure_limit):
     passed = []
     with pytest.raises(RunStoppedError) as stopped:
-        passed.extend(one.work.name for one in stop_if_all_fail(outcomes(pattern), patience))
-    assert f"the first {patience} tasks all failed, the last ({patience - 1}) with:" in str(stopped.value)
+        passed.extend(one.work.name for one in stop_if_all_fail(outcomes(pattern), failure_limit))
+    assert f"the first {failure_limit} tasks all failed, the last ({failure_limit - 1}) with:" in str(stopped.value)
     assert "in the_line" in str(stopped.value)
 
 
@@ -36,9 +36,11 @@ def test_what_stops_the_run_is_passed_on_first_to_be_logged():
         next(stream)
 
 
-@pytest.mark.parametrize(("pattern", "patience"), [("--+------", 3), ("+----", 1), ("--", 3), ("----", None), ("", 3)])
-def test_one_success_or_few_failures_or_an_earlier_run_let_it_go_on(pattern, patience):
-    assert len(list(stop_if_all_fail(outcomes(pattern), patience))) == len(pattern)
+@pytest.mark.parametrize(
+    ("pattern", "failure_limit"), [("--+------", 3), ("+----", 1), ("--", 3), ("----", None), ("", 3)]
+)
+def test_one_success_or_few_failures_or_an_earlier_run_let_it_go_on(pattern, failure_limit):
+    assert len(list(stop_if_all_fail(outcomes(pattern), failure_limit))) == len(pattern)
 
 
 class Scripted:
@@ -52,14 +54,14 @@ class Scripted:
         return (outcome(work.name, ok=not self.bad & set(work.name)) for work in works)
 
 
-def isolated(run: Scripted, names: str, patience: int | None) -> Iterator[Outcome]:
+def isolated(run: Scripted, names: str, failure_limit: int | None) -> Iterator[Outcome]:
     return isolate(
         run,
         [Work(name=name) for name in names.split()],
         Resources(max_retries=3),
         split=lambda work: [Work(name=letter) for letter in work.name],
         on_split=lambda outcome: None,
-        patience=patience,
+        failure_limit=failure_limit,
     )
 
 

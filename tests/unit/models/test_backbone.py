@@ -77,7 +77,7 @@ def rows_of(out: Path, layer: str) -> list[dict[str, Any]]:
 
 
 def run(recipe: Recipe) -> None:
-    run_stages(recipe, STAGES, address="inline", say=lambda line: None)
+    run_stages(recipe, STAGES, address="inline", echo=lambda line: None)
 
 
 def test_a_backbone_goes_through_every_stage(shards: str, tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_a_backbone_goes_through_every_stage(shards: str, tmp_path: Path) -> Non
         assert len(row["reference_keys"]) == 4
         assert set(row["reference_labels"]) == {""}  # of ten labels nothing is known but their numbers
     store = StatisticsStore.open(Root.open(out))
-    exemplar = store.exemplars("stage3", 0)[0]
-    assert exemplar.label >= 0
-    assert exemplar.top1 == -1
+    top_image = store.top_images("stage3", 0)[0]
+    assert top_image.label >= 0
+    assert top_image.top1 == -1
 
 
 def test_the_labels_of_the_data_may_have_names_of_their_own(shards: str, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_tokens_and_heads_of_a_transformer_go_through_every_stage(shards: str, t
         (row,) = rows_of(out, layer)
         assert row["status"] in ("ok", "weak")
         assert len(row["reference_positions"]) == 4 * len(row["reference_keys"])  # a box on each, of the patch
-    positions = StatisticsStore.open(Root.open(out)).exemplars(block, 0)
-    assert all(max(exemplar.position) < 4 for exemplar in positions)
+    positions = StatisticsStore.open(Root.open(out)).top_images(block, 0)
+    assert all(max(top_image.position) < 4 for top_image in positions)
 
 
 @pytest.mark.parametrize("num_channels", [1, 4])
@@ -145,5 +145,5 @@ def test_images_of_other_channels_go_through_every_stage(shards: str, tmp_path: 
     assert validate(str(out)) == []
     (row,) = rows_of(out, "stage2")
     assert row["status"] in ("ok", "weak")
-    with Image.open(out / row["image_path"]) as picture:
-        assert picture.mode == {1: "RGB", 4: "RGBA"}[num_channels]
+    with Image.open(out / row["image_path"]) as visualization:
+        assert visualization.mode == {1: "RGB", 4: "RGBA"}[num_channels]

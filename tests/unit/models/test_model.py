@@ -40,7 +40,7 @@ class TinyNet(nn.Module):
         return self.head(torch.relu(self.stem(x)).mean(dim=(2, 3)))
 
 
-def test_the_package_s_weights_name_photographs(lite0: Model) -> None:
+def test_the_package_s_weights_name_dataset_images(lite0: Model) -> None:
     """A mapping that is wrong in one tensor no longer knows a cat; the demo shards hold four of them."""
     assert lite0.num_classes == 1000
     assert lite0.class_names[281] == "tabby"
@@ -69,17 +69,17 @@ def test_classifier_is_an_alias(resnet: Model) -> None:
 
 
 def test_preprocessing_resizes_the_shorter_side_and_crops_the_center(lite0: Model) -> None:
-    photograph = Image.new("RGB", (512, 256), "black")
-    photograph.paste("white", (144, 0, 368, 256))  # the middle 224 columns
-    tensor = lite0.preprocess(photograph)
+    dataset_image = Image.new("RGB", (512, 256), "black")
+    dataset_image.paste("white", (144, 0, 368, 256))  # the middle 224 columns
+    tensor = lite0.preprocess(dataset_image)
     assert tensor.shape == (3, 224, 224)
     assert torch.equal(tensor[:, :, 112], torch.ones(3, 224))
-    assert lite0.preprocess_at(photograph, 160).shape == (3, 160, 160)
+    assert lite0.preprocess_at(dataset_image, 160).shape == (3, 160, 160)
     restored = lite0.preprocessing.denormalize(tensor)
     torch.testing.assert_close(lite0.preprocessing.normalize(restored), tensor)
 
 
-def test_a_narrow_photograph_still_fills_the_crop(lite0: Model) -> None:
+def test_a_narrow_dataset_image_still_fills_the_crop(lite0: Model) -> None:
     assert lite0.preprocess(Image.new("RGB", (1, 300))).shape == (3, 224, 224)
     assert lite0.preprocess(Image.fromarray(np.zeros((2, 2), np.uint8))).shape == (3, 224, 224)
 

@@ -59,7 +59,7 @@ def test_every_method_has_every_preset() -> None:
 
 
 # Preset → (version, hash of its settings). If this fails, raise the version in PRESET_VERSIONS and write down both: a
-# folder with pictures by the old settings then refuses to go on, instead of mixing them with others.
+# folder with visualizations by the old settings then refuses to go on, instead of mixing them with others.
 SETTINGS = {
     "published": (1, "add9455a6e8d77d7"),
     "fast": (5, "f5c1cdf702750533"),

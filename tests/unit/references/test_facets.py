@@ -17,7 +17,7 @@ from pipeline.references.facets import channel_vectors, cluster
 from pipeline.references.store import committed_targets, read_references, read_targets
 from pipeline.synthesis.methods.vital_target import reference_target
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_targets import random_pictures, targets_recipe, tiny_reader, write_tiny_store
+from tests.support.tiny_targets import random_visualizations, targets_recipe, tiny_reader, write_tiny_store
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def model() -> Model:
 
 @pytest.fixture
 def root(tmp_path: Path, model: Model) -> Root:
-    return write_tiny_store(tmp_path, model, random_pictures({"a": 6, "b": 2}))
+    return write_tiny_store(tmp_path, model, random_visualizations({"a": 6, "b": 2}))
 
 
 def groups(sizes: list[int], *, spread: float = 0.05, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
@@ -107,13 +107,13 @@ def test_each_facet_has_the_target_of_its_own_references(model: Model, root: Roo
             target, row = read_targets(root, plan, [unit], facet)[unit]
             assert read_references(root, "stage2", facet)[unit] == row
             assert row["num_references"] == len(row["reference_keys"]) > 0
-            images = reader.images(statistics.exemplars_of(row["reference_samples"]))
+            images = reader.images(statistics.top_images_of(row["reference_samples"]))
             expected = reference_target(model, plan, unit, images)
             for name, layer in expected.layers.items():
                 assert torch.equal(target.layers[name].quantile, layer.quantile)
             assert target.goal_activation == max(row["reference_activations"])
             keys += row["reference_keys"]
-        best = [exemplar.key for exemplar in statistics.exemplars("stage2", unit, 4)]
+        best = [top_image.key for top_image in statistics.top_images("stage2", unit, 4)]
         assert sorted(keys) == sorted(best)  # the same references as without facets, divided
         assert read_references(root, "stage2")[unit]["reference_keys"][0] == best[0]
 
@@ -121,7 +121,7 @@ def test_each_facet_has_the_target_of_its_own_references(model: Model, root: Roo
 def test_one_facet_is_stored_as_if_there_were_none(tmp_path: Path, model: Model) -> None:
     stored = []
     for name, targets in (("plain", {}), ("one", {"facets": 1})):
-        root = write_tiny_store(tmp_path / name, model, random_pictures({"a": 6}))
+        root = write_tiny_store(tmp_path / name, model, random_visualizations({"a": 6}))
         recipe = targets_recipe(**targets)
         plan = plan_targets(recipe, model, "stage2")
         prepare_targets(root, model, plan)
@@ -134,8 +134,8 @@ def test_one_facet_is_stored_as_if_there_were_none(tmp_path: Path, model: Model)
 
 
 def test_a_facet_without_references_is_skipped_with_the_reason(tmp_path: Path, model: Model) -> None:
-    # Three pictures: the one that excites the unit least is no reference.
-    root = write_tiny_store(tmp_path, model, random_pictures({"a": 3}))
+    # Three visualizations: the one that activates the unit least is no reference.
+    root = write_tiny_store(tmp_path, model, random_visualizations({"a": 3}))
     recipe = targets_recipe(facets=3)
     plan = plan_targets(recipe, model, "stage2")
     prepare_targets(root, model, plan)
@@ -159,6 +159,6 @@ def test_all_facets_of_a_dead_unit_are_dead(model: Model, root: Root) -> None:
 
 def test_a_store_of_other_facets_is_refused(model: Model, root: Root) -> None:
     prepare_targets(root, model, plan_targets(targets_recipe(facets=2), model, "stage2"))
-    for facets, there, wanted in ((3, "2", "3"), (1, "2", "None")):
-        with pytest.raises(ValueError, match=rf"another facets: \[{there}\] there, \[{wanted}\] wanted"):
+    for facets, there, requested in ((3, "2", "3"), (1, "2", "None")):
+        with pytest.raises(ValueError, match=rf"another facets: \[{there}\] there, \[{requested}\] wanted"):
             prepare_targets(root, model, plan_targets(targets_recipe(facets=facets), model, "stage2"))

@@ -17,7 +17,7 @@ from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of
-from tests.support.tiny_targets import random_pictures, targets_recipe, tiny_reader, write_tiny_store
+from tests.support.tiny_targets import random_visualizations, targets_recipe, tiny_reader, write_tiny_store
 
 SIDE, PREFIX, CHANNELS, SIZE_PX = 4, 3, 6, 32
 
@@ -55,7 +55,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory: pytest.TempPathFactory, model: Model) -> StatisticsStore:
     folder: Path = tmp_path_factory.mktemp("tokens")
-    return StatisticsStore.open(write_tiny_store(folder, model, random_pictures({"a": 6, "b": 4})))
+    return StatisticsStore.open(write_tiny_store(folder, model, random_visualizations({"a": 6, "b": 4})))
 
 
 def patch_maps(model: Model, images: torch.Tensor, unit: int) -> np.ndarray:
@@ -71,39 +71,39 @@ def patch_maps(model: Model, images: torch.Tensor, unit: int) -> np.ndarray:
 def test_patches_are_cut_around_the_token_that_is_excited(model: Model, statistics: StatisticsStore) -> None:
     reader = tiny_reader(model)
     settings = targets_recipe(reference_mode="patch", patch_size_px=16, num_references=3).targets
-    every_image = reader.images(statistics.exemplars("stage2", 0))
+    every_image = reader.images(statistics.top_images("stage2", 0))
     assert len(every_image) == 8  # top_k
     for unit in range(CHANNELS):
         chosen, patches = gather_references(model, statistics, reader, "stage2", unit, settings)
-        candidates = statistics.exemplars("stage2", unit, 6)
+        candidates = statistics.top_images("stage2", unit, 6)
         maps = patch_maps(model, reader.images(candidates), unit)
         enlarged, boxes = [], []
-        for exemplar, values in zip(candidates, maps, strict=True):
-            assert exemplar.activation == pytest.approx(values.max(), rel=1e-5)
+        for top_image, values in zip(candidates, maps, strict=True):
+            assert top_image.activation == pytest.approx(values.max(), rel=1e-5)
             y, x = np.unravel_index(values.argmax(), values.shape)
             left, top = (min(max((at + 0.5) * 8 - 8, 0), 16) for at in (x, y))
             boxes.append((left, top, left + 16, top + 16))
-            enlarged.append(reader.crop(exemplar).resize((32, 32), Image.Resampling.BICUBIC, box=boxes[-1]))
+            enlarged.append(reader.crop(top_image).resize((32, 32), Image.Resampling.BICUBIC, box=boxes[-1]))
         scores = patch_maps(model, torch.stack([model.preprocessing.to_tensor(e) for e in enlarged]), unit)
         best = sorted(np.argsort(-scores.mean(axis=(1, 2)), kind="stable")[:3])
-        assert [e.key for e in chosen.exemplars] == [candidates[i].key for i in best]
+        assert [e.key for e in chosen.top_images] == [candidates[i].key for i in best]
         np.testing.assert_allclose(np.array(chosen.boxes) * SIZE_PX, [boxes[i] for i in best], atol=1e-4)
         assert torch.equal(patches[0], model.preprocessing.to_tensor(enlarged[best[0]]))
 
 
 def test_named_references_are_measured_on_the_patches(model: Model, statistics: StatisticsStore) -> None:
-    exemplars = statistics.exemplars("stage2", 1, 3)
-    images = tiny_reader(model).images(exemplars)
-    named = References(exemplars=statistics.exemplars_of([e.sample for e in exemplars]), source="keys", boxes=())
+    top_images = statistics.top_images("stage2", 1, 3)
+    images = tiny_reader(model).images(top_images)
+    named = References(top_images=statistics.top_images_of([e.sample for e in top_images]), source="keys", boxes=())
     measured, _ = measure_references(model, "stage2", 1, named, images, reduction="max", box_side=0.25)
-    assert [e.activation for e in measured.exemplars] == pytest.approx([e.activation for e in exemplars], rel=1e-5)
-    for (x0, y0, x1, y1), exemplar in zip(measured.boxes, exemplars, strict=True):
-        y, x = exemplar.position
+    assert [e.activation for e in measured.top_images] == pytest.approx([e.activation for e in top_images], rel=1e-5)
+    for (x0, y0, x1, y1), top_image in zip(measured.boxes, top_images, strict=True):
+        y, x = top_image.position
         assert (x0, y0, x1, y1) == pytest.approx((x / 4, y / 4, (x + 1) / 4, (y + 1) / 4))
 
 
 def test_facets_are_told_apart_by_the_patches_alone(model: Model, statistics: StatisticsStore) -> None:
-    images = tiny_reader(model).images(statistics.exemplars("stage2", 0, 4))
+    images = tiny_reader(model).images(statistics.top_images("stage2", 0, 4))
     expected = np.stack([patch_maps(model, images, unit).mean(axis=(1, 2)) for unit in range(CHANNELS)], axis=1)
     np.testing.assert_allclose(channel_vectors(model, "stage2", images), expected, rtol=1e-4, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_the_goal_is_measured_on_the_patches(model: Model, statistics: Statistic
     with torch.no_grad():
         of_prefix = model.module.stage2(model.module.prefix)[0, 0]
     unit = int(of_prefix.argmax())
-    images = tiny_reader(model).images(statistics.exemplars("stage2", unit, 3))
+    images = tiny_reader(model).images(statistics.top_images("stage2", unit, 3))
     options = preset("published", activation_goal=2.0)
     plan = plan_alignment(model, "stage2", options, rule="none", feature_layers=[FeatureLayer(layer="stage2")])
     target = reference_target(model, plan, unit, images)

@@ -13,7 +13,7 @@ from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import RecipeError
 from pipeline.references.build import build_targets, check_targets, plan_targets, prepare_targets
-from pipeline.references.reading import exemplars_of_row
+from pipeline.references.reading import top_images_of_row
 from pipeline.references.relmax import RelevanceRanking
 from pipeline.references.selection import gather_references
 from pipeline.references.store import read_targets
@@ -21,10 +21,10 @@ from pipeline.references.user_chosen import blocks_with_references, find_chosen
 from pipeline.synthesis.methods.vital_target import reference_target
 from tests.support.tiny_networks import tiny_model
 from tests.support.tiny_targets import (
-    exemplars,
-    random_pictures,
+    random_visualizations,
     targets_recipe,
     tiny_reader,
+    top_images,
     write_folder,
     write_tiny_store,
 )
@@ -37,7 +37,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Root:
-    return write_tiny_store(tmp_path_factory.mktemp("chosen"), model, random_pictures({"a": 6, "b": 4}))
+    return write_tiny_store(tmp_path_factory.mktemp("chosen"), model, random_visualizations({"a": 6, "b": 4}))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def statistics(root: Root) -> StatisticsStore:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_folder(tmp_path_factory.mktemp("folder"), random_pictures({"": 3}, seed=9))
+    path = write_folder(tmp_path_factory.mktemp("folder"), random_visualizations({"": 3}, seed=9))
     (path / "notes.txt").write_text("no image")
     return path
 
@@ -69,7 +69,7 @@ def test_the_images_of_a_folder_are_used_as_they_are(
     assert sorted(row["reference_keys"]) == ["image0.png", "image1.png", "image2.png"]  # num_references has no say
     assert (row["reference_folder"], row["reference_samples"]) == (str(folder), [-1] * 3)
     assert row["reference_labels"] == [""] * 3
-    located = exemplars_of_row(statistics, row)
+    located = top_images_of_row(statistics, row)
     images = tiny_reader(model).images(located)
     with model.capture(["stage2"]) as features, torch.no_grad():
         model.module(images)
@@ -85,15 +85,15 @@ def test_the_images_of_a_folder_are_used_as_they_are(
 
 
 def test_samples_are_found_by_their_keys(model: Model, statistics: StatisticsStore) -> None:
-    wanted = exemplars(statistics, "fc", 3)[4:7]
-    keys = ", ".join(f'"{key}"' for key in wanted)
+    requested = top_images(statistics, "fc", 3)[4:7]
+    keys = ", ".join(f'"{key}"' for key in requested)
     recipe = targets_recipe(f'neurons=[{{layer="classifier", units=[3], reference_keys=[{keys}]}}]')
     ((neuron, references),) = find_chosen(recipe, model, statistics).items()
     assert neuron == ("fc", 3)
     assert (references.source, references.folder) == ("keys", "")
-    assert [e.key for e in references.exemplars] == wanted
-    assert [e.sample for e in references.exemplars] == [e.sample for e in statistics.exemplars("fc", 3)[4:7]]
-    assert tiny_reader(model).images(references.exemplars).shape == (3, 3, 32, 32)
+    assert [e.key for e in references.top_images] == requested
+    assert [e.sample for e in references.top_images] == [e.sample for e in statistics.top_images("fc", 3)[4:7]]
+    assert tiny_reader(model).images(references.top_images).shape == (3, 3, 32, 32)
 
 
 def blocks(*tables: str) -> str:
@@ -103,7 +103,7 @@ def blocks(*tables: str) -> str:
 def test_mistakes_name_what_is_wrong(model: Model, statistics: StatisticsStore, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "cat.jpg").write_bytes(b"\xff\xd8 not a picture")
+    (tmp_path / "broken" / "cat.jpg").write_bytes(b"\xff\xd8 not a visualization")
     known = statistics.samples.keys()[0]
     for block, message in (
         (f'reference_keys=["{known}", "{known}x"]', rf'1 of 2 are no keys .* "{known}x" \(did you mean'),
@@ -160,8 +160,8 @@ def test_named_references_reach_the_targets_and_other_blocks_do_not() -> None:
 
 def relevance_of(model: Model, statistics: StatisticsStore, key: str, unit: int, rule: str) -> float:
     """A unit's relevance for the strongest class of one image, alone."""
-    (exemplar,) = (e for e in statistics.exemplars("stage2", unit) if e.key == key)
-    image = tiny_reader(model).images([exemplar])
+    (top_image,) = (e for e in statistics.top_images("stage2", unit) if e.key == key)
+    image = tiny_reader(model).images([top_image])
     top_class = int(model.module(image).argmax())
     maps = relevance(model.module, image, layer="fc", units=[top_class], feature_layers=["stage2"], rule=rule)
     return float(maps["stage2"][0, unit].sum())
@@ -174,8 +174,8 @@ def test_images_are_ranked_by_the_unit_s_relevance_for_their_class(
     ranking = RelevanceRanking(model, "stage2", tiny_reader(model), rule=rule)
     changed = 0
     for unit in range(4):
-        before = exemplars(statistics, "stage2", unit)
-        ranked = [e.key for e in ranking.rank(statistics.exemplars("stage2", unit), unit)]
+        before = top_images(statistics, "stage2", unit)
+        ranked = [e.key for e in ranking.rank(statistics.top_images("stage2", unit), unit)]
         values = [relevance_of(model, statistics, key, unit, rule) for key in ranked]
         assert sorted(ranked) == sorted(before)
         assert values == pytest.approx(sorted(values, reverse=True), rel=1e-4, abs=1e-7)
@@ -190,8 +190,8 @@ def test_the_recipe_ranks_units_and_leaves_classes_alone(model: Model, root: Roo
     (row,) = build_targets(root, recipe, model, statistics, plan, [3])
     assert row["reference_source"] == "top_relevance"
     ranking = RelevanceRanking(model, "stage3", tiny_reader(model))
-    expected = ranking.rank(statistics.exemplars("stage3", 3), 3)[:4]
-    assert {e.key for e in expected} != set(exemplars(statistics, "stage3", 3)[:4])
+    expected = ranking.rank(statistics.top_images("stage3", 3), 3)[:4]
+    assert {e.key for e in expected} != set(top_images(statistics, "stage3", 3)[:4])
     assert row["reference_keys"] == [e.key for e in expected]
     assert row["reference_activations"] == [e.activation for e in expected]
     assert row["goal_activation"] == max(row["reference_activations"])

@@ -17,7 +17,7 @@ from pipeline.synthesis.methods.vital_target import AlignmentPlan, plan_alignmen
 from pipeline.synthesis.optimize import activation_weight_at, class_crops_at, learning_rate_at, synthesize
 from pipeline.synthesis.parameterization.fourier import FourierParameterization
 from pipeline.synthesis.regularizers import image_norm, total_variation
-from pipeline.synthesis.step import Way, losses_of
+from pipeline.synthesis.step import ExecutionMode, losses_of
 from pipeline.synthesis.transforms import draw_jitter, roll
 from tests.support.tiny_networks import tiny_model
 
@@ -34,7 +34,7 @@ def model() -> Model:
 
 
 def references(seed: int, count: int = 6) -> torch.Tensor:
-    """Smooth random pictures in the model's input space."""
+    """Smooth random visualizations in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2
@@ -83,7 +83,7 @@ def test_a_neuron_s_image_is_the_same_alone_and_in_a_batch(model: Model, layer: 
         assert difference.mean() < 0.1  # gray levels
         assert np.percentile(difference, 99) <= 3
         assert made.loss == pytest.approx(alone.loss, rel=1e-2)
-    assert np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 3  # not all one picture
+    assert np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 3  # not all one visualization
 
 
 @pytest.mark.parametrize("name", ["published", "fast"])
@@ -148,9 +148,9 @@ def test_plans_follow_the_paper(model: Model) -> None:
     classes = plan_alignment(model, "fc", PUBLISHED)
     assert classes.rule == "none"
     assert list(classes.weights) == ["stem", "stage1", "stage2", "stage3"]
-    inner = plan_alignment(model, "stage2", PUBLISHED)
-    assert inner.rule == "lrp"
-    assert list(inner.weights) == ["stem", "stage1", "stage2"]  # stage3 does not feed the unit
+    intermediate = plan_alignment(model, "stage2", PUBLISHED)
+    assert intermediate.rule == "lrp"
+    assert list(intermediate.weights) == ["stem", "stage1", "stage2"]  # stage3 does not feed the unit
     fast = plan_alignment(
         model, "stage2", dataclasses.replace(FAST, layer_weight=1.0, unit_weight=1.0, pixel_weight=1.0)
     )
@@ -222,24 +222,26 @@ def test_only_classes_are_shown_in_squares(model: Model, layer: str, num_crops: 
     """And not where the recipe has crops of its own."""
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 
-    def picture(smallest: float) -> np.ndarray:
+    def visualization(smallest: float) -> np.ndarray:
         options = preset("fast", steps=4, class_crop_min=smallest, num_crops=num_crops, crop_min=0.8)
         target = reference_target(model, plan_alignment(model, layer, options), 1, images)
         return synthesize(model, [(layer, 1)], [target], options=options, image_size_px=32, seeds=[0])[0].image
 
-    assert np.array_equal(picture(0.5), picture(1.0)) is not differs
+    assert np.array_equal(visualization(0.5), visualization(1.0)) is not differs
 
 
 def test_what_is_minimized_at_the_end_has_the_grown_weight(model: Model) -> None:
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    still = {"steps": 8, "learning_rate": 0.0, "jitter_px": 0}  # a picture that nothing moves
+    still = {"steps": 8, "learning_rate": 0.0, "jitter_px": 0}  # a visualization that nothing moves
 
-    def last_loss(growth: float, way: Way = "plain") -> float:
+    def last_loss(growth: float, execution_mode: ExecutionMode = "plain") -> float:
         options = preset("fast", **still, activation_goal=50.0, activation_growth=growth)
         target = reference_target(model, plan_alignment(model, "stage2", options), 1, images)
         neuron = [("stage2", 1)]
-        (picture,) = synthesize(model, neuron, [target], options=options, image_size_px=32, seeds=[0], way=way)
-        return picture.loss
+        (visualization,) = synthesize(
+            model, neuron, [target], options=options, image_size_px=32, seeds=[0], execution_mode=execution_mode
+        )
+        return visualization.loss
 
     once, fourfold, tenfold = (last_loss(growth) for growth in (1.0, 4.0, 10.0))
     assert fourfold > once + 1
@@ -296,7 +298,7 @@ def test_pixels_stay_in_the_range_of_real_images(model: Model) -> None:
 
 
 def test_the_notebook_interface(model: Model) -> None:
-    pictures = visualize(
+    visualizations = visualize(
         model,
         [("stage2", 1), ("classifier", 3), ("stage2", 4)],
         [references(i) for i in range(3)],
@@ -304,9 +306,9 @@ def test_the_notebook_interface(model: Model) -> None:
         steps=3,
         seed=5,
     )
-    assert [p.neuron for p in pictures] == [("stage2", 1), ("fc", 3), ("stage2", 4)]
+    assert [p.neuron for p in visualizations] == [("stage2", 1), ("fc", 3), ("stage2", 4)]
     again = visualize(model, [("stage2", 4)], [references(2)], preset="fast", steps=3, seed=5)
-    assert again[0].seed == pictures[2].seed  # the seed is the neuron's, not its place in the call
+    assert again[0].seed == visualizations[2].seed  # the seed is the neuron's, not its place in the call
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Edges: the differences of a picture's pixels, against explicit loops, and what aligning them changes."""
+"""Edges: the differences of a visualization's pixels, against explicit loops, and what aligning them changes."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_edges_are_the_differences_of_means_of_squares(size_px: int) -> None:
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3, 4])
-def test_every_channel_has_edges_and_a_plain_picture_none(num_channels: int) -> None:
+def test_every_channel_has_edges_and_a_plain_visualization_none(num_channels: int) -> None:
     plain = torch.rand(1, num_channels, 1, 1).expand(1, num_channels, 12, 12)
     for channel in range(num_channels):
         image = plain.clone()
@@ -58,15 +58,15 @@ def test_alignment_brings_the_edges_of_the_references() -> None:
         plan = plan_alignment(model, "fc", dataclasses.replace(quick, edge_weight=weight))
         return reference_target(model, plan, 0, references)
 
-    wanted = target_with(1.0).layers
-    assert {key: wanted[key].quantile.shape[0] for key in INPUT_EDGES} == dict.fromkeys(INPUT_EDGES, 12)
+    requested = target_with(1.0).layers
+    assert {key: requested[key].quantile.shape[0] for key in INPUT_EDGES} == dict.fromkeys(INPUT_EDGES, 12)
     assert not INPUT_EDGES.keys() & target_with(0.0).layers.keys()
 
     def distance(weight: float) -> float:
-        """Of the picture's finest differences from the references'."""
+        """Of the visualization's finest differences from the references'."""
         options = dataclasses.replace(quick, edge_weight=weight)
         (made,) = synthesize(model, [("fc", 0)], [target_with(weight)], options=options, image_size_px=32, seeds=[0])
         shown = edges(model.preprocessing.to_tensor(made.image)[None], 1)
-        return float(sort_matching(shown.flatten(2), wanted["input-edges-1"].quantile))
+        return float(sort_matching(shown.flatten(2), requested["input-edges-1"].quantile))
 
     assert distance(1.0) < 0.3 * distance(0.0)

@@ -50,7 +50,7 @@ def run(model: Model, method: str, layer: str, units: list[int], options: Synthe
     )
 
 
-def photographs(count: int, channels: int = 3) -> torch.Tensor:
+def dataset_images(count: int, channels: int = 3) -> torch.Tensor:
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(count))
     return torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear") * 4 - 2
 
@@ -94,7 +94,9 @@ def test_an_image_is_the_same_alone_and_in_a_batch(model: Model, method: str, la
         assert difference.mean() < 0.1  # gray levels
         assert np.percentile(difference, 99) <= 3
         assert made.loss == pytest.approx(alone.loss, rel=1e-2)
-    assert np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 0.5  # not all one picture
+    assert (
+        np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 0.5
+    )  # not all one visualization
 
 
 @pytest.mark.parametrize("preset_name", ["published", "fast"])
@@ -122,12 +124,12 @@ def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(
 def test_the_objective_goes_down(model: Model, method: str, layer: str) -> None:
     options = preset("fast", method, warmup_steps=0, num_crops=0, noise=0.0, jitter_px=0)
     first, last = (run(model, method, layer, [1], dataclasses.replace(options, steps=steps))[0] for steps in (1, 40))
-    # Logits of a random network hardly depend on the picture.
+    # Logits of a random network hardly depend on the visualization.
     assert first.loss - last.loss > (0.05 if layer == "stage2" else 0.005) * abs(first.loss)
 
 
 def test_the_activation_is_a_logit_or_the_mean_of_a_map_in_units_of_the_goal(model: Model) -> None:
-    images = photographs(2)
+    images = dataset_images(2)
     with model.capture(["stage2", "fc"]) as features, torch.no_grad():
         model.module(images)
     for layer in ("stage2", "fc"):
@@ -156,7 +158,7 @@ def test_batch_norm_distance_equals_its_formula() -> None:
 def test_deep_inversion_adds_cross_entropy_and_the_distances_of_all_batch_norm_layers(
     model: Model, relative: bool
 ) -> None:
-    images = photographs(2)
+    images = dataset_images(2)
     options = preset("published", "deepinversion", batch_norm_weight=0.25, normalize_layers=relative)
     inputs: list[torch.Tensor] = []
     layers = [module for module in model.module.modules() if type(module) is nn.BatchNorm2d]
@@ -178,8 +180,8 @@ def test_deep_inversion_adds_cross_entropy_and_the_distances_of_all_batch_norm_l
         assert float(losses_of(objective, images)[row]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_deep_inversion_of_an_inner_unit_raises_its_mean(model: Model) -> None:
-    images = photographs(1)
+def test_deep_inversion_of_an_intermediate_unit_raises_its_mean(model: Model) -> None:
+    images = dataset_images(1)
     free = preset("published", "deepinversion", batch_norm_weight=0.0)
     plain = losses_of(ActivationObjective(model, "stage2", [2], goals(1), free), images)
     torch.testing.assert_close(losses_of(InversionObjective(model, "stage2", [2], goals(1), free), images), 10 * plain)
@@ -218,7 +220,9 @@ def test_models_with_other_input_channels(method: str, channels: int, shown: int
         input_size_px=SIZE, crop_fraction=1, interpolation="bilinear", mean=(0.5,) * channels, std=(0.25,) * channels
     )
     model = Model(name="python:a.b:c", module=module, preprocessing=preprocessing, labels="", device="cpu")
-    (made,) = visualize(model, [("classifier", 1)], [photographs(3, channels)], method=method, preset="fast", steps=2)
+    (made,) = visualize(
+        model, [("classifier", 1)], [dataset_images(3, channels)], method=method, preset="fast", steps=2
+    )
     assert made.image.shape == (SIZE, SIZE, shown)
     with torch.no_grad():
         logits = model.module(preprocessing.to_tensor(made.image)[None])
@@ -239,19 +243,19 @@ def test_views_of_one_image_count_as_one(model: Model) -> None:
 def test_alignment_takes_crops_and_phases_too(model: Model) -> None:
     options = preset("fast", "vital", steps=2, parameterization="phase", num_crops=2, crop_min=0.9)
     plan = plan_alignment(model, "stage2", options)
-    targets = [reference_target(model, plan, unit, photographs(4)) for unit in (1, 2)]
+    targets = [reference_target(model, plan, unit, dataset_images(4)) for unit in (1, 2)]
     arguments = {"options": options, "image_size_px": SIZE, "spectrum": SPECTRUM}
     made = synthesize(model, [("stage2", 1), ("stage2", 2)], targets, seeds=[1, 2], **arguments)
     (alone,) = synthesize(model, [("stage2", 2)], targets[1:], seeds=[2], **arguments)
     assert made[1].loss == pytest.approx(alone.loss, rel=1e-3)
 
 
-def test_aligned_crops_are_of_the_picture_s_size(model: Model) -> None:
-    """Not of the model's: targets are made at the picture's size."""
+def test_aligned_crops_are_of_the_visualization_s_size(model: Model) -> None:
+    """Not of the model's: targets are made at the visualization's size."""
     size = SIZE + 16
     options = preset("fast", steps=2, num_crops=1, crop_min=0.5)
     plan = plan_alignment(model, "fc", options, image_size_px=size)
-    references = torch.nn.functional.interpolate(photographs(4), size=(size, size))
+    references = torch.nn.functional.interpolate(dataset_images(4), size=(size, size))
     target = reference_target(model, plan, 1, references)
     (made,) = synthesize(model, [("fc", 1)], [target], options=options, image_size_px=size, seeds=[0])
     assert made.image.shape == (size, size, 3)
@@ -259,7 +263,7 @@ def test_aligned_crops_are_of_the_picture_s_size(model: Model) -> None:
 
 def test_other_methods_do_not_begin_with_the_colors_of_the_references(model: Model) -> None:
     plan = plan_alignment(model, "fc", preset("fast"))
-    target = reference_target(model, plan, 1, photographs(4))
+    target = reference_target(model, plan, 1, dataset_images(4))
     options = preset("fast", "fourier", steps=1)
     arguments = {"method": "fourier", "options": options, "image_size_px": SIZE, "seeds": [3]}
     (with_colors,) = synthesize(model, [("fc", 1)], [target], **arguments)
@@ -282,7 +286,7 @@ def test_the_notebook_interface_takes_references_where_they_are_needed(model: Mo
     for method in ("vital", "maco"):
         with pytest.raises(ValueError, match=f'"{method}" needs reference images'):
             visualize(model, [("stage2", 1)], method=method, steps=2)
-    references = photographs(3)
+    references = dataset_images(3)
     (with_goal,) = visualize(model, [("stage2", 1)], [references], method="fourier", steps=2)
     with model.capture(["stage2"]) as features, torch.no_grad():
         model.module(references)

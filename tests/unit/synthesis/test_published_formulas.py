@@ -303,15 +303,15 @@ def resnet_features(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def test_loss_and_input_gradient(
     resnet: nn.Module, layer: str, unit: int, rule: str, weights: dict[str, float]
 ) -> None:
-    """The whole of the published objective, in float32, from the images to the gradient at the picture."""
-    exact, references, picture = copy.deepcopy(resnet).double(), images(3), images(1, seed=1).requires_grad_()
+    """The whole of the published objective, in float32, from the images to the gradient at the visualization."""
+    exact, references, visualization = copy.deepcopy(resnet).double(), images(3), images(1, seed=1).requires_grad_()
     with torch.no_grad():
         real = resnet_features(exact, references)
-    synthetic = resnet_features(exact, picture)
+    synthetic = resnet_features(exact, visualization)
     maps, own_maps = {}, {}
     if rule == "lrp":
         maps = resnet_relevance(exact, references, [unit] * 3)
-        own_maps = resnet_relevance(exact, picture.detach(), [unit])
+        own_maps = resnet_relevance(exact, visualization.detach(), [unit])
     expected = torch.zeros((), dtype=DOUBLE)
     for name, weight in weights.items():
         aligned, goal, importance = synthetic[name], real[name], None
@@ -320,7 +320,7 @@ def test_loss_and_input_gradient(
             importance = published_importance(maps[name])
         loss = published_sort_matching(aligned[0].flatten(1), goal.flatten(2), importance)
         expected = expected + weight * loss
-    (expected_gradient,) = torch.autograd.grad(expected, picture)
+    (expected_gradient,) = torch.autograd.grad(expected, visualization)
 
     preprocessing = Preprocessing(
         input_size_px=SIZE_PX, crop_fraction=1.0, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3
@@ -336,8 +336,8 @@ def test_loss_and_input_gradient(
     plan = plan_alignment(model, layer, preset("published"), rule=rule, feature_layers=layers)
     target = reference_target(model, plan, unit, references.float())
     objective = AlignmentObjective(model, layer, [unit], [target], preset("published"))
-    own_picture = picture.detach().float().requires_grad_()
-    actual = losses_of(objective, own_picture).sum()
-    (actual_gradient,) = torch.autograd.grad(actual, own_picture)
+    own_visualization = visualization.detach().float().requires_grad_()
+    actual = losses_of(objective, own_visualization).sum()
+    (actual_gradient,) = torch.autograd.grad(actual, own_visualization)
     assert abs(actual.item() / expected.item() - 1) < 1e-5
     assert (actual_gradient - expected_gradient).norm() / expected_gradient.norm() < 1e-5

@@ -13,7 +13,7 @@ from pipeline.synthesis.methods.registry import method_named, preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
-from pipeline.synthesis.step import WAYS, Step, TracingError, Way, losses_of
+from pipeline.synthesis.step import EXECUTION_MODES, ExecutionMode, Step, TracingError, losses_of
 from tests.support.tiny_networks import tiny_model
 
 UNITS = [3, 1]
@@ -37,12 +37,14 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     return graphs
 
 
-def make_step(model: Model, method: str, layer: str, units: list[int], options: SynthesisOptions, way: Way) -> Step:
+def make_step(
+    model: Model, method: str, layer: str, units: list[int], options: SynthesisOptions, execution_mode: ExecutionMode
+) -> Step:
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(sum(units)))
     plan = plan_alignment(model, layer, options)
     targets = [reference_target(model, plan, unit, images) for unit in units]
     objective = method_named(method).objective(model, layer, units, targets, options)
-    return Step(objective, model.module, way=way)
+    return Step(objective, model.module, execution_mode=execution_mode)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_the_traced_step_is_the_plain_one_for_every_batch(
 ) -> None:
     options = preset(name, method, num_crops=0)
     for units in (UNITS, UNITS[::-1], [0, 4]):
-        steps = [make_step(model, method, layer, units, options, way) for way in WAYS]
+        steps = [make_step(model, method, layer, units, options, execution_mode) for execution_mode in EXECUTION_MODES]
         for refresh in (True, False, True):
             views = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(10 * units[0] + refresh))
             (losses, gradients), *others = (step(views, refresh=refresh) for step in steps)
@@ -141,8 +143,10 @@ def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.Gr
         plan = plan_alignment(model, "stage2", preset("published"), rule=rule)
         target = reference_target(model, plan, 1, images)
         objective = AlignmentObjective(model, "stage2", [1], [target], preset("published"))
-        for way in WAYS:
-            gradients[rule, way] = Step(objective, model.module, way=way)(images[:1], refresh=True)[1]
+        for execution_mode in EXECUTION_MODES:
+            gradients[rule, execution_mode] = Step(objective, model.module, execution_mode=execution_mode)(
+                images[:1], refresh=True
+            )[1]
         assert torch.equal(gradients[rule, "traced"], gradients[rule, "plain"])
     assert not torch.equal(gradients["lrp", "plain"], gradients["gradient", "plain"])
 
@@ -150,12 +154,12 @@ def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.Gr
 class LooksAtValues(torch.nn.Module):
     """A network that no trace holds: what it does depends on what it sees."""
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    def __init__(self, intermediate: torch.nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.intermediate = intermediate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x) if x.detach().mean().item() > -100 else self.inner(-x)
+        return self.intermediate(x) if x.detach().mean().item() > -100 else self.intermediate(-x)
 
 
 def test_what_cannot_be_traced_says_so_and_runs_plainly(model: Model) -> None:
@@ -163,9 +167,9 @@ def test_what_cannot_be_traced_says_so_and_runs_plainly(model: Model) -> None:
     model.forget_measurements()
     objective = method_named("fourier").objective(model, "inner.stage2", UNITS, [], preset("fast", "fourier"))
     views = torch.randn(2, 3, 32, 32)
-    assert Step(objective, model.module, way="plain")(views, refresh=True)[0].isfinite().all()
+    assert Step(objective, model.module, execution_mode="plain")(views, refresh=True)[0].isfinite().all()
     with pytest.raises(TracingError, match=r"cannot be traced: .*; visualize.compile = false does without"):
-        Step(objective, model.module, way="traced")(views, refresh=True)
+        Step(objective, model.module, execution_mode="traced")(views, refresh=True)
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
@@ -187,8 +191,8 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_model_as_it_was(model: Model
     assert not torch.equal(losses[1], losses[0])
 
 
-def test_pictures_in_bfloat16_reach_what_those_in_float32_do(model: Model) -> None:
-    # In 32 pixels every one counts, and pictures far below their goal run apart the more they are pushed.
+def test_visualizations_in_bfloat16_reach_what_those_in_float32_do(model: Model) -> None:
+    # In 32 pixels every one counts, and visualizations far below their goal run apart the more they are pushed.
     options = preset("fast", steps=30, aligned_side=0, activation_growth=1.0)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     plan = plan_alignment(model, "stage2", options)

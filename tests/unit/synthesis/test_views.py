@@ -101,21 +101,21 @@ def test_mean_magnitude_is_that_of_the_statistics() -> None:
     np.testing.assert_allclose(mean_magnitude(images).numpy(), MeanSpectrum.of(images).magnitude, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("source", "wanted"), [(32, 24), (24, 40), (25, 32), (32, 25)])
-def test_a_resampled_spectrum_has_the_same_values_at_the_same_frequencies(source: int, wanted: int) -> None:
+@pytest.mark.parametrize(("source", "requested"), [(32, 24), (24, 40), (25, 32), (32, 25)])
+def test_a_resampled_spectrum_has_the_same_values_at_the_same_frequencies(source: int, requested: int) -> None:
     def sloped(size: int) -> torch.Tensor:
         """Not symmetric: rows of negative frequency must not be taken for positive ones."""
         rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
         return torch.stack([3 + 2 * rows + columns, 5 - rows + 0.5 * columns])
 
-    got, expected = resample_spectrum(sloped(source), wanted), sloped(wanted)
-    assert got.shape == (2, wanted, wanted // 2 + 1)
+    got, expected = resample_spectrum(sloped(source), requested), sloped(requested)
+    assert got.shape == (2, requested, requested // 2 + 1)
     # Linear in frequency, so linear interpolation is exact wherever the source reaches.
     limit = torch.fft.fftfreq(source)
-    rows = torch.fft.fftfreq(wanted)
+    rows = torch.fft.fftfreq(requested)
     within = (rows >= limit.min()) & (rows <= limit.max())
-    columns = torch.fft.rfftfreq(wanted) <= torch.fft.rfftfreq(source).max()
-    assert int(within.sum()) >= wanted - 2
+    columns = torch.fft.rfftfreq(requested) <= torch.fft.rfftfreq(source).max()
+    assert int(within.sum()) >= requested - 2
     torch.testing.assert_close(got[:, within][..., columns], expected[:, within][..., columns], rtol=1e-5, atol=1e-5)
 
 

@@ -1,6 +1,6 @@
-"""Does a picture decode within bounds, and does a contact sheet show what its rows say? Pure.
+"""Does a visualization decode within bounds, and does a contact sheet show what its rows say? Pure.
 
-Legend: H, W = height and width in pixels; a thumbnail is uint8 [16, 16, 3] of what a picture looks like as
+Legend: H, W = height and width in pixels; a thumbnail is uint8 [16, 16, 3] of what a visualization looks like as
 a tile.
 """
 
@@ -16,8 +16,8 @@ from pipeline.atlas.format.sheets import largest_square, status_tile, tile_box
 from pipeline.io.images import BadImage, decode_image
 
 MAX_PIXELS: Final = 16_000_000  # 4,000 × 4,000; the largest part of an atlas is a sheet of 896 × 896
-# Mean difference (0–255) between a tile on a sheet and its picture scaled down, both averaged to 16 × 16.
-# Measured: WebP at quality 75 costs 2, and 5 on saturated color noise, the worst found; of 60 photographs no
+# Mean difference (0–255) between a tile on a sheet and its visualization scaled down, both averaged to 16 × 16.
+# Measured: WebP at quality 75 costs 2, and 5 on saturated color noise, the worst found; of 60 dataset images no
 # two are nearer to each other than 18.
 MAX_TILE_DIFFERENCE: Final = 8.0
 THUMBNAIL_PX: Final = 16
@@ -34,13 +34,13 @@ def decode_bounded(data: bytes) -> np.ndarray:
     return np.asarray(decode_image(data, max_pixels=MAX_PIXELS))
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """The thumbnail of a picture uint8 [H, W, 3]: means over equal parts of its largest centered square.
+def thumbnail(visualization: np.ndarray) -> np.ndarray:
+    """The thumbnail of a visualization uint8 [H, W, 3]: means over equal parts of its largest centered square.
 
     Scaled to a tile before, as on a sheet, it takes eight times as long. The two differ by at most 0.3 on 40
-    photographs and by 1.4 on noise of saturated colors.
+    dataset images and by 1.4 on noise of saturated colors.
     """
-    square = Image.fromarray(largest_square(picture))
+    square = Image.fromarray(largest_square(visualization))
     return np.asarray(square.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX))
 
 
@@ -52,7 +52,7 @@ def sheet_problems(
     Args:
         sheet: the decoded sheet.
         rows: the primary rows of its tiles in order.
-        thumbnails: by image_path; a picture without one (damaged, missing) is not compared.
+        thumbnails: by image_path; a visualization without one (damaged, missing) is not compared.
     """
     width_px, height_px = SHEET_COLUMNS * TILE_SIZE_PX, SHEET_ROWS * TILE_SIZE_PX
     if sheet.shape != (height_px, width_px, 3):
@@ -74,7 +74,7 @@ def tile_problems(
     Args:
         sheet: uint8 [H, W, 3].
         rows: the primary rows of its tiles in order.
-        thumbnails: by image_path; a picture without one is not compared.
+        thumbnails: by image_path; a visualization without one is not compared.
         box: tile → (left, top, right, bottom) in pixels, a multiple of 16 wide and high.
         max_difference: of the mean over a thumbnail, 0–255.
     """
@@ -95,7 +95,7 @@ def tile_problems(
 
 @cache
 def _status_thumbnail(status: str) -> np.ndarray:
-    """The thumbnail of the tile of a neuron without a picture."""
+    """The thumbnail of the tile of a neuron without a visualization."""
     return _averaged(status_tile(status))
 
 
