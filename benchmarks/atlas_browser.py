@@ -303,7 +303,7 @@ def report_validity(npm: Path) -> None:
         folder = Path(name)
         for path, value in rules.items():
             (folder / path).write_text(json.dumps(value))
-        atlas = build_synthetic_atlas(str(folder / "atlas"), similar=True, captions=True)
+        atlas = build_synthetic_atlas(str(folder / "atlas"), neighbors=True, captions=True)
         write_site(Root.open(str(folder / "site")), [atlas], SiteForm(neuron_pages_url="https://example.org/"))
         for program, kind in (("html-validate", "html"), ("stylelint", "css")):
             files = sorted(str(path) for path in (folder / "site").rglob(f"*.{kind}"))

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from benchmarks.nearest_neighbors import drawn_top_images
 
 from benchmarks.caption_search import drawn_captions
+from benchmarks.similar_neurons import drawn_top_images
 from pipeline.atlas.build.build import build_atlas
 from pipeline.atlas.format import schema
 from pipeline.atlas.format.fragments import RunRows, write_fragment, write_scores
@@ -151,7 +151,7 @@ def make_atlas(
             "git_commit": "",
         },
         layers=layer_units(num_neurons),
-        similar=similar,
+        neighbors=similar,
     )
 
 

@@ -147,7 +147,7 @@ def measure(
             image_size_px=224,
             seeds=list(places),
             precision=precision,
-            way=way,
+            execution_mode=way,
             on_step=mark,
         )
         first_s = max(first_s, galleries[0] - started_s)
@@ -176,7 +176,7 @@ def share_in_kernels(model, layer, target, options, precision, way, batch_size) 
         image_size_px=224,
         seeds=list(range(batch_size)),
         precision=precision,
-        way=way,
+        execution_mode=way,
         on_step=mark,
     )
     events = [event for event in profiler.events() if event.device_type.name == "CUDA"]

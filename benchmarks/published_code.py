@@ -245,7 +245,7 @@ class Comparison:
             options=options,
             image_size_px=references.shape[-1],
             seeds=list(range(batch_size)),
-            way="plain" if rule == "none" else "traced",  # as `jobs.stages.visualize_actor` chooses on a CPU
+            execution_mode="plain" if rule == "none" else "traced",  # as `jobs.stages.visualize_actor` chooses on a CPU
             on_step=lambda *_: done_s.append(time.perf_counter()),
         )
         return [after - before for before, after in pairwise(done_s[untimed - 1 :])]

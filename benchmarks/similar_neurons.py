@@ -1,6 +1,6 @@
 """Seconds and memory of unit embeddings, neighbors and map by the number of neurons, on drawn top-activating images.
 
-    python -m benchmarks.nearest_neighbors [--neurons 10000 100000] [--no-layout]
+    python -m benchmarks.similar_neurons [--neurons 10000 100000] [--no-layout]
 
 Top-activating images are as of ImageNet: 64 dataset images of 1,281,167 for each neuron. Every neuron belongs to one of
 600 topics and takes 70 % of its top-activating images from the dataset images of its topic, the first of them more

@@ -110,7 +110,7 @@ def batched_steps(
             options=options,
             image_size_px=plan.image_size_px,
             seeds=list(range(batch_size)),
-            way=way,
+            execution_mode=way,
             on_step=lambda _done, _steps: ends.append(time.perf_counter()),
         )
         in_all, each_s = time.perf_counter() - started, (ends[-1] - ends[0]) / (len(ends) - 1)

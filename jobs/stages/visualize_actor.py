@@ -170,13 +170,13 @@ def write_visualizations(root: Root, batch: Batch, unit: int, visualization: Any
     from pipeline.io.images import encode_webp
 
     key = (batch.layer, unit, batch.method, batch.seed)
-    visualization = encode_webp(visualization.image, quality=IMAGE_QUALITY)
-    root.write_bytes(image_path(*key), visualization)
+    image = encode_webp(visualization.image, quality=IMAGE_QUALITY)
+    root.write_bytes(image_path(*key), image)
     root.write_bytes(alpha_path(*key), encode_webp(mask(visualization.alpha), lossless=True))
     height_px, width_px = visualization.image.shape[:2]
     return {
         "image_path": image_path(*key),
-        "image_sha256": hashlib.sha256(visualization).hexdigest(),
+        "image_sha256": hashlib.sha256(image).hexdigest(),
         "alpha_path": alpha_path(*key),
         "width_px": width_px,
         "height_px": height_px,
@@ -188,16 +188,16 @@ def write_visualizations(root: Root, batch: Batch, unit: int, visualization: Any
 
 
 def mask(alpha: np.ndarray) -> np.ndarray:
-    """Transparency [H, W] in [0, 1] as a black RGBA visualization, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], what CSS `mask-image` takes.
+    """Attribution mask [H, W] in [0, 1] as a black RGBA image, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], as CSS `mask-image` takes it.
 
     Half the resolution: browsers enlarge it smoothly, and at full size it would take thrice its visualization's bytes.
     """
     H, W = alpha.shape
     even = np.pad(alpha, ((0, H % 2), (0, W % 2)), mode="edge")
     halved = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).mean(axis=(1, 3))
-    visualization = np.zeros((*halved.shape, 4), np.uint8)
-    visualization[..., 3] = np.round(np.clip(halved, 0, 1) * 255)
-    return visualization
+    image = np.zeros((*halved.shape, 4), np.uint8)
+    image[..., 3] = np.round(np.clip(halved, 0, 1) * 255)
+    return image
 
 
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def whole(shards, tmp_path_factory):
 
 def run(recipe, stages=STAGES, **options):
     said = []
-    reports = run_stages(recipe, stages, **{"address": "inline", "say": said.append} | options)
+    reports = run_stages(recipe, stages, **{"address": "inline", "echo": said.append} | options)
     assert [line.partition(":")[0] for line in said] == list(stages)
     return {report.stage: report for report in reports}
 

@@ -28,7 +28,7 @@ def backbone() -> nn.Module:
 
 
 def run(recipe, stages=STAGES, **options):
-    reports = run_stages(recipe, stages, **{"address": "inline", "say": lambda line: None} | options)
+    reports = run_stages(recipe, stages, **{"address": "inline", "echo": lambda line: None} | options)
     return {report.stage: report for report in reports}
 
 

@@ -193,7 +193,7 @@ def build(
     methods: Sequence[str] = ("vital", "maco"),
     seeds: int = 2,
     facets: int = 1,
-    similar: bool = False,
+    neighbors: bool = False,
     captions: bool = False,
 ) -> None:
     """The build step over what `write_run` left in `root`; `captions`: the dataset images have some."""
@@ -219,7 +219,7 @@ def build(
             "git_commit": "0" * 40,
         },
         layers={layer: num_units for layer, (num_units, _) in layers.items()},
-        similar=nearest_neighbors(layers) if similar else None,
+        neighbors=nearest_neighbors(layers) if neighbors else None,
     )
 
 

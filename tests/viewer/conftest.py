@@ -95,7 +95,7 @@ def serving() -> Serving:
 def site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
     """Address of the synthetic atlas."""
     folder = tmp_path_factory.mktemp("atlas")
-    build_synthetic_atlas(str(folder), similar=True, captions=True)
+    build_synthetic_atlas(str(folder), neighbors=True, captions=True)
     return serving(folder)
 
 

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published site with one atlas."""
     folder = tmp_path_factory.mktemp("plain")
     layers = {"conv_stem": (16, 12), "classifier": (1000, 4)}
-    atlas = build_synthetic_atlas(str(folder / "atlas"), layers=layers, seeds=1, similar=True)
+    atlas = build_synthetic_atlas(str(folder / "atlas"), layers=layers, seeds=1, neighbors=True)
     write_site(Root.open(str(folder / "site")), [atlas])
     return folder / "site"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import conditioned_on, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -61,7 +61,7 @@ def independent(model: Model, units, size: int, x: torch.Tensor | None = None) -
     return np.prod(parts, axis=0) ** (1 / len(units))
 
 
-@conditioned_on(
+@given(
     st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=1, max_size=4),
     st.lists(st.lists(VALUES, min_size=3, max_size=3), max_size=2),
 )

@@ -9,7 +9,7 @@ import torch
 from pipeline.alignment.losses import INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT
 from pipeline.models import FeatureLayer, Model
 from pipeline.synthesis import Visualization
-from pipeline.synthesis import api as visualize
+from pipeline.synthesis.api import visualize
 from pipeline.synthesis.methods.presets import FAST, PUBLISHED, SynthesisOptions
 from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective

@@ -12,7 +12,7 @@ from pipeline.alignment.losses import NeuronTarget
 from pipeline.models import Model, Preprocessing
 from pipeline.recipe.visualize import METHODS as RECIPE_METHODS
 from pipeline.synthesis import Visualization
-from pipeline.synthesis import api as visualize
+from pipeline.synthesis.api import visualize
 from pipeline.synthesis.methods.activation_maximization import ActivationObjective
 from pipeline.synthesis.methods.deepinversion import InversionObjective, batch_norm_layers, statistics_distance
 from pipeline.synthesis.methods.presets import PUBLISHED, SynthesisOptions
