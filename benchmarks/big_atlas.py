@@ -163,7 +163,7 @@ def check_atlas(folder: Path, num_neurons: int) -> None:
 def recipe(num_neurons: int) -> Recipe:
     return Recipe.from_toml(
         f"""
-        schema = "recipe/1"
+        schema = "recipe/2"
         name = "drawn-{num_neurons}"
         [model]
         name = "{MODEL_NAME}"

@@ -140,7 +140,7 @@ def patch_scores(
     side = model.input_size_px // patch_px
     network = nn.Sequential(OrderedDict(pixels=nn.Identity(), network=model.module)).eval()
     ask = {"layer": f"network.{layer}", "units": units, "feature_layers": ["pixels", f"network.{stem}"]}
-    lrp, products = (relevance(network, images, rule=rule, **ask) for rule in ("lrp", "gradient"))
+    lrp, products = (relevance(network, images, rule=rule, **ask) for rule in ("lrp", "gradient_x_activation"))
 
     def at_stem(maps: Mapping[str, Tensor]) -> Tensor:
         total = maps[f"network.{stem}"].sum(dim=1)  # [B, h, w] or [B, T]

@@ -99,7 +99,7 @@ def recipe_of(
     neurons = "\n".join(f'[[neurons]]\nlayer = "{layer}"\nunits = {units}' for layer, units in blocks)
     return Recipe.from_toml(
         f"""
-schema = "recipe/1"
+schema = "recipe/2"
 name = "method-table"
 [model]
 name = "{SUBJECT[0]}"

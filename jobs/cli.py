@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed unit
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -113,6 +114,8 @@ def make_parser() -> argparse.ArgumentParser:
     human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was scored")
     human.add_argument("answers", nargs="+", metavar="ANSWERS", help="JSON files that the viewer's study page saved")
     human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: beside the first file)")
+
+    add("schema", "print the JSON Schema of recipes, by which editors complete and check them", _schema)
 
     serve = add("serve", "preview an atlas or a site on 127.0.0.1", _serve)
     serve.add_argument("path", metavar="PATH", help="atlas folder or site")
@@ -279,6 +282,14 @@ def _human_scores(arguments: argparse.Namespace) -> int:
     from jobs.commands.human_scores import score_files
 
     print(score_files(arguments.atlas, arguments.answers, arguments.out))
+    return DONE
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from pipeline.recipe.recipe import Recipe
+
+    draft = "http://json-schema.org/draft-07/schema#"  # the one that every editor knows
+    print(json.dumps({"$schema": draft, **Recipe.json_schema()}, indent=2, ensure_ascii=False))
     return DONE
 
 

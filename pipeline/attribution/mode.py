@@ -134,7 +134,7 @@ class RelevanceMode(TorchFunctionMode):
 
     def _refuse(self, tensor: Tensor, operation: str) -> None:
         error = UnsupportedOperationError(
-            f"rule='lrp' has no formula for {operation} in {self._place()}; use rule='gradient' or "
+            f"rule='lrp' has no formula for {operation} in {self._place()}; use rule='gradient_x_activation' or "
             "rule='guided_backprop', which work for any network, or relevance = \"none\" in a recipe"
         )
 

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
 from pipeline.neurons import nearest
 
-RULES = ("lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient")
+RULES = ("lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient_x_activation")
 
 
 @torch.enable_grad()
@@ -51,7 +51,7 @@ def relevance(
             that is 0 with -1.
         `guided_backprop`: gradient, clamped at 0 at every activation and at the feature layer; target: the
             unit's spatial mean.
-        `gradient`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
+        `gradient_x_activation`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
             layer itself is its activation map, as with `lrp`.
 
     If the target layer has an attribute `conditioned_on`, a (layer, unit), relevance passes that layer through that
@@ -89,7 +89,8 @@ def relevance(
             "expected images and module in float32 or bfloat16"
         )
     conditioned_on = getattr(dict(module.named_modules()).get(layer), "given", None)
-    trace = Trace(module, layer, feature_layers, keep_values=rule == "gradient", conditioned_on=conditioned_on)
+    keep_values = rule == "gradient_x_activation"
+    trace = Trace(module, layer, feature_layers, keep_values=keep_values, conditioned_on=conditioned_on)
     image = _traceable(images)
     signed = False
     if rule.startswith("lrp"):

@@ -105,7 +105,7 @@ def recipe(
     """The recipe that such an atlas would come from."""
     return Recipe.from_toml(
         f"""
-        schema = "recipe/1"
+        schema = "recipe/2"
         name = "{name}"
         [model]
         name = "{MODEL_NAME}"

@@ -6,7 +6,6 @@ and a request to another origin.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _titled(recipe: synthetic_atlas.Recipe) -> synthetic_atlas.Recipe:
-    return dataclasses.replace(recipe, atlas=dataclasses.replace(recipe.atlas, title=TITLE))
+    return recipe.replace(atlas=recipe.atlas.replace(title=TITLE))
 
 
 def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:

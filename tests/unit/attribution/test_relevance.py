@@ -80,7 +80,7 @@ def test_gradient_rule_is_gradient_times_activation(chain, images):
     first = chain.first(images).detach().requires_grad_()
     second = chain.second(chain.pool(first))
     (gradient,) = torch.autograd.grad(second[[0, 1, 2], units].sum(), first)
-    maps = ask(chain, images, units=units, feature_layers=["first", "second"], rule="gradient")
+    maps = ask(chain, images, units=units, feature_layers=["first", "second"], rule="gradient_x_activation")
     torch.testing.assert_close(maps["first"], gradient * first)
     expected = torch.zeros_like(second)
     expected[[0, 1, 2], units] = second[[0, 1, 2], units].detach()
@@ -168,7 +168,7 @@ def test_gradient_rule_works_for_a_transformer():
         layer="block",
         units=[0, 7],
         feature_layers=["embed", "block"],
-        rule="gradient",
+        rule="gradient_x_activation",
     )
     assert maps["block"].shape == (2, 8, 4)
     assert maps["embed"].abs().sum() > 0

@@ -65,7 +65,7 @@ def test_prefix_tokens_are_no_part_of_the_unit(rule):
     patches = relevance(network, x, num_prefix=1, **ask)["norm"][[0, 1], [2, 5]]
     assert (patches[:, 0] == 0).all()
     assert (patches[:, 1:] != 0).any(1).all()
-    if rule in ("lrp", "gradient"):
+    if rule in ("lrp", "gradient_x_activation"):
         torch.testing.assert_close(patches[:, 1:], everywhere[:, 1:])
     elif rule == "lrp_restricted":
         assert ((patches != 0).sum(1) == 1).all()
@@ -125,7 +125,7 @@ class Conditional(nn.Module):
         return self.last(self.act(self.middle(F.relu(self.first(x)))))
 
 
-@pytest.mark.parametrize("rule", ["lrp", "gradient", "guided_backprop"])
+@pytest.mark.parametrize("rule", ["lrp", "gradient_x_activation", "guided_backprop"])
 def test_relevance_passes_a_given_layer_through_the_given_unit_alone(rule):
     torch.manual_seed(0)
     network, x = Conditional().double().eval(), images(4)

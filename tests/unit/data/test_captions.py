@@ -10,8 +10,7 @@ from PIL import Image
 
 from pipeline.data.captions import MAX_CAPTION_CHARACTERS, MAX_JSON_BYTES, MAX_TEXT_BYTES, one_line
 from pipeline.data.shards import iterate_samples, write_shards
-from pipeline.recipe.fields import RecipeError
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Recipe, RecipeError
 from tests.support.tiny_run import recipe_toml, write_tar
 
 HEART = "\N{HEAVY BLACK HEART}"
