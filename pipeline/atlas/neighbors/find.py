@@ -6,7 +6,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from pipeline.io.urls import explaining
 
 NeuronKey = tuple[str, int]  # layer and unit
 Layout = Callable[[np.ndarray], np.ndarray]  # unit embeddings [N, R] → places [N, 2]
-NEIGHBORS_FOLDER: Final = "neighbors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

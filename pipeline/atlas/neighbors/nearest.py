@@ -22,9 +22,9 @@ _BLOCK_BYTES: Final = 64 << 20
 # One row per neuron with a signature, by unit; the lists best first, as long as each other.
 NEIGHBORS_SCHEMA: Final[dict[str, str]] = {
     "unit": "int32",
-    "similar_layers": "list<string>",
-    "similar_units": "list<int32>",
-    "similarities": "list<float32>",  # cosine of the unit embeddings
+    "neighbor_layers": "list<string>",
+    "neighbor_units": "list<int32>",
+    "cosine_similarities": "list<float32>",  # cosine of the unit embeddings
 }
 
 
@@ -84,9 +84,9 @@ def neighbor_rows(
                 rows.append(
                     {
                         "unit": unit,
-                        "similar_layers": [neurons[neighbor][0] for neighbor in near],
-                        "similar_units": [neurons[neighbor][1] for neighbor in near],
-                        "similarities": cosine[place][: len(near)].tolist(),
+                        "neighbor_layers": [neurons[neighbor][0] for neighbor in near],
+                        "neighbor_units": [neurons[neighbor][1] for neighbor in near],
+                        "cosine_similarities": cosine[place][: len(near)].tolist(),
                     }
                 )
         yield layer, rows

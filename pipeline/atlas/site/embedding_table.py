@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atlas.format.manifest import Manifest
-from pipeline.atlas.format.schema import MAP_TABLE
-from pipeline.atlas.format.schema import SHEET_QUALITY
+from pipeline.atlas.format.schema import MAP_TABLE, SHEET_QUALITY
 from pipeline.atlas.format.sheets import tile_box
 from pipeline.io.images import decode_image, encode_webp
 from pipeline.io.parquet import parse_table, table_bytes

@@ -123,8 +123,7 @@ def _is_our_robots(root: Root) -> bool:
 def _index(folder: Root) -> list[dict[str, Any]]:
     """Rows of index.parquet of an atlas, with `top_labels` and `top_captions` as text."""
     columns = parse_table(folder.read_bytes(INDEX_PATH), source=f"{folder.url}/{INDEX_PATH}")
-    if "top_labels" not in columns:  # versions before labels.parquet have it in the index
-        labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
-        for name in ("top_labels", "top_captions"):  # earlier versions have no captions
-            columns[name] = ["; ".join(found or ()) for found in labels.get(name, [()] * len(columns["layer"]))]
+    labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
+    for name in ("top_labels", "top_captions"):
+        columns[name] = ["; ".join(found) for found in labels[name]]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

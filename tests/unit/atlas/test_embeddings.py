@@ -162,16 +162,16 @@ def test_an_atlas_with_neighbors_and_a_map_is_sound(atlas):
     assert note["map"]["num_neurons"] == len(places) == 44 - num_dead
     rows = read_rows(atlas, neighbors_path("conv_stem"))
     assert [row["unit"] for row in rows] == [unit for unit in range(12) if status_of(unit) != "dead"]
-    assert {unit % 5 for unit in rows[0]["similar_units"]} == {0}
-    assert len({*rows[0]["similar_layers"]}) == 3  # across layers
+    assert {unit % 5 for unit in rows[0]["neighbor_units"]} == {0}
+    assert len({*rows[0]["neighbor_layers"]}) == 3  # across layers
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda row: row | {"similar_units": [*row["similar_units"][:-1], 999]}, "other neurons of the atlas"),
-        (lambda row: row | {"similarities": row["similarities"][::-1]}, "must fall"),
-        (lambda row: row | {"similar_layers": row["similar_layers"][1:]}, "different lengths"),
+        (lambda row: row | {"neighbor_units": [*row["neighbor_units"][:-1], 999]}, "other neurons of the atlas"),
+        (lambda row: row | {"cosine_similarities": row["cosine_similarities"][::-1]}, "must fall"),
+        (lambda row: row | {"neighbor_layers": row["neighbor_layers"][1:]}, "different lengths"),
         (lambda row: row | {"unit": 4000}, "not in the layer's table"),
     ],
 )
@@ -218,7 +218,7 @@ def test_an_atlas_built_again_without_neighbors_keeps_none_of_them(tmp_path):
     from tests.support.synthetic_atlas import build
 
     root = build_synthetic_atlas(str(tmp_path), neighbors=True, layers={"conv_stem": (16, 12)})
-    write_table(root, "similar/gone.parquet", {"unit": [1]}, {"unit": "int32"})
+    write_table(root, "neighbors/gone.parquet", {"unit": [1]}, {"unit": "int32"})
     build(root, layers={"conv_stem": (16, 12)})
     assert not root.exists("map.parquet")
     assert root.list("neighbors") == root.list("map") == []
