@@ -36,7 +36,7 @@ def embedding_table(manifest: Manifest, rows: Sequence[Mapping[str, Any]], read:
 
     Args:
         manifest: atlas.json.
-        rows: of index.parquet, with `top_labels` as text, and `top_captions` where there are captions.
+        rows: of index.parquet, with `top_labels` and `top_captions` as text.
         read: gives the bytes of a file of the atlas.
     """
     scores = [name for name in manifest["columns"] if rows and name in rows[0]]
@@ -75,7 +75,7 @@ def has_map(manifest: Manifest) -> bool:
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row.get("top_captions")]
+    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row["top_captions"]]
     return " · ".join(word for word in words if word)
 
 

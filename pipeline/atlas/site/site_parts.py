@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.atlas.format.manifest import Manifest
+from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.data_card import card_files
 from pipeline.atlas.site.embedding_table import embedding_command, embedding_path, embedding_table, has_map
-from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.site.neuron_pages import PAGES_FOLDER, ROBOTS_MARK, layer_page_path, neuron_pages, sitemap_files
-from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.static_pages import check_base_url
-from pipeline.io.root import Root
-from pipeline.io.parquet import parse_table
 from pipeline.errors import UserError
+from pipeline.io.parquet import parse_table
+from pipeline.io.root import Root
 
 Entry = Mapping[str, Any]  # of sites.json
 
