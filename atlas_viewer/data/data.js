@@ -9,7 +9,7 @@ import { fetchTable, joinTables, packLabels } from './tables.js'
 export { fetchBytes, fetchJson, LoadError, resolvePath } from '../base/files.js'
 export { decodeTable, rowObject } from './tables.js'
 
-export const ATLAS_SCHEMA = 'atlas/1'
+export const ATLAS_SCHEMA = 'atlas/2'
 export const HEAD_SCHEMA = 'head/1'
 
 /** How many captions of a row are searched; as in labels.parquet. */
