@@ -86,7 +86,7 @@ SKIPPED = {
 
 
 def write_zoo(folder: Path) -> None:
-    """One tar shard with every kind of visualization and mistake, and one that is cut in the middle of a visualization."""
+    """One tar shard with every kind of image and mistake, and one that is cut in the middle of an image."""
     members: list[tuple[str, bytes]] = []
 
     def add(name: str, image: bytes, label: str | None) -> None:
@@ -124,7 +124,7 @@ def test_every_bad_sample_is_recorded_and_every_good_one_used(zoo, tmp_path, cap
     allowed = ["--set", "data.max_error_fraction=0.3"]
     assert main(["run", zoo, "--address", "inline", *allowed]) == DONE
     root = Root.open(tmp_path / "out")
-    counted = {entry["work"]: entry for entry in read_log(root) if entry["status"] == "counted"}
+    counted = {entry["task"]: entry for entry in read_log(root) if entry["status"] == "counted"}
     assert counted["shard 000002"]["skipped_for"] == SKIPPED
     assert counted["shard 000003"]["skipped_for"] == {"truncated-shard": 1}
     assert all(counted[f"shard 00000{n}"]["num_skipped"] == 0 for n in (0, 1))
@@ -155,7 +155,7 @@ def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised
     assert not (tmp_path / "out/run/statistics.json").exists()
 
     assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.3"]) == DONE
-    works = [entry["work"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
+    works = [entry["task"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
     assert sorted(works) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was recorded twice
 
 

@@ -59,7 +59,7 @@ def copied(evaluated, tmp_path):
 def works_of(out):
     """Work → how often it was done in the stage."""
     done = [entry for entry in read_log(Root.open(out)) if entry["stage"] == "evaluate" and entry["status"] == "done"]
-    return [entry["work"] for entry in done]
+    return [entry["task"] for entry in done]
 
 
 # ---- what is found ----
@@ -247,7 +247,7 @@ def test_a_larger_comparison_images_looks_only_at_what_is_new(shards, tmp_path):
 
 def count_dataset_images(out):
     entries = read_log(Root.open(out))
-    return sum(e["count"] for e in entries if e["work"].startswith(("model/comparison_images", "model/top_images")))
+    return sum(e["count"] for e in entries if e["task"].startswith(("model/comparison_images", "model/top_images")))
 
 
 def test_scores_of_other_visualizations_are_not_published(copied, shards):
