@@ -1,4 +1,4 @@
-"""What holds inside a worker: fixed threads, deterministic kernels, one model per process."""
+"""What holds inside a worker: fixed threads, deterministic kernels, its allocator."""
 
 import contextlib
 import os
@@ -9,9 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 
 from jobs.engine.allocator import freed_memory_kept
-from pipeline.data.shards import TooManyBadSamples
+from pipeline.data.sample_errors import TooManyBadSamples
 from pipeline.io.root import StorageError
-from pipeline.models import Model, torchvision_operators
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -85,12 +84,3 @@ def threads_beside(device: str) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(threads)
-
-
-def model_on(shared: Shared[Model], device: str) -> Model:
-    """The run's model on this worker's device; fetched and moved once per process."""
-    torchvision_operators.declare()  # before a torchvision model is unpickled, see that module
-    model = shared.get()
-    if model.device.type != device:
-        model.move_to(device)
-    return model

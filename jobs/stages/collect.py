@@ -7,11 +7,12 @@ from functools import partial
 from typing import Final
 
 from jobs.engine.tasks import Attempt, RunStoppedError, Task, TaskResult
-from jobs.engine.worker import Shared, allocator_for_models, model_on, threads_beside
+from jobs.engine.worker import Shared, allocator_for_models, threads_beside
 from jobs.run.run_folder import log_place, read_log
 from jobs.run.session import Session
 from jobs.run.stage import StageReport
 from jobs.stages.collect_plan import SET_ASIDE, CollectPlan, check_failures, read_plan, shards_digest
+from jobs.stages.worker_model import model_on
 from pipeline.activations.collect import collect
 from pipeline.activations.store import (
     add_layers,
@@ -20,7 +21,8 @@ from pipeline.activations.store import (
     write_shard_statistics,
     write_statistics,
 )
-from pipeline.data.shards import ErrorBudget, TooManyBadSamples, iterate_samples
+from pipeline.data.sample_errors import ErrorBudget, TooManyBadSamples
+from pipeline.data.shards import iterate_samples
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe

@@ -6,9 +6,10 @@ from functools import lru_cache
 import numpy as np
 
 from jobs.engine.tasks import TaskResult
-from jobs.engine.worker import Shared, allocator_for_models, model_on
+from jobs.engine.worker import Shared, allocator_for_models
 from jobs.run.work_plan import Batch, Key, facet_of
 from jobs.stages.evaluate_plan import DatasetImageChunk, VisualizationChunk
+from jobs.stages.worker_model import model_on
 from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key, write_scores
 from pipeline.atlas.format.schema import image_path

@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 
 from jobs.engine.tasks import RunStoppedError, Task
-from jobs.engine.worker import Shared, model_on
+from jobs.engine.worker import Shared
 from jobs.run.session import Session
 from jobs.run.work_plan import chunk
 from jobs.stages.rows import NUM_EXAMPLES, requested_rows
+from jobs.stages.worker_model import model_on
 from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.format.schema import EXAMPLE_TILE_PX, examples_path
 from pipeline.atlas.format.sheets import draw_examples

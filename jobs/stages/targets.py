@@ -6,12 +6,13 @@ from functools import partial
 from typing import Final
 
 from jobs.engine.tasks import RunStoppedError, Task, TaskResult
-from jobs.engine.worker import Shared, allocator_for_models, model_on
+from jobs.engine.worker import Shared, allocator_for_models
 from jobs.run.resolved import recipe_errors
 from jobs.run.run_folder import read_log
 from jobs.run.session import Session
 from jobs.run.stage import StageReport
 from jobs.run.work_plan import chunk
+from jobs.stages.worker_model import model_on
 from pipeline.activations.store import StatisticsStore, committed_statistics
 from pipeline.io.root import Root
 from pipeline.models import Model

@@ -13,8 +13,9 @@ import numpy as np
 
 from jobs.engine.memory import CudaMemory, MemoryAwareBatching
 from jobs.engine.tasks import Resources, TaskResult
-from jobs.engine.worker import Shared, allocator_for_models, model_on
+from jobs.engine.worker import Shared, allocator_for_models
 from jobs.run.work_plan import Batch, batch_sizes, facet_of
+from jobs.stages.worker_model import model_on
 from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.format.fragments import write_fragment
 from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, alpha_path, image_path

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.cli import DONE, DONE_WITH_FAILED_UNITS, main
+from jobs.cli import DONE, DONE_WITH_FAILED_UNITS, FAILED, main
 from jobs.run.run_folder import STAGES, read_log
 from jobs.runner import run_stages
 from pipeline.atlas.validation.validate import validate
@@ -137,3 +137,30 @@ def test_a_poisoned_target_costs_its_neuron_only_and_is_repaired_when_it_is_good
     assert "visualize: 1 visualizations done, 7 already done" in capsys.readouterr().out
     assert set(published(out)) == set(whole)
     assert validate(str(out)) == []
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_run_on_ray_cleanly(shards, tmp_path):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out"))
+    command = [sys.executable, "-m", "jobs.cli", "run", str(recipe), "--set", "visualize.steps=100000"]
+    # As a user has it, with a home folder in which Ray could leave its token.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stderr is not None
+        printed = []
+        while b"visualize: 8 visualizations" not in (line := process.stderr.readline()):
+            printed.append(line)
+            assert process.poll() is None, printed
+        process.terminate()
+        _, error = process.communicate(timeout=240)
+    assert process.returncode == FAILED
+    assert b"Finished tasks are stored" in error
+    assert b"Traceback" not in error
+    assert (tmp_path / "out/run/statistics.json").exists()
+    assert not (tmp_path / "home/.ray").exists()
+    ours = (b"collect: ", b"targets: ")
+    assert [line for line in printed if not line.startswith(ours)] == []  # nothing of Ray's, no warning either

@@ -260,32 +260,6 @@ def test_ctrl_c_says_how_to_go_on(recipe, monkeypatch, capsys):
     assert f"neuron-atlas run {recipe} --set visualize.steps=3" in error
 
 
-@pytest.mark.slow
-def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
-    command = [sys.executable, "-m", "jobs.cli", "run", recipe, "--set", "visualize.steps=100000"]
-    # As a user has it, with a home folder in which Ray could leave its token.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        assert process.stderr is not None
-        printed = []
-        while b"visualize: 8 visualizations" not in (line := process.stderr.readline()):
-            printed.append(line)
-            assert process.poll() is None, printed
-        time.sleep(1)
-        process.terminate()
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == FAILED
-    assert b"Finished tasks are stored" in error
-    assert b"Traceback" not in error
-    assert (tmp_path / "out/run/statistics.json").exists()
-    assert not (tmp_path / "home/.ray").exists()
-    ours = (b"collect: ", b"targets: ")
-    assert [line for line in printed if not line.startswith(ours)] == []  # nothing of Ray's, no warning either
-
-
 def test_output_into_a_closed_pipe_is_no_traceback(built):
     command = f"{sys.executable} -m jobs.cli status {built}/tiny.toml | true"
     finished = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
