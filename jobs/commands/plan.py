@@ -1,6 +1,6 @@
-"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. No work is done.
+"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. Nothing is done.
 
-Times come from the run's own log where it has any; before that from a stated rule of thumb, which only says the
+Times come from the run's own log where it has any; before that from a stated rule of thumb, which only gives the
 order of magnitude.
 """
 
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, *, num_workers: int | None = None, num_cpu_workers
     """The plan of a recipe.
 
     Args:
-        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` say whether workers have GPUs;
+        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` decide whether workers have GPUs;
             "auto" looks at this machine.
         num_workers: workers to plan for; None is as many as this machine has room for.
         num_cpu_workers: workers without GPUs, where others have some; None is `num_workers`.

@@ -1,6 +1,6 @@
 """`neuron-atlas status`: what is done, failed and left per stage, and why neurons failed. Reads, never writes.
 
-It needs the recipe, the output folder and the libraries, no weights and no data: any machine may ask.
+It needs the recipe, the output folder and the libraries, no weights and no data: it runs on any machine.
 """
 
 from collections import Counter

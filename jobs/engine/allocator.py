@@ -2,7 +2,7 @@
 
 glibc gives tensors of more than 32 MB back to the system as they are freed, and smaller ones once 64 MB are free at the
 end of its heap; the next tensor is new memory, of which the system zeroes each page as it is touched. A step of a batch
-frees and asks for the same tensors as the step before, so that work is for nothing (benchmarks/step_time.py measures
+frees and asks for the same tensors as the step before, for nothing (benchmarks/step_time.py measures
 it). The peak of memory grows by up to a fifth.
 """
 

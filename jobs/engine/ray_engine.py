@@ -33,8 +33,8 @@ from jobs.engine.worker import Shared
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-POLL_S: Final = 1.0  # how long one look for finished tasks blocks
-CAPACITY_REFRESH_S: Final = 10.0  # how often the cluster is asked for its size
+POLL_S: Final = 1.0  # how long one wait for finished tasks blocks
+CAPACITY_REFRESH_S: Final = 10.0  # how often the size of the cluster is read
 # Waiting threads that spin would take the CPU from the other workers.
 WORKER_ENVIRONMENT: Final = {"OMP_WAIT_POLICY": "passive"}
 
@@ -124,7 +124,7 @@ class RayEngine:
         return _Stored(ray.put(value))
 
     def capacity(self) -> Mapping[str, float]:
-        """CPUs and GPUs of all nodes, asked for at most every `CAPACITY_REFRESH_S`."""
+        """CPUs and GPUs of all nodes, read at most every `CAPACITY_REFRESH_S`."""
         import ray
 
         if time.monotonic() - self._capacity_at > CAPACITY_REFRESH_S:

@@ -151,7 +151,7 @@ class ActorWorker(Generic[A, R]):
 class ActorPool(Generic[A, R]):
     """Tasks in actors, one at a time each. No task is given to an actor before it runs.
 
-    On a cluster some more actors than fit are asked for: waiting for a place is what makes an autoscaler add nodes.
+    On a cluster some more actors are requested than fit: waiting for a place is what makes an autoscaler add nodes.
     """
 
     def __init__(

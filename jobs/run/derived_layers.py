@@ -19,7 +19,7 @@ def pin_concepts(recipe: Recipe) -> tuple[Recipe, dict[str, ConceptArrays]]:
         The recipe, and name of the concepts → what is in their file.
 
     Raises:
-        UserError: a file cannot be read, or is not the one whose hash the recipe gives.
+        UserError: a file cannot be read, or has another hash than the recipe gives.
     """
     if not recipe.concepts:
         return recipe, {}

@@ -64,7 +64,7 @@ class ResolvedRecipe:
 
 
 def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
-    """Load the model and find every mistake of the recipe that can be found before work starts.
+    """Load the model and find every mistake of the recipe that can be found before any task starts.
 
     Args:
         recipe: what to resolve.

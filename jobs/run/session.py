@@ -80,7 +80,7 @@ class Session:
         already: int,
         split: Callable[[A], Sequence[Task[A]]] = lambda argument: (),
     ) -> Iterator[Outcome[A, R]]:
-        """Do the tasks of a stage with progress, log and metrics; the stage says what each outcome means for it.
+        """Do the tasks of a stage with progress, log and metrics; the stage counts the outcomes.
 
         Args:
             stage: for the log.

@@ -51,7 +51,7 @@ def die_of_poison(_module: nn.Module, inputs: tuple[torch.Tensor], *, driver: in
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def net_that_cannot_stand_a_visualization() -> nn.Module:
+def net_that_an_image_kills() -> nn.Module:
     module = small_net()
     victim = Path(os.environ["TINY_VICTIM"])
     module.stem.register_forward_pre_hook(partial(die_of_poison, driver=os.getpid(), victim=victim))
@@ -59,7 +59,7 @@ def net_that_cannot_stand_a_visualization() -> nn.Module:
 
 
 def mean_of_one(shards: str, index: int) -> float:
-    """The mean input of the first visualization of a shard."""
+    """The mean input of the first image of a shard."""
     import io
 
     from PIL import Image
@@ -77,7 +77,7 @@ def test_a_shard_that_kills_its_workers_is_left_out_and_named(tmp_path, monkeypa
     shards, out = write_data(tmp_path / "data", num_shards=4, per_shard=4), tmp_path / "out"
     monkeypatch.setenv("TINY_VICTIM", str(tmp_path / "victim"))
     (tmp_path / "victim").write_text(str(mean_of_one(shards, 2)))
-    network = "model.name=python:tests.integration.test_poison:net_that_cannot_stand_a_visualization"
+    network = "model.name=python:tests.integration.test_poison:net_that_an_image_kills"
     with pytest.raises(RunStoppedError, match=r"1 of 4 tar shards[\s\S]*tiny-000002.tar: worker lost"):
         run_stages(tiny_recipe(shards, out, network), STAGES[:1], engine=ray_engine)
 

@@ -21,7 +21,7 @@ from pipeline.io.root import Root, expand_urls
 from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.recipe.visualize import METHODS
 from tests.support.paths import ROOT
-from tests.support.tiny_run import recipe_toml, visualization, write_data
+from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 
 COMMANDS = {"demo", "shards", "plan", "run", *STAGES, "status", "site", "validate", "serve"}
 
@@ -196,7 +196,7 @@ def test_site(built, tmp_path, capsys):
 def test_shards(tmp_path, capsys):
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        (tmp_path / "pets" / name / "photo.png").write_bytes(visualization(number))
+        (tmp_path / "pets" / name / "photo.png").write_bytes(dataset_image(number))
     assert main(["shards", str(tmp_path / "pets"), str(tmp_path / "out"), "--max-samples", "1"]) == DONE
     shards = sorted((tmp_path / "out").glob("pets-*.tar"))
     assert [path.name for path in shards] == ["pets-000000.tar", "pets-000001.tar"]

@@ -34,8 +34,8 @@ def test_a_log_without_tasks_has_no_liveness():
 
 def test_rate_and_time_left_are_those_of_the_last_run():
     earlier = [entry(at_s, run="a", count=1000) for at_s in range(-900, 0, 60)]
-    own = [entry(at_s) for at_s in range(60, 660, 60)]
-    liveness = read_liveness([*earlier, *own], after(600))
+    of_run = [entry(at_s) for at_s in range(60, 660, 60)]
+    liveness = read_liveness([*earlier, *of_run], after(600))
     assert liveness.rates == {"visualize": pytest.approx(10 / 60)}
     assert liveness.seems_alive
     assert describe_liveness(liveness, {"collect": 0, "visualize": 50}).splitlines() == [

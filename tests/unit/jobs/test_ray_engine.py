@@ -1,4 +1,4 @@
-"""Tasks on Ray: lost workers and nodes are told apart, tasks show by name, nothing is left running, a token guards."""
+"""Tasks on Ray: lost workers are told from lost nodes, tasks show by name, nothing is left running, a token guards."""
 
 import os
 import re

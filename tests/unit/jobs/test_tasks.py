@@ -110,8 +110,8 @@ def test_an_actor_keeps_what_it_made(engine):
     processes = {process for _, process in calls}
     assert len(processes) <= 2
     for process in processes:
-        own = [call for call, where in calls if where == process]
-        assert own == list(range(1, len(own) + 1))
+        of_process = [call for call, where in calls if where == process]
+        assert of_process == list(range(1, len(of_process) + 1))
 
 
 def test_a_factory_that_fails_is_an_error_of_the_task(engine):
