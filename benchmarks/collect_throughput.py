@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from jobs.engine.malloc import freed_memory_kept
+from jobs.engine.allocator import freed_memory_kept
 from pipeline.activations.collect import collect
 from pipeline.data.sample_errors import ErrorBudget
 from pipeline.data.shards import iterate_samples
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="as a worker of the pipeline has")
     parser.add_argument("--decode-threads", type=int, default=0, help="of collect, beside the model, as beside a GPU")
     parser.add_argument(
-        "--heap", choices=("worker", "torch"), default="worker", help="of both, see `jobs.engine.malloc`"
+        "--heap", choices=("worker", "torch"), default="worker", help="of both, see `jobs.engine.allocator`"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

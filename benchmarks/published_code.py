@@ -34,7 +34,7 @@ from authors_code import AuthorsCode, Record
 from PIL import Image
 from torch import Tensor, nn
 
-from jobs.engine.malloc import freed_memory_kept
+from jobs.engine.allocator import freed_memory_kept
 from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, load_model
 from pipeline.synthesis.methods.registry import preset

@@ -3,7 +3,7 @@
     python benchmarks/step_time.py [--model timm:tf_efficientnet_lite0] [--batch-size 8] [--size 224]
 
 Prints one line per kind of neuron and preset. Both sides are timed in turn in one process, so that the ratio holds on a
-machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker (`jobs.engine.malloc`),
+machine whose speed drifts; the median of the ratios is quoted. Both have the heap of a worker (`jobs.engine.allocator`),
 unless `--heap torch` leaves it as it is. `bare` runs the module as far as the last feature layer and back to the image,
 with the sum of its features as the loss. A step is timed from the end of the first to the end of the last: what is done
 once for a visualization, such as looking at it when it is finished, is `once`, in steps.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.engine.malloc import freed_memory_kept
+from jobs.engine.allocator import freed_memory_kept
 from pipeline.models import features_of, load_model
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.methods.registry import preset

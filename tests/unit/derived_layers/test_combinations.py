@@ -24,7 +24,7 @@ from pipeline.io.root import Root
 from pipeline.models import Model, Preprocessing, features_of
 from pipeline.recipe.recipe import STAGES, Recipe, RecipeError
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_run import recipe_toml, visualization, write_data
+from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 
 NUM_IMAGES = 16
 VALUES = st.floats(0, 100, width=32, allow_subnormal=False)
@@ -355,7 +355,7 @@ def test_references_are_the_images_where_all_units_fire(atlas, shards, name, uni
     assert validate(str(atlas)) == []
     (row,) = read_rows(Root.open(atlas), f"layers/combinations.{name}.parquet")
     model = resolve(combination_recipe(shards, atlas)).model
-    dataset_images = [Image.open(io.BytesIO(visualization(seed))) for seed in range(NUM_IMAGES)]
+    dataset_images = [Image.open(io.BytesIO(dataset_image(seed))) for seed in range(NUM_IMAGES)]
     x = torch.stack([model.preprocess(dataset_image.convert("RGB")) for dataset_image in dataset_images])
     activation = independent(model, units, size, x=x).reshape(NUM_IMAGES, -1).max(axis=1)
     best = np.argsort(-activation, kind="stable")[:4]

@@ -1,4 +1,4 @@
-"""Similar neurons and the map in a whole run, with and without the library that lays the map out."""
+"""Nearest neighbors and the map in a whole run, with and without the library that lays the map out."""
 
 import importlib.util
 
@@ -29,7 +29,7 @@ def build(recipe):
 
 def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(recipe, monkeypatch):
     root = Root.open(recipe.output.root)
-    monkeypatch.setattr("pipeline.atlas.neighbors.projection.layout_name", lambda: "")
+    monkeypatch.setattr("jobs.stages.neighbors.layout_name", lambda: "")
     report = build(recipe)
     assert "neuron-atlas[map]" in str(report)
     assert not root.exists("map.parquet")

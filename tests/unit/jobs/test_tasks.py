@@ -1,24 +1,25 @@
-"""Both engines keep one contract: every work once, retries counted, errors as text, fatal ones raised."""
+"""Both engines keep one contract: every task once, retries counted, errors as text, fatal ones raised."""
 
 import os
+from functools import partial
 
 import pytest
 import torch
 
 from jobs.engine.inline import InlineEngine
-from jobs.engine.work import (
+from jobs.engine.tasks import (
     MAX_CRASHES,
     MAX_NODE_LOSSES,
     Attempt,
+    Attempts,
     Resources,
     RunStoppedError,
-    Tries,
-    Work,
+    Task,
     conclude,
     resolve_resources,
 )
 from jobs.engine.worker import deterministic, threads_beside
-from jobs.run.session import isolate
+from jobs.run.isolation import isolate
 from jobs.runner import open_engine
 from pipeline.data.shards import TooManyBadSamples
 from pipeline.io.root import StorageError
@@ -26,26 +27,26 @@ from pipeline.recipe.sections import ComputeSection
 from tests.support.tiny_tasks import ONE_RETRY, Counter, by_name, numbers, square
 
 
-def fail_on_three(*, number: int) -> int:
+def fail_on_three(number: int) -> int:
     if number == 3:
         raise KeyError(f"no {number}")
     return number
 
 
-def fail_once(*, marker: str) -> str:
+def fail_once(marker: str) -> str:
     if not os.path.exists(marker):
         with open(marker, "w") as file:
-            file.write("tried")
-        raise ConnectionError("first try")
-    return "second try"
+            file.write("attempted")
+        raise ConnectionError("first attempt")
+    return "second attempt"
 
 
-def settings() -> tuple[int, bool, bool]:
+def settings(_: None = None) -> tuple[int, bool, bool]:
     fills = torch.utils.deterministic.fill_uninitialized_memory
     return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), fills
 
 
-def raise_error(*, error: Exception) -> None:
+def raise_error(error: Exception) -> None:
     raise error
 
 
@@ -61,7 +62,7 @@ def engine(request):
     return request.getfixturevalue("ray_engine")
 
 
-def test_every_work_is_done_once(engine):
+def test_every_task_is_done_once(engine):
     outcomes = by_name(engine.run_tasks(square, numbers(*range(40)), Resources()))
     assert {name: outcome.attempt.result for name, outcome in outcomes.items()} == {
         f"number {n}": n * n for n in range(40)
@@ -69,12 +70,12 @@ def test_every_work_is_done_once(engine):
     assert {outcome.num_attempts for outcome in outcomes.values()} == {1}
 
 
-def test_no_work_no_outcomes(engine):
+def test_no_tasks_no_outcomes(engine):
     assert list(engine.run_tasks(square, [], Resources())) == []
     assert list(engine.run_actors(Counter, [], Resources())) == []
 
 
-def test_a_failing_work_is_retried_then_told_with_its_traceback(engine):
+def test_a_failing_task_is_retried_then_reported_with_its_traceback(engine):
     outcomes = by_name(engine.run_tasks(fail_on_three, numbers(1, 3, 5), ONE_RETRY))
     failed = outcomes.pop("number 3")
     assert not failed.ok
@@ -84,22 +85,22 @@ def test_a_failing_work_is_retried_then_told_with_its_traceback(engine):
     assert all(outcome.ok for outcome in outcomes.values())
 
 
-def test_a_work_that_succeeds_at_the_second_try_is_done(engine, tmp_path):
-    work = Work(name="flaky", arguments={"marker": str(tmp_path / "marker")})
-    (outcome,) = engine.run_tasks(fail_once, [work], ONE_RETRY)
+def test_a_task_that_succeeds_at_the_second_attempt_is_done(engine, tmp_path):
+    task = Task(name="flaky", argument=str(tmp_path / "marker"))
+    (outcome,) = engine.run_tasks(fail_once, [task], ONE_RETRY)
     assert outcome.ok
-    assert (outcome.attempt.result, outcome.num_attempts) == ("second try", 2)
+    assert (outcome.attempt.result, outcome.num_attempts) == ("second attempt", 2)
 
 
 @pytest.mark.parametrize("error", [StorageError(28, "disk full: free space"), TooManyBadSamples("3 of 4 are bad")])
 def test_errors_that_end_the_run_are_raised_at_once(engine, error):
-    works = [Work(name="write", arguments={"error": error})]
+    tasks = [Task(name="write", argument=error)]
     with pytest.raises(RunStoppedError, match=r"write: .*(disk full|3 of 4)"):
-        list(engine.run_tasks(raise_error, works, Resources(max_retries=3)))
+        list(engine.run_tasks(raise_error, tasks, Resources(max_retries=3)))
 
 
 def test_workers_run_with_fixed_threads_and_deterministic_kernels(engine):
-    (outcome,) = engine.run_tasks(settings, [Work(name="settings")], Resources())
+    (outcome,) = engine.run_tasks(settings, [Task(name="settings", argument=None)], Resources())
     assert tuple(outcome.attempt.result) == (1, True, False)
 
 
@@ -109,11 +110,11 @@ def test_an_actor_keeps_what_it_made(engine):
     processes = {process for _, process in calls}
     assert len(processes) <= 2
     for process in processes:
-        own = [call for call, where in calls if where == process]
-        assert own == list(range(1, len(own) + 1))
+        of_process = [call for call, where in calls if where == process]
+        assert of_process == list(range(1, len(of_process) + 1))
 
 
-def test_a_factory_that_fails_is_an_error_of_the_work(engine):
+def test_a_factory_that_fails_is_an_error_of_the_task(engine):
     (outcome,) = engine.run_actors(Broken, numbers(1), ONE_RETRY)
     assert outcome.attempt.error == "ValueError: cannot be made"
     assert outcome.num_attempts == 2
@@ -121,29 +122,25 @@ def test_a_factory_that_fails_is_an_error_of_the_work(engine):
 
 def test_shared_values_arrive(engine):
     shared = engine.share({"weights": torch.arange(3)})
-    (outcome,) = engine.run_tasks(read_shared, [Work(name="read", arguments={"shared": shared})], Resources())
+    (outcome,) = engine.run_tasks(read_shared, [Task(name="read", argument=shared)], Resources())
     assert outcome.attempt.result == 3
 
 
-def read_shared(*, shared) -> int:
+def read_shared(shared) -> int:
     assert shared.get() is shared.get()
     return int(shared.get()["weights"].sum())
 
 
 def test_a_failed_whole_is_done_again_in_parts(engine):
-    told = []
-    works = [Work(name="1 2", arguments={"number": 1}), Work(name="3 4", arguments={"number": 3})]
-
-    def split(work):
-        return numbers(*map(int, work.name.split())) if " " in work.name else [work]
-
+    noted = []
+    tasks = [Task(name="1 2", argument=1), Task(name="3 4", argument=3)]
     outcomes = by_name(
         isolate(
-            lambda some, resources: engine.run_tasks(fail_on_three, some, resources),
-            works,
+            partial(engine.run_tasks, fail_on_three),
+            tasks,
             ONE_RETRY,
-            split=split,
-            on_split=told.append,
+            split=lambda first: numbers(first, first + 1),
+            on_split=noted.append,
         )
     )
     assert {name: outcome.ok for name, outcome in outcomes.items()} == {
@@ -151,7 +148,7 @@ def test_a_failed_whole_is_done_again_in_parts(engine):
         "number 3": False,
         "number 4": True,
     }
-    assert [outcome.work.name for outcome in told] == ["3 4"]
+    assert [outcome.task.name for outcome in noted] == ["3 4"]
     assert outcomes["number 3"].num_attempts == 1
 
 
@@ -159,7 +156,7 @@ ERROR, CRASH, LOSS = Attempt(error="bug"), Attempt(error="x", lost="worker"), At
 
 
 @pytest.mark.parametrize(
-    ("attempts", "max_retries", "gives_up"),
+    ("history", "max_retries", "gives_up"),
     [
         ([ERROR] * 3, 3, False),
         ([ERROR] * 4, 3, True),
@@ -167,21 +164,21 @@ ERROR, CRASH, LOSS = Attempt(error="bug"), Attempt(error="x", lost="worker"), At
         ([CRASH] * (MAX_CRASHES - 1), 3, False),
         ([CRASH] * MAX_CRASHES, 3, True),
         ([CRASH], 0, True),
-        ([LOSS] * (MAX_NODE_LOSSES - 1), 0, False),  # nodes that go are no fault of the work
+        ([LOSS] * (MAX_NODE_LOSSES - 1), 0, False),  # nodes that go are no fault of the task
         ([LOSS] * MAX_NODE_LOSSES, 9, True),
         ([ERROR, CRASH, LOSS, LOSS], 1, False),
         ([LOSS, ERROR, LOSS, ERROR], 1, True),
     ],
 )
-def test_how_often_a_work_is_tried(attempts, max_retries, gives_up):
-    tries = Tries()
-    for tried in attempts:
-        tries = tries.after(tried)
-    outcome = conclude(Work(name="one"), attempts[-1], tries, max_retries)
+def test_how_many_attempts_a_task_gets(history, max_retries, gives_up):
+    attempts = Attempts()
+    for attempt in history:
+        attempts = attempts.after(attempt)
+    outcome = conclude(Task(name="one", argument=None), history[-1], attempts, max_retries)
     assert (outcome is not None) == gives_up
-    assert tries.total == len(attempts)
+    assert attempts.total == len(history)
     if outcome is not None:
-        assert outcome.num_attempts == len(attempts)
+        assert outcome.num_attempts == len(history)
 
 
 def test_beside_a_gpu_the_cpus_of_a_worker_work_each_by_itself():
@@ -227,7 +224,7 @@ def test_auto_takes_a_gpu_where_there_are_gpus():
     assert resolve(Fixed("local", 8, 1), gpus_per_actor=0.25, num_actors=3) == Resources(gpus=0.25, num_actors=3)
 
 
-def test_tasks_have_the_gpus_of_actors_unless_they_are_told():
+def test_tasks_have_the_gpus_of_actors_by_default():
     engine = Fixed("cluster", 8, 4)
 
     def task(**compute: object) -> Resources:

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-# Page faults while 20 blocks of 48 MB are made and freed one after the other, once the heap has room for some, and the
+# Page faults while 20 blocks of 48 MB are made and freed one after the other, once glibc has room for some, and the
 # megabytes held at the end.
 SCRIPT = """
 import contextlib
 import resource
 import torch
-from jobs.engine.malloc import freed_memory_kept
+from jobs.engine.allocator import freed_memory_kept
 
 def make():
     torch.empty(12_000_000).fill_(1)
@@ -46,7 +46,7 @@ def run(*, keep: bool, **variables: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_tensors_that_come_and_go_take_no_new_pages_and_none_stay():
     (faults, held, left), (faults_without, _, _) = run(keep=True), run(keep=False)
     assert faults < faults_without / 10
@@ -54,8 +54,8 @@ def test_tensors_that_come_and_go_take_no_new_pages_and_none_stay():
     assert left < 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
-def test_what_the_environment_tells_glibc_holds():
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_settings_of_the_environment_are_left_alone():
     faults, held, _ = run(keep=True, MALLOC_MMAP_THRESHOLD_="4194304")
     assert faults > 1000
     assert held < 40
