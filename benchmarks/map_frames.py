@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--shots", type=Path, help="folder for a screenshot of each scene")
     arguments = parser.parse_args()
     manifest = read_manifest(arguments.atlas)
-    if not manifest.get("similar", {}).get("map"):
+    if not manifest.get("neighbors", {}).get("map"):
         sys.exit(f"{arguments.atlas} has no map; `build` makes one where openTSNE is installed")
     with serving(arguments.atlas, manifest) as base, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
