@@ -248,7 +248,12 @@ def test_relevance_of_a_basis_vector_is_that_of_the_channel():
     name = add_concepts(model, "basis", "stage2", torch.eye(12))
     model.module.double()
     x, units, layers = 100 * images().double(), [3, 5, 7], ["stem", "stage1", "stage2"]
-    for rule, tolerance in (("lrp", 1e-4), ("lrp_restricted", 1e-4), ("gradient_x_activation", 1e-9), ("guided_backprop", 1e-9)):
+    for rule, tolerance in (
+        ("lrp", 1e-4),
+        ("lrp_restricted", 1e-4),
+        ("gradient_x_activation", 1e-9),
+        ("guided_backprop", 1e-9),
+    ):
         channel = relevance(model.module, x, layer="stage2", units=units, feature_layers=layers, rule=rule)
         concept = relevance(model.module, x, layer=name, units=units, feature_layers=layers, rule=rule)
         for layer in layers:

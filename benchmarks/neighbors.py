@@ -1,6 +1,6 @@
 """Seconds and memory of unit embeddings, neighbors and map by the number of neurons, on drawn top-activating images.
 
-    python -m benchmarks.similar_neurons [--neurons 10000 100000] [--no-layout]
+    python -m benchmarks.neighbors [--neurons 10000 100000] [--no-layout]
 
 Top-activating images are as of ImageNet: 64 dataset images of 1,281,167 for each neuron. Every neuron belongs to one of
 600 topics and takes 70 % of its top-activating images from the dataset images of its topic, the first of them more
@@ -8,19 +8,16 @@ often. `same topic` is the share of the neighbors found that are of the neuron's
 of its own, so that its peak memory is its own; a process with numpy and torch alone has about 300 MiB.
 """
 
-import argparse
-import multiprocessing
 import os
-import resource
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from benchmarks.common.program import make_parser, print_header
+from benchmarks.common.timing import in_process
 from pipeline.atlas.neighbors.embeddings import TopImages, unit_embeddings
 from pipeline.atlas.neighbors.nearest import nearest_neighbors
 from pipeline.atlas.neighbors.projection import layout, layout_name
@@ -32,12 +29,11 @@ SHARE_OF_TOPIC: Final = 0.7
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--neurons", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--no-layout", action="store_true")
     arguments = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
-    print(f"load {os.getloadavg()[0]:.1f}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}")
+    print_header(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}")
     print(f"{'neurons':>8}  {'step':<28}{'seconds':>9}{'CPU s':>8}{'peak MiB':>10}  remark")
     steps: list[Callable[[Path, int], str]] = [make_unit_embeddings, find_neighbors]
     if layout_name() and not arguments.no_layout:
@@ -45,18 +41,12 @@ def main() -> None:
     for num_neurons in arguments.neurons:
         with tempfile.TemporaryDirectory() as folder:
             for step in steps:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    seconds, cpu, peak_mib, remark = pool.apply(measured, (step, Path(folder), num_neurons))
-                print(f"{num_neurons:>8}  {step.__name__:<28}{seconds:>9.1f}{cpu:>8.1f}{peak_mib:>10.0f}", end="")
-                print(f"  {remark}", flush=True)
-
-
-def measured(step: Callable[[Path, int], str], folder: Path, num_neurons: int) -> tuple[float, float, float, str]:
-    """Seconds, seconds of processor, MiB at most and the remark of a step."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    remark = step(folder, num_neurons)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return time.perf_counter() - started, time.process_time() - cpu_started, peak_mib, remark
+                usage = in_process(step, Path(folder), num_neurons)
+                print(
+                    f"{num_neurons:>8}  {step.__name__:<28}{usage.wall_s:>9.1f}{usage.cpu_s:>8.1f}"
+                    f"{usage.peak_mib:>10.0f}  {usage.result}",
+                    flush=True,
+                )
 
 
 def drawn_top_images(num_neurons: int, seed: int = 0) -> tuple[TopImages, np.ndarray]:
@@ -74,18 +64,18 @@ def drawn_top_images(num_neurons: int, seed: int = 0) -> tuple[TopImages, np.nda
 def make_unit_embeddings(folder: Path, num_neurons: int) -> str:
     top_images, _ = drawn_top_images(num_neurons)
     found = unit_embeddings(top_images)
-    np.save(folder / "unit embeddings.npy", found)
+    np.save(folder / "unit_embeddings.npy", found)
     return f"{found.shape[1]} dimensions"
 
 
 def find_neighbors(folder: Path, num_neurons: int) -> str:
     _, topic = drawn_top_images(num_neurons)
-    index, _ = nearest_neighbors(np.load(folder / "unit embeddings.npy"))
+    index, _ = nearest_neighbors(np.load(folder / "unit_embeddings.npy"))
     return f"same topic {(topic[index] == topic[:, None]).mean():.3f}"
 
 
 def lay_out(folder: Path, num_neurons: int) -> str:
-    places = layout(np.load(folder / "unit embeddings.npy"))
+    places = layout(np.load(folder / "unit_embeddings.npy"))
     return f"{layout_name()}, {len(places)} places, one thread"
 
 
