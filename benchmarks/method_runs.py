@@ -179,7 +179,7 @@ class VariantRun:
         """What evaluators saw of dataset images is the same in every run: take over what another one has."""
         for other in self.work.glob("*/run/evaluation/*/*"):
             copy = self.folder / other.relative_to(other.parents[3])
-            if other.name in ("comparison_images", "top_images") and other.is_dir() and not copy.exists():
+            if other.name in ("random_sample", "top_images") and other.is_dir() and not copy.exists():
                 shutil.copytree(other, copy)
 
     def rows(self) -> pd.DataFrame:
@@ -209,7 +209,7 @@ class VariantRun:
     def dataset_images(self, evaluator: str) -> np.ndarray:
         """What an evaluator saw of the dataset images that visualizations are held against, [N, D]: of classes those of them."""
         samples: Sequence[int] = (
-            self._chosen().comparison_images if self.kind == "intermediate" else list(self._labels())
+            self._chosen().random_sample if self.kind == "intermediate" else list(self._labels())
         )
         predictions = read_dataset_images(Root.open(str(self.folder)), evaluator, ["embedding"], samples)
         return np.stack([predict["embedding"] for predict in predictions.values()])

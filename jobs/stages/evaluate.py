@@ -205,10 +205,10 @@ def _remark(state: EvaluationState, evaluators: "Sequence[EvaluatorRecord]", num
 
     root = state.resolved.root
     by = "the model itself" if len(evaluators) == 1 else f"the model and {', '.join(j.name for j in evaluators[1:])}"
-    num_dataset_images = len(state.dataset_images.comparison_images) + len(state.dataset_images.further)
+    num_dataset_images = len(state.dataset_images.random_sample) + len(state.dataset_images.remaining_top_images)
     text = f"{num_dataset_images} dataset images; scored by {by}"
     problems = {
-        **PredictionFolder(root, MODEL, "comparison_images").problems(),
+        **PredictionFolder(root, MODEL, "random_sample").problems(),
         **PredictionFolder(root, MODEL, "top_images").problems(),
     }
     if problems:

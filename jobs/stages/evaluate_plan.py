@@ -72,10 +72,10 @@ def plan_dataset_images(
     """
     chunks = []
     for evaluator in evaluators:
-        comparison_images = set(done[evaluator, "comparison_images"])
+        random_sample = set(done[evaluator, "random_sample"])
         for kind, samples, seen in (
-            ("comparison_images", dataset_images.comparison_images, comparison_images),
-            ("top_images", dataset_images.further, comparison_images.union(done[evaluator, "top_images"])),
+            ("random_sample", dataset_images.random_sample, random_sample),
+            ("top_images", dataset_images.remaining_top_images, random_sample.union(done[evaluator, "top_images"])),
         ):
             for members in chunk(samples, DATASET_IMAGES_PER_TASK):
                 left = tuple(sample for sample in members if sample not in seen)
@@ -117,13 +117,13 @@ class EvaluationState:
         from pipeline.evaluation.predictions import MODEL, PredictionFolder, activation_column
 
         # Layers that were added after the panel was looked at are to be seen, too.
-        layers = {(MODEL, "comparison_images"): [activation_column(layer) for layer in self.resolved.layers]}
+        layers = {(MODEL, "random_sample"): [activation_column(layer) for layer in self.resolved.layers]}
         return {
             (evaluator, kind): PredictionFolder(self.resolved.root, evaluator, kind).committed(
                 layers.get((evaluator, kind), ())
             )
             for evaluator in self.evaluators
-            for kind in ("comparison_images", "top_images", "visualizations")
+            for kind in ("random_sample", "top_images", "visualizations")
         }
 
     @cached_property
@@ -208,7 +208,7 @@ def summary_sources(resolved: ResolvedRecipe) -> str:
         "predictions": [
             [evaluator, kind, PredictionFolder(root, evaluator, kind).names()]
             for evaluator in evaluators
-            for kind in ("comparison_images", "top_images", "visualizations")
+            for kind in ("random_sample", "top_images", "visualizations")
         ],
     }
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -219,7 +219,7 @@ def test_a_evaluator_that_is_added_does_only_its_own_work(copied, shards):
     assert predictions == {path: path.stat().st_mtime_ns for path in predictions}
     slug = "python_tests_evaluated_run_backbone"
     row = rows_of(copied, "stage2")[0, 0]
-    assert row[f"mis_{slug}"] is not None
+    assert row[f"two_afc_{slug}"] is not None
     assert scores_of(copied, method="vital", kind="intermediate", evaluator=slug)["fid"]["value"] >= 0
     assert validate(str(copied)) == []
 
@@ -247,7 +247,7 @@ def test_a_larger_comparison_images_looks_only_at_what_is_new(shards, tmp_path):
 
 def count_dataset_images(out):
     entries = read_log(Root.open(out))
-    return sum(e["count"] for e in entries if e["work"].startswith(("model/comparison_images", "model/top_images")))
+    return sum(e["count"] for e in entries if e["work"].startswith(("model/random_sample", "model/top_images")))
 
 
 def test_scores_of_other_visualizations_are_not_published(copied, shards):
@@ -281,16 +281,16 @@ def test_the_plan_and_the_status_know_what_is_left(copied, shards):
 
 def test_dataset_images_are_planned_once_per_evaluator():
     top_images = {"x": {0: (5, 900), 1: (901, 5)}}
-    dataset_images = ComparisonImages(comparison_images=tuple(range(100)), top_images=top_images, references={})
-    done = {(evaluator, kind): set() for evaluator in ("a", "b") for kind in ("comparison_images", "top_images")}
-    done["a", "comparison_images"] = set(range(DATASET_IMAGES_PER_TASK))
+    dataset_images = ComparisonImages(random_sample=tuple(range(100)), top_images=top_images, references={})
+    done = {(evaluator, kind): set() for evaluator in ("a", "b") for kind in ("random_sample", "top_images")}
+    done["a", "random_sample"] = set(range(DATASET_IMAGES_PER_TASK))
     done["b", "top_images"] = {900}
     chunks = plan_dataset_images(["a", "b"], dataset_images, done)
     expected = [
-        ("a", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
+        ("a", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
         ("a", "top_images", (900, 901)),
-        ("b", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK))),
-        ("b", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
+        ("b", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK))),
+        ("b", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
         ("b", "top_images", (901,)),
     ]
     assert chunks == [DatasetImageChunk(evaluator=j, kind=k, samples=s) for j, k, s in expected]

@@ -32,6 +32,7 @@ from pipeline.atlas.format.schema import (
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
 
 Manifest = dict[str, Any]
@@ -286,6 +287,20 @@ def manifest_problems(value: Any) -> list[str]:
     if value["build_id"] != build_id(value["files"]):
         problems.append("build_id does not belong to the list of files")
     return problems
+
+
+def read_atlas(source: Root) -> Manifest:
+    """atlas.json of a built atlas.
+
+    Raises:
+        UserError: there is none, or it is not what `build` writes.
+    """
+    if not source.exists("atlas.json"):
+        raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
+    atlas = source.read_json("atlas.json")
+    for problem in manifest_problems(atlas):
+        raise UserError(f"{source.url}/atlas.json: {problem}; build the atlas again")
+    return atlas
 
 
 def _num_parts(layer: Mapping[str, Any]) -> int:
