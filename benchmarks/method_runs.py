@@ -179,7 +179,7 @@ class VariantRun:
         """Predictions for dataset images are the same in every run: copy what another one has."""
         for other in self.work.glob("*/run/evaluation/*/*"):
             copy = self.folder / other.relative_to(other.parents[3])
-            if other.name in ("comparison_images", "top_images") and other.is_dir() and not copy.exists():
+            if other.name in ("random_sample", "top_images") and other.is_dir() and not copy.exists():
                 shutil.copytree(other, copy)
 
     def rows(self) -> pd.DataFrame:
@@ -208,9 +208,7 @@ class VariantRun:
 
     def dataset_images(self, evaluator: str) -> np.ndarray:
         """Embeddings of the comparison images by an evaluator, [N, D]; for classes, of the images labeled with them."""
-        samples: Sequence[int] = (
-            self._chosen().comparison_images if self.kind == "intermediate" else list(self._labels())
-        )
+        samples: Sequence[int] = self._chosen().random_sample if self.kind == "intermediate" else list(self._labels())
         predictions = read_dataset_images(Root.open(str(self.folder)), evaluator, ["embedding"], samples)
         return np.stack([prediction["embedding"] for prediction in predictions.values()])
 
