@@ -15,6 +15,7 @@ from jobs.engine.memory import CudaMemory, Portions
 from jobs.engine.work import Resources
 from jobs.engine.worker import Shared, allocator_for_models, model_on
 from jobs.run.work_plan import Batch, batch_sizes, facet_of
+from pipeline.derived_layers.layer import unit_label
 from pipeline.io.root import Root
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe.recipe import Recipe
@@ -210,7 +211,7 @@ def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[st
         "neuron_id": Neuron(model.name, batch.layer, unit).id,
         "layer": batch.layer,
         "unit": unit,
-        "label": model.unit_label(batch.layer, unit),
+        "label": unit_label(model, batch.layer, unit),
         "method": batch.method,
         "seed": batch.seed,
         "facet": facet_of(recipe, batch.seed),

@@ -88,7 +88,7 @@ def relevance(
             f'rule="{rule}" spreads one activation over a whole layer, and float16 has no numbers below 6e-8 for that; '
             "expected images and module in float32 or bfloat16"
         )
-    conditioned_on = getattr(dict(module.named_modules()).get(layer), "given", None)
+    conditioned_on = getattr(dict(module.named_modules()).get(layer), "conditioned_on", None)
     trace = Trace(module, layer, feature_layers, keep_values=rule == "gradient", conditioned_on=conditioned_on)
     image = _traceable(images)
     signed = False
@@ -109,7 +109,7 @@ def relevance(
     maps = {}
     for name, flow in zip(feature_layers, flows, strict=True):
         value = trace.outputs[name][0].value
-        flow = trace.keep_given(flow) if trace.is_given(name) else flow
+        flow = trace.keep_condition(flow) if trace.is_condition(name) else flow
         flow = flow.clamp(min=0) if rule == "guided_backprop" else flow
         maps[name] = channels_first(flow if value is None else flow * value, name)
     return maps
@@ -196,7 +196,7 @@ def _require_upstream_condition(trace: Trace) -> None:
     outputs = trace.outputs.get(layer, [])
     if not any(output.edge.node in nodes for output in outputs):
         raise UserError(
-            f'layer "{trace.layer}" is given unit {unit} of layer "{layer}", which no relevance reaches; '
+            f'layer "{trace.layer}" is conditioned on unit {unit} of layer "{layer}", which no relevance reaches; '
             "choose a layer that feeds it"
         )
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.neurons import nearest
 
 
 class UnsupportedOutputError(UserError):
@@ -46,8 +47,6 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
     Raises:
         UserError: a layer is not a module of `module`.
     """
-    from pipeline.neurons import nearest
-
     modules = dict(module.named_modules())
     features: dict[str, Tensor] = {}
     handles = []

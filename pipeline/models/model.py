@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.capture import capture, unit_activation
-from pipeline.models.derived_layer import derived_layers
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
@@ -251,27 +250,6 @@ class Model:
             return self.classifier_layer
         self.feature_shape(layer)
         return layer
-
-    def derived_layers(self) -> list[str]:
-        """The concept sets and combinations that were added to the network, as layer names."""
-        return [name for name, _ in derived_layers(self.module)]
-
-    def feature_space(self, layer: str) -> str:
-        """The layer of the network whose features the units of a layer are read from.
-
-        That is the layer itself, of concepts the one they are directions in, of a combination the last of its units'.
-        """
-        added = dict(derived_layers(self.module))
-        while layer in added:
-            layer = added[layer].sources[-1]
-        return layer
-
-    def unit_label(self, layer: str, unit: int) -> str:
-        """What a unit stands for: the name of its class, its concept or its combination; nothing for other units."""
-        added = dict(derived_layers(self.module))
-        if layer in added:
-            return added[layer].unit_label(unit)
-        return self.class_names[unit] if layer == self.classifier_layer else ""
 
     def default_feature_layers(self) -> list[FeatureLayer]:
         """Where distributions are aligned unless the recipe says otherwise: stem and stages."""

@@ -3,17 +3,24 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.capture import UnsupportedOutputError, channels_first
-from pipeline.models.derived_layer import DerivedLayers
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 
 # Two images, so that an axis 0 that does not count them is seen: windows of images, position embeddings.
 _NUM_IMAGES = 2
+
+
+class PassThrough(nn.Module):
+    """A submodule that holds others and is no layer of the network; a Sequential that runs it gets its input back."""
+
+    def forward(self, x: Any) -> Any:
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         device: where the module lives.
     """
     named = module.named_modules()
-    names = {child: name for name, child in named if name and not isinstance(child, DerivedLayers)}
+    names = {child: name for name, child in named if name and not isinstance(child, PassThrough)}
     shapes: dict[str, Shape] = {}
     calls: list[str] = []
     vectors: dict[str, Tensor] = {}  # the outputs that could be the logits

@@ -146,7 +146,7 @@ def test_relevance_passes_a_given_layer_through_the_given_unit_alone(rule):
 def test_a_condition_that_cannot_be_met_is_named():
     network, x = Conditional().double().eval(), images(4)
     network.middle.given = ("last", 0)
-    with pytest.raises(ValueError, match=r'"middle" is given unit 0 of layer "last", which no relevance reaches'):
+    with pytest.raises(ValueError, match=r'"middle" is conditioned on unit 0 of layer "last", which no relevance reaches'):
         relevance(network, x, layer="middle", units=[0, 1], feature_layers=["first"])
     network.last.given = ("middle", 9)
     with pytest.raises(ValueError, match=r'given unit 9 of layer "middle"; expected 0 to 3'):
