@@ -40,7 +40,7 @@ class Trace:
         layer: path of the target layer.
         watched: paths of the layers whose outputs are kept.
         keep_values: whether to keep copies of their values too.
-        conditioned_on: (layer, unit); what flows back to that layer's other units is set to zero. None for no condition.
+        conditioned_on: (layer, unit); what flows back to other units of that layer is set to zero. None: no condition.
 
     Attributes:
         target: the target layer's output, attached to the graph.
@@ -139,7 +139,8 @@ class Trace:
             unit, num_units = self.conditioned_on[1], channels_first(output, name).shape[1]
             if not 0 <= unit < num_units:
                 raise UserError(
-                    f'layer "{self.layer}" is conditioned on unit {unit} of layer "{name}"; expected 0 to {num_units - 1}'
+                    f'layer "{self.layer}" is conditioned on unit {unit} of layer "{name}"; '
+                    f"expected 0 to {num_units - 1}"
                 )
             output.register_hook(self.keep_condition)
         value = output.detach().clone() if self._keep_values else None
