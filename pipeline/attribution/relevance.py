@@ -39,18 +39,18 @@ def relevance(
 ) -> dict[str, Tensor]:
     """Relevance of each image's own neuron at the feature layers, before normalization.
 
-    Rules, and what the backward pass is seeded with at the target unit:
-        `lrp`: z⁺ relevance; seed: the unit's own activation map, with its sign (METHOD 3). A unit that is 0
+    Rules, and the seed of the backward pass at the target unit:
+        `lrp`: z⁺ relevance (zennit's `ZPlus`); seed: the unit's own activation map, with its sign. A unit that is 0
             everywhere on an image has nothing to explain: its seed is 1, for what would activate it.
-        `lrp_positive`: the same with the positive part of the map, so that no relevance is negative; another
-            rule only where no ReLU ends the target layer.
+        `lrp_positive`: the same with the positive part of the map, so that no relevance is negative. It differs from
+            `lrp` only where no ReLU ends the target layer.
         `lrp_restricted`: z⁺ relevance; seed: 1 at the position whose channel vector is most similar (cosine)
             to the unit's basis vector.
-            Behind a LayerNorm both use the rules for signed features, AttnLRP's: there relevance is a share of a
-            value, positive or negative, so `lrp_restricted` is seeded with the unit's value instead of 1, and a unit
-            that is 0 with -1.
-        `guided_backprop`: gradient, clamped at 0 at every activation and at the feature layer; target: the
-            unit's spatial mean.
+            Behind a LayerNorm all three use the rules for signed features, AttnLRP's (zennit's `Gamma` and `Epsilon`):
+            there relevance is a share of a value, positive or negative, so `lrp_restricted` is seeded with the unit's
+            value instead of 1, and a unit that is 0 with -1.
+        `guided_backprop`: gradient, clamped at 0 at every activation (zennit's `ReLUGuidedBackprop`) and at the feature
+            layer; target: the unit's spatial mean.
         `gradient`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
             layer itself is its activation map, as with `lrp`.
 
@@ -61,9 +61,9 @@ def relevance(
         module: any network in evaluation mode; neither it nor its parameters are changed.
         images: `[B, 3, H, W]`, preprocessed, in the module's dtype.
         layer: path of the target layer in `named_modules()`.
-        units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: looking at its values would make
-            a GPU wait, and a traced function depend on them.
-        feature_layers: paths of the layers whose relevance is wanted, at or before the target layer.
+        units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: reading its values would make a
+            GPU wait, and a traced function depend on them.
+        feature_layers: paths of the layers whose relevance is asked for, at or before the target layer.
         rule: one of `RULES`.
         num_prefix: tokens at the start of the target layer that are no part of a unit's activation (class and
             register tokens, `Model.num_prefix`): nothing is seeded there.

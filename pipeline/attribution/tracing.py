@@ -1,8 +1,8 @@
 """One forward pass up to a layer, keeping where in autograd's graph the outputs of named modules stand.
 
 The pass stops as soon as the target layer has its output. Nothing of the module is touched: the hooks are
-PyTorch's global module hooks, set for the length of the call, and they answer only to the thread that set
-them, so several threads may trace one module at once.
+PyTorch's global module hooks, set for the length of the call, and they act only in the thread that set them,
+so several threads may trace one module at once.
 """
 
 import contextlib

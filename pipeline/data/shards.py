@@ -229,7 +229,7 @@ class _Members:
         """`requested`: suffix → how many bytes of such a member are read at most, None for all."""
         self.fault: _Fault | None = None
         self._file = file
-        # Asked for first: a remote file drops what it has read ahead when it looks for the end.
+        # First, since a remote file drops what it has read ahead when it seeks to the end.
         self._file_size = file.seek(0, io.SEEK_END)
         file.seek(0)
         self._requested = requested

@@ -97,8 +97,8 @@ def add_concepts(
     Args:
         model: extended in place.
         name: of the set: letters, digits and `_`.
-        layer: the layer whose features they are directions of, C units; may be an derived layer itself.
-        directions: `[K, C]`, or `[C]` for a single one. A direction of zeros makes a unit that is always silent.
+        layer: the layer whose features they are directions of, C units; may be a derived layer itself.
+        directions: `[K, C]`, or `[C]` for a single one. A direction of zeros makes a unit that is always zero.
         bias: `[K]`, the threshold of a linear probe or an autoencoder's encoder.
         center: `[C]`, subtracted from the features: the mean of a PCA, or an autoencoder's decoder bias.
         activation: `projection`, `relu` or `cosine`, see `ConceptSet`.

@@ -24,7 +24,7 @@ def tower(name, size=64, **options):
 
 def torchvision_tower():
     torch.manual_seed(0)
-    options = {"num_layers": 6, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
+    options = {"num_layers": 4, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
     return shake(torchvision.models.VisionTransformer(image_size=64, patch_size=16, **options))
 
 
@@ -34,12 +34,12 @@ def blocks(network):
 
 
 TOWERS = {
-    "ViT": lambda: tower("vit_tiny_patch16_224"),
-    "DeiT with two class tokens": lambda: tower("deit_tiny_distilled_patch16_224"),
+    "ViT": lambda: tower("vit_tiny_patch16_224", depth=6),
+    "DeiT with two class tokens": lambda: tower("deit_tiny_distilled_patch16_224", depth=4),
     "torchvision's ViT": torchvision_tower,
-    "DINOv2 with registers": lambda: tower("vit_small_patch14_reg4_dinov2", 56, depth=6, init_values=0.5),
-    "SigLIP with attention pooling": lambda: tower("vit_base_patch16_siglip_224", depth=6, embed_dim=192, num_heads=3),
-    "CLIP": lambda: tower("vit_base_patch16_clip_quickgelu_224", depth=6, embed_dim=192, num_heads=3),
+    "DINOv2 with registers": lambda: tower("vit_small_patch14_reg4_dinov2", 56, depth=4, init_values=0.5),
+    "SigLIP with attention pooling": lambda: tower("vit_base_patch16_siglip_224", depth=4, embed_dim=192, num_heads=3),
+    "CLIP": lambda: tower("vit_base_patch16_clip_quickgelu_224", depth=4, embed_dim=192, num_heads=3),
 }
 
 
@@ -93,7 +93,7 @@ def test_bfloat16_is_close_to_float32_and_float16_is_refused():
 
 
 @pytest.mark.parametrize("rule", ["lrp", "lrp_restricted"])
-def test_a_unit_that_a_relu_silences_asks_for_what_would_excite_it(rule):
+def test_a_unit_that_a_relu_silences_asks_for_what_would_activate_it(rule):
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
