@@ -329,7 +329,7 @@ MAP_FOLDER: Final = "map"
 
 def neighbors_path(layer: str) -> str:
     """Where the neighbors of the neurons of `layer` lie."""
-    return f"similar/{check_layer_name(layer)}.parquet"
+    return f"neighbors/{check_layer_name(layer)}.parquet"
 
 
 MAP_TABLE: Final = "map.parquet"
