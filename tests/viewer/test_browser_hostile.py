@@ -63,7 +63,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setattr(synthetic_atlas, "CAPTIONS", HOSTILE)
         patch.setattr(synthetic_atlas, "_REASONS", dict.fromkeys(synthetic_atlas._REASONS, HOSTILE[0]))
         patch.setattr(synthetic_atlas, "recipe", lambda **options: _titled(recipe(**options)))
-        further = {"similar": True, "captions": True}
+        further = {"neighbors": True, "captions": True}
         texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, **further)
         names = build_synthetic_atlas(str(folder / "names"), name="names", layers=LAYERS, seeds=1)
     without_head(names)

@@ -3,7 +3,7 @@
  * Pure functions; what is made from a column is kept as long as the column.
  */
 
-/** @typedef {import('../data/data.js').Table} Table */
+/** @typedef {import('./data.js').Table} Table */
 
 /** Columns of the index that are not scores: never offered for sorting, never part of a condition. */
 const NOT_SCORES = new Set([
@@ -22,11 +22,7 @@ const NOT_SCORES = new Set([
   'top_captions',
 ])
 
-/**
- * Numeric columns of the index that are scores, in the order of the table.
- * @param {Table} index
- * @returns {string[]}
- */
+/** Numeric columns of the index that are scores, in the order of the table. @param {Table} index @returns {string[]} */
 export function scoreColumns(index) {
   return Object.keys(index.columns).filter((name) => {
     if (NOT_SCORES.has(name)) return false
@@ -48,10 +44,7 @@ export function scoreColumns(index) {
 /** @type {WeakMap<object, Distinct>} by column */
 const distinctColumns = new WeakMap()
 
-/**
- * @param {any[]} column
- * @returns {Distinct}
- */
+/** @param {any[]} column @returns {Distinct} */
 export function distinctOf(column) {
   let distinct = distinctColumns.get(column)
   if (!distinct) {
