@@ -26,7 +26,7 @@ def option_table(section: str) -> type[Section]:
     for item in fields(SynthesisOptions):
         bound = 0 if types[item.name] in (int, float) else None
         info = Field(
-            default=item.default, description=descriptions[item.name], json_schema_extra=_drop_default, **bound
+            default=item.default, description=descriptions[item.name], json_schema_extra=_drop_default, ge=bound
         )
         keys[item.name] = (types[item.name], info)
     return create_model(section, __base__=Section, __cls_kwargs__={"title": section}, **keys)
