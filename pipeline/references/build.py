@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.activations.store import StatisticsStore
 from pipeline.attribution.relevance import RULES
+from pipeline.derived_layers.layer import derived_layers
 from pipeline.io.root import Root
 from pipeline.models import FeatureLayer, Model
 from pipeline.recipe.recipe import Recipe
@@ -124,8 +125,8 @@ class _TargetBuilder:
                 for name in plan.feature_layers
             }
         self._ranking: RelevanceRanking | None = None
-        # No layer is computed from a concept direction or a combination, so these have no relevance for a class.
-        unranked = [model.classifier_layer, *model.derived_layers()]
+        # Nothing in the network is computed from a concept or a combination, so they have no relevance for a class.
+        unranked = [model.classifier_layer, *derived_layers(model.module)]
         if recipe.targets.reference_ranking == "relevance" and plan.layer not in unranked:
             rule = plan.rule if plan.rule in RULES else "lrp"
             self._ranking = RelevanceRanking(model, plan.layer, self._reader, rule=rule)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.derived_layers.layer import feature_space
 from pipeline.models import Model, features_of
 from pipeline.models.capture import channels_first
 
@@ -82,7 +83,7 @@ def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
         [R, D] on the CPU, without class and register tokens.
     """
     is_class = layer == model.classifier_layer
-    space = model.feature_space(layer)
+    space = feature_space(model.module, layer)
     vectors = []
     for batch in images.to(model.device).split(_BATCH_SIZE):
         if is_class:

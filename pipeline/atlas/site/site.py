@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.atlas.format.manifest import manifest_bytes, read_atlas
-from pipeline.atlas.format.schema import HEAD_PATH, SITE_SCHEMA_VERSION
+from pipeline.atlas.format.schema import SITE_SCHEMA_VERSION
 from pipeline.atlas.site.host_limits import SiteReport
 from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
 from pipeline.atlas.site.site_parts import PLAIN, SiteForm, write_static_parts
@@ -106,10 +106,8 @@ def atlas_folder(slug: str, atlas: Mapping[str, Any]) -> str:
 
 def site_entry(slug: str, atlas: Mapping[str, Any], *, packed: bool = False) -> dict[str, Any]:
     """What sites.json says about one atlas; `packed` and `head` (it has a head.json) stand there only if true."""
-    has_head = any(entry["path"] == HEAD_PATH for entry in atlas["files"])
     return {
         **({"packed": True} if packed else {}),
-        **({"head": True} if has_head else {}),
         "slug": slug,
         "title": atlas["title"],
         "path": atlas_folder(slug, atlas),

@@ -167,7 +167,7 @@ def relevance_of(model: Model, statistics: StatisticsStore, key: str, unit: int,
     return float(maps["stage2"][0, unit].sum())
 
 
-@pytest.mark.parametrize("rule", ["lrp", "gradient"])
+@pytest.mark.parametrize("rule", ["lrp", "gradient_x_activation"])
 def test_images_are_ranked_by_the_unit_s_relevance_for_their_class(
     model: Model, statistics: StatisticsStore, rule: str
 ) -> None:
