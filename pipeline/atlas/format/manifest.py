@@ -228,7 +228,7 @@ def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> 
 def manifest_problems(value: Any) -> list[str]:
     """Why a JSON value is no atlas.json that code can rely on; nothing if it is one.
 
-    Names and paths in a value without problems are safe as parts of a path. Whether the files exist is another question.
+    Names and paths in a value without problems are safe as parts of a path; the files need not exist.
     """
     if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
         return [f"schema {str(value.get('schema'))[:80]!r}, expected {SCHEMA_VERSION!r}; build the atlas again"]

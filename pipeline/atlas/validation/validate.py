@@ -1,9 +1,8 @@
-"""Validate an atlas or a site: is everything there, whole, and does every visualization belong to its row?
+"""Validate an atlas or a site: is every file there and intact, and does every image belong to its row?
 
-Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before
-reading, pixels before decoding; every deviation becomes a `Fault` that names the file, and checking goes on
-with the next one. One layer is in memory at a time; of the others a few columns stay, and with a map the
-thumbnails it is compared with.
+Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before reading, pixel
+counts before decoding; every deviation becomes a `Fault` that names the file, and checking goes on with the next file.
+One layer is in memory at a time; of the others a few columns stay, and the thumbnails if there is a map.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,7 +67,8 @@ def validate(path: str | Path | Root, *, watch: Watch = unwatched) -> list[Fault
 
     Args:
         path: the folder.
-        watch: given the number of listed files of an atlas, what is told of every so many that are read.
+        watch: takes the number of listed files of an atlas; gives a function that is called with the number of files
+            read since the last call.
     """
     root = path if isinstance(path, Root) else Root.open(str(path))
     if root.exists("sites.json"):
@@ -116,7 +116,7 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
 
 
 class _AtlasCheck:
-    """The check of one atlas folder, step by step; faults gather in `files`."""
+    """The check of one atlas folder, step by step; `files` collects the faults."""
 
     def __init__(self, root: Root, *, watch: Watch, packed: bool = False) -> None:
         self.root = root
@@ -130,8 +130,8 @@ class _AtlasCheck:
         """All faults.
 
         Args:
-            whole_folder: nothing unlisted may lie anywhere in the folder, as in a published one; a run's own
-                folder is only searched where the visualizations and tables are.
+            whole_folder: search the whole folder for unlisted files, as in a published one; in a run's own folder
+                only the folders of images and tables.
         """
         manifest = read_json(self.root, "atlas.json", self.files.faults)
         if manifest is None:
@@ -142,7 +142,7 @@ class _AtlasCheck:
         if problems:
             return self.files.faults
         if not self.files.check_packs():
-            return self.files.faults  # where the visualizations lie is not certain
+            return self.files.faults  # the places of the images are not certain
         self.manifest = manifest
         self.tables = TableChecks(self.files, manifest)
         manifest["files"] = FileList(manifest["files"])  # in a third of the memory
@@ -200,7 +200,7 @@ class _AtlasCheck:
                     self.files.add(path, "does not say what atlas.json and the index say")
 
     def _check_derived(self, layer: LayerRows, index: WholeTable | None, labels: WholeTable | None) -> Iterable[str]:
-        """What repeats the layer's rows must say what its table says; the score columns with a value there."""
+        """Check the tables that repeat a layer's rows; return the score columns that have a value in the index."""
         part: list[Row] = []
         if index is not None:
             part = index_rows(layer, index.schema)
@@ -247,7 +247,7 @@ class _AtlasCheck:
         return found
 
     def _listing_problems(self, row: Row) -> Iterator[str]:
-        """Files that a row names must be listed, its visualization with the row's own sha256."""
+        """Files that a row names must be listed, its image with the row's own sha256."""
         for column in PATH_FOLDERS:
             if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
@@ -256,7 +256,7 @@ class _AtlasCheck:
             yield f"image_sha256 is not that of {row['image_path']}"
 
     def _check_scores(self) -> None:
-        """scores.parquet, where there is one, must be sound, and scores.md hold its numbers."""
+        """scores.parquet, if there is one, must be valid, and scores.md must hold its numbers."""
         tables = dict(self.files.intact([SCORES_TABLE, SCORES_TEXT]))
         if SCORES_TABLE not in tables:
             return
@@ -291,7 +291,7 @@ class _AtlasCheck:
     # ---- visualizations ----
 
     def _check_visualizations(self, layer: LayerRows) -> dict[str, np.ndarray]:
-        """Decode every visualization that a layer names; compare it with its row, and the sheets with what is on them.
+        """Decode every image that a layer names, and compare it with its row and with its tile.
 
         Returns:
             image_path → thumbnail of the primary rows' visualizations.
@@ -303,10 +303,8 @@ class _AtlasCheck:
         painted = {row["image_path"] for row in layer.primary_rows}
         thumbnails: dict[str, np.ndarray] = {}
 
-        def measure(path: str, visualization: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
-            return (visualization.shape[1], visualization.shape[0]), thumbnail(
-                visualization
-            ) if path in painted else None
+        def measure(path: str, image: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
+            return (image.shape[1], image.shape[0]), thumbnail(image) if path in painted else None
 
         for path, (size_px, small) in self._seen(sorted({*rows, *strips, *masks} - {*sheets}), measure):
             if small is not None:
@@ -327,7 +325,7 @@ class _AtlasCheck:
         return thumbnails
 
     def _check_further_visualizations(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
-        """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
+        """Read every listed file that no layer names, and compare the sheets of the map with their neurons."""
 
         def compare(path: str, visualization: np.ndarray) -> list[str]:
             keys = map_sheets.get(path, ())
@@ -342,9 +340,9 @@ class _AtlasCheck:
             pass  # tables of a layer that could not be read
 
     def _seen(self, paths: Iterable[str], see: Callable[[str, np.ndarray], Seen]) -> Iterator[tuple[str, Seen]]:
-        """(path, what `see` makes of path and pixels) of the intact files that are visualizations; the others become faults.
+        """(path, what `see` makes of path and pixels) of the intact files that are images; the others become faults.
 
-        What is seen of a visualization is held, not the visualization; `see` runs in a thread.
+        Only the result of `see`, which runs in threads, stays in memory.
         """
 
         def decode(path: str, data: bytes) -> Seen | Fault:
