@@ -123,7 +123,7 @@ def main() -> None:
         report_repaints(browser, base + gallery, arguments.repeats)
         if arguments.axe:
             seen = {"gallery": gallery, "neuron": neuron, "compare": f"#/compare/{slug}?n={layer}:10"}
-            if manifest.get("similar", {}).get("map"):
+            if manifest.get("neighbors", {}).get("map"):
                 seen["map"] = f"#/map/{slug}"
             report_rules(browser, base, seen, arguments.axe.read_text())
         browser.close()

@@ -26,10 +26,10 @@ from atlas_viewer import viewer_files
 from pipeline.atlas.format.file_list import file_entry
 from pipeline.atlas.format.schema import (
     HEAD_PATH,
-    HEAD_SCHEMA_VERSION,
     INDEX_PATH,
     INDEX_SCHEMA,
     MAP_TABLE,
+    SCHEMA_VERSION,
     index_encodings,
 )
 from pipeline.atlas.neighbors.map_sheets import (
@@ -186,7 +186,7 @@ def write_drawn_site(folder: Path, num_neurons: int) -> None:
         ),
     }
     head = {
-        "schema": HEAD_SCHEMA_VERSION,
+        "schema": SCHEMA_VERSION,
         "name": "drawn",
         "title": f"{num_neurons:,} drawn neurons",
         "model": {"name": "timm:drawn_net"},
@@ -206,7 +206,7 @@ def write_drawn_site(folder: Path, num_neurons: int) -> None:
         "provenance": {},
         "scores": [],
         "sizes": {path: file_entry(path, data)["bytes"] for path, data in files.items()},
-        "similar": {
+        "neighbors": {
             "num_neighbors": 12,
             "num_top_images": 64,
             "num_dimensions": 64,
@@ -225,7 +225,7 @@ def write_drawn_site(folder: Path, num_neurons: int) -> None:
     distinct = [encode_webp(drawn_sheet(rng), quality=75) for _ in range(NUM_DISTINCT_SHEETS)]
     for number in range(num_map_sheets(num_neurons)):
         (atlas / map_sheet_path(number)).write_bytes(distinct[number % NUM_DISTINCT_SHEETS])
-    entry = {"slug": "drawn", "title": head["title"], "path": FOLDER, "head": True, "counts": head["counts"]}
+    entry = {"slug": "drawn", "title": head["title"], "path": FOLDER, "counts": head["counts"]}
     (folder / "sites.json").write_text(json.dumps({"schema": "site/1", "atlases": [entry]}))
     sizes = ", ".join(f"{path} {len(data) / 1e6:.2f} MB" for path, data in files.items())
     print(f"{sizes}; {num_map_sheets(num_neurons)} sheets of {len(distinct[0]) / 1e3:.0f} kB (drawn waves)")

@@ -3,8 +3,8 @@
     embedding-atlas embedding/<slug>.parquet --text text --image image [--x x --y y]
 
 `image` is the neuron's tile as a data URL, one of the forms on its "Data Formats" page, so that the file is complete
-without this site. `x` and `y` come from the atlas's map (`map.parquet`); without a map Embedding Atlas computes a layout
-from `text` or `image`.
+without this site. `x` and `y` come from the atlas's map (`map.parquet`); without a map Embedding Atlas computes a
+layout from `text` or `image`.
 """
 
 import base64

@@ -1,8 +1,8 @@
 """Preview an atlas or a site on this machine: a small HTTP server on 127.0.0.1 and nowhere else.
 
-An atlas folder is served as a site with one atlas, under the same addresses as a published one, with its data card. Only
-files that the viewer, sites.json or atlas.json name are served from it; from a site every plain file, but no hidden one
-and no listing.
+An atlas folder is served as a site with one atlas, under the same addresses as a published one, with its data card.
+Only files that the viewer, sites.json or atlas.json name are served from it; from a site every plain file, but no
+hidden one and no listing.
 """
 
 import errno

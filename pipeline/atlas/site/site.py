@@ -52,17 +52,7 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     if not atlases:
         raise UserError("no atlas to publish: give at least one folder that holds an atlas.json")
     published = _published_atlases(root)
-    new: dict[str, tuple[Root, dict[str, Any]]] = {}
-    for source in atlases:
-        atlas = read_atlas(source)
-        slug = slug_of(atlas["name"])
-        if slug in new:
-            raise UserError(
-                f"{source.url} and {new[slug][0].url} are both named {slug!r}: change `name` in one of the "
-                "recipes and build again"
-            )
-        new[slug] = (source, atlas)
-
+    new = _named(atlases)
     if form.neuron_pages_url is not None:
         _refuse_packed(entry for slug, entry in published.items() if slug not in new)
 
@@ -85,6 +75,25 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
         is_packed=form.packed,
         has_neuron_pages=form.neuron_pages_url is not None,
     )
+
+
+def _named(atlases: Iterable[Root]) -> dict[str, tuple[Root, Manifest]]:
+    """Slug → the atlas of that name and its atlas.json.
+
+    Raises:
+        UserError: see `write_site`.
+    """
+    named: dict[str, tuple[Root, Manifest]] = {}
+    for source in atlases:
+        atlas = read_atlas(source)
+        slug = slug_of(atlas["name"])
+        if slug in named:
+            raise UserError(
+                f"{source.url} and {named[slug][0].url} are both named {slug!r}: change `name` in one of the "
+                "recipes and build again"
+            )
+        named[slug] = (source, atlas)
+    return named
 
 
 def read_atlas(source: Root) -> Manifest:

@@ -1,10 +1,10 @@
 """The parts of a site that follow from its atlases: data cards, pages without JavaScript, tables for other programs.
 
-They are made from the site itself after sites.json is written, so that they always fit it. Parts that a publication does
-not ask for again are removed.
+They are made from the site itself after sites.json is written, so that they always fit it. Parts that a publication
+does not ask for again are removed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,9 +83,14 @@ def write_static_parts(root: Root, entries: Sequence[Entry], form: SiteForm) -> 
             cards[embedding_path(entry["slug"])] = embedding_table(manifest, _index(folder), folder.read_bytes)
     for path, data in cards.items():
         root.write_bytes(path, data)
+    _remove_others(root, {*written, *cards})
+
+
+def _remove_others(root: Root, written: Container[str]) -> None:
+    """Remove the static parts of a site that are not among `written`."""
     for part in ("cards", "embedding", PAGES_FOLDER):
         for name in root.walk(part):
-            if f"{part}/{name}" not in written and f"{part}/{name}" not in cards:
+            if f"{part}/{name}" not in written:
                 root.remove(f"{part}/{name}")
     for name in root.list():
         if name.startswith("sitemap") and name.endswith(".xml") and name not in written:
