@@ -36,7 +36,7 @@ def decode_bounded(data: bytes) -> np.ndarray:
 def thumbnail(visualization: np.ndarray) -> np.ndarray:
     """The thumbnail of a visualization uint8 [H, W, 3]: means over equal parts of its largest centered square.
 
-    Scaling to a tile first, as on a sheet, takes eight times as long and differs by at most 1.4 (saturated color noise).
+    Scaling to a tile first, as on a sheet, takes eight times as long and differs by at most 1.4 (saturated noise).
     """
     square = Image.fromarray(largest_square(visualization))
     return np.asarray(square.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX))

@@ -92,7 +92,7 @@ class ListedFiles:
                     self.add(path, "not listed in atlas.json; if it is newer, run `neuron-atlas build` again")
 
     def intact(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """(path, bytes) of the listed files among `paths` that have the listed size and sha256; others become faults."""
+        """(path, bytes) of the listed files among `paths` with the listed size and sha256; others become faults."""
         return self.seen(paths, lambda _, data: data)
 
     def seen(self, paths: Iterable[str], see: Callable[[str, bytes], T | Fault]) -> Iterator[tuple[str, T]]:
