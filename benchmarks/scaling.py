@@ -1,6 +1,6 @@
 """Images and neurons per second with one and with two workers of one thread, on a real local Ray.
 
-    RAY_worker_niceness=0 python benchmarks/scaling.py [--repeats 3]
+    RAY_worker_niceness=0 python -m benchmarks.scaling [--repeats 3]
 
 `collect` and `visualize` of `timm:tf_efficientnet_lite0` (weights of the package) run as they always do, through
 `run_stages` and `RayEngine`; one and two workers take turns, each on a Ray of its own with as many CPUs, and the median
@@ -9,7 +9,6 @@ not count. The CPU seconds for each visualization do not depend on what else the
 `RAY_worker_niceness=0` Ray's workers run at nice 15 and starve on a machine that is not idle.
 """
 
-import argparse
 import io
 import os
 import shutil
@@ -22,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from collect_memory import write_shard
-
+from benchmarks.common.data import write_shard
+from benchmarks.common.program import make_parser, print_header
 from jobs.engine.ray_engine import RayEngine
-from jobs.engine.work import Outcome, Work
+from jobs.engine.tasks import Outcome, Task
 from jobs.runner import run_stages
 from pipeline.recipe.recipe import Recipe
 
@@ -58,16 +56,14 @@ batch_size = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--images", type=int, default=32, help="of each shard")
     parser.add_argument("--neurons", type=int, default=12)
     arguments = parser.parse_args()
-    print(
-        f"timm:tf_efficientnet_lite0, {os.cpu_count()} CPUs, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, "
-        f"nice {os.nice(0)}, workers {os.environ.get('RAY_worker_niceness', '15')} more"  # noqa: SIM112 - Ray's spelling
-    )
+    niceness = os.environ.get("RAY_worker_niceness", "15")  # noqa: SIM112 - Ray's spelling
+    print_header("timm:tf_efficientnet_lite0", f"nice {os.nice(0)}, workers {niceness} more")
     runs: dict[str, dict[int, list[Rate]]] = {stage: {1: [], 2: []} for stage in ("collect", "visualize")}
     with tempfile.TemporaryDirectory() as folder:
         for index in range(arguments.shards):
@@ -84,26 +80,26 @@ def main() -> None:
                     runs[stage][workers].append(rate)
                     print(f"  {stage:<10}{workers} workers: {rate}, load {os.getloadavg()[0]:.1f}", flush=True)
     for stage, by_workers in runs.items():
-        one, two = ([rate.works_per_s for rate in by_workers[workers]] for workers in (1, 2))
+        one, two = ([rate.tasks_per_s for rate in by_workers[workers]] for workers in (1, 2))
         ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
-        things = arguments.images if stage == "collect" else 1
-        cpu_s = statistics.median(rate.cpu_s / things for rates in by_workers.values() for rate in rates)
+        items = arguments.images if stage == "collect" else 1
+        cpu_s = statistics.median(rate.cpu_s / items for rates in by_workers.values() for rate in rates)
         noun = "images" if stage == "collect" else "neurons"
         print(
-            f"{stage:<10}{things * statistics.median(one):7.2f} and {things * statistics.median(two):7.2f} {noun}/s, "
+            f"{stage:<10}{items * statistics.median(one):7.2f} and {items * statistics.median(two):7.2f} {noun}/s, "
             f"ratio {ratio:.2f}; {cpu_s:.3f} s of CPU for each"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """What one stage did while all workers were at work; `cpu_s` is of one work."""
+    """What one stage did while all workers were at work; `cpu_s` is of one task."""
 
-    works_per_s: float
+    tasks_per_s: float
     cpu_s: float
 
     def __str__(self) -> str:
-        return f"{self.works_per_s:.3f} works/s, {self.cpu_s:.2f} s of CPU each"
+        return f"{self.tasks_per_s:.3f} tasks/s, {self.cpu_s:.2f} s of CPU each"
 
 
 class MeteredEngine(RayEngine):
@@ -114,13 +110,13 @@ class MeteredEngine(RayEngine):
         self.workers = workers
         self.rates: dict[str, Rate] = {}
 
-    def run_tasks(self, function: Any, works: Sequence[Work], resources: Any) -> Iterator[Outcome]:
+    def run_tasks(self, function: Any, tasks: Sequence[Task], resources: Any) -> Iterator[Outcome]:
         """See `RayEngine.run_tasks`."""
-        return self._metered("collect", super().run_tasks(function, works, resources))
+        return self._metered("collect", super().run_tasks(function, tasks, resources))
 
-    def run_actors(self, factory: Any, works: Sequence[Work], resources: Any) -> Iterator[Outcome]:
+    def run_actors(self, factory: Any, tasks: Sequence[Task], resources: Any) -> Iterator[Outcome]:
         """See `RayEngine.run_actors`."""
-        return self._metered("visualize", super().run_actors(factory, works, resources))
+        return self._metered("visualize", super().run_actors(factory, tasks, resources))
 
     def _metered(self, stage: str, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         seen: list[tuple[float, str, float]] = []
@@ -138,7 +134,7 @@ class MeteredEngine(RayEngine):
             last[pid] = cpu_s
         done = Counter(pid for _, pid, _ in seen)
         cpu_s = sum(last[pid] - first[pid] for pid in done) / sum(count - 1 for count in done.values())
-        self.rates[stage] = Rate(works_per_s=len(steady) / (seen[-1][0] - started), cpu_s=cpu_s)
+        self.rates[stage] = Rate(tasks_per_s=len(steady) / (seen[-1][0] - started), cpu_s=cpu_s)
 
 
 def measure(folder: str, root: Path, neurons: int, stages: Any, *, workers: int) -> dict[str, Rate]:

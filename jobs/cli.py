@@ -1,22 +1,24 @@
-"""The command line `neuron-atlas`. Nothing heavy is imported before a command is known and its arguments are good.
+"""The command line `neuron-atlas`. Nothing heavy is imported before a command is known and its arguments are valid.
+
+So each command imports what it needs inside its function; everywhere else imports stand at the top of the file.
 
 Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed units.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from jobs.run.run_folder import STAGES
-
-if TYPE_CHECKING:
-    from pipeline.recipe.recipe import Recipe, Stage
+from pipeline.errors import UserError
+from pipeline.recipe.recipe import Recipe, RecipeError, Stage, load_recipe
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -44,6 +46,10 @@ _STAGE_HELP: Final = {
 }
 
 
+Handler = Callable[[argparse.Namespace], int]
+Add = Callable[[str, str, Handler], argparse.ArgumentParser]  # name, help and handler of a command
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -51,16 +57,33 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, help_text: str, handler: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(name: str, help_text: str, handler: Handler) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.set_defaults(handler=handler)
         return command
 
+    _add_demo(add)
+    _add_shards(add)
+    _add_layers(add)
+    _add_plan(add)
+    _add_run_and_stages(add)
+    _add_status(add)
+    _add_site(add)
+    _add_validate(add)
+    _add_human_scores(add)
+    _add_schema(add)
+    _add_serve(add)
+    return parser
+
+
+def _add_demo(add: Add) -> None:
     demo = add("demo", "the whole pipeline on shipped dataset images and real weights, no download", _demo)
     demo.add_argument("--out", default="demo-atlas", metavar="DIR", help="the atlas folder (default: demo-atlas)")
     _add_address(demo)
     _add_set(demo)
 
+
+def _add_shards(add: Add) -> None:
     shards = add("shards", "write tar shards from an image folder (class subfolders or flat)", _shards)
     shards.add_argument("images", metavar="IMAGES", help="folder of images, or of one subfolder per class")
     shards.add_argument("out", metavar="OUT", help="folder for the tar shards")
@@ -68,17 +91,19 @@ def make_parser() -> argparse.ArgumentParser:
     shards.add_argument("--max-samples", type=_positive, metavar="N", help="images per shard")
     shards.add_argument("--max-bytes", type=_positive, metavar="BYTES", help="size of a shard")
 
+
+def _add_layers(add: Add) -> None:
     layers = add("layers", "list a model's layers with kind, units and shape", _layers)
     layers.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, python:…, or a recipe's file")
     layers.add_argument("--filter", action="append", default=[], metavar="GLOB", help="only these, e.g. 'blocks.*'")
     layers.add_argument("--weights", default="random", help="default: random, so nothing is downloaded")
     layers.add_argument("--input-size-px", type=_positive, metavar="N", help="default: the model's own")
 
-    plan = add("plan", "no work: counts, bytes, what is done, expected time and GPU-hours", _plan)
+
+def _add_plan(add: Add) -> None:
+    plan = add("plan", "does nothing: counts, bytes, what is done, expected time and GPU-hours", _plan)
     _add_recipe(plan)
-    plan.add_argument(
-        "--workers", type=_positive, metavar="N", help="reckon with N workers (default: those of this machine)"
-    )
+    plan.add_argument("--workers", type=_positive, metavar="N", help="plan for N workers (default: this machine's)")
     plan.add_argument(
         "--cpu-workers",
         type=_positive,
@@ -86,19 +111,24 @@ def make_parser() -> argparse.ArgumentParser:
         help="workers without GPUs, for compute.gpus_per_task = 0 (default: N)",
     )
 
-    run = add("run", "all stages; finished work is not done again", _run)
+
+def _add_run_and_stages(add: Add) -> None:
+    run = add("run", "all stages; finished tasks are not done again", _run)
     _add_recipe(run)
     run.add_argument("--until", choices=STAGES, metavar="STAGE", help=f"stop after one of {', '.join(STAGES)}")
     _add_address(run)
-
     for stage in STAGES:
         command = add(stage, f"one stage: {_STAGE_HELP[stage]}", _stage)
         _add_recipe(command)
         _add_address(command)
 
+
+def _add_status(add: Add) -> None:
     status = add("status", "done, failed and to do per stage; failed neurons with reasons", _status)
     _add_recipe(status)
 
+
+def _add_site(add: Add) -> None:
     site = add("site", "viewer and atlases as one static folder", _site)
     site.add_argument("out", metavar="OUT", help="folder of the site")
     site.add_argument("atlases", nargs="+", metavar="ATLAS", help="atlas folders or URLs")
@@ -106,34 +136,43 @@ def make_parser() -> argparse.ArgumentParser:
     site.add_argument("--neuron-pages", metavar="URL", help="a static page per neuron and a sitemap; URL of the site")
     site.add_argument("--embedding-table", action="store_true", help="a table that Apple's Embedding Atlas opens")
 
+
+def _add_validate(add: Add) -> None:
     validate = add("validate", "check an atlas or a site: schema, counts, hashes, images, tiles", _validate)
     validate.add_argument("path", metavar="PATH", help="atlas folder or site")
 
+
+def _add_human_scores(add: Add) -> None:
     human = add("human-scores", "answers of a human study: medians, intervals and agreement by method", _human_scores)
     human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was scored")
     human.add_argument("answers", nargs="+", metavar="ANSWERS", help="JSON files that the viewer's study page saved")
-    human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: beside the first file)")
+    human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: next to the first file)")
 
+
+def _add_schema(add: Add) -> None:
+    add("schema", "print the JSON Schema of recipes, by which editors complete and check them", _schema)
+
+
+def _add_serve(add: Add) -> None:
     serve = add("serve", "preview an atlas or a site on 127.0.0.1", _serve)
     serve.add_argument("path", metavar="PATH", help="atlas folder or site")
     serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: 8000)")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A user's mistake is one message; a bug keeps its traceback."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = make_parser().parse_args(given)
+        parsed = make_parser().parse_args(words)
     except SystemExit as stop:  # argparse has printed usage or help
         return int(stop.code or 0)
     try:
         with terminate_as_interrupt():
             return parsed.handler(parsed)
     except KeyboardInterrupt:
-        return _interrupted(given)
+        return _interrupted(words)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): no more to say, also not at interpreter shutdown.
+        # The reader of our output went away (`| head`): print no more, also not at interpreter shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
@@ -146,13 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def exit_code_of(error: Exception) -> int | None:
     """The exit code of an error that a user can meet and mend, None of a bug."""
-    from jobs.engine.work import RunStoppedError
-    from pipeline.errors import UserError
-    from pipeline.recipe.recipe import RecipeError
+    from jobs.engine.tasks import RunStoppedError
 
     if isinstance(error, RecipeError):
         return BAD_USAGE
-    # A place that cannot be read or written, work that cannot go on, a value the user gave.
+    # A place that cannot be read or written, a run that cannot go on, a value of the user.
     if isinstance(error, (OSError, RunStoppedError, UserError)):
         return FAILED
     return None
@@ -175,11 +212,11 @@ def terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupted(given: Sequence[str]) -> int:
+def _interrupted(words: Sequence[str]) -> int:
     print("\nneuron-atlas: stopped", file=sys.stderr)
-    if given[0] in ("demo", "run", *STAGES):
-        command = shlex.join(["neuron-atlas", *given])
-        print(f"What is finished is kept. To go on where it stopped:\n  {command}", file=sys.stderr)
+    if words[0] in ("demo", "run", *STAGES):
+        command = shlex.join(["neuron-atlas", *words])
+        print(f"Finished tasks are stored. To go on where it stopped:\n  {command}", file=sys.stderr)
     return FAILED
 
 
@@ -193,14 +230,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _shards(arguments: argparse.Namespace) -> int:
     from pipeline.data.shards import write_shards
 
-    limits: dict[str, Any] = {
-        key: value
-        for key, value in (("max_samples", arguments.max_samples), ("max_bytes", arguments.max_bytes))
-        if value is not None
-    }
     name = arguments.name or os.path.basename(os.path.abspath(arguments.images))
-    report = write_shards(arguments.images, arguments.out, name=name, **limits)
-    print(report)
+    limits = {"max_samples": arguments.max_samples, "max_bytes": arguments.max_bytes}
+    options = {"name": name} | {key: value for key, value in limits.items() if value is not None}
+    print(write_shards(arguments.images, arguments.out, **options))
     return DONE
 
 
@@ -228,7 +261,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     return _stages(arguments, (arguments.command,))
 
 
-def _stages(arguments: argparse.Namespace, stages: "Sequence[Stage]") -> int:
+def _stages(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
     from jobs.runner import run_stages
 
     reports = run_stages(_load(arguments), stages, address=arguments.address)
@@ -282,6 +315,14 @@ def _human_scores(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _schema(_: argparse.Namespace) -> int:
+    from pipeline.recipe.recipe import Recipe
+
+    draft = "http://json-schema.org/draft-07/schema#"  # the one that every editor knows
+    print(json.dumps({"$schema": draft, **Recipe.json_schema()}, indent=2, ensure_ascii=False))
+    return DONE
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from pipeline.atlas.site.serve import serve
 
@@ -289,9 +330,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _load(arguments: argparse.Namespace) -> "Recipe":
-    from pipeline.recipe.recipe import load_recipe
-
+def _load(arguments: argparse.Namespace) -> Recipe:
     return load_recipe(arguments.recipe, overrides=arguments.set)
 
 

@@ -1,39 +1,43 @@
 """Runs stages in order: the one module that knows all stages."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib import import_module
-from typing import TYPE_CHECKING, Final, TextIO
+from dataclasses import replace
+from typing import Final, TextIO
 
 from jobs.engine.inline import InlineEngine
 from jobs.engine.ray_engine import RayEngine
-from jobs.engine.work import Engine
+from jobs.engine.tasks import Engine
 from jobs.run.resolved import resolve
 from jobs.run.run_folder import RunLog, claim
-from jobs.run.session import Session, StageReport, tell
+from jobs.run.session import Session
+from jobs.run.stage import Stage, StageReport
+from jobs.stages.build import Build
+from jobs.stages.collect import Collect
+from jobs.stages.evaluate import Evaluate
 from jobs.stages.evaluators import require_evaluators
+from jobs.stages.targets import Targets
+from jobs.stages.visualize import Visualize
 from pipeline.errors import UserError
-from pipeline.recipe.recipe import Recipe, Stage
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Stage as StageName
 
-if TYPE_CHECKING:
-    pass
-
-
-# Stages that may go on side by side, see `jobs.stages.pipelined`.
-OVERLAPPING: Final[tuple[Stage, ...]] = ("targets", "visualize")
+STAGES: Final[Mapping[StageName, Stage]] = {
+    stage.name: stage for stage in (Collect(), Targets(), Visualize(), Evaluate(), Build())
+}
 
 
 def run_stages(
     recipe: Recipe,
-    stages: Sequence[Stage],
+    stages: Sequence[StageName],
     *,
     address: str = "local",
     engine: Engine | None = None,
     stream: TextIO | None = None,
     echo: Callable[[str], None] = print,
 ) -> list[StageReport]:
-    """Run `stages` in order and return what each did; results of earlier runs are kept and not made again.
+    """Run `stages` in order and return what each did; results of earlier runs are not made again.
 
     Args:
         recipe: what to do.
@@ -62,27 +66,28 @@ def run_stages(
             require_evaluators(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
         resolved.root.sweep()  # temporaries of writers that were killed
-        return _run_all(session, stages, echo)
-
-
-def _run_all(session: Session, stages: Sequence[Stage], echo: Callable[[str], None]) -> list[StageReport]:
-    reports: list[StageReport] = []
-    left = list(stages)
-    while left:
-        if tuple(left[:2]) == OVERLAPPING and session.resolved.recipe.compute.gpus_per_task == 0:
-            reports += import_module("jobs.stages.pipelined").run(session, echo)
-            del left[:2]
-        else:
-            reports.append(run_stage(session, left.pop(0), echo))
-    return reports
+        return [run_stage(session, STAGES[name], echo) for name in stages]
 
 
 def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> StageReport:
-    """Run one stage to its end."""
-    claim(session.resolved.root, session.resolved.recipe, stage)
+    """Run one stage to its end, and echo and log what it did."""
+    claim(session.resolved.root, session.resolved.recipe, stage.name)
     started = time.perf_counter()
-    report: StageReport = import_module(f"jobs.stages.{stage}").run(session)
-    return tell(session, report, started, echo)
+    report = stage.run(session)
+    seconds = time.perf_counter() - started
+    if not report.nothing_to_do:
+        report = replace(report, seconds=seconds)
+    echo(str(report))
+    session.log.append(
+        stage=report.stage,
+        task="stage",
+        status="finished",
+        done=report.done,
+        already=report.already,
+        failed=report.failed,
+        seconds=round(seconds, 3),
+    )
+    return report
 
 
 def open_engine(address: str) -> Engine:

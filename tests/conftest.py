@@ -1,7 +1,6 @@
 """Settings for all tests."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +21,13 @@ os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
 settings.register_profile("neuron-atlas", deadline=None)
 settings.load_profile("neuron-atlas")
 
-_STARTS_RAY = re.compile(r"tests/(integration|unit/jobs)/.*")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, and all that start Ray in the same: clusters at once would take turns."""
+    """Tests of one file run in one process, and all files that start Ray in the same: clusters at once take turns."""
+    start_ray = {item.path for item in items if {"ray_engine", "nodes"} & set(getattr(item, "fixturenames", ()))}
     for item in items:
         name = item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group("ray" if _STARTS_RAY.fullmatch(name) else name))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in start_ray else name))
 
 
 @pytest.fixture(scope="session")

@@ -4,53 +4,41 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from jobs.reporting.progress import format_duration
-from jobs.run.run_folder import STAGES
-
-if TYPE_CHECKING:
-    from pipeline.recipe.recipe import Recipe
+from jobs.run.run_folder import STAGES, Json
+from jobs.runner import run_stages
+from pipeline.io.parquet import read_rows
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 RECIPE: Final = "recipes/demo.toml"
 SHARDS: Final = "demo_data/shards/neuron-atlas-demo-{000000..000003}.tar"
 
 
-def demo_recipe(out: str, overrides: Sequence[str] = ()) -> "Recipe":
+def demo_recipe(out: str, overrides: Sequence[str] = ()) -> Recipe:
     """The demo's recipe, reading the shipped shards and writing to `out`."""
-    from pipeline.recipe.recipe import Recipe
-
-    own = [
-        f"data.shards={json.dumps(str(PACKAGE / SHARDS))}",
-        f"output.root={json.dumps(out)}",
-    ]  # JSON strings are TOML
+    # JSON strings are TOML.
+    places = [f"data.shards={json.dumps(str(PACKAGE / SHARDS))}", f"output.root={json.dumps(out)}"]
     text = (PACKAGE / RECIPE).read_text(encoding="utf-8")
-    return Recipe.from_toml(text, overrides=[*own, *overrides], source=RECIPE)
+    return Recipe.from_toml(text, overrides=[*places, *overrides], source=RECIPE)
 
 
 def run_demo(out: str, *, address: str, overrides: Sequence[str]) -> int:
-    """Run all stages of the demo into `out` and print what came of it. Returns the number of failed units."""
-    from jobs.runner import run_stages
-    from pipeline.io.root import Root
-
+    """Run all stages of the demo into `out` and print a summary. Returns the number of failed units."""
     recipe = demo_recipe(out, overrides)
     reports = run_stages(recipe, STAGES, address=address)
-    print(describe(Root.open(recipe.output.root).read_json("atlas.json"), _index(recipe), out))
+    root = Root.open(recipe.output.root)
+    print(describe(root.read_json("atlas.json"), read_rows(root, "index.parquet"), out))
     worked = [report for report in reports if report.seconds]
     if worked:
         print("time: " + ", ".join(f"{report.stage} {format_duration(report.seconds)}" for report in worked))
     return sum(report.failed for report in reports)
 
 
-def _index(recipe: "Recipe") -> list[dict[str, Any]]:
-    from pipeline.io.parquet import read_rows
-    from pipeline.io.root import Root
-
-    return read_rows(Root.open(recipe.output.root), "index.parquet")
-
-
-def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -> str:
+def describe(atlas: Json, index: Sequence[Json], out: str) -> str:
     """What the demo made, and how to look at it."""
     class_layers = {layer["name"] for layer in atlas["layers"] if layer["is_classes"]}
     classes = [row for row in index if row["layer"] in class_layers]
@@ -62,7 +50,8 @@ def describe(atlas: dict[str, Any], index: Sequence[dict[str, Any]], out: str) -
         "",
         f"{atlas['title']}: {len(index)} neurons in {out}",
         f"  {len(classes)} classes, of which the model names {accuracy:.0%} by their visualization",
-        f"  {len(intermediate)} intermediate neurons of {', '.join(layers)}; {above} activated more than by 99 % of the dataset images",
+        f"  {len(intermediate)} intermediate neurons of {', '.join(layers)}; {above} of their visualizations activate "
+        "them more than 99 % of the dataset images do",
     ]
     lines += [
         f"  {row['status']}: {row['layer']}:{row['unit']} {row['label']}"

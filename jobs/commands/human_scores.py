@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.atlas.site.site import read_atlas
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.errors import UserError
 from pipeline.evaluation.human.answer_files import Study, read_study
 from pipeline.evaluation.human.scores import METRICS, TASKS, HumanScore, human_scores
@@ -28,8 +28,8 @@ SCHEMA: Final[dict[str, str]] = {
 }
 
 _TITLES: Final = {
-    "class": "Class visualizations rated, given the class's name",
-    "intermediate": "Inner visualizations rated, beside their dataset images",
+    "class": "Class visualizations rated, with the class's name",
+    "intermediate": "Intermediate visualizations rated, with their dataset images",
     "choice": "Choice between two dataset images",
     "words": "Free descriptions",
 }
@@ -41,8 +41,8 @@ _PUBLISHED: Final = {
 _NOTES: Final = {
     "class": "The paper's medians are of 58 people, about other visualizations.",
     "intermediate": "The paper's medians are of 58 people, about other visualizations.",
-    "choice": "Intervals are Wilson's, as if every answer were independent. The dataset image that does not activate the "
-    "neuron is one of another neuron's, with no dataset image or label in common; how little it activates is not measured.",
+    "choice": "Intervals are Wilson's, as if every answer were independent. The dataset image that does not activate "
+    "the neuron belongs to another neuron, with no dataset image or label in common; its activation is not measured.",
     "words": "The paper compared embeddings of the descriptions (medians MACO .35, Fourier .30, DeepInversion .40, "
     "VITAL .60). Here words are compared as they stand: lower numbers, good for comparing methods within this study.",
 }
@@ -81,13 +81,14 @@ def study_text(scores: Sequence[HumanScore], study: Study, *, title: str) -> str
         f"# Human study: {_plain(title)}",
         "",
         f"Answers: {len(study.answers)}. Raters: {raters}. Sessions: {study.num_sessions}. In brackets: the 95 % "
-        "interval, over raters and neurons together unless a note says otherwise. – is what these answers do not tell.",
+        "interval, over raters and neurons together unless a note says otherwise. – marks what these answers do not "
+        "show.",
         *(f"\n{note}" for note in _what_was_left(study, raters)),
     ]
     for task in TASKS:
-        some = [score for score in scores if score.task == task]
-        if some:
-            lines += ["", f"## {_TITLES[task]}", "", *_table(some), "", _NOTES[task]]
+        of_task = [score for score in scores if score.task == task]
+        if of_task:
+            lines += ["", f"## {_TITLES[task]}", "", *_table(of_task), "", _NOTES[task]]
     lines += ["", "## Metrics", "", *(f"- `{name}` ({unit}): {meaning}" for name, (unit, meaning) in METRICS.items())]
     return "\n".join(lines) + "\n"
 
@@ -95,7 +96,7 @@ def study_text(scores: Sequence[HumanScore], study: Study, *, title: str) -> str
 def _what_was_left(study: Study, raters: int) -> Iterator[str]:
     """What a reader should know of the answers: which are missing, which count once."""
     if raters == 1:
-        yield "With one rater, intervals tell of neurons alone: another person may see it all differently."
+        yield "With one rater, intervals cover neurons alone: another person may rate differently."
     for count, words in (
         (study.num_unfinished, "sessions are unfinished; their answers count."),
         (study.num_skipped, "questions were skipped because their visualizations did not load."),

@@ -1,15 +1,15 @@
-"""`neuron-atlas layers`: what a model has that a recipe can name: its layers, their units and shapes."""
+"""`neuron-atlas layers`: what a recipe can name of a model: its layers, their units and shapes."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from jobs.run.derived_layers import add_layers, pin_concepts
 from pipeline.errors import UserError
+from pipeline.models import FeatureLayer, Model, load_model
 from pipeline.neurons import match_layers
-
-if TYPE_CHECKING:
-    from pipeline.models import FeatureLayer, Model
+from pipeline.recipe.recipe import load_recipe
 
 _MODEL_NAME: Final = re.compile(r"(timm|torchvision|python):.+")
 
@@ -33,7 +33,7 @@ class LayerRow:
     remark: str
 
 
-def open_model(model: str, *, weights: str = "random", input_size_px: int | None = None) -> "Model":
+def open_model(model: str, *, weights: str = "random", input_size_px: int | None = None) -> Model:
     """The model of a name or of a recipe's file, by default with random weights, which need no download.
 
     Of a recipe the concepts and combinations are added too.
@@ -42,8 +42,6 @@ def open_model(model: str, *, weights: str = "random", input_size_px: int | None
         RecipeError: the file is no recipe.
         UserError: the model's name, weights or size are unknown.
     """
-    from pipeline.models import load_model
-
     if _MODEL_NAME.fullmatch(model):
         return load_model(model, weights, input_size_px=input_size_px)
     if not model.endswith(".toml"):
@@ -51,9 +49,6 @@ def open_model(model: str, *, weights: str = "random", input_size_px: int | None
             f'"{model}": expected timm:NAME, torchvision:NAME, python:package.module:factory, or the .toml file of a '
             "recipe"
         )
-    from jobs.run.derived_layers import add_layers, pin_concepts
-    from pipeline.recipe.recipe import load_recipe
-
     recipe, concepts = pin_concepts(load_recipe(model))
     section = recipe.model
     loaded = load_model(
@@ -68,7 +63,7 @@ def open_model(model: str, *, weights: str = "random", input_size_px: int | None
     return loaded
 
 
-def list_layers(model: "Model", patterns: Sequence[str] = ()) -> list[LayerRow]:
+def list_layers(model: Model, patterns: Sequence[str] = ()) -> list[LayerRow]:
     """The layers of a model that match any pattern, all without one, in the order in which they are computed.
 
     Raises:
@@ -97,7 +92,7 @@ def list_layers(model: "Model", patterns: Sequence[str] = ()) -> list[LayerRow]:
     return rows
 
 
-def describe_layers(model: "Model", rows: Sequence[LayerRow]) -> str:
+def describe_layers(model: Model, rows: Sequence[LayerRow]) -> str:
     """The rows as text in columns, below a line that sums up the model."""
     classes = f"{model.num_classes} classes" if model.has_classifier else "no classifier"
     channels = "" if len(model.mean) == 3 else f", {len(model.mean)} input channels ({model.preprocessing.mode})"
@@ -112,15 +107,15 @@ def describe_layers(model: "Model", rows: Sequence[LayerRow]) -> str:
     return "\n".join(lines)
 
 
-def _feature_layers(model: "Model") -> "Sequence[FeatureLayer]":
-    """The default ones; none if the model shows none, which a recipe would be told."""
+def _feature_layers(model: Model) -> Sequence[FeatureLayer]:
+    """The default ones; none if the model has none, which is an error of a recipe only."""
     try:
         return model.default_feature_layers()
-    except ValueError:
+    except UserError:
         return []
 
 
-def _kind(model: "Model", layer: str) -> str:
+def _kind(model: Model, layer: str) -> str:
     if layer == model.classifier_layer:
         return "logits"
     if _num_heads(model, layer):
@@ -128,14 +123,14 @@ def _kind(model: "Model", layer: str) -> str:
     return {1: "vector", 2: "tokens", 3: "map"}[len(model.feature_shape(layer))]
 
 
-def _num_heads(model: "Model", layer: str) -> int:
+def _num_heads(model: Model, layer: str) -> int:
     """Into how many attention heads the units divide; 0 of layers that are not heads."""
     parent, _, name = layer.rpartition(".")
     num_heads = getattr(model.module.get_submodule(parent), "num_heads", 0)
     return num_heads if name == "heads" and isinstance(num_heads, int) else 0
 
 
-def _shape(model: "Model", layer: str) -> str:
+def _shape(model: Model, layer: str) -> str:
     shape = model.feature_shape(layer)
     grid = model.token_grid(layer)
     if grid is None:

@@ -1,47 +1,45 @@
-"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. No work is done.
+"""`neuron-atlas plan`: what a run would do, how long it would take and how much it would write. Nothing is done.
 
-Times come from the run's own log where it has any; before that from a stated rule of thumb, which only says the
+Times come from the run's own log where it has any; before that from a stated rule of thumb, which only gives the
 order of magnitude.
 """
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
+
+import torch
 
 from jobs.commands.status import RunStatus, describe_status, status_of
+from jobs.reporting.liveness import LogEntry
 from jobs.reporting.progress import format_bytes, format_duration
-from jobs.run.resolved import resolve
+from jobs.run.resolved import ResolvedRecipe, resolve
 from jobs.run.run_folder import read_log
 from jobs.stages.evaluate_plan import count_predictions
 from pipeline.io.root import Root
+from pipeline.models import Model
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.sections import ComputeSection
+from pipeline.references.build import options_for, plan_targets
+from pipeline.synthesis.methods.vital_target import AlignmentPlan, target_shapes
+from pipeline.synthesis.transforms import num_views
 
-if TYPE_CHECKING:
-    from pipeline.recipe.recipe import Recipe
-    from pipeline.recipe.sections import ComputeSection
-    from pipeline.synthesis.methods.vital_target import AlignmentPlan
-
-# Seconds per thing on one CPU core with a network of EfficientNet-Lite0's size (0.4 GMAC; ResNet-50 takes four times as
-# long), and on one current GPU. CPU: from the logs of runs on two busy cores (2026-11-27), classes and intermediate
-# units together, with some milliseconds more for decoding an image of ImageNet's size. GPU, an H200: lite0 beside other
-# work (benchmarks/results/2026-11-26-gpu.md), a step of ResNet-50's intermediate units, compiled, float32
-# (2026-11-27-gpu.md); of an image, decoding and resizing take 3 ms of the worker's one core. A look on a GPU is a
-# guess.
+# Seconds per item with a network of EfficientNet-Lite0's size (0.4 GMAC), on one CPU core and on one current GPU, from
+# runs and benchmarks (benchmarks/step_time.py, benchmarks/gpu_speed.py). A prediction on a GPU is a guess.
 SECONDS_PER_IMAGE: Final = {"cpu": 0.02, "cuda": 0.005}  # collect: decode and forward
 SECONDS_PER_REFERENCE: Final = {"cpu": 0.08, "cuda": 0.01}
 SECONDS_PER_STEP: Final = {"cpu": 0.05, "cuda": 0.0005}  # per image that the model sees
-SECONDS_PER_PREDICTION: Final = {
-    "cpu": 0.03,
-    "cuda": 0.005,
-}  # evaluate: one network at one visualization or dataset image
+SECONDS_PER_PREDICTION: Final = {"cpu": 0.03, "cuda": 0.005}  # evaluate: one network, one image
 BYTES_PER_IMAGE: Final = 110_000  # of the ImageNet training set: 138 GB, 1,281,167 images
-BYTES_PER_NEURON: Final = 60_000  # visualization, mask, tile and strip of dataset images (VIEWER, "Measured")
+BYTES_PER_NEURON: Final = 60_000  # visualization, mask, tile and strip of dataset images
 MIN_LOGGED: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Those that a stage has: on which kind of device, with how many GPUs each, and how many there are."""
+    """The workers of a stage: on which kind of device, with how many GPUs each, and how many there are."""
 
     device: str
     gpus: float
@@ -66,7 +64,7 @@ class StageEstimate:
 
     @property
     def elapsed_s(self) -> float:
-        """How long it takes: no more workers can help than there are things to do."""
+        """How long it takes: no more workers can help than there are items to do."""
         return self.worker_seconds / max(1, min(self.workers.count, self.todo))
 
 
@@ -87,32 +85,28 @@ class RunPlan:
 
     @property
     def elapsed_s(self) -> float:
-        """How long all stages take, one after the other; `targets` on CPUs goes on beside `visualize` on GPUs."""
-        seconds = {estimate.stage: estimate.elapsed_s for estimate in self.estimates}
-        saved_s = min(seconds["targets"], seconds["visualize"]) if self.actors.gpus and not self.tasks.gpus else 0.0
-        return sum(seconds.values()) - saved_s
+        """How long all stages take, one after the other."""
+        return sum(estimate.elapsed_s for estimate in self.estimates)
 
 
-def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_workers: int | None = None) -> RunPlan:
+def make_plan(recipe: Recipe, *, num_workers: int | None = None, num_cpu_workers: int | None = None) -> RunPlan:
     """The plan of a recipe.
 
     Args:
-        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` say whether workers have GPUs;
+        recipe: what would be run. Its `compute.gpus_per_actor` and `gpus_per_task` decide whether workers have GPUs;
             "auto" looks at this machine.
-        num_workers: workers to reckon with; None is as many as this machine has room for.
+        num_workers: workers to plan for; None is as many as this machine has room for.
         num_cpu_workers: workers without GPUs, where others have some; None is `num_workers`.
 
     Raises:
         RecipeError: the recipe does not fit its model, its data or its output folder.
     """
-    from pipeline.references.build import plan_targets
-
     resolved = resolve(recipe)
     status = status_of(resolved)
     actors, tasks = plan_workers(recipe.compute, num_workers, num_cpu_workers)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}
     shard_bytes = first_shard_bytes(resolved.shard_urls)
-    rules = {
+    rates = {
         "collect": SECONDS_PER_IMAGE[tasks.device] * max(1.0, shard_bytes / BYTES_PER_IMAGE),
         "targets": SECONDS_PER_REFERENCE[tasks.device] * recipe.targets.num_references,
         "visualize": SECONDS_PER_STEP[actors.device]
@@ -120,27 +114,9 @@ def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_worke
         "evaluate": SECONDS_PER_PREDICTION[tasks.device],
         "build": 1.0,
     }
-    log = read_log(resolved.root)
-    rates = {device: logged_rates(log, device) for device in (actors.device, tasks.device)}
-    # A visualization is scored, and every evaluator looks at it and at the dataset images that it is compared with.
-    num_things = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_predictions(resolved)}
-    estimates = []
-    for stage in status.stages:
-        workers = actors if stage.stage == "visualize" else tasks
-        rate = rates[workers.device].get(stage.stage)
-        estimates.append(
-            StageEstimate(
-                stage=stage.stage,
-                todo=stage.todo,
-                noun=stage.noun,
-                worker_seconds=num_things[stage.stage] * (rules[stage.stage] if rate is None else rate),
-                measured=rate is not None,
-                workers=workers,
-            )
-        )
     return RunPlan(
         status=status,
-        estimates=tuple(estimates),
+        estimates=tuple(estimate_stages(resolved, status, rates, actors=actors, tasks=tasks)),
         num_neurons=sum(map(len, resolved.units.values())),
         num_visualizations=len(resolved.keys),
         data_bytes=shard_bytes * len(resolved.shard_urls),
@@ -155,13 +131,31 @@ def make_plan(recipe: "Recipe", *, num_workers: int | None = None, num_cpu_worke
     )
 
 
+def estimate_stages(
+    resolved: ResolvedRecipe, status: RunStatus, rates: Mapping[str, float], *, actors: Workers, tasks: Workers
+) -> Iterator[StageEstimate]:
+    """What is left of each stage; `rates` are the worker seconds per item where the run's log has none."""
+    log = read_log(resolved.root)
+    logged = {device: logged_rates(log, device) for device in (actors.device, tasks.device)}
+    # A visualization is scored, and every evaluator predicts it and the dataset images that it is compared with.
+    num_items = {stage.stage: stage.todo for stage in status.stages} | {"evaluate": count_predictions(resolved)}
+    for stage in status.stages:
+        workers = actors if stage.stage == "visualize" else tasks
+        rate = logged[workers.device].get(stage.stage)
+        yield StageEstimate(
+            stage=stage.stage,
+            todo=stage.todo,
+            noun=stage.noun,
+            worker_seconds=num_items[stage.stage] * (rates[stage.stage] if rate is None else rate),
+            measured=rate is not None,
+            workers=workers,
+        )
+
+
 def plan_workers(
-    compute: "ComputeSection", num_workers: int | None, num_cpu_workers: int | None
+    compute: ComputeSection, num_workers: int | None, num_cpu_workers: int | None
 ) -> tuple[Workers, Workers]:
     """The actors of `visualize`, and what does the tasks of the other stages; see `make_plan`."""
-    import os
-
-    import torch
 
     def workers(gpus: float) -> Workers:
         here = torch.cuda.device_count() / gpus if gpus else (os.cpu_count() or 1) / compute.cpus_per_task
@@ -179,18 +173,13 @@ def first_shard_bytes(shard_urls: Sequence[str]) -> int:
     return Root.open(folder).size_bytes(name)
 
 
-def target_bytes(model: Any, plan: "AlignmentPlan") -> int:
+def target_bytes(model: Model, plan: AlignmentPlan) -> int:
     """Bytes of one neuron's quantile functions in the target store, before compression."""
-    from pipeline.synthesis.methods.vital_target import target_shapes
-
     return sum(4 * rows * levels for rows, levels in target_shapes(model, plan).values())
 
 
-def mean_views(recipe: "Recipe", num_visualizations: Mapping[str, int]) -> float:
-    """How many images the model sees for one visualization, steps × views: the mean over visualizations, counted by method."""
-    from pipeline.references.build import options_for
-    from pipeline.synthesis.transforms import num_views
-
+def mean_views(recipe: Recipe, num_visualizations: Mapping[str, int]) -> float:
+    """How many images the model sees for one visualization, steps × views: the mean over visualizations."""
     options = {method: options_for(recipe, method) for method in num_visualizations}
     total = sum(
         options[method].steps * num_views(options[method]) * count for method, count in num_visualizations.items()
@@ -198,8 +187,8 @@ def mean_views(recipe: "Recipe", num_visualizations: Mapping[str, int]) -> float
     return total / sum(num_visualizations.values())
 
 
-def logged_rates(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, float]:
-    """Stage → worker seconds per thing done, over all works that the log has of it on this kind of device."""
+def logged_rates(entries: Sequence[LogEntry], device: str) -> dict[str, float]:
+    """Stage → worker seconds per item, over all its tasks in the log that ran on this kind of device."""
     seconds: dict[str, float] = {}
     counts: dict[str, int] = {}
     for entry in entries:
@@ -215,9 +204,9 @@ def describe_plan(plan: RunPlan) -> str:
     lines = [
         describe_status(plan.status),
         "",
-        f"{plan.num_neurons} neurons, {plan.num_visualizations} visualizations; reads about {format_bytes(plan.data_bytes)} of "
-        f"tar shards, writes {format_bytes(plan.target_bytes)} of targets before compression and an atlas of about "
-        f"{format_bytes(plan.atlas_bytes)}",
+        f"{plan.num_neurons} neurons, {plan.num_visualizations} visualizations; reads about "
+        f"{format_bytes(plan.data_bytes)} of tar shards, writes {format_bytes(plan.target_bytes)} of targets "
+        f"before compression and an atlas of about {format_bytes(plan.atlas_bytes)}",
     ]
     for estimate in plan.estimates:
         if estimate.todo:
@@ -236,7 +225,7 @@ def describe_plan(plan: RunPlan) -> str:
 
 
 def _hours(plan: RunPlan, kind: str) -> str:
-    own = [estimate for estimate in plan.estimates if estimate.workers.kind == kind]
-    hours = sum(estimate.worker_seconds * (estimate.workers.gpus or 1) for estimate in own) / 3600
+    of_kind = [estimate for estimate in plan.estimates if estimate.workers.kind == kind]
+    hours = sum(estimate.worker_seconds * (estimate.workers.gpus or 1) for estimate in of_kind) / 3600
     amount = f"about {hours:.2f}" if hours >= 0.01 else "less than 0.01"
     return f"{amount} {'GPU-hours' if kind == 'GPU' else 'CPU-worker hours'}"

@@ -1,20 +1,21 @@
 """`neuron-atlas status`: what is done, failed and left per stage, and why neurons failed. Reads, never writes.
 
-It needs the recipe, the output folder and the libraries, no weights and no data: any machine may ask.
+It needs the recipe, the output folder and the libraries, no weights and no data: it runs on any machine.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from jobs.reporting.liveness import Pulse, describe_pulse, take_pulse
+from jobs.reporting.liveness import Liveness, describe_liveness, read_liveness
 from jobs.run.resolved import ResolvedRecipe, resolve
 from jobs.run.run_folder import read_log
+from jobs.stages.build import committed_build, source_digest
+from jobs.stages.collect_plan import read_plan
 from jobs.stages.evaluate_plan import EvaluationState, count_predictions
-
-if TYPE_CHECKING:
-    from pipeline.recipe.recipe import Recipe
+from jobs.stages.targets import read_committed
+from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
+from pipeline.recipe.recipe import Recipe
 
 MAX_FAILURES_SHOWN = 20
 
@@ -32,20 +33,20 @@ class StageStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """Counts of all stages, the verdicts, the neurons that failed, each with its reason, and the signs of life.
+    """Counts of all stages, statuses, the neurons that failed, each with its reason, and the signs of life.
 
-    `left` is what is to do in the units of the log, which in `evaluate` are looks and not visualizations.
+    `left` is what is to do in the units of the log, which in `evaluate` are predictions and not visualizations.
     """
 
     root: str
     stages: tuple[StageStatus, ...]
     statuses: dict[str, int]
     failures: tuple[tuple[str, str], ...]
-    pulse: Pulse | None
+    liveness: Liveness | None
     left: dict[str, int]
 
 
-def read_status(recipe: "Recipe") -> RunStatus:
+def read_status(recipe: Recipe) -> RunStatus:
     """The status of a recipe's output folder.
 
     Raises:
@@ -56,11 +57,6 @@ def read_status(recipe: "Recipe") -> RunStatus:
 
 def status_of(resolved: ResolvedRecipe) -> RunStatus:
     """The status of a resolved recipe."""
-    from jobs.stages.build import committed_build, source_digest
-    from jobs.stages.collect_plan import read_plan
-    from jobs.stages.targets import read_committed
-    from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
-
     root, requested = resolved.root, resolved.keys
     collect = read_plan(resolved)
     set_aside = collect.set_aside
@@ -86,16 +82,16 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
         stage("evaluate", "visualizations", num_evaluated, len(visualizations) + len(requested) - len(present)),
         stage("build", "atlas", int(built), 1),
     )
-    pulse = take_pulse(read_log(root), datetime.now(UTC))
+    liveness = read_liveness(read_log(root), datetime.now(UTC))
     left = {each.stage: each.todo for each in stages}
-    if pulse is not None and left["evaluate"] and "evaluate" in pulse.rates:
+    if liveness is not None and left["evaluate"] and "evaluate" in liveness.rates:
         left["evaluate"] = count_predictions(resolved)
     return RunStatus(
         root=root.url,
         stages=stages,
         statuses=dict(Counter(row["status"] for row in present)),
         failures=(*set_aside.items(), *((row["neuron_id"], row["status_reason"]) for row in failed)),
-        pulse=pulse,
+        liveness=liveness,
         left=left,
     )
 
@@ -104,8 +100,8 @@ def describe_status(status: RunStatus) -> str:
     """The status as a table for a terminal."""
     lines = [status.root, f"{'stage':<12}{'done':>9}{'failed':>9}{'to do':>9}"]
     lines += [f"{s.stage:<12}{s.done:>9}{s.failed:>9}{s.todo:>9}  {s.noun}" for s in status.stages]
-    if status.pulse is not None:
-        lines.append(describe_pulse(status.pulse, status.left))
+    if status.liveness is not None:
+        lines.append(describe_liveness(status.liveness, status.left))
     if status.statuses:
         lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.statuses.items())))
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:

@@ -1,11 +1,13 @@
 """The engine that is this process: for debuggers, tests and machines without Ray."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 
-from jobs.engine.work import Feed, LazyWorker, Outcome, Resources, T, Tries, attempt, conclude
+import torch
+
+from jobs.engine.tasks import A, Attempts, LazyWorker, Outcome, R, Resources, T, Task, conclude, run_attempt
 from jobs.engine.worker import Shared
 
 
@@ -18,7 +20,7 @@ class _Here(Generic[T]):
 
 
 class InlineEngine:
-    """One work after the other in this process: for debuggers, tests and machines without Ray."""
+    """One task after the other in this process."""
 
     name = "inline"
 
@@ -28,31 +30,29 @@ class InlineEngine:
 
     def capacity(self) -> Mapping[str, float]:
         """This process's CPUs, and one GPU if torch has any."""
-        import torch
-
         return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.is_available())}
 
     def slots(self, resources: Resources) -> int:
         """One: this process."""
         return 1
 
-    def run_tasks(self, function: Callable[..., Any], works: Feed, resources: Resources) -> Iterator[Outcome]:
-        """See `Engine.run_tasks`; outcomes come in the order of the works."""
-        for work in works:
-            if work is None:
-                continue
-            outcome, tries = None, Tries()
+    def run_tasks(
+        self, function: Callable[[A], R], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
+        """See `Engine.run_tasks`; outcomes come in the order of the tasks."""
+        for task in tasks:
+            outcome, attempts = None, Attempts()
             while outcome is None:
-                tried = attempt(function, work.arguments, resources)
-                tries = tries.after(tried)
-                outcome = conclude(work, tried, tries, resources.max_retries)
+                attempt = run_attempt(function, task.argument, resources)
+                attempts = attempts.after(attempt)
+                outcome = conclude(task, attempt, attempts, resources.max_retries)
             yield outcome
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
-    ) -> Iterator[Outcome]:
+        self, factory: Callable[[], Callable[[A], R]], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
         """See `Engine.run_actors`; this process is the one actor."""
-        return self.run_tasks(LazyWorker(factory), works, resources)
+        return self.run_tasks(LazyWorker(factory), tasks, resources)
 
     def metrics_api(self) -> None:
         """None: no one exports metrics of this process."""

@@ -5,7 +5,9 @@ CPU a batch is never cut beforehand, so that runs on any machine give the same b
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
+
+import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,13 +17,13 @@ MEMORY_SHARE: Final = 0.85
 
 
 class Memory(Protocol):
-    """What a device says of its memory, in bytes."""
+    """The memory of a device, in bytes."""
 
     def free(self) -> int:
         """How much this worker may still take."""
         ...
 
-    def peak(self, function: Callable[[], Any]) -> int:
+    def peak(self, function: Callable[[], object]) -> int:
         """How much more than now `function` needs while it runs."""
         ...
 
@@ -42,16 +44,12 @@ class CudaMemory:
 
     def free(self) -> int:
         """Free on the device and in torch's cache, within the worker's share."""
-        import torch
-
         free, total = torch.cuda.mem_get_info()
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return min(free + cached, int(total * self._share) - torch.cuda.memory_allocated())
 
-    def peak(self, function: Callable[[], Any]) -> int:
+    def peak(self, function: Callable[[], object]) -> int:
         """See `Memory.peak`."""
-        import torch
-
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -61,13 +59,11 @@ class CudaMemory:
 
     def release(self) -> None:
         """See `Memory.release`."""
-        import torch
-
         torch.cuda.empty_cache()
 
 
-class Portions:
-    """Cuts batches to memory; keeps what it learned of each kind of batch.
+class MemoryAwareBatching:
+    """Cuts batches to memory; remembers the size that fits for each kind of batch.
 
     Args:
         memory: of the device; None where batches are cut only after memory ran out.
@@ -83,14 +79,14 @@ class Portions:
         items: Sequence[T],
         make: Callable[[Sequence[T]], Sequence[R]],
         *,
-        probe: Callable[[T], Any],
+        probe: Callable[[T], object],
     ) -> list[R]:
         """The results of `make` for all items, in their order, made of as many at once as memory holds.
 
         Args:
             kind: batches of one kind need equal memory per item (a layer and method).
             items: of the batch, at least one.
-            make: does some of them together.
+            make: makes the results of a subset together.
             probe: needs as much memory for one item as `make` does, in little time.
 
         Raises:
@@ -100,10 +96,10 @@ class Portions:
             self._sizes[kind] = fitting(self._memory, lambda: probe(items[0]))
         results: list[R] = []
         while len(results) < len(items):
-            some = items[len(results) : len(results) + self._sizes.get(kind, len(items))]
-            made = self._try(make, some)
+            subset = items[len(results) : len(results) + self._sizes.get(kind, len(items))]
+            made = self._try(make, subset)
             if made is None:
-                self._sizes[kind] = len(some) // 2
+                self._sizes[kind] = len(subset) // 2
             else:
                 results.extend(made)
         return results
@@ -112,26 +108,24 @@ class Portions:
         """How many items of that kind are done at once; None: all of a batch."""
         return self._sizes.get(kind)
 
-    def _try(self, make: Callable[[Sequence[T]], Sequence[R]], some: Sequence[T]) -> Sequence[R] | None:
-        """What `make` gave, None if memory ran out and a smaller portion may help."""
+    def _try(self, make: Callable[[Sequence[T]], Sequence[R]], subset: Sequence[T]) -> Sequence[R] | None:
+        """What `make` gave, None if memory ran out and a smaller subset may help."""
         try:
-            return make(some)
+            return make(subset)
         except Exception as error:
-            if len(some) == 1 or not is_out_of_memory(error):
+            if len(subset) == 1 or not is_out_of_memory(error):
                 raise
         if self._memory is not None:  # here, where no traceback holds the tensors any more
             self._memory.release()
         return None
 
 
-def fitting(memory: Memory, probe: Callable[[], Any]) -> int:
+def fitting(memory: Memory, probe: Callable[[], object]) -> int:
     """How many items fit, at least one: what is free over what the probe of one item needs."""
     per_item = max(1, memory.peak(probe))
     return max(1, int(MEMORY_SHARE * memory.free()) // per_item)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch could not allocate; on the CPU it says so with a plain RuntimeError."""
-    import torch
-
+    """Whether torch could not allocate; on the CPU it raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Work on Ray: tasks and actors, bounded in flight, retried by our own loop. Only this and `ray_pools` import ray."""
+"""Tasks on Ray: Ray tasks and actors, bounded in flight, retried by our own loop; `ray_pools` says why ray is lazy."""
 
 import os
 import secrets
@@ -9,26 +9,48 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, cast
 
-from jobs.engine.ray_pools import ActorPool, Pool, TaskPool, attempt_lost_with, name_of
-from jobs.engine.work import PAUSE, Attempt, Feed, Outcome, Resources, RunStoppedError, T, Tries, Work, conclude
+from jobs.engine.ray_pools import ActorPool, Pool, Slots, TaskPool, attempt_lost_with, name_of
+from jobs.engine.tasks import (
+    A,
+    Attempt,
+    Attempts,
+    MetricsApi,
+    Outcome,
+    R,
+    Resources,
+    RunStoppedError,
+    T,
+    Task,
+    conclude,
+)
 from jobs.engine.worker import Shared
 
-POLL_S: Final = 1.0  # how long one look for finished work blocks
-CAPACITY_REFRESH_S: Final = 10.0  # how often the cluster is asked for its size
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+POLL_S: Final = 1.0  # how long one wait for finished tasks blocks
+CAPACITY_REFRESH_S: Final = 10.0  # how often the size of the cluster is read
 # Waiting threads that spin would take the CPU from the other workers.
 WORKER_ENVIRONMENT: Final = {"OMP_WAIT_POLICY": "passive"}
 
-_fetched: dict[str, Any] = {}  # what this worker process has read from the object store, by object id
+_fetched: dict[str, object] = {}  # what this worker process has read from the object store, by object id
+
+
+class _Place(TypedDict):
+    """What a pool has to know of the cluster."""
+
+    slots: Slots
+    is_cluster: bool
 
 
 @dataclass(frozen=True)
 class _Stored(Generic[T]):
-    reference: Any  # ray.ObjectRef; inside a container Ray passes it on without fetching
+    reference: "ObjectRef"  # inside a container Ray passes it on without fetching
 
     def get(self) -> T:
         import ray
@@ -37,11 +59,11 @@ class _Stored(Generic[T]):
         if key not in _fetched:
             _fetched.clear()  # one model per process; an earlier run's would only take memory
             _fetched[key] = ray.get(self.reference)
-        return _fetched[key]
+        return cast(T, _fetched[key])
 
 
 def guard_with_token() -> None:
-    """Let only this process's children join its Ray: a token that no file keeps and that ends with the process.
+    """Let only this process's children join its Ray: a token that is in no file and ends with the process.
 
     Ray would do the same with a token in the home folder, and warn. Settings of the user's own are left alone; so is a
     Ray that was imported already, since it has read its settings.
@@ -71,13 +93,12 @@ class RayEngine:
         self._folder = ""
         self._capacity: Mapping[str, float] = {}
         self._capacity_at = float("-inf")
-        self._loops: list[_Loop] = []  # those that go on now
         self._owns_ray = not ray.is_initialized()
         if not self._owns_ray:
             return
-        options: dict[str, Any] = {"address": address, "log_to_driver": False}
+        options: dict[str, object] = {"address": address, "log_to_driver": False}
         if address == "local":
-            # By inheritance: with a runtime environment Ray would not use the workers that it starts ahead.
+            # By inheritance: with a runtime environment Ray would not use the workers that it has started already.
             for name, value in WORKER_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             # A folder of our own: the usual /tmp/ray may belong to another user. Short: socket paths end at 107 bytes.
@@ -103,7 +124,7 @@ class RayEngine:
         return _Stored(ray.put(value))
 
     def capacity(self) -> Mapping[str, float]:
-        """CPUs and GPUs of all nodes, asked for at most every `CAPACITY_REFRESH_S`."""
+        """CPUs and GPUs of all nodes, read at most every `CAPACITY_REFRESH_S`."""
         import ray
 
         if time.monotonic() - self._capacity_at > CAPACITY_REFRESH_S:
@@ -113,36 +134,38 @@ class RayEngine:
     def slots(self, resources: Resources) -> int:
         """See `Engine.slots`."""
         capacity = self.capacity()
-        fits = [capacity["CPU"] / resources.cpus] if resources.reserves_cpus else []
+        fits = [capacity["CPU"] / resources.cpus]
         if resources.gpus:
             fits.append(capacity["GPU"] / resources.gpus)
         return max(1, int(min(fits)))
 
-    def run_tasks(self, function: Callable[..., Any], works: Feed, resources: Resources) -> Iterator[Outcome]:
+    def run_tasks(
+        self, function: Callable[[A], R], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
         """See `Engine.run_tasks`.
 
         Ray gives every task that holds a GPU a process of its own, which would import, start CUDA and load the model
         each time: there the tasks are done by actors, which end with the stage and free their memory.
         """
-        place = self._place(resources)
+        name, place = name_of(function), self._place(resources)
         if resources.gpus:
-            many = replace(resources, num_actors=None)  # a bound for actors of `visualize`
-            pool = ActorPool(partial(_itself, function), many, name=name_of(function), **place)
-            return self._run(pool, works, resources)
-        return self._run(TaskPool(function, resources, name=name_of(function), **place), works, resources)
+            as_many_as_fit = replace(resources, num_actors=None)  # the bound is for actors of `visualize`
+            pool = ActorPool(partial(_itself, function), as_many_as_fit, name=name, **place)
+            return self._run(pool, tasks, resources)
+        return self._run(TaskPool(function, resources, name=name, **place), tasks, resources)
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Feed, resources: Resources
-    ) -> Iterator[Outcome]:
+        self, factory: Callable[[], Callable[[A], R]], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
         """See `Engine.run_actors`."""
         pool = ActorPool(factory, resources, name=name_of(factory), **self._place(resources))
-        return self._run(pool, works, resources)
+        return self._run(pool, tasks, resources)
 
-    def metrics_api(self) -> Any:
+    def metrics_api(self) -> MetricsApi:
         """See `Engine.metrics_api`."""
         import ray.util.metrics
 
-        return ray.util.metrics
+        return cast(MetricsApi, ray.util.metrics)
 
     def close(self) -> None:
         """Stop the Ray that this engine started; leave one that was there before."""
@@ -156,94 +179,57 @@ class RayEngine:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _place(self, resources: Resources) -> dict[str, Any]:
-        """What a pool has to know of the cluster."""
+    def _place(self, resources: Resources) -> _Place:
         return {"slots": partial(self.slots, resources), "is_cluster": self.name == "cluster"}
 
-    def _run(self, pool: Pool, works: Feed, resources: Resources) -> Iterator[Outcome]:
-        feed, more = iter(works), True
-        queue: deque[tuple[Work, Tries]] = deque()
-        in_flight: dict[Any, tuple[Work, Tries, float]] = {}
-        loop = _Loop(pool, in_flight)
-        self._loops.append(loop)
+    def _run(self, pool: Pool[A], tasks: Sequence[Task[A]], resources: Resources) -> Iterator[Outcome[A, Any]]:
+        import ray
+
+        queue = deque((task, Attempts()) for task in tasks)
+        in_flight: dict[ObjectRef, tuple[Task[A], Attempts, float]] = {}
         try:
-            while True:
-                more = more and _take(feed, queue)
-                if not (more or queue or in_flight):
-                    return
-                pool.make_room(len(queue), more=more)
+            while queue or in_flight:
+                pool.make_room(len(queue))
                 while queue and pool.has_room(len(in_flight)):
-                    work, tries = queue.popleft()
-                    reference = pool.submit(work, alone=tries.crashes > 0)
-                    in_flight[reference] = (work, tries, time.perf_counter())
-                ready = self._wait_for(loop)
-                if not ready and len(self._loops) > 1:
-                    yield PAUSE
+                    task, attempts = queue.popleft()
+                    reference = pool.submit(task, alone=attempts.crashes > 0)
+                    in_flight[reference] = (task, attempts, time.perf_counter())
+                ready, _ = ray.wait([*in_flight, *pool.starting()], num_returns=1, timeout=POLL_S)
                 for reference in ready:
                     if reference not in in_flight:
                         pool.finished(reference, died=_died(reference))
                         continue
-                    work, tries, started = in_flight.pop(reference)
-                    tried = _result(reference, time.perf_counter() - started)
-                    pool.finished(reference, died=bool(tried.lost))
-                    tries = tries.after(tried)
-                    outcome = conclude(work, tried, tries, resources.max_retries)
+                    task, attempts, started = in_flight.pop(reference)
+                    attempt = _result(reference, time.perf_counter() - started)
+                    pool.finished(reference, died=bool(attempt.lost))
+                    attempts = attempts.after(attempt)
+                    outcome = conclude(task, attempt, attempts, resources.max_retries)
                     if outcome is None:
-                        queue.append((work, tries))
+                        queue.append((task, attempts))
                     else:
                         yield outcome
         finally:  # done, stopped by an error, or the caller has had enough
-            self._loops.remove(loop)
             pool.close(in_flight)
 
-    def _wait_for(self, loop: "_Loop") -> list[Any]:
-        """What of a loop is finished, as soon as something is, of it or of another loop that waits for its turn."""
-        import ray
 
-        own = loop.awaited()
-        others = [reference for other in self._loops if other is not loop for reference in other.awaited()]
-        if not (own or others):  # its works are to come, and the loop that they come from is about to end
-            return []
-        ready, _ = ray.wait([*own, *others], num_returns=1, timeout=POLL_S)  # its own go first
-        return [reference for reference in ready if reference in own]
-
-
-@dataclass(frozen=True, eq=False)
-class _Loop:
-    pool: Pool
-    in_flight: Mapping[Any, Any]  # by reference
-
-    def awaited(self) -> list[Any]:
-        return [*self.in_flight, *self.pool.starting()]
-
-
-def _take(feed: Iterator[Work | None], queue: deque[tuple[Work, Tries]]) -> bool:
-    """Move the works that are known to the queue, and say whether more may come."""
-    for work in feed:
-        if work is None:
-            return True
-        queue.append((work, Tries()))
-    return False
-
-
-def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+def _itself(function: Callable[[A], R]) -> Callable[[A], R]:
     return function
 
 
-def _result(reference: Any, seconds: float) -> Attempt:
-    """What a finished work gave."""
+def _result(reference: "ObjectRef", seconds: float) -> Attempt[Any]:
+    """What a finished task gave."""
     import ray
 
     try:
-        tried: Attempt = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # outside of the work: its arguments could not be read
+        attempt: Attempt[Any] = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # outside of the task: its argument could not be read
         return Attempt(error=f"{type(error.cause).__name__}: {error.cause}", traceback=str(error))
     except ray.exceptions.RayError as error:  # the worker or its node is gone
         return attempt_lost_with(error, seconds)
-    return tried
+    return attempt
 
 
-def _died(reference: Any) -> bool:
+def _died(reference: "ObjectRef") -> bool:
     """Whether an actor died at its start."""
     import ray
 

@@ -1,1 +1,1 @@
-"""What a run tells while it works: progress, metrics, liveness."""
+"""What a run shows while it works: progress, metrics, liveness."""

@@ -4,19 +4,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+from typing import Final, Self, TextIO
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich import progress
+from rich.console import Console
 
 PLAIN_LINE_EVERY_S: Final = 10.0
-RECENT_S: Final = 3600.0  # holds many works of every stage, also batches of visualizations on a CPU
+RECENT_S: Final = 3600.0  # holds many tasks of every stage, also batches of visualizations on a CPU
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it: "8 s", "3 min 5 s", "2 h 10 min", "3 d 4 h"."""
+    """A duration for people: "8 s", "3 min 5 s", "2 h 10 min", "3 d 4 h"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{seconds:.0f} s"
     seconds = round(seconds)
@@ -47,10 +46,10 @@ def format_bytes(size_bytes: float) -> str:
 
 
 class RecentRate:
-    """Things per second of late: over the later half of the time, and not over more than `RECENT_S`.
+    """Recent items per second: over the later half of the time, and not over more than `RECENT_S`.
 
-    A mean since the start would be wrong for long after nodes joined or left; a short window would hold no work at all
-    where a work takes longer, or all of those that began together and end together.
+    A mean since the start would be wrong for long after nodes joined or left; a short window would hold no task at all
+    where a task takes longer, or all of those that began together and end together.
 
     Args:
         started_s: when the counting began.
@@ -58,11 +57,11 @@ class RecentRate:
 
     def __init__(self, started_s: float) -> None:
         self._started_s = started_s
-        self._past = deque([(started_s, 0)])  # (time, things done by then); the first is where the rate counts from
+        self._past = deque([(started_s, 0)])  # (time, items done by then); the first is where the rate counts from
         self._done = 0
 
     def add(self, now_s: float, count: int) -> None:
-        """Count `count` more things, at least one, as done at a time that is not before the last."""
+        """Count `count` more items, at least one, as done at a time that is not before the last."""
         self._done += count
         self._past.append((now_s, self._done))
         window_s = min(RECENT_S, (now_s - self._started_s) / 2)
@@ -76,11 +75,11 @@ class RecentRate:
 
 
 class Progress:
-    """Context of one stage; `advance` after every finished work.
+    """Context of one stage; `advance` after every finished task.
 
     Args:
         stage: name of the stage.
-        total: how many things there are to do.
+        total: how many items there are to do.
         noun: what is counted ("images", "neurons"), in the plural.
         stream: where to write; a bar is drawn only if it is a terminal.
         clock: seconds, monotonic; a test passes its own.
@@ -101,12 +100,11 @@ class Progress:
         self._clock = clock
         self._started = self._last_line = clock()
         self._rate = RecentRate(self._started)
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: progress.Progress | None = None
 
     def __enter__(self) -> Self:
         if self._stream.isatty():
-            self._bar, self._task = self._make_bar()
+            self._bar = self._make_bar()
             self._bar.start()
         else:
             self._write(f"{self.stage}: {self.total} {self.noun}")
@@ -121,20 +119,18 @@ class Progress:
             self._write(self._line())
 
     def advance(self, count: int = 1, *, failed: int = 0) -> None:
-        """Count `count` more things as finished, `failed` of them without success."""
+        """Count `count` more items as finished, `failed` of them without success."""
         now = self._clock()
         self.done += count
         self.failed += failed
         self._rate.add(now, count)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, pace=self._pace())
+            self._bar.update(self._bar.task_ids[0], completed=self.done, pace=self._pace())
         elif now - self._last_line >= PLAIN_LINE_EVERY_S and self.done < self.total:
             self._last_line = now
             self._write(self._line())
 
-    def _make_bar(self) -> tuple[Any, Any]:
-        from rich import progress
-
+    def _make_bar(self) -> progress.Progress:
         bar = progress.Progress(
             progress.TextColumn("{task.description:<9}"),
             progress.BarColumn(),
@@ -142,18 +138,18 @@ class Progress:
             progress.TextColumn(self.noun),
             progress.TimeElapsedColumn(),
             progress.TextColumn("{task.fields[pace]}"),
-            # While a bar is shown, rich puts a proxy in the place of the stream.
-            console=_console_of(getattr(self._stream, "rich_proxied_file", self._stream)),
+            console=Console(file=self._stream),
             transient=True,  # the stage's report takes the place of its bar
         )
-        return bar, bar.add_task(self.stage, total=self.total, pace="")
+        bar.add_task(self.stage, total=self.total, pace="")
+        return bar
 
     def _line(self) -> str:
         pace = self._pace()
         return f"{self.stage}: {self.done}/{self.total} {self.noun}" + (f", {pace}" if pace else "")
 
     def _pace(self) -> str:
-        """Rate of late and time left, at the end mean rate and time taken; and what failed, with its share."""
+        """Recent rate and time left, at the end mean rate and time taken; and what failed, with its share."""
         now = self._clock()
         elapsed, parts = now - self._started, []
         if self.done >= self.total > 0 and elapsed > 0:
@@ -167,11 +163,3 @@ class Progress:
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
-
-
-@cache
-def _console_of(stream: TextIO) -> "Console":
-    """One for each terminal: on it, bars of stages that go on side by side stand below each other."""
-    from rich.console import Console
-
-    return Console(file=stream)

@@ -1,31 +1,27 @@
 """Concepts and combinations of a recipe: their files read and pinned, their layers added to the model."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from pipeline.derived_layers.combinations import add_combination
+from pipeline.derived_layers.concept_files import ConceptArrays, read_concepts, read_labels
+from pipeline.derived_layers.concepts import add_concepts
 from pipeline.errors import UserError
+from pipeline.models import Model
 from pipeline.recipe.derived_layers import ConceptsBlock
 from pipeline.recipe.recipe import Recipe
 
-if TYPE_CHECKING:
-    from pipeline.derived_layers.concept_files import ConceptArrays
-    from pipeline.models import Model
 
-
-def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
+def pin_concepts(recipe: Recipe) -> tuple[Recipe, dict[str, ConceptArrays]]:
     """Read the files of all concepts, and write their hashes into the recipe, whose fingerprints then cover them.
 
     Returns:
-        The recipe, and name of the concepts → what their file says.
+        The recipe, and name of the concepts → what is in their file.
 
     Raises:
-        UserError: a file cannot be read, or is not the one whose hash the recipe gives.
+        UserError: a file cannot be read, or has another hash than the recipe gives.
     """
     if not recipe.concepts:
         return recipe, {}
-    from pipeline.derived_layers.concept_files import read_concepts
-
     arrays, pinned = {}, []
     for block in recipe.concepts:
         read = read_concepts(block.directions, key=block.key, bias=block.bias, center=block.center)
@@ -35,11 +31,11 @@ def pin_concepts(recipe: Recipe) -> "tuple[Recipe, dict[str, ConceptArrays]]":
                 f"says {block.sha256}; restore the file, or leave sha256 out and give another output.root"
             )
         arrays[block.name] = read
-        pinned.append(replace(block, sha256=read.sha256))
-    return replace(recipe, concepts=tuple(pinned)), arrays
+        pinned.append(block.replace(sha256=read.sha256))
+    return recipe.replace(concepts=tuple(pinned)), arrays
 
 
-def add_layers(model: "Model", recipe: Recipe, arrays: "Mapping[str, ConceptArrays]") -> None:
+def add_layers(model: Model, recipe: Recipe, arrays: Mapping[str, ConceptArrays]) -> None:
     """Add the concepts and combinations of a recipe to its model, in the order in which the recipe names them.
 
     Combinations come last, because concepts may be among their units.
@@ -47,8 +43,6 @@ def add_layers(model: "Model", recipe: Recipe, arrays: "Mapping[str, ConceptArra
     Raises:
         UserError: a layer or unit is not there, or arrays do not fit their layer; the file is named.
     """
-    from pipeline.derived_layers.combinations import add_combination
-
     for block in recipe.concepts:
         _add_concepts(model, block, arrays[block.name])
     for combination in recipe.combinations:
@@ -61,10 +55,7 @@ def add_layers(model: "Model", recipe: Recipe, arrays: "Mapping[str, ConceptArra
             )
 
 
-def _add_concepts(model: "Model", block: ConceptsBlock, arrays: "ConceptArrays") -> None:
-    from pipeline.derived_layers.concept_files import read_labels
-    from pipeline.derived_layers.concepts import add_concepts
-
+def _add_concepts(model: Model, block: ConceptsBlock, arrays: ConceptArrays) -> None:
     layer, directions = model.resolve_layer(block.layer), arrays.directions
     labels = read_labels(block.labels) if isinstance(block.labels, str) else block.labels
     try:
@@ -75,7 +66,7 @@ def _add_concepts(model: "Model", block: ConceptsBlock, arrays: "ConceptArrays")
             directions.t() if block.transpose and directions.ndim == 2 else directions,
             bias=arrays.bias,
             center=arrays.center,
-            activation=block.activation,  # type: ignore[arg-type]
+            activation=block.activation,
             normalize=block.normalize,
             labels=labels,
         )

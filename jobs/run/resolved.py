@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from jobs.run.derived_layers import add_layers, pin_concepts
 from jobs.run.run_folder import check_recipe
@@ -18,10 +17,10 @@ from jobs.run.work_plan import (
 )
 from pipeline.errors import UserError
 from pipeline.io.root import Root, expand_urls
+from pipeline.models import Model, load_model
 from pipeline.recipe.recipe import Recipe, RecipeError
-
-if TYPE_CHECKING:
-    from pipeline.models import Model
+from pipeline.references.build import check_targets
+from pipeline.synthesis.methods.registry import check_method
 
 
 # eq=False: compared and hashed by identity, cached properties hold large values.
@@ -31,7 +30,7 @@ class ResolvedRecipe:
 
     recipe: Recipe
     root: Root
-    model: "Model"
+    model: Model
 
     @cached_property
     def shard_urls(self) -> list[str]:
@@ -65,7 +64,7 @@ class ResolvedRecipe:
 
 
 def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
-    """Load the model and find every mistake of the recipe that can be found before work starts.
+    """Load the model and find every mistake of the recipe that can be found before any task starts.
 
     Args:
         recipe: what to resolve.
@@ -76,9 +75,6 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
             missing tar shards, or an output folder that holds results of another recipe.
         StorageError: the output folder or the weights cannot be read.
     """
-    from pipeline.references.build import check_targets
-    from pipeline.synthesis.methods.registry import check_method
-
     with recipe_errors():
         root = Root.open(recipe.output.root)
         recipe, concept_arrays = pin_concepts(recipe)
@@ -95,7 +91,7 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
 
 @contextlib.contextmanager
 def recipe_errors() -> Iterator[None]:
-    """Make a UserError inside the block a RecipeError: what the recipe says does not fit the model or the data."""
+    """Make a UserError inside the block a RecipeError: the recipe does not fit the model or the data."""
     try:
         yield
     except RecipeError:
@@ -104,9 +100,7 @@ def recipe_errors() -> Iterator[None]:
         raise RecipeError(str(error)) from error
 
 
-def _load_model(recipe: Recipe, weights: str) -> "Model":
-    from pipeline.models import load_model
-
+def _load_model(recipe: Recipe, weights: str) -> Model:
     section = recipe.model
     return load_model(
         section.name,

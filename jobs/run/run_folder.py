@@ -1,4 +1,4 @@
-"""The folder of a run, `<output.root>/run/`: which recipe it belongs to, and the log of its work."""
+"""The folder of a run, `<output.root>/run/`: which recipe it belongs to, and the log of its tasks."""
 
 import contextlib
 import datetime
@@ -7,37 +7,37 @@ import secrets
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from pipeline.errors import UserError
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe, Stage
 
-if TYPE_CHECKING:
-    from pipeline.io.root import Root
-    from pipeline.recipe.recipe import Recipe, Stage
+Json: TypeAlias = dict[str, Any]  # an object as `json.loads` gives it
 
 RUN_SCHEMA: Final = "run/1"
 RECIPE_PATH: Final = "run/recipe.json"
 LOG_PATH: Final = "run/log.jsonl"
 LOG_PARTS: Final = "run/log"  # the folder of its parts, where files cannot grow
-STAGES: Final[tuple["Stage", ...]] = ("collect", "targets", "visualize", "evaluate", "build")
+STAGES: Final[tuple[Stage, ...]] = ("collect", "targets", "visualize", "evaluate", "build")
 # A build is cheap and replaces the one before as a whole, so it may follow a changed title or license; what the
 # other stages left belongs to one recipe for good.
 GUARDED_STAGES: Final = STAGES[:-1]
 # Where each of them commits. A stage that was claimed and stopped before its first result binds nobody.
-RESULTS: Final[Mapping["Stage", str]] = {
+RESULTS: Final[Mapping[Stage, str]] = {
     "collect": "run/shard_statistics",
     "targets": "run/targets",
     "visualize": "run/fragments",
     "evaluate": "run/scores",
 }
-# Bound a folder in earlier versions, and do not any more: what is there is taken over whatever they were.
+# Keys of a stage that bind no folder: layers and evaluators may be added, what is there stays as it is.
 UNBOUND_KEYS: Final = ("evaluate.held_out_models", "statistics.layers")
-# Change what is kept beside the results of a stage and not these: the stage runs again, later ones do not.
+# They change what a stage writes beside its results: the stage runs again, later ones do not.
 DERIVED_KEYS: Final = ("data.caption_key",)
 # Tar shards change what neurons are aligned to, but not what was found in other tar shards.
 _SHARDS_REMEDY: Final = (
-    "To activation pass only the tar shards that are new, copy the folder run/shard_statistics into the new output.root first: what it "
-    "says of tar shards that keep their place in the sorted list is taken over"
+    "To read only the tar shards that are new, copy the folder run/shard_statistics into the new output.root first: "
+    "the statistics of shards that keep their place in the sorted list are used again"
 )
 REMOTE_FLUSH_S: Final = 30.0  # object stores cannot append: a part is sent whole again, so not after every line
 PART_BYTES: Final = 128 << 10  # a part is full: so no flush sends more than that again, 15 MB in an hour
@@ -47,7 +47,7 @@ class OtherRecipeError(UserError):
     """The output folder holds results of a recipe with other settings."""
 
 
-def check_recipe(root: "Root", recipe: "Recipe") -> None:
+def check_recipe(root: Root, recipe: Recipe) -> None:
     """Refuse an output folder that holds results of another recipe.
 
     Raises:
@@ -58,7 +58,8 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         entry = recorded.get(stage)
         if entry is None or entry["fingerprint"] == recipe.fingerprint(stage) or not root.list(RESULTS[stage]):
             continue
-        here = {name: value for name, value in _plain(recipe.stage_keys(stage)).items() if name not in DERIVED_KEYS}
+        keys = _plain(recipe.stage_keys(stage))
+        here = {name: value for name, value in keys.items() if name not in DERIVED_KEYS}
         there = {
             name: value
             for name, value in entry["keys"].items()
@@ -76,15 +77,15 @@ def check_recipe(root: "Root", recipe: "Recipe") -> None:
         raise OtherRecipeError(message)
 
 
-def claim(root: "Root", recipe: "Recipe", stage: "Stage") -> None:
-    """Note that the folder now holds results of `recipe` up to `stage`; nothing is written if it says so already."""
+def claim(root: Root, recipe: Recipe, stage: Stage) -> None:
+    """Note that the folder now holds results of `recipe` up to `stage`; nothing is written if that is noted already."""
     recorded = _recorded(root)
     entry = {"fingerprint": recipe.fingerprint(stage), "keys": _plain(recipe.stage_keys(stage))}
     if recorded.get(stage) != entry:
         root.write_json(RECIPE_PATH, {"schema": RUN_SCHEMA, "stages": recorded | {stage: entry}})
 
 
-def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def differing_keys(there: Json, here: Json) -> str:
     """One line per key that differs, with both values."""
     lines = []
     for key in sorted(there.keys() | here.keys()):
@@ -93,16 +94,17 @@ def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _show(keys: Mapping[str, Any], key: str) -> str:
+def _show(keys: Json, key: str) -> str:
     return json.dumps(keys[key], ensure_ascii=False) if key in keys else "not set"
 
 
-def _plain(keys: Mapping[str, Any]) -> Any:
+def _plain(keys: Mapping[str, object]) -> Json:
     """As JSON gives it back, so that tuples compare equal to lists."""
-    return json.loads(json.dumps(keys))
+    plain: Json = json.loads(json.dumps(keys))
+    return plain
 
 
-def _recorded(root: "Root") -> dict[str, Any]:
+def _recorded(root: Root) -> Json:
     if not root.exists(RECIPE_PATH):
         return {}
     record = root.read_json(RECIPE_PATH)
@@ -111,18 +113,19 @@ def _recorded(root: "Root") -> dict[str, Any]:
             f"{root.url}/{RECIPE_PATH}: schema {record.get('schema')!r}, expected {RUN_SCHEMA!r}; "
             "the folder was made by another version: give another output.root"
         )
-    return record["stages"]
+    stages: Json = record["stages"]
+    return stages
 
 
 class RunLog:
-    """`run/log.jsonl`: one line per unit of work, written by the driver as outcomes arrive.
+    """`run/log.jsonl`: one line per task, written by the driver as outcomes arrive.
 
     On a local root a line is on disk when `append` returns. On an object store the log is in parts,
     `run/log/RUN-NUMBER.jsonl`; the last one is sent every `REMOTE_FLUSH_S` and at the end, until it has `PART_BYTES`.
     Every line names its `run`, one driver from start to end: when it began, and some letters against ties.
     """
 
-    def __init__(self, root: "Root") -> None:
+    def __init__(self, root: Root) -> None:
         self.run = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self._root = root
         self._part = ""  # the lines of the part that is not full yet
@@ -142,11 +145,11 @@ class RunLog:
         if error is None:
             self.flush()
             return
-        # The error on its way says what happened; storage that is gone refuses the log, too.
+        # The error on its way names the cause; storage that is gone refuses the log, too.
         with contextlib.suppress(OSError):
             self.flush()
 
-    def append(self, **entry: Any) -> None:
+    def append(self, **entry: object) -> None:
         """Add one line; `time` (UTC) and `run` are filled in."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         line = json.dumps({"time": now, "run": self.run, **entry}, ensure_ascii=False) + "\n"
@@ -159,7 +162,7 @@ class RunLog:
             self.flush()
 
     def flush(self) -> None:
-        """Send what an object store has not got yet."""
+        """Send what an object store does not have yet."""
         if self._has_unsent:
             self._root.write_text(f"{LOG_PARTS}/{self.run}-{self._part_number:04d}.jsonl", self._part)
             self._has_unsent = False
@@ -168,7 +171,7 @@ class RunLog:
         self._flushed_at = time.monotonic()
 
 
-def read_log(root: "Root") -> list[dict[str, Any]]:
+def read_log(root: Root) -> list[Json]:
     """All entries by their times; a line that a killed driver left half-written is passed over."""
     paths = [LOG_PATH] if root.exists(LOG_PATH) else []
     paths += [f"{LOG_PARTS}/{name}" for name in root.list(LOG_PARTS)]
@@ -180,6 +183,6 @@ def read_log(root: "Root") -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: entry["time"])  # UTC, of one format
 
 
-def log_place(root: "Root") -> str:
+def log_place(root: Root) -> str:
     """Where the log of a root is, for people."""
     return f"{root.url}/{LOG_PATH if root.is_local else LOG_PARTS}"

@@ -1,30 +1,30 @@
-"""What a recipe wants, and the batches it is done in. Pure: `todo = requested − committed`.
+"""What a recipe requests, and the batches it is done in. Pure: `todo = requested − committed`.
 
-Batches are cut from what is wanted, never from what is left; of each batch the committed neurons are dropped.
+Batches are cut from what is requested, never from what is left; of each batch the committed neurons are dropped.
 Batches are committed whole, so a run that was killed and resumed computes the same batches as one that was
 not, and the same bytes. A recipe that grew by neurons of a batch in the middle does the new ones without the
 old: their visualizations have the same seeds, and may differ in the last bits of floating-point sums.
 """
 
 import hashlib
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from pipeline.derived_layers.layer import derived_layers
 from pipeline.errors import UserError
+from pipeline.models import Model
 from pipeline.neurons import check_layer_name, match_layers, parse_units
-
-if TYPE_CHECKING:
-    from pipeline.models import Model
-    from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
+from pipeline.references.build import options_for
+from pipeline.synthesis.transforms import num_views
 
 Key = tuple[str, int, str, int]  # layer, unit, method, seed
 RequestedUnits = Mapping[tuple[str, str], Sequence[int]]  # (layer, method) → units
 CLASSIFIER: Final = "classifier"  # in a recipe: the layer of the class logits, whatever the model calls it
 
-# Images that the model sees at once. On 2 CPU cores a step of 8 images costs 0.16–0.20 s per image and larger batches
-# gain nothing; a GPU is kept busy by 128 images of 224 px, whose features take 9 GB for ResNet-50 in bfloat16 (an H200,
-# benchmarks/results/2026-11-26-gpu.md), and how many of them are optimized at once follows its memory.
+# Images that the model sees at once. On a CPU larger batches gain nothing; 128 images of 224 px keep a GPU busy
+# (benchmarks/gpu_speed.py), and how many of them are optimized at once follows its memory.
 AUTO_BATCH_SIZE: Final = {"cpu": 8, "cuda": 128}
 
 
@@ -60,7 +60,7 @@ def chunk(units: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def plan_batches(
-    requested: RequestedUnits, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
+    requested: RequestedUnits, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Hashable]
 ) -> list[Batch]:
     """The batches that are left to do, in the order of layers, methods, seeds, units; sizes by method."""
     batches = []
@@ -73,19 +73,9 @@ def plan_batches(
     return batches
 
 
-def part_settled(
-    batches: Sequence[Batch], open_units: Mapping[str, Collection[int]]
+def part_by_targets(
+    batches: Sequence[Batch], committed: Mapping[str, Collection[int]]
 ) -> tuple[list[Batch], list[Batch]]:
-    """Batches of which no unit's target is open (layer → units), and those that wait. Pure; batches stay whole."""
-    settled: list[Batch] = []
-    waiting: list[Batch] = []
-    for batch in batches:
-        is_open = any(unit in open_units.get(batch.layer, ()) for unit in batch.units)
-        (waiting if is_open else settled).append(batch)
-    return settled, waiting
-
-
-def part_missing(batches: Sequence[Batch], committed: Mapping[str, Collection[int]]) -> tuple[list[Batch], list[Batch]]:
     """Batches with the neurons that have targets (layer → units), and batches with those that have none. Pure."""
     ready: list[Batch] = []
     missing: list[Batch] = []
@@ -98,7 +88,7 @@ def part_missing(batches: Sequence[Batch], committed: Mapping[str, Collection[in
 
 
 def requested_keys(requested: RequestedUnits, *, num_seeds: int) -> list[Key]:
-    """Every (layer, unit, method, seed) a recipe asks for."""
+    """Every (layer, unit, method, seed) that a recipe requests."""
     return [
         (layer, unit, method, seed)
         for (layer, method), units in requested.items()
@@ -107,21 +97,18 @@ def requested_keys(requested: RequestedUnits, *, num_seeds: int) -> list[Key]:
     ]
 
 
-def num_seeds(recipe: "Recipe") -> int:
-    """Visualizations of one neuron by one method: `seeds` of every facet, seed s of facet f has the index s · facets + f."""
+def num_seeds(recipe: Recipe) -> int:
+    """Visualizations of one neuron by one method: seed s of facet f has the index s · facets + f."""
     return recipe.visualize.seeds * recipe.targets.facets
 
 
-def facet_of(recipe: "Recipe", seed: int) -> int:
+def facet_of(recipe: Recipe, seed: int) -> int:
     """The facet that the visualization of a seed index shows."""
     return seed % recipe.targets.facets
 
 
-def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
-    """Method → neurons optimized together; "auto" is decided by the kind of device and the views of each visualization."""
-    from pipeline.references.build import options_for
-    from pipeline.synthesis.transforms import num_views
-
+def batch_sizes(recipe: Recipe, device: str) -> dict[str, int]:
+    """Method → neurons optimized together; "auto" depends on the device and the views of a visualization."""
     size = recipe.visualize.batch_size
     if not isinstance(size, str):
         return dict.fromkeys(recipe.visualize.methods, size)
@@ -129,22 +116,22 @@ def batch_sizes(recipe: "Recipe", device: str) -> dict[str, int]:
     return {method: max(1, AUTO_BATCH_SIZE[device] // count) for method, count in views.items()}
 
 
-def recorded_layers(recipe: "Recipe", model: "Model") -> list[str]:
-    """Layers with statistics: those of `statistics.layers`, concepts, combinations and the class logits, in model order.
+def recorded_layers(recipe: Recipe, model: Model) -> list[str]:
+    """Layers with statistics: `statistics.layers`, concepts, combinations and the class logits, in model order.
 
-    The layers of `[[neurons]]` have no say, so that adding neurons never makes the statistics stale.
+    The layers of `[[neurons]]` do not count, so that adding neurons never makes the statistics stale.
 
     Raises:
         UserError: a pattern matches no layer.
     """
     available = model.layers()
     patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
-    chosen = {*match_layers(patterns, available), *model.derived_layers(), model.classifier_layer}
+    chosen = {*match_layers(patterns, available), *derived_layers(model.module), model.classifier_layer}
     return [check_layer_name(layer) for layer in available if layer in chosen]
 
 
-def requested_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ...]]:
-    """Layer → units that `[[neurons]]` asks for, layers in the order of the recipe, units ascending.
+def requested_units(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:
+    """Layer → units that `[[neurons]]` requests, layers in the order of the recipe, units ascending.
 
     Raises:
         UserError: a layer or unit is not in the model, or a layer gets no statistics.
@@ -155,8 +142,8 @@ def requested_units(recipe: "Recipe", model: "Model") -> dict[str, tuple[int, ..
     return {layer: tuple(sorted(units)) for layer, units in requested.items()}
 
 
-def requested_visualizations(recipe: "Recipe", model: "Model") -> dict[tuple[str, str], tuple[int, ...]]:
-    """(layer, method) → units that get a visualization by that method, as `requested_units`; methods in the recipe's order.
+def requested_visualizations(recipe: Recipe, model: Model) -> dict[tuple[str, str], tuple[int, ...]]:
+    """(layer, method) → units that get a visualization by that method, layers and methods in the recipe's order.
 
     Raises:
         UserError: a layer or unit is not in the model, or a layer gets no statistics.
@@ -183,5 +170,5 @@ def requested_visualizations(recipe: "Recipe", model: "Model") -> dict[tuple[str
     }
 
 
-def _without_alias(layer: str, model: "Model") -> str:
+def _without_alias(layer: str, model: Model) -> str:
     return model.resolve_layer(layer) if layer == CLASSIFIER else layer

@@ -1,18 +1,18 @@
-"""The captions of reference images, which `build` looks up: no other stage needs them."""
+"""The captions of reference images, which only `build` needs."""
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jobs.engine.work import RunStoppedError
+from jobs.engine.tasks import RunStoppedError
+from pipeline.activations.store import StatisticsStore
+from pipeline.atlas.format.schema import MAX_EXAMPLES
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pipeline.activations.store import StatisticsStore
+from pipeline.references.store import read_references
 
 
-def require_captions(root: Root, recipe: Recipe, statistics: "StatisticsStore") -> None:
+def require_captions(root: Root, recipe: Recipe, statistics: StatisticsStore) -> None:
     """Refuse to build with captions that were not collected.
 
     Raises:
@@ -28,7 +28,7 @@ def require_captions(root: Root, recipe: Recipe, statistics: "StatisticsStore") 
         )
 
 
-def add_captions(root: Root, statistics: "StatisticsStore", layer: str, rows: Sequence[dict[str, Any]]) -> None:
+def add_captions(root: Root, statistics: StatisticsStore, layer: str, rows: Sequence[dict[str, Any]]) -> None:
     """Give the rows of a layer `reference_captions`, in place; none to a row whose references have none.
 
     Args:
@@ -37,9 +37,6 @@ def add_captions(root: Root, statistics: "StatisticsStore", layer: str, rows: Se
         layer: of the rows.
         rows: with `unit`, `facet` and `reference_keys`.
     """
-    from pipeline.atlas.format.schema import MAX_EXAMPLES
-    from pipeline.references.store import read_references
-
     references = {facet: read_references(root, layer, facet) for facet in {row["facet"] for row in rows}}
     samples_of = {
         (facet, unit): found["reference_samples"][:MAX_EXAMPLES]

@@ -1,97 +1,158 @@
-"""Stage 1: one task per tar shard collects its images once; then the shard statistics are merged into the statistics."""
+"""Stage 1: one task per tar shard runs its images through the model once; then the shard statistics are merged."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from jobs.engine.work import Attempt, RunStoppedError, Work
-from jobs.engine.worker import Shared, allocator_for_models, model_on, threads_beside
+from jobs.engine.tasks import Attempt, RunStoppedError, Task, TaskResult
+from jobs.engine.worker import Shared, allocator_for_models, threads_beside
 from jobs.run.run_folder import log_place, read_log
-from jobs.run.session import Session, StageReport, stop_if_all_fail
-from jobs.stages.collect_plan import (
-    SET_ASIDE,
-    CollectPlan,
-    check_failures,
-    read_plan,
-    shards_digest,
+from jobs.run.session import Session
+from jobs.run.stage import StageReport
+from jobs.stages.collect_plan import SET_ASIDE, CollectPlan, check_failures, read_plan, shards_digest
+from jobs.stages.worker_model import model_on
+from pipeline.activations.collect import collect
+from pipeline.activations.store import (
+    add_layers,
+    committed_statistics,
+    merge_shard_statistics,
+    write_shard_statistics,
+    write_statistics,
 )
+from pipeline.data.sample_errors import ErrorBudget, TooManyBadSamples
+from pipeline.data.shards import iterate_samples
 from pipeline.io.root import Root
+from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe
 
-if TYPE_CHECKING:
-    from pipeline.models import Model
-
-STAGE: Final = "collect"
 NUM_EXAMPLES_SHOWN: Final = 3
+COUNTED: Final = ("num_samples", "num_skipped", "skipped_for", "skipped_examples")
 
 
-def run(session: Session) -> StageReport:
-    """Survey the tar shards that are left, then merge all.
+@dataclass(frozen=True, kw_only=True)
+class TarShard:
+    """A tar shard by its number in the sorted list."""
 
-    A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
+    index: int
+    url: str
 
-    Raises:
-        RunStoppedError: a tar shard could not be recorded (statistics of the others alone would be wrong), too many
-            are set aside, too many samples are bad, or there is none.
-    """
-    resolved, started = session.resolved, time.perf_counter()
-    recipe, root = resolved.recipe, resolved.root
-    plan = read_plan(resolved)
-    if plan.finished:
-        num_aside = len(plan.set_aside)
-        return StageReport(stage=STAGE, noun="tar shards", done=0, already=plan.done - num_aside, failed=num_aside)
-    correlated = _correlated_layers(session)
-    task = partial(collect_shard, session.shared_model, session.task_resources.device, root, recipe, plan, correlated)
-    works = [
-        Work(name=f"shard {index:06d}", arguments={"index": index, "url": resolved.shard_urls[index]})
-        for index in plan.todo
-    ]
-    outcomes = stop_if_all_fail(
-        session.engine.run_tasks(task, works, session.task_resources), session.failure_limit(plan.done)
-    )
-    failed: dict[int, Attempt] = {}
-    for outcome in session.follow(STAGE, outcomes, total=len(works), noun="tar shards", size=lambda _: 1):
-        if outcome.ok:
-            session.log.append(stage=STAGE, work=outcome.work.name, status="counted", **outcome.attempt.result)
-        else:
-            failed[outcome.work.arguments["index"]] = outcome.attempt
-    # Layers are added to statistics of certain shards: of all of these, or not at all.
-    bound = 0.0 if plan.adds else recipe.data.max_error_fraction
-    set_aside = check_failures(failed, resolved.shard_urls, bound, log=log_place(root))
-    _merge(session, plan, set_aside)
-    return StageReport(
-        stage=STAGE,
-        noun="tar shards",
-        done=len(works) - len(set_aside),
-        already=plan.done,
-        failed=len(set_aside),
-        seconds=time.perf_counter() - started,
-        remark=describe_samples(root),
-    )
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCounts(TaskResult):
+    """How many samples of a tar shard were used and left out, for which reasons, and some that were left out."""
+
+    num_samples: int
+    num_skipped: int
+    skipped_for: Mapping[str, int]
+    skipped_examples: Sequence[str]
+
+
+class Collect:
+    """The stage `collect`."""
+
+    name: Final = "collect"
+    noun: Final = "tar shards"
+
+    def run(self, session: Session) -> StageReport:
+        """Record the tar shards that are left, then merge all.
+
+        A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
+
+        Raises:
+            RunStoppedError: a tar shard could not be recorded (statistics of the others alone would be wrong), too many
+                are set aside, too many samples are bad, or there is none.
+        """
+        resolved = session.resolved
+        plan = read_plan(resolved)
+        if plan.finished:
+            num_aside = len(plan.set_aside)
+            return StageReport(
+                stage=self.name, noun=self.noun, already=plan.done - num_aside, failed=num_aside, nothing_to_do=True
+            )
+        failed = self._collect(session, plan)
+        # Layers are added to statistics of certain shards: of all of these, or not at all.
+        bound = 0.0 if plan.adds else resolved.recipe.data.max_error_fraction
+        set_aside = check_failures(failed, resolved.shard_urls, bound, log=log_place(resolved.root))
+        self._merge(session, plan, set_aside)
+        return StageReport(
+            stage=self.name,
+            noun=self.noun,
+            done=len(plan.todo) - len(set_aside),
+            already=plan.done,
+            failed=len(set_aside),
+            remark=describe_samples(resolved.root),
+        )
+
+    def _collect(self, session: Session, plan: CollectPlan) -> dict[int, Attempt[SampleCounts]]:
+        """Record the tar shards that are left. Returns index → last attempt of those that failed."""
+        resolved, resources = session.resolved, session.task_resources
+        tasks = [
+            Task(name=f"shard {index:06d}", argument=TarShard(index=index, url=resolved.shard_urls[index]))
+            for index in plan.todo
+        ]
+        function = partial(
+            collect_shard,
+            session.shared_model,
+            resources.device,
+            resolved.root,
+            resolved.recipe,
+            plan,
+            _correlated_layers(session),
+        )
+        run = partial(session.engine.run_tasks, function)
+        failed = {}
+        for outcome in session.do(self.name, run, tasks, resources, noun=self.noun, already=plan.done):
+            if outcome.ok:
+                counts = {name: value for name, value in asdict(outcome.result).items() if name in COUNTED}
+                session.log.append(stage=self.name, task=outcome.task.name, status="counted", **counts)
+            else:
+                failed[outcome.task.argument.index] = outcome.attempt
+        return failed
+
+    def _merge(self, session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) -> None:
+        resolved = session.resolved
+        attrs = {
+            "model": resolved.model.name,
+            "weights_sha256": resolved.model.weights_sha256,
+            "preprocessing": str(resolved.model.preprocessing),
+            "recipe_fingerprint": resolved.collect_fingerprint,
+            "shards_digest": shards_digest(resolved.shard_urls),
+        }
+        if resolved.recipe.data.caption_key:
+            attrs["caption_key"] = resolved.recipe.data.caption_key
+        function = partial(
+            merge_shards,
+            resolved.root,
+            resolved.recipe,
+            resolved.shard_urls,
+            plan,
+            set_aside,
+            resolved.model.layers(),
+        )
+        session.log.flush()  # the task quotes it
+        outcome = session.do_one(self.name, function, Task(name="merge", argument=attrs), session.cpu_resources)
+        if not outcome.ok:
+            raise RunStoppedError(
+                f"the shard statistics could not be merged: {outcome.attempt.error}\n{outcome.attempt.traceback}"
+            )
 
 
 def collect_shard(
-    shared_model: "Shared[Model]",
+    shared_model: Shared[Model],
     device: str,
     root: Root,
     recipe: Recipe,
     plan: CollectPlan,
     correlated_layers: Sequence[str],
-    *,
-    index: int,
-    url: str,
-) -> dict[str, Any]:
-    """The task: activation pass one tar shard and commit its partial. Returns counts, and some skipped samples as text."""
-    from pipeline.activations.collect import collect
-    from pipeline.activations.store import write_shard_statistics
-    from pipeline.data.shards import ErrorBudget, iterate_samples
-
+    shard: TarShard,
+) -> SampleCounts:
+    """The task: run the images of one tar shard through the model and commit its statistics."""
     model = model_on(shared_model, device)
     budget = ErrorBudget(recipe.data.max_error_fraction)
     samples = iterate_samples(
-        url,
+        shard.url,
         image_key=recipe.data.image_key,
         label_key=recipe.data.label_key,
         caption_key=recipe.data.caption_key,
@@ -102,7 +163,7 @@ def collect_shard(
         recorded = collect(
             model,
             samples,
-            shard_index=index,
+            shard_index=shard.index,
             layers=plan.layers,
             feature_layers=correlated_layers,
             top_k=recipe.statistics.top_k,
@@ -114,22 +175,22 @@ def collect_shard(
         )
     write_shard_statistics(
         root,
-        index,
+        shard.index,
         recorded,
-        recipe_fingerprint=recipe.fingerprint(STAGE),
-        shard_url=url,
+        recipe_fingerprint=recipe.fingerprint("collect"),
+        shard_url=shard.url,
         folder=plan.folder,
         captions=bool(recipe.data.caption_key),
     )
-    return {
-        "num_samples": recorded.num_samples,
-        "num_skipped": recorded.num_skipped,
-        "skipped_for": budget.counts(),
-        "skipped_examples": [
+    return SampleCounts(
+        num_samples=recorded.num_samples,
+        num_skipped=recorded.num_skipped,
+        skipped_for=budget.counts(),
+        skipped_examples=[
             f"{skip.reason} ({skip.key or 'whole shard'} in {skip.tar_shard}: {skip.detail})"
             for skip in budget.skipped[:NUM_EXAMPLES_SHOWN]
         ],
-    }
+    )
 
 
 def merge_shards(
@@ -139,20 +200,18 @@ def merge_shards(
     plan: CollectPlan,
     set_aside: Mapping[int, str],
     order: Sequence[str],
-    attrs: Mapping[str, Any],
+    attrs: Mapping[str, str],
 ) -> None:
     """The last task: merge all shard statistics but those of shards that are set aside, and commit the statistics.
 
     Raises:
         TooManyBadSamples: more than `data.max_error_fraction` of all samples, or no sample is left.
     """
-    from pipeline.activations.store import add_layers, merge_shard_statistics, write_statistics
-
     aside = plan.set_aside if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
     merged = merge_shard_statistics(
         root,
         shard_urls,
-        recipe_fingerprint=recipe.fingerprint(STAGE),
+        recipe_fingerprint=recipe.fingerprint("collect"),
         without=[index for index, url in enumerate(shard_urls) if url in aside],
         folder=plan.folder,
     )
@@ -164,9 +223,7 @@ def merge_shards(
 
 
 def describe_samples(root: Root) -> str:
-    """How many images the statistics are of, and how many samples were left out for which reasons."""
-    from pipeline.activations.store import committed_statistics
-
+    """How many images the statistics cover, and how many samples were left out for which reasons."""
     statistics = committed_statistics(root)
     assert statistics is not None
     text = f"{statistics['num_samples']} images"
@@ -174,21 +231,19 @@ def describe_samples(root: Root) -> str:
         return text
     text += f", {statistics['num_skipped']} samples left out"
     # By shard, since one that was recorded twice (a lost worker) is in the log twice.
-    counted = {entry["work"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
+    counted = {entry["task"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
     reasons = sum((Counter(skipped_for) for skipped_for in counted.values()), Counter[str]())
-    if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a partial and its log line
+    if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a commit and its log line
         return text
     return f"{text}: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}"
 
 
 def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_skipped: int) -> None:
-    """Hold the data set as a whole against `data.max_error_fraction`, whatever shards the bad samples are in.
+    """Check the data set as a whole against `data.max_error_fraction`, whatever shards the bad samples are in.
 
     Raises:
         TooManyBadSamples: with the counts and the first reasons from the log.
     """
-    from pipeline.data.shards import TooManyBadSamples
-
     total = num_samples + num_skipped
     allowed = recipe.data.max_error_fraction
     if num_samples and num_skipped <= allowed * total:
@@ -201,36 +256,6 @@ def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_sk
         f"{num_skipped} of {total} samples are bad ({num_skipped / total:.2%}, allowed {allowed:.2%}): {reasons}. "
         "Raise data.max_error_fraction and run the command again; or repair the shards, into another output.root"
     )
-
-
-def _merge(session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) -> None:
-    resolved = session.resolved
-    attrs = {
-        "model": resolved.model.name,
-        "weights_sha256": resolved.model.weights_sha256,
-        "preprocessing": str(resolved.model.preprocessing),
-        "recipe_fingerprint": resolved.collect_fingerprint,
-        "shards_digest": shards_digest(resolved.shard_urls),
-    }
-    if resolved.recipe.data.caption_key:
-        attrs["caption_key"] = resolved.recipe.data.caption_key
-    task = partial(
-        merge_shards,
-        resolved.root,
-        resolved.recipe,
-        resolved.shard_urls,
-        plan,
-        set_aside,
-        resolved.model.layers(),
-        attrs,
-    )
-    session.log.flush()  # the task quotes it
-    for outcome in session.engine.run_tasks(task, [Work(name="merge")], session.cpu_resources):
-        session.note(STAGE, outcome, count=0)
-        if not outcome.ok:
-            raise RunStoppedError(
-                f"the shard statistics could not be merged: {outcome.attempt.error}\n{outcome.attempt.traceback}"
-            )
 
 
 def _correlated_layers(session: Session) -> list[str]:

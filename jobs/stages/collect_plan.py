@@ -5,22 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jobs.engine.work import Attempt, RunStoppedError
+from jobs.engine.tasks import Attempt, R, RunStoppedError
 from jobs.run.resolved import ResolvedRecipe
+from pipeline.activations.storage.shard_files import SHARD_STATISTICS, folder_of
+from pipeline.activations.store import committed_shards, committed_statistics
 
 SET_ASIDE: Final = "shards_set_aside"  # attribute of the statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectPlan:
-    """What is left to activation pass.
+    """What is left of the activation pass.
 
     Attributes:
-        todo: indices of the tar shards.
-        done: how many need no activation pass any more.
-        layers: to activation pass in them; none, if the statistics are complete.
+        todo: indices of the tar shards that are left.
+        done: how many tar shards need no pass any more.
+        layers: to record in them; none, if the statistics are complete.
         adds: whether there are statistics, to which these layers are added.
-        folder: where the shard statistics lie.
+        folder: where the shard statistics are.
         set_aside: URL → error of the tar shards that the statistics leave out because they killed their workers.
     """
 
@@ -38,21 +40,18 @@ class CollectPlan:
 
 
 def plan_layers(requested: Sequence[str], statistics: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The layers that are left to activation pass: those that the statistics do not have yet."""
+    """The layers that are left to record: those that the statistics do not have yet."""
     there = statistics["layers"] if statistics else ()
     return tuple(layer for layer in requested if layer not in there)
 
 
 def shards_digest(shard_urls: Sequence[str]) -> str:
-    """What the statistics know the tar shards by that they are of, 16 hex digits."""
+    """By which the statistics know their tar shards, 16 hex digits."""
     return hashlib.sha256("\n".join(shard_urls).encode()).hexdigest()[:16]
 
 
 def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
     """`todo = requested − committed`, by what is in storage; statistics of another recipe or shards count as none."""
-    from pipeline.activations.storage.shard_files import SHARD_STATISTICS, folder_of
-    from pipeline.activations.store import committed_shards, committed_statistics
-
     urls, root, fingerprint = resolved.shard_urls, resolved.root, resolved.collect_fingerprint
     statistics = committed_statistics(root)
     if statistics is not None and (statistics["recipe_fingerprint"], statistics.get("shards_digest")) != (
@@ -80,7 +79,7 @@ def read_plan(resolved: ResolvedRecipe) -> CollectPlan:
 
 
 def check_failures(
-    failed: Mapping[int, Attempt], shard_urls: Sequence[str], max_error_fraction: float, *, log: str
+    failed: Mapping[int, Attempt[R]], shard_urls: Sequence[str], max_error_fraction: float, *, log: str
 ) -> dict[int, str]:
     """Index → error of the tar shards that are set aside, which must be all that failed.
 
@@ -96,7 +95,7 @@ def check_failures(
     Raises:
         RunStoppedError: a shard failed otherwise, or too many did.
     """
-    set_aside = {index: tried.error for index, tried in failed.items() if tried.lost == "worker"}
+    set_aside = {index: attempt.error for index, attempt in failed.items() if attempt.lost == "worker"}
     others = [index for index in failed if index not in set_aside]
     if not others and len(set_aside) <= max_error_fraction * len(shard_urls):
         return set_aside
@@ -104,7 +103,7 @@ def check_failures(
     text = (
         f"{len(failed)} of {len(shard_urls)} tar shards could not be recorded, "
         f"the first is {shard_urls[index]}: {failed[index].error}\n"
-        "The others are kept; run the command again to retry these, or take them out of data.shards. "
+        "The others are recorded; run the command again to retry these, or take them out of data.shards. "
         f"Tracebacks are in {log}"
     )
     if not others:

@@ -1,19 +1,21 @@
-"""The evaluators of a recipe, loaded before any work starts, so that one that cannot be had does not end a long run."""
-
-from typing import TYPE_CHECKING
+"""The evaluators of a recipe, loaded before any task starts, so that one that is missing does not end a long run."""
 
 from jobs.run.resolved import ResolvedRecipe
 from pipeline.errors import UserError
+from pipeline.evaluation.evaluators.load import load_evaluator
+from pipeline.evaluation.predictions import (
+    MODEL,
+    EvaluatorRecord,
+    evaluator_key,
+    read_evaluator,
+    role_of,
+    write_evaluator,
+)
 from pipeline.recipe.recipe import RecipeError
 
-if TYPE_CHECKING:
-    from pipeline.evaluation.predictions import EvaluatorRecord
 
-
-def own_record(resolved: ResolvedRecipe) -> "EvaluatorRecord":
+def model_record(resolved: ResolvedRecipe) -> EvaluatorRecord:
     """The atlas's own model as an evaluator."""
-    from pipeline.evaluation.predictions import MODEL, EvaluatorRecord
-
     model = resolved.model
     return EvaluatorRecord(
         key=MODEL,
@@ -26,21 +28,18 @@ def own_record(resolved: ResolvedRecipe) -> "EvaluatorRecord":
     )
 
 
-def require_evaluators(resolved: ResolvedRecipe) -> "list[EvaluatorRecord]":
+def require_evaluators(resolved: ResolvedRecipe) -> list[EvaluatorRecord]:
     """The records of all evaluators, the model's first. Each is loaded: it must be there, and be the same as before.
 
     Raises:
         RecipeError: an evaluator cannot be loaded, or it has other weights than when it scored in this folder before.
     """
-    from pipeline.evaluation.evaluators.load import load_evaluator
-    from pipeline.evaluation.predictions import EvaluatorRecord, evaluator_key, read_evaluator, role_of, write_evaluator
-
-    records = [own_record(resolved)]
+    records = [model_record(resolved)]
     for choice in resolved.recipe.evaluate.evaluators:
         key, place = evaluator_key(choice), "evaluate.clip" if role_of(choice) == "clip" else "evaluate.held_out_models"
         try:
             evaluator = load_evaluator(choice.name, choice.weights, class_names=resolved.model.class_names or None)
-        except Exception as error:  # whatever a library raises: of weights, of a download, of one's own factory
+        except Exception as error:  # whatever a library raises: of weights, of a download, of a user's factory
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise RecipeError(
                 f'{place} = "{choice.name}" with weights = "{choice.weights}" cannot be loaded: {reason}; '

@@ -4,131 +4,80 @@ A batch is committed whole: its visualizations first, then its fragment. A batch
 neuron at a time; what fails alone gets a row of status "failed" with the reason, and the run goes on.
 """
 
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from jobs.engine.work import PAUSE, RunStoppedError, Work
-from jobs.run.session import Session, StageReport, isolate
-from jobs.run.work_plan import Batch, batch_sizes, facet_of, num_seeds, part_missing, part_settled, plan_batches
-from jobs.stages.targets import TargetState, read_committed, read_failures, require_statistics
+from jobs.engine.tasks import RunStoppedError, Task
+from jobs.run.session import Session
+from jobs.run.stage import StageReport
+from jobs.run.work_plan import Batch, Key, batch_sizes, facet_of, num_seeds, part_by_targets, plan_batches
+from jobs.stages.targets import read_committed, read_failures, require_statistics
 from jobs.stages.visualize_actor import Visualizer, base_row, reference_columns
+from pipeline.atlas.format.fragments import read_statuses, write_fragment
+from pipeline.references.build import plan_targets
+from pipeline.references.store import read_references
 
-STAGE: Final = "visualize"
 MAX_REASON_LENGTH: Final = 500
 
 
-def run(session: Session, targets: TargetState | None = None, meanwhile: Iterable[object] = ()) -> StageReport:
-    """Make the visualizations that are left; neurons that failed in an earlier run are tried again.
+class Visualize:
+    """The stage `visualize`."""
 
-    Args:
-        session: of the run.
-        targets: of the neurons; None are those in storage. While any is open, its batch waits.
-        meanwhile: settles open targets; it is advanced between the works of this stage.
+    name: Final = "visualize"
+    noun: Final = "visualizations"
 
-    Raises:
-        RunStoppedError: statistics or targets are not there yet, or nothing at all succeeds.
-    """
-    from pipeline.atlas.format.fragments import read_statuses
+    def run(self, session: Session) -> StageReport:
+        """Make the visualizations that are left; neurons that failed in an earlier run are tried again.
 
-    resolved, started = session.resolved, time.perf_counter()
-    recipe, root = resolved.recipe, resolved.root
-    statuses = read_statuses(root)
-    done_before = {key for key in resolved.keys if statuses.get(key, "failed") != "failed"}
-    if len(done_before) == len(resolved.keys):
-        return StageReport(stage=STAGE, noun="visualizations", done=0, already=len(done_before))
-    require_statistics(root)
-    batches = plan_batches(
-        resolved.visualizations,
-        num_seeds=num_seeds(recipe),
-        batch_sizes=batch_sizes(recipe, session.resources.device),
-        done=done_before,
-    )
-    if targets is None:
-        layers = list(dict.fromkeys(batch.layer for batch in batches))
-        targets = TargetState(committed=read_committed(root, layers), open={})
-    settled, waiting = part_settled(batches, targets.open)
-    ready, without_target = part_missing(settled, targets.committed)
-    if without_target and not ready and not waiting and not done_before:
-        raise RunStoppedError(f"{root.url} has no targets yet: run `neuron-atlas targets RECIPE` first")
-    _commit_without_target(session, without_target)
+        Raises:
+            RunStoppedError: statistics or targets are not there yet, or nothing at all succeeds.
+        """
+        resolved = session.resolved
+        statuses = read_statuses(resolved.root)
+        done_before = {key for key in resolved.keys if statuses.get(key, "failed") != "failed"}
+        already = len(done_before)
+        if already == len(resolved.keys):
+            return StageReport(stage=self.name, noun=self.noun, already=already, nothing_to_do=True)
+        require_statistics(resolved.root)
+        ready, without_target = _plan(session, done_before)
+        if without_target and not ready and not already:
+            raise RunStoppedError(f"{resolved.root.url} has no targets yet: run `neuron-atlas targets RECIPE` first")
+        _commit_without_target(session, without_target)
+        done, failed = self._visualize(session, ready, already)
+        failed += sum(len(batch.units) for batch in without_target)
+        return StageReport(stage=self.name, noun=self.noun, done=done, already=already, failed=failed)
 
-    resources = replace(session.resources, reserves_cpus=not waiting)
-    plans = _plans(session, [*ready, *waiting])
-    num_visualizations = Counter[tuple[str, str]]()
-    for batch in [*ready, *waiting]:
-        num_visualizations[batch.layer, batch.method] += len(batch.units)
-    factory = partial(Visualizer, session.shared_model, resources, root, recipe, plans, num_visualizations)
-    failed_later: list[Batch] = []
-    outcomes = isolate(
-        lambda some, resources: session.engine.run_actors(factory, some, resources),
-        visualization_works(ready, waiting, targets, meanwhile, failed_later),
-        resources,
-        split=lambda work: [_work(batch) for batch in work.arguments["batch"].split()],
-        on_split=lambda outcome: session.note(STAGE, outcome, count=0),
-        failure_limit=session.failure_limit(len(done_before)),
-    )
-    done, failures = 0, sum(len(batch.units) for batch in without_target)
-    total = sum(len(batch.units) for batch in [*ready, *waiting])
-    for outcome in session.follow(STAGE, outcomes, total=total, noun="visualizations", size=num_neurons):
-        if outcome is PAUSE:
-            continue
-        if outcome.ok:
-            done += num_neurons(outcome.work)
-            continue
-        failures += num_neurons(outcome.work)
-        commit_failure(session, outcome.work.arguments["batch"], _reason(outcome.attempt.error))
-    _commit_without_target(session, failed_later)
-    failures += sum(len(batch.units) for batch in failed_later)
-    return StageReport(
-        stage=STAGE,
-        noun="visualizations",
-        done=done,
-        already=len(done_before),
-        failed=failures,
-        seconds=time.perf_counter() - started,
-    )
+    def _visualize(self, session: Session, batches: Sequence[Batch], already: int) -> tuple[int, int]:
+        """Make the visualizations of batches. Returns how many were made and how many failed."""
+        resources = session.actor_resources
+        run = partial(session.engine.run_actors, _factory(session, batches))
+        done = failed = 0
+        for outcome in session.do(
+            self.name,
+            run,
+            list(tasks_of(batches)),
+            resources,
+            noun=self.noun,
+            already=already,
+            split=lambda batch: list(tasks_of(batch.split())),
+        ):
+            if outcome.ok:
+                done += outcome.task.count
+            else:
+                failed += outcome.task.count
+                commit_failure(session, outcome.task.argument, _reason(outcome.attempt.error))
+        return done, failed
 
 
-def visualization_works(
-    ready: Sequence[Batch],
-    waiting: Sequence[Batch],
-    targets: TargetState,
-    meanwhile: Iterable[object],
-    failed_later: list[Batch],
-) -> Iterator[Work | None]:
-    """The batches that are ready, and each that waits once its targets are settled; None while there is none.
-
-    Members whose targets failed are left out of their batch and added to `failed_later`.
-    """
-    yield from map(_work, ready)
-    turns = iter(meanwhile)
-    while waiting:
-        next(turns)
-        settled, waiting = part_settled(waiting, targets.open)
-        ready, without_target = part_missing(settled, targets.committed)
-        failed_later.extend(without_target)
-        yield from map(_work, ready)
-        yield None
-
-
-def _work(batch: Batch) -> Work:
-    return Work(name=batch.name, arguments={"batch": batch})
-
-
-def num_neurons(work: Work) -> int:
-    """How many neurons a work is for."""
-    return len(work.arguments["batch"].units)
+def tasks_of(batches: Sequence[Batch] | Iterator[Batch]) -> Iterator[Task[Batch]]:
+    """A task for each batch."""
+    return (Task(name=batch.name, argument=batch, count=len(batch.units)) for batch in batches)
 
 
 def commit_failure(session: Session, batch: Batch, reason: str) -> None:
-    """Give every member of a batch a row of status "failed"; its real images, if they are known, stay with it."""
-    from pipeline.atlas.format.fragments import write_fragment
-    from pipeline.references.store import read_references
-
+    """Give every member of a batch a row of status "failed"; its dataset images, if they are known, stay with it."""
     resolved = session.resolved
     references = read_references(resolved.root, batch.layer, facet_of(resolved.recipe, batch.seed))
     committed = []
@@ -140,16 +89,48 @@ def commit_failure(session: Session, batch: Batch, reason: str) -> None:
     session.confirm(committed)
 
 
+def _plan(session: Session, done: set[Key]) -> tuple[list[Batch], list[Batch]]:
+    """What is left: batches of neurons that have targets, and of those that have none."""
+    resolved = session.resolved
+    batches = plan_batches(
+        resolved.visualizations,
+        num_seeds=num_seeds(resolved.recipe),
+        batch_sizes=batch_sizes(resolved.recipe, session.actor_resources.device),
+        done=done,
+    )
+    layers = list(dict.fromkeys(batch.layer for batch in batches))
+    return part_by_targets(batches, read_committed(resolved.root, layers))
+
+
+def _factory(session: Session, batches: Sequence[Batch]) -> partial[Visualizer]:
+    """What an actor makes its visualizer with."""
+    resolved = session.resolved
+    layers = dict.fromkeys(batch.layer for batch in batches)
+    plans = {layer: plan_targets(resolved.recipe, resolved.model, layer) for layer in layers}
+    num_visualizations = Counter[tuple[str, str]]()
+    for batch in batches:
+        num_visualizations[batch.layer, batch.method] += len(batch.units)
+    return partial(
+        Visualizer,
+        session.shared_model,
+        session.actor_resources,
+        resolved.root,
+        resolved.recipe,
+        plans,
+        num_visualizations,
+    )
+
+
 def _reason(error: str) -> str:
     text = " ".join(error.split())
     return text if len(text) <= MAX_REASON_LENGTH else text[: MAX_REASON_LENGTH - 1] + "…"
 
 
 def _commit_without_target(session: Session, batches: Sequence[Batch]) -> None:
-    """Give neurons that have no target a row that says why."""
+    """Give neurons that have no target a row with the reason."""
     if not batches:
         return
-    session.log.flush()  # it is asked for the reasons
+    session.log.flush()  # the reasons are read from it
     reasons = read_failures(session.resolved.root)
     for batch in batches:
         for single in batch.split():
@@ -157,12 +138,3 @@ def _commit_without_target(session: Session, batches: Sequence[Batch]) -> None:
             remedy = "run `neuron-atlas targets RECIPE`"
             reason = f"its target could not be made: {error}" if error else f"it has no target yet: {remedy}"
             commit_failure(session, single, _reason(reason))
-
-
-def _plans(session: Session, batches: Sequence[Batch]) -> dict[str, Any]:
-    """Layer → how its targets lie in the store."""
-    from pipeline.references.build import plan_targets
-
-    resolved = session.resolved
-    layers = dict.fromkeys(batch.layer for batch in batches)
-    return {layer: plan_targets(resolved.recipe, resolved.model, layer) for layer in layers}

@@ -7,51 +7,61 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from jobs.engine.memory import CudaMemory, Portions
-from jobs.engine.work import Resources
-from jobs.engine.worker import Shared, allocator_for_models, model_on
+from jobs.engine.memory import CudaMemory, MemoryAwareBatching
+from jobs.engine.tasks import Resources, TaskResult
+from jobs.engine.worker import Shared, allocator_for_models
 from jobs.run.work_plan import Batch, batch_sizes, facet_of
+from jobs.stages.worker_model import model_on
+from pipeline.activations.store import StatisticsStore
+from pipeline.atlas.format.fragments import write_fragment
+from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, alpha_path, image_path
+from pipeline.attribution.relevance import RULES
+from pipeline.derived_layers.layer import unit_label
+from pipeline.io.images import encode_webp
 from pipeline.io.root import Root
+from pipeline.models import Model, Precision
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe.recipe import Recipe
+from pipeline.references.build import options_for
+from pipeline.references.store import read_targets
+from pipeline.synthesis import Visualization, synthesize
+from pipeline.synthesis.methods.registry import method_named
+from pipeline.synthesis.methods.vital_target import AlignmentPlan, NeuronTarget
+from pipeline.synthesis.step import ExecutionMode, TracingError
 
-if TYPE_CHECKING:
-    from pipeline.models import Model, Precision
-    from pipeline.synthesis.step import ExecutionMode
+Row: TypeAlias = dict[str, object]  # columns of FRAGMENT_SCHEMA
 
 IMAGE_QUALITY: Final = 90
 
-# Compiling takes half a minute to a minute, once per layer and worker, and saves 0.2 to 0.5 ms of each step of a
-# visualization (ResNet-50 on an H200, benchmarks/results/2026-11-26-gpu.md).
+# Steps of a layer and method, over all of its visualizations, from which on compiling and tracing save more than they
+# take (benchmarks/gpu_speed.py, benchmarks/step_time.py).
 COMPILE_FROM_STEPS: Final = 200_000
-# Tracing takes some five seconds and saves a forward pass of each step that computes relevance, on a CPU some 40 ms for
-# a visualization of 224 px.
 TRACE_FROM_STEPS: Final = 2_000
 
 
 class Visualizer:
-    """Makes the visualizations of batches; keeps the model, the plan of each layer and the data's spectrum between them.
+    """Makes the visualizations of batches; keeps the model, the plan of each layer and the spectrum of the data set.
 
     Args:
         shared_model: of the run.
         resources: of this worker.
         root: of the run.
         recipe: of the run.
-        plans: layer → how its targets lie in the store.
+        plans: layer → how its visualizations are aligned.
         num_visualizations: (layer, method) → how many visualizations all workers are to make.
     """
 
     def __init__(
         self,
-        shared_model: "Shared[Model]",
+        shared_model: Shared[Model],
         resources: Resources,
         root: Root,
         recipe: Recipe,
-        plans: Mapping[str, Any],
+        plans: Mapping[str, AlignmentPlan],
         num_visualizations: Mapping[tuple[str, str], int],
     ) -> None:
         self._model = model_on(shared_model, resources.device)
@@ -61,21 +71,14 @@ class Visualizer:
         self._num_visualizations = num_visualizations
         self._precision = precision_of(recipe)
         self._device = resources.device
-        self._untraced: dict[tuple[str, str], str] = {}  # why steps are plain that were to be traced
-        self._portions = Portions(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
+        self._untraced: dict[tuple[str, str], str] = {}  # why steps are plain that should have been traced
+        self._batching = MemoryAwareBatching(CudaMemory(resources.gpus) if resources.device == "cuda" else None)
 
-    def __call__(self, *, batch: Batch) -> dict[str, Any]:
-        """Make and commit the visualizations of one batch.
-
-        Returns how many rows have which status; `at_once`, how many visualizations were optimized together; and
-        `untraced`, why the steps could not be traced or compiled, if that was tried.
-        """
-        from pipeline.atlas.format.fragments import write_fragment
-        from pipeline.references.store import read_targets
-        from pipeline.synthesis.methods.registry import method_named
-
+    def __call__(self, batch: Batch) -> TaskResult:
+        """Make and commit the visualizations of one batch."""
         plan = self._plans[batch.layer]
-        rows, targets = {}, {}
+        rows: dict[int, Row] = {}
+        targets: dict[int, NeuronTarget] = {}
         facet = facet_of(self._recipe, batch.seed)
         for unit, (target, references) in read_targets(self._root, plan, batch.units, facet).items():
             rows[unit] = base_row(self._model, self._recipe, batch, unit) | reference_columns(references)
@@ -83,25 +86,20 @@ class Visualizer:
             if target is not None:
                 targets[unit] = target
         if targets:
-            for unit, visualization in self._synthesize(batch, targets, rows).items():
-                rows[unit] |= write_visualizations(self._root, batch, unit, visualization)
-        committed = write_fragment(self._root, batch.name, list(rows.values()))
-        at_once = min(len(targets), self._portions.size(_kind(batch)) or len(targets))
-        told = {"ok": len(targets), "skipped": len(rows) - len(targets), "at_once": at_once, "committed": committed}
-        return told | ({"untraced": self._untraced[_kind(batch)]} if _kind(batch) in self._untraced else {})
+            for unit, visualization in self._synthesize(batch, targets).items():
+                rows[unit] |= write_visualization(self._root, batch, unit, visualization)
+        return TaskResult(
+            committed=write_fragment(self._root, batch.name, list(rows.values())),
+            at_once=min(len(targets), self._batching.size(_kind(batch)) or len(targets)),
+            untraced=self._untraced.get(_kind(batch), ""),
+        )
 
-    def _synthesize(
-        self, batch: Batch, targets: Mapping[int, Any], rows: Mapping[int, Mapping[str, Any]]
-    ) -> dict[int, Any]:
+    def _synthesize(self, batch: Batch, targets: Mapping[int, NeuronTarget]) -> dict[int, Visualization]:
         """Unit → its visualization, as many at once as memory holds."""
-        from pipeline.references.build import options_for
-        from pipeline.synthesis import synthesize
-        from pipeline.synthesis.step import TracingError
-
         options = options_for(self._recipe, batch.method)
 
-        def make(units: Sequence[int], steps: int = options.steps) -> list[Any]:
-            execution_mode = "plain" if steps == 1 else self._execution_mode(batch, len(units), steps)
+        def make(units: Sequence[int], steps: int = options.steps) -> list[Visualization]:
+            execution_mode: ExecutionMode = "plain" if steps == 1 else self._execution_mode(batch, len(units), steps)
             try:
                 return make_by(execution_mode, units, steps)
             except TracingError as error:
@@ -110,7 +108,7 @@ class Visualizer:
                 self._untraced[_kind(batch)] = str(error)
             return make_by("plain", units, steps)
 
-        def make_by(execution_mode: "ExecutionMode", units: Sequence[int], steps: int) -> list[Any]:
+        def make_by(execution_mode: ExecutionMode, units: Sequence[int], steps: int) -> list[Visualization]:
             return synthesize(
                 self._model,
                 [(batch.layer, unit) for unit in units],
@@ -118,17 +116,17 @@ class Visualizer:
                 method=batch.method,
                 options=replace(options, steps=steps),
                 image_size_px=self._plans[batch.layer].image_size_px,
-                seeds=[int(rows[unit]["seed_value"]) for unit in units],
+                seeds=[seed_of(self._recipe, batch, unit) for unit in units],
                 spectrum=self._spectrum if options.needs_spectrum else None,
                 precision=self._precision,
                 execution_mode=execution_mode,
             )
 
         with allocator_for_models(self._device):
-            made = self._portions.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
+            made = self._batching.run(_kind(batch), list(targets), make, probe=lambda unit: make([unit], steps=1))
         return dict(zip(targets, made, strict=True))
 
-    def _execution_mode(self, batch: Batch, count: int, steps: int) -> "ExecutionMode":
+    def _execution_mode(self, batch: Batch, count: int, steps: int) -> ExecutionMode:
         """How a step is computed: traced or compiled where that is worth it, at the size that most batches have."""
         wish = self._recipe.visualize.compile
         if isinstance(wish, bool):
@@ -136,25 +134,21 @@ class Visualizer:
         if _kind(batch) in self._untraced:
             return "plain"
         total = self._num_visualizations[_kind(batch)]
-        at_once = min(total, self._portions.size(_kind(batch)) or batch_sizes(self._recipe, self._device)[batch.method])
+        at_once = min(total, self._batching.size(_kind(batch)) or batch_sizes(self._recipe, self._device)[batch.method])
         if 2 * count <= at_once:
             return "plain"
         if self._device == "cuda":
             return "compiled" if total * steps >= COMPILE_FROM_STEPS else "plain"
-        from pipeline.attribution.relevance import RULES
-
         has_relevance = self._plans[batch.layer].rule in RULES and batch.method == "vital"
         return "traced" if has_relevance and total * steps >= TRACE_FROM_STEPS else "plain"
 
     @cached_property
     def _spectrum(self) -> np.ndarray:
         """Mean magnitude spectrum of the data set, [C, S, S // 2 + 1]."""
-        from pipeline.activations.store import StatisticsStore
-
         return StatisticsStore.open(self._root).spectrum().magnitude
 
 
-def precision_of(recipe: Recipe) -> "Precision":
+def precision_of(recipe: Recipe) -> Precision:
     """The precision of the network's arithmetic; `auto` is float32 on every device."""
     return "bfloat16" if recipe.visualize.precision == "bfloat16" else "float32"
 
@@ -164,11 +158,8 @@ def _kind(batch: Batch) -> tuple[str, str]:
     return batch.layer, batch.method
 
 
-def write_visualizations(root: Root, batch: Batch, unit: int, visualization: Any) -> dict[str, Any]:
-    """Write visualization and mask of one neuron and return the columns that describe them."""
-    from pipeline.atlas.format.schema import alpha_path, image_path
-    from pipeline.io.images import encode_webp
-
+def write_visualization(root: Root, batch: Batch, unit: int, visualization: Visualization) -> Row:
+    """Write the image and the attribution mask of one neuron and return the columns that describe them."""
     key = (batch.layer, unit, batch.method, batch.seed)
     image = encode_webp(visualization.image, quality=IMAGE_QUALITY)
     root.write_bytes(image_path(*key), image)
@@ -190,7 +181,7 @@ def write_visualizations(root: Root, batch: Batch, unit: int, visualization: Any
 def mask(alpha: np.ndarray) -> np.ndarray:
     """Attribution mask [H, W] in [0, 1] as a black RGBA image, uint8 [⌈H/2⌉, ⌈W/2⌉, 4], as CSS `mask-image` takes it.
 
-    Half the resolution: browsers enlarge it smoothly, and at full size it would take thrice its visualization's bytes.
+    Half the resolution: browsers enlarge it smoothly, and at full size it would take three times its bytes.
     """
     H, W = alpha.shape
     even = np.pad(alpha, ((0, H % 2), (0, W % 2)), mode="edge")
@@ -200,17 +191,19 @@ def mask(alpha: np.ndarray) -> np.ndarray:
     return image
 
 
-def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
-    """The columns of a row that are known before anything is optimized."""
-    from pipeline.references.build import options_for
-    from pipeline.synthesis.methods.registry import method_named
+def seed_of(recipe: Recipe, batch: Batch, unit: int) -> int:
+    """The seed of the generator of one visualization."""
+    return neuron_seed(recipe.seed, batch.method, batch.layer, unit, batch.seed)
 
+
+def base_row(model: Model, recipe: Recipe, batch: Batch, unit: int) -> Row:
+    """The columns of a row that are known before anything is optimized."""
     options = options_for(recipe, batch.method)
     return {
         "neuron_id": Neuron(model.name, batch.layer, unit).id,
         "layer": batch.layer,
         "unit": unit,
-        "label": model.unit_label(batch.layer, unit),
+        "label": unit_label(model, batch.layer, unit),
         "method": batch.method,
         "seed": batch.seed,
         "facet": facet_of(recipe, batch.seed),
@@ -221,12 +214,10 @@ def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[st
         "parameterization": options.parameterization,
         "precision": precision_of(recipe),
         "recipe_fingerprint": recipe.fingerprint("visualize"),
-        "seed_value": str(neuron_seed(recipe.seed, batch.method, batch.layer, unit, batch.seed)),
+        "seed_value": str(seed_of(recipe, batch, unit)),
     }
 
 
-def reference_columns(references: Mapping[str, Any]) -> dict[str, Any]:
-    """What a unit's row of references says in the columns of a fragment: the images, and `dead` with its reason."""
-    from pipeline.atlas.format.schema import FRAGMENT_SCHEMA
-
+def reference_columns(references: Mapping[str, object]) -> Row:
+    """Of a unit's row of references the columns of a fragment: the images, and `dead` with its reason."""
     return {name: value for name, value in references.items() if name in FRAGMENT_SCHEMA}

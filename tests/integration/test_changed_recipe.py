@@ -1,4 +1,4 @@
-"""A recipe that changed: what adds only adds, what changes results is refused, and what is only said is built again."""
+"""A recipe that changed: what adds only adds, what changes results is refused, what is only shown is built again."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run_again(finished, tmp_path, capsys):
-    """Run it again on a copy of the atlas with overrides; returns what was said of each stage."""
+    """Run it again on a copy of the atlas with overrides; returns what was echoed of each stage."""
     shutil.copytree(finished / "out", tmp_path / "out")
 
     def run(*overrides: str) -> list[str]:
@@ -205,5 +205,5 @@ def test_more_shards_are_recorded_alone_until_targets_are_made_of_them(tmp_path,
 
     shutil.copytree(out / "run/shard_statistics", tmp_path / "new/run/shard_statistics")
     assert main(["collect", str(path), "--address", "inline", "--set", f"output.root={tmp_path}/new"]) == DONE
-    assert "collect: nothing" not in (said := capsys.readouterr().out)
-    assert "3 already done" in said
+    assert "collect: nothing" not in (echoed := capsys.readouterr().out)
+    assert "3 already done" in echoed

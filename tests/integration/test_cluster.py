@@ -1,15 +1,17 @@
-"""A cluster of three nodes on one machine loses workers, nodes and drivers: the atlas is that of a quiet run."""
+"""A cluster of three nodes on one machine loses workers, nodes and drivers in every stage: the atlas stays the same."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from jobs.cli import DONE
 from jobs.run.run_folder import STAGES, read_log
@@ -24,28 +26,44 @@ from tests.support.paths import ROOT
 from tests.support.s3_server import environment_of, every, no_faults
 from tests.support.tiny_run import NUM_NEURONS, recipe_toml, tiny_recipe, write_data
 
-pytestmark = pytest.mark.slow
+# Generous: on a busy machine each driver takes half a minute to start.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NETWORK = "model.name=python:tests.support.sabotage:net"
-NUM_WORKERS = 2  # of one CPU each, beside a head that takes no work
+NUM_WORKERS = 2  # of one CPU each, beside a head that runs no task
 # What may be lost and made again at one blow: what runs, and what waits at a worker's side.
 IN_FLIGHT = 2 * NUM_WORKERS
 
-# The program that is told so does not ask for GPUs: actors take none, and no CPU.
-SIDE_BY_SIDE = ("compute.gpus_per_task=0", f"compute.num_actors={NUM_WORKERS}")
-
-# A write of each stage, at which a blow falls: the third tar shard, the targets of a layer, visualizations, dataset
-# images.
-POINTS = ("run/shard_statistics/000002.", "run/targets/stage2/", "images/fc/00002-vital-s0.webp", "examples/stage2/")
+# Writes at which a blow falls: a tar shard, the targets of a layer, visualizations, scores, dataset images.
+OF_WORKERS = (
+    "run/shard_statistics/000002.",
+    "run/targets/stage2/",
+    "images/fc/00002-vital-s0.webp",
+    "run/scores/fc",
+    "examples/stage2/",
+)
+OF_NODES = (
+    "run/shard_statistics/000004.",
+    "run/targets/fc/",
+    "images/stage2/00001-vital-s0.webp",
+    "run/scores/stage2",
+    "examples/fc/",
+)
+OF_DRIVERS = (
+    "run/shard_statistics/000003.",
+    "run/targets/fc/",
+    "images/fc/00003-vital-s0.webp",
+    "layers/stage2.parquet",
+)
 
 
 class Nodes:
     """A cluster whose workers and nodes are struck by the plan of a folder, see `tests.support.sabotage`."""
 
     def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
-
         self.folder = folder
+        self._plan: list[dict[str, str]] = []
+        self._num_replaced = 0
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(NUM_WORKERS):
             self.add()
@@ -56,27 +74,41 @@ class Nodes:
     def close(self) -> None:
         self._cluster.shutdown()
 
-    def plan(self, *blows: tuple[str, str]) -> None:
-        """Forget what was, and strike these (victim, part of a path)."""
+    def plan(self, **blows: Sequence[str]) -> None:
+        """Forget earlier blows, and strike these: victim → parts of paths."""
         for file in self.folder.iterdir():
             file.unlink()
-        (self.folder / "plan.json").write_text(json.dumps([{"victim": v, "path": path} for v, path in blows]))
+        self._plan = [{"victim": victim, "path": path} for victim, paths in blows.items() for path in paths]
+        self._num_replaced = 0
+        (self.folder / "plan.json").write_text(json.dumps(self._plan))
 
-    def struck(self) -> int:
-        return len(list(self.folder.glob("struck-*")))
+    def struck(self, victim: str) -> int:
+        return sum(
+            blow["victim"] == victim and (self.folder / f"struck-{number}").exists()
+            for number, blow in enumerate(self._plan)
+        )
 
     def commits(self) -> Counter[str]:
         log = self.folder / "commits.log"
         return Counter(log.read_text().splitlines() if log.exists() else ())
 
-    def start(self, recipe: Path, *settings: str, program: str = "jobs.cli") -> subprocess.Popen[bytes]:
+    def start(self, recipe: Path) -> subprocess.Popen[bytes]:
         """A driver of its own process."""
         environment = os.environ | {"RAY_ADDRESS": self._cluster.address}
-        command = [sys.executable, "-m", program, "run", str(recipe), "--address", "auto"]
-        command += [part for setting in (NETWORK, *settings) for part in ("--set", setting)]
-        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "jobs.cli", "run", str(recipe), "--address", "auto", "--set", NETWORK]
+        with open(self.folder / "driver.err", "wb") as errors:
+            driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
         (self.folder / "driver.pid").write_text(str(driver.pid))
         return driver
+
+    def wait(self, driver: subprocess.Popen[bytes]) -> int:
+        """The driver's exit code; while it runs, a node joins for each one that goes."""
+        while driver.poll() is None:
+            if self.struck("node") > self._num_replaced:
+                self.add()
+                self._num_replaced += 1
+            time.sleep(0.1)
+        return driver.returncode
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +138,9 @@ def whole(shards, tmp_path_factory):
     return published(out)
 
 
-@pytest.fixture
-def recipe(shards, tmp_path):
-    path = tmp_path / "tiny.toml"
-    path.write_text(recipe_toml(shards, tmp_path / "out"))
-    return path
-
-
-def finish(driver: subprocess.Popen[bytes]) -> None:
-    _, errors = driver.communicate(timeout=90)
-    assert driver.returncode == DONE, errors.decode()
+def finish(nodes: Nodes, recipe: Path) -> None:
+    code = nodes.wait(nodes.start(recipe))
+    assert code == DONE, (nodes.folder / "driver.err").read_text()
 
 
 def check(out: Path | str, whole: dict[str, bytes], commits: Counter[str], *, blows: int) -> None:
@@ -129,65 +154,32 @@ def check(out: Path | str, whole: dict[str, bytes], commits: Counter[str], *, bl
     assert sum(again.values()) <= blows * IN_FLIGHT, again
 
 
-def test_workers_that_are_killed_in_every_stage_while_visualizations_are_made_beside_targets(
-    nodes, recipe, tmp_path, whole
-):
-    nodes.plan(*(("worker", point) for point in POINTS))
-    finish(nodes.start(recipe, *SIDE_BY_SIDE, program="tests.support.side_by_side"))
-    assert nodes.struck() == len(POINTS)
-    check(tmp_path / "out", whole, nodes.commits(), blows=len(POINTS))
+def test_workers_are_killed_and_nodes_go_in_every_stage_while_others_join(nodes, shards, tmp_path, whole):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out"))
+    nodes.plan(worker=OF_WORKERS, node=OF_NODES)
+    finish(nodes, recipe)
+    assert (nodes.struck("worker"), nodes.struck("node")) == (len(OF_WORKERS), len(OF_NODES))
+    check(tmp_path / "out", whole, nodes.commits(), blows=len(OF_WORKERS) + len(OF_NODES))
     lost = [entry for entry in read_log(Root.open(tmp_path / "out")) if entry.get("attempts", 1) > 1]
-    assert {entry["stage"] for entry in lost} == {"collect", "targets", "visualize", "build"}
+    assert {entry["stage"] for entry in lost} == set(STAGES)
     assert {entry["status"] for entry in lost} == {"done"}
 
 
-def test_nodes_that_go_in_every_stage_while_others_join(nodes, recipe, tmp_path, whole):
-    nodes.plan(*(("node", point) for point in POINTS))
-    driver, replaced = nodes.start(recipe), 0
-    while driver.poll() is None:
-        if nodes.struck() > replaced:
-            nodes.add()
-            replaced += 1
-        time.sleep(0.1)
-    finish(driver)
-    assert nodes.struck() == len(POINTS)
-    check(tmp_path / "out", whole, nodes.commits(), blows=len(POINTS))
-
-
-def test_a_driver_that_is_killed_in_every_stage(nodes, recipe, tmp_path, whole):
-    # Of build, what the driver itself writes. In visualize it is killed below, on S3: each start takes ten seconds.
-    points = (*POINTS[:2], "layers/stage2.parquet")
-    nodes.plan(*(("driver", point) for point in points))
-    for number in range(len(points)):
-        driver = nodes.start(recipe)
-        driver.communicate(timeout=90)
-        assert driver.returncode == -9
-        assert nodes.struck() == number + 1
-    finish(nodes.start(recipe))
-    check(tmp_path / "out", whole, nodes.commits(), blows=len(points))
-
-
-def test_a_failing_store_under_workers_nodes_and_a_driver_that_go(nodes, s3_server, s3_url, shards, whole, tmp_path):
+def test_drivers_are_killed_in_every_stage_on_a_failing_store(nodes, s3_server, s3_url, shards, whole, tmp_path):
     data, out = Root.open(f"{s3_url}/data"), f"{s3_url}/out"
     for shard in Path(shards).parent.iterdir():
         data.write_bytes(shard.name, shard.read_bytes())
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(recipe_toml(f"{data.url}/{Path(shards).name}", out))
-    victims = ("worker", "node", "driver", "worker")
-    nodes.plan(*zip(victims, POINTS, strict=True))
+    nodes.plan(driver=OF_DRIVERS, worker=OF_WORKERS[:1], node=OF_NODES[1:2])
     s3_server.stall_s = 0.3  # slow answers
     s3_server.choose = every(61, "500", "drop-request", "503", "drop-response", "refuse", "stall")
-
-    driver = nodes.start(recipe)
-    while driver.poll() is None:
-        if (nodes.folder / "struck-1").exists() and not (nodes.folder / "replaced").exists():
-            nodes.add()
-            (nodes.folder / "replaced").touch()
-        time.sleep(0.1)
-    driver.communicate()
-    assert driver.returncode == -9
-    finish(nodes.start(recipe))
+    for number in range(len(OF_DRIVERS)):
+        assert nodes.wait(nodes.start(recipe)) == -signal.SIGKILL
+        assert nodes.struck("driver") == number + 1
+    finish(nodes, recipe)
     s3_server.choose = no_faults
-    assert nodes.struck() == len(POINTS)
-    check(out, whole, nodes.commits(), blows=len(POINTS))
+    assert (nodes.struck("worker"), nodes.struck("node")) == (1, 1)
+    check(out, whole, nodes.commits(), blows=len(OF_DRIVERS) + 2)
     assert len(s3_server.requests) > 10 * 61

@@ -19,7 +19,7 @@ from jobs.run.run_folder import read_log
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_table
 from pipeline.io.root import Root
-from tests.support.tiny_run import NUM_CLASSES, recipe_toml, small_net, visualization, write_data, write_tar
+from tests.support.tiny_run import NUM_CLASSES, dataset_image, recipe_toml, small_net, write_data, write_tar
 
 ROTATED_90 = 6  # EXIF orientation
 
@@ -31,7 +31,7 @@ def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def scene() -> Image.Image:
-    return Image.open(io.BytesIO(visualization(1)))
+    return Image.open(io.BytesIO(dataset_image(1)))
 
 
 def animated() -> bytes:
@@ -67,11 +67,11 @@ GOOD = {
     "rotated.jpg": rotated,
 }
 BAD: dict[str, Callable[[], bytes]] = {
-    "corrupt.png": lambda: visualization(2)[:60] + b"\xff" * 200 + visualization(2)[260:],
-    "truncated.png": lambda: visualization(3)[: len(visualization(3)) // 2],
+    "corrupt.png": lambda: dataset_image(2)[:60] + b"\xff" * 200 + dataset_image(2)[260:],
+    "truncated.png": lambda: dataset_image(3)[: len(dataset_image(3)) // 2],
     "zero-byte.jpg": lambda: b"",
     "bomb.png": bomb,
-    "no-visualization.jpg": lambda: b"<html>404 not found</html>",
+    "no-image.jpg": lambda: b"<html>404 not found</html>",
 }
 SKIPPED = {
     "corrupt": 1,
@@ -86,7 +86,7 @@ SKIPPED = {
 
 
 def write_zoo(folder: Path) -> None:
-    """One tar shard with every kind of visualization and mistake, and one that is cut in the middle of a visualization."""
+    """One tar shard with every kind of image and mistake, and one that is cut in the middle of an image."""
     members: list[tuple[str, bytes]] = []
 
     def add(name: str, image: bytes, label: str | None) -> None:
@@ -96,13 +96,13 @@ def write_zoo(folder: Path) -> None:
 
     for number, (name, make) in enumerate((GOOD | BAD).items()):
         add(name, make(), str(number % NUM_CLASSES))
-    add("unlabeled.png", visualization(10), None)
-    add("label-out-of-range.png", visualization(11), str(NUM_CLASSES))
-    add("label-no-number.png", visualization(12), "cat")
-    add("gray.png", visualization(13), "0")  # its key was there before
+    add("unlabeled.png", dataset_image(10), None)
+    add("label-out-of-range.png", dataset_image(11), str(NUM_CLASSES))
+    add("label-no-number.png", dataset_image(12), "cat")
+    add("gray.png", dataset_image(13), "0")  # its key was there before
     members.append(("no-image.cls", b"1"))
     write_tar(folder / "zoo-000000.tar", members)
-    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", visualization(20 + n)) for n in range(4)])
+    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", dataset_image(20 + n)) for n in range(4)])
     data = whole.read_bytes()
     start_of_third = data.index(b"photo2.png")
     whole.write_bytes(data[: start_of_third + 512 + 100])
@@ -124,7 +124,7 @@ def test_every_bad_sample_is_recorded_and_every_good_one_used(zoo, tmp_path, cap
     allowed = ["--set", "data.max_error_fraction=0.3"]
     assert main(["run", zoo, "--address", "inline", *allowed]) == DONE
     root = Root.open(tmp_path / "out")
-    counted = {entry["work"]: entry for entry in read_log(root) if entry["status"] == "counted"}
+    counted = {entry["task"]: entry for entry in read_log(root) if entry["status"] == "counted"}
     assert counted["shard 000002"]["skipped_for"] == SKIPPED
     assert counted["shard 000003"]["skipped_for"] == {"truncated-shard": 1}
     assert all(counted[f"shard 00000{n}"]["num_skipped"] == 0 for n in (0, 1))
@@ -155,8 +155,8 @@ def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised
     assert not (tmp_path / "out/run/statistics.json").exists()
 
     assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.3"]) == DONE
-    works = [entry["work"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
-    assert sorted(works) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was recorded twice
+    tasks = [entry["task"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
+    assert sorted(tasks) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was recorded twice
 
 
 def net_with_a_bug() -> nn.Module:

@@ -58,6 +58,6 @@ def test_a_run_on_a_full_and_then_read_only_disk_resumes_to_the_same_bytes(tmp_p
     run_stages(tiny_recipe(shards, tmp_path / "whole"), STAGES, address="inline", echo=lambda line: None)
     assert published(copy) == published(tmp_path / "whole")
     assert validate(str(copy)) == []
-    done = [(entry["stage"], entry["work"]) for entry in read_log(Root.open(copy)) if entry["status"] == "done"]
+    done = [(entry["stage"], entry["task"]) for entry in read_log(Root.open(copy)) if entry["status"] == "done"]
     assert len(done) == len(set(done))
     assert "failed" not in {entry["status"] for entry in read_log(Root.open(copy))}

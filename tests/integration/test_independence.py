@@ -3,12 +3,11 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 
 from jobs.engine.inline import InlineEngine
-from jobs.engine.work import LazyWorker, Outcome, Resources, Work
+from jobs.engine.tasks import A, LazyWorker, Outcome, R, Resources, Task
 from jobs.run.run_folder import STAGES
 from jobs.runner import run_stages
 from tests.integration.test_killed import published
@@ -16,7 +15,7 @@ from tests.support.tiny_run import tiny_recipe, write_data
 
 
 class Crowd(InlineEngine):
-    """Workers of one process that take works in any order; each actor keeps a model of its own."""
+    """Workers of one process that take tasks in any order; each actor keeps a model of its own."""
 
     def __init__(self, num_workers: int, seed: int) -> None:
         self.num_workers = num_workers
@@ -25,16 +24,17 @@ class Crowd(InlineEngine):
     def slots(self, resources: Resources) -> int:
         return self.num_workers
 
-    def run_tasks(self, function: Callable[..., Any], works: Sequence[Work], resources: Resources) -> Iterator[Outcome]:
-        return super().run_tasks(function, self._random.sample(works, len(works)), resources)
+    def run_tasks(
+        self, function: Callable[[A], R], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
+        return super().run_tasks(function, self._random.sample(tasks, len(tasks)), resources)
 
     def run_actors(
-        self, factory: Callable[[], Callable[..., Any]], works: Sequence[Work], resources: Resources
-    ) -> Iterator[Outcome]:
+        self, factory: Callable[[], Callable[[A], R]], tasks: Sequence[Task[A]], resources: Resources
+    ) -> Iterator[Outcome[A, R]]:
         actors = [LazyWorker(factory) for _ in range(self.num_workers)]
-        known = list(works)
-        for work in self._random.sample(known, len(known)):
-            yield from super().run_tasks(self._random.choice(actors), [work], resources)
+        for task in self._random.sample(tasks, len(tasks)):
+            yield from super().run_tasks(self._random.choice(actors), [task], resources)
 
 
 @pytest.fixture(scope="module")

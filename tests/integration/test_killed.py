@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.cli import DONE, DONE_WITH_FAILED_UNITS, main
+from jobs.cli import DONE, DONE_WITH_FAILED_UNITS, FAILED, main
 from jobs.run.run_folder import STAGES, read_log
 from jobs.runner import run_stages
 from pipeline.atlas.validation.validate import validate
@@ -38,44 +38,39 @@ def whole(shards, tmp_path_factory):
 
 
 def published(out: Path) -> dict[str, bytes]:
-    """The index, the scores and all visualizations; the tables of layers hold gallery times."""
+    """The index, the scores and all visualizations; the tables of layers hold elapsed times."""
     tables = [out / name for name in ("index.parquet", "scores.parquet", "scores.md")]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in (*tables, *out.rglob("*.webp"))}
 
 
-def works_done(out: Path) -> list[tuple[str, str]]:
-    return [(entry["stage"], entry["work"]) for entry in read_log(Root.open(out)) if entry["status"] == "done"]
+def tasks_done(out: Path) -> list[tuple[str, str]]:
+    """(stage, task) of all that was done; scores that follow from predictions are made anew until all are there."""
+    done = [(entry["stage"], entry["task"]) for entry in read_log(Root.open(out)) if entry["status"] == "done"]
+    return [(stage, task) for stage, task in done if not task.startswith("scores")]
 
 
-@pytest.mark.parametrize(
-    ("write", "number", "num_done"),
-    [
-        ("run/samples.parquet", 1, 3),  # collect: all three, and the merge is nearly
-        (
-            "run/evaluation/model/visualizations/",
-            1,
-            14,
-        ),  # evaluate: visualizations are scored, dataset images were looked at
-        ("run/evaluation/scores.md", 1, 18),  # evaluate: all but the marker of the summary
-    ],
-)
-def test_a_killed_run_goes_on_to_the_same_bytes_and_redoes_nothing(shards, whole, tmp_path, write, number, num_done):
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes_and_redoes_nothing(shards, whole, tmp_path):
     recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
     recipe.write_text(recipe_toml(shards, out))
-    command = [sys.executable, "-m", "tests.support.killed_run", str(recipe), write, str(number)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(works_done(out)) == num_done
-    assert [path for path in out.rglob("*") if is_temporary(path.name)]
-    assert not (out / "atlas.json").exists()
+    for write, number, num_done in (
+        ("run/samples.parquet", 1, 3),  # collect: all three shards, and the merge is nearly done
+        ("run/fragments/", 2, 7),  # visualize: one of five batches
+        ("run/evaluation/model/visualizations/", 1, 14),  # evaluate: all is scored, dataset images are predicted
+        ("run/evaluation/scores.md", 1, 16),  # evaluate: all but the marker of the summary
+    ):
+        command = [sys.executable, "-m", "tests.support.killed_run", str(recipe), write, str(number)]
+        killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert len(tasks_done(out)) == num_done
+        assert [path for path in out.rglob("*") if is_temporary(path.name)]
+        assert not (out / "atlas.json").exists()
 
     assert main(["run", str(recipe), "--address", "inline"]) == DONE
     assert published(out) == whole
     assert validate(str(out)) == []
     assert not [path for path in out.rglob("*") if is_temporary(path.name)]
-    # Scores that follow from looks are arithmetic, and made anew until all are there.
-    works = [(stage, work) for stage, work in works_done(out) if not work.startswith("scores")]
-    assert len(works) == len(set(works)) == 18
+    done = tasks_done(out)
+    assert len(done) == len(set(done)) == 18
 
 
 def die_once(_module: nn.Module, inputs: tuple[torch.Tensor], *, driver: int, markers: Path) -> None:
@@ -94,7 +89,7 @@ def net_that_kills_its_worker() -> nn.Module:
     return module
 
 
-def test_works_whose_worker_is_killed_are_done_by_another(shards, whole, tmp_path, monkeypatch, ray_engine):
+def test_tasks_whose_worker_is_killed_are_done_by_another(shards, whole, tmp_path, monkeypatch, ray_engine):
     monkeypatch.setenv("TINY_MARKERS", str(tmp_path))
     recipe = tiny_recipe(
         shards, tmp_path / "out", "model.name=python:tests.integration.test_killed:net_that_kills_its_worker"
@@ -103,7 +98,7 @@ def test_works_whose_worker_is_killed_are_done_by_another(shards, whole, tmp_pat
     assert [report.failed for report in reports] == [0, 0]
     assert len(list(tmp_path.glob("with*"))) == 2
     repeated = [entry for entry in read_log(Root.open(tmp_path / "out")) if entry.get("attempts", 1) > 1]
-    # One work of each stage killed its worker; Ray may have sent the next one to that worker before it saw it die.
+    # One task of each stage killed its worker; Ray may have sent the next one to that worker before it saw it die.
     assert [stage for stage, _ in groupby(entry["stage"] for entry in repeated)] == ["collect", "targets"]
     assert {(entry["status"], entry["attempts"]) for entry in repeated} == {("done", 2)}
     run_stages(recipe, STAGES, address="inline")
@@ -142,3 +137,30 @@ def test_a_poisoned_target_costs_its_neuron_only_and_is_repaired_when_it_is_good
     assert "visualize: 1 visualizations done, 7 already done" in capsys.readouterr().out
     assert set(published(out)) == set(whole)
     assert validate(str(out)) == []
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_run_on_ray_cleanly(shards, tmp_path):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(shards, tmp_path / "out"))
+    command = [sys.executable, "-m", "jobs.cli", "run", str(recipe), "--set", "visualize.steps=100000"]
+    # As a user has it, with a home folder in which Ray could leave its token.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stderr is not None
+        printed = []
+        while b"visualize: 8 visualizations" not in (line := process.stderr.readline()):
+            printed.append(line)
+            assert process.poll() is None, printed
+        process.terminate()
+        _, error = process.communicate(timeout=240)
+    assert process.returncode == FAILED
+    assert b"Finished tasks are stored" in error
+    assert b"Traceback" not in error
+    assert (tmp_path / "out/run/statistics.json").exists()
+    assert not (tmp_path / "home/.ray").exists()
+    ours = (b"collect: ", b"targets: ")
+    assert [line for line in printed if not line.startswith(ours)] == []  # nothing of Ray's, no warning either

@@ -1,4 +1,4 @@
-"""Runs of several methods and facets: each neuron gets the visualizations its block asks for, and later ones add to them."""
+"""Runs of several methods and facets: each neuron gets the visualizations of its block, and later ones add to them."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from jobs.commands.status import read_status
-from jobs.engine.work import Attempt, RunStoppedError
+from jobs.engine.tasks import Attempt, RunStoppedError
 from jobs.run.run_folder import STAGES, read_log
 from jobs.runner import run_stages
 from jobs.stages.collect_plan import check_failures
@@ -45,13 +45,13 @@ def test_more_or_other_failures_stop_the_run(failed, message):
 
 
 def die_of_poison(_module: nn.Module, inputs: tuple[torch.Tensor], *, driver: int, victim: Path) -> None:
-    """Kill the worker that looks at the visualization whose mean the file names; the driver never looks at visualizations."""
+    """Kill the worker that sees the image whose mean is in the file; the driver never sees images."""
     means = inputs[0].mean(dim=(1, 2, 3))
     if os.getpid() != driver and victim.exists() and (means - float(victim.read_text())).abs().min() < 1e-6:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def net_that_cannot_stand_a_visualization() -> nn.Module:
+def net_that_an_image_kills() -> nn.Module:
     module = small_net()
     victim = Path(os.environ["TINY_VICTIM"])
     module.stem.register_forward_pre_hook(partial(die_of_poison, driver=os.getpid(), victim=victim))
@@ -59,7 +59,7 @@ def net_that_cannot_stand_a_visualization() -> nn.Module:
 
 
 def mean_of_one(shards: str, index: int) -> float:
-    """The mean input of the first visualization of a shard."""
+    """The mean input of the first image of a shard."""
     import io
 
     from PIL import Image
@@ -77,15 +77,15 @@ def test_a_shard_that_kills_its_workers_is_left_out_and_named(tmp_path, monkeypa
     shards, out = write_data(tmp_path / "data", num_shards=4, per_shard=4), tmp_path / "out"
     monkeypatch.setenv("TINY_VICTIM", str(tmp_path / "victim"))
     (tmp_path / "victim").write_text(str(mean_of_one(shards, 2)))
-    network = "model.name=python:tests.integration.test_poison:net_that_cannot_stand_a_visualization"
+    network = "model.name=python:tests.integration.test_poison:net_that_an_image_kills"
     with pytest.raises(RunStoppedError, match=r"1 of 4 tar shards[\s\S]*tiny-000002.tar: worker lost"):
         run_stages(tiny_recipe(shards, out, network), STAGES[:1], engine=ray_engine)
 
     recipe = tiny_recipe(shards, out, network, "data.max_error_fraction=0.25")
-    said: list[str] = []
-    (collect, *_) = run_stages(recipe, STAGES[:1], engine=ray_engine, echo=said.append)
+    echoed: list[str] = []
+    (collect, *_) = run_stages(recipe, STAGES[:1], engine=ray_engine, echo=echoed.append)
     assert (collect.done, collect.already, collect.failed) == (0, 3, 1)
-    assert "1 failed" in said[0]
+    assert "1 failed" in echoed[0]
     reports = run_stages(recipe, STAGES, address="inline")
     assert (reports[0].already, reports[0].failed) == (3, 1)
     status = read_status(recipe)
@@ -95,7 +95,7 @@ def test_a_shard_that_kills_its_workers_is_left_out_and_named(tmp_path, monkeypa
     assert root.read_json("atlas.json")["provenance"]["num_shards_set_aside"] == 1
     assert root.read_json("atlas.json")["provenance"]["num_samples"] == 12
     lost = [e for e in read_log(root) if e.get("lost") == "worker" and e["status"] == "failed"]
-    assert {(entry["work"], entry["attempts"]) for entry in lost} == {("shard 000002", 2)}
+    assert {(entry["task"], entry["attempts"]) for entry in lost} == {("shard 000002", 2)}
     assert validate(str(out)) == []
 
 

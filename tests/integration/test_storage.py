@@ -8,7 +8,7 @@ import pytest
 
 import pipeline.io.root
 from jobs.cli import DONE, FAILED, main
-from tests.support.tiny_run import recipe_toml, visualization, write_data
+from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 
 
 @pytest.fixture
@@ -141,12 +141,12 @@ def test_a_path_that_is_not_there(command, tmp_path, capsys):
     assert "Traceback (most recent call last)" not in printed.err
 
 
-def test_shards_of_a_flat_folder_have_no_labels_and_a_bad_visualization_is_named(tmp_path, capsys):
+def test_shards_of_a_flat_folder_have_no_labels_and_a_bad_image_is_named(tmp_path, capsys):
     for number in range(3):
         (tmp_path / f"flat/photo{number}.png").parent.mkdir(exist_ok=True)
-        (tmp_path / f"flat/photo{number}.png").write_bytes(visualization(number))
+        (tmp_path / f"flat/photo{number}.png").write_bytes(dataset_image(number))
     (tmp_path / "flat/broken.jpg").write_bytes(b"\xff\xd8 not much of a JPEG")
-    (tmp_path / "flat/notes.txt").write_text("not a visualization by its name")
+    (tmp_path / "flat/notes.txt").write_text("not an image by its name")
     assert main(["shards", str(tmp_path / "flat"), str(tmp_path / "out"), "--name", "mine"]) == DONE
     printed = capsys.readouterr().out
     assert "3 samples in 1 tar shards" in printed
@@ -162,7 +162,7 @@ def test_shards_of_a_flat_folder_have_no_labels_and_a_bad_visualization_is_named
 
 def test_shards_into_a_place_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "flat").mkdir()
-    (tmp_path / "flat/photo.png").write_bytes(visualization(1))
+    (tmp_path / "flat/photo.png").write_bytes(dataset_image(1))
     (tmp_path / "file").write_text("in the way")
     assert main(["shards", str(tmp_path / "flat"), str(tmp_path / "file/out")]) == FAILED
     assert f"{tmp_path}/file/out" in capsys.readouterr().err

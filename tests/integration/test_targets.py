@@ -24,7 +24,7 @@ from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_run import NUM_NEURONS, tiny_recipe, visualization, write_data
+from tests.support.tiny_run import NUM_NEURONS, dataset_image, tiny_recipe, write_data
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def run(recipe: Recipe) -> None:
 
 
 def all_images(model, shards: str) -> torch.Tensor:
-    """Every visualization of the shards as the model's input."""
+    """Every image of the shards as the model's input."""
     found = []
     for path in sorted(Path(shards).parent.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -124,7 +124,7 @@ def test_a_folder_of_references_reaches_visualizations_and_strips(shards: str, t
     folder = tmp_path / "mine"
     folder.mkdir()
     for seed in (50, 51):
-        (folder / f"mine{seed}.png").write_bytes(visualization(seed))
+        (folder / f"mine{seed}.png").write_bytes(dataset_image(seed))
     blocks = (
         'neurons=[{layer="stage2", units=[0, 1]}, '
         f'{{layer="stage2", units=[1], references="{folder}"}}, '

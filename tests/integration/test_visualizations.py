@@ -1,4 +1,4 @@
-"""The transparency mask that goes beside each visualization."""
+"""The attribution mask of each visualization."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from jobs.stages.visualize_actor import mask
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 1)])
-def test_a_mask_is_half_the_transparency_in_the_alpha_channel(shape: tuple[int, int]) -> None:
+def test_a_mask_has_half_the_size_in_the_alpha_channel(shape: tuple[int, int]) -> None:
     alpha = np.random.default_rng(0).random(shape)
     made = mask(alpha)
     assert made.shape == (-(-shape[0] // 2), -(-shape[1] // 2), 4)

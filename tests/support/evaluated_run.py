@@ -1,4 +1,4 @@
-"""Runs whose visualizations have evaluators: who they are, the recipes that name them, and what is read from the results."""
+"""Runs with evaluators: their names, the recipes that name them, and readers of the results."""
 
 import json
 
@@ -11,7 +11,7 @@ from pipeline.io.root import Root
 from tests.support.tiny_run import small_net
 
 EVALUATOR = "python:tests.support.tiny_run:small_net"
-SLUG = "python_tests_tiny_run_small_net"
+SLUG = "python_tests_support_tiny_run_small_net"
 BACKBONE = "python:tests.support.evaluated_run:backbone"
 # Ten visualizations of classes and twelve of intermediate units: enough for distances between sets.
 ENOUGH = ("visualize.seeds=2", 'neurons=[{layer="classifier"}, {layer="stage2", units="0:6"}]', "visualize.steps=1")
@@ -22,7 +22,7 @@ def evaluated_by(*evaluators: str) -> str:
 
 
 def backbone() -> nn.Module:
-    """A network that names no classes."""
+    """A network without classes."""
     module = small_net()
     return nn.Sequential(module.stem, nn.ReLU(), module.stage1, module.stage2)
 

@@ -55,7 +55,7 @@ def every(nth: int, *kinds: Fault) -> Callable[[Request], Fault | None]:
 
 
 def environment_of(server: "S3Server") -> dict[str, str]:
-    """What tells a process where the server is, as a user's shell would."""
+    """The variables that name the server to a process, as in a user's shell."""
     return {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -107,7 +107,7 @@ class S3Server:
         return name
 
     def count(self, method: str, path: str) -> tuple[Request, Fault | None]:
-        """Book a request and say how it is to fail, if at all."""
+        """Count a request and choose how it fails, if at all."""
         with self._lock:
             request = Request(len(self.requests) + 1, method, path)
             self.requests.append(request)
@@ -183,8 +183,8 @@ def _handler_of(server: S3Server) -> type[BaseHTTPRequestHandler]:
                 if name.lower() not in ("content-length", "transfer-encoding", "connection", "server"):
                     self.send_header(name, value)
             # The length that the answer to HEAD announces is the object's.
-            told = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", told)
+            announced = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", announced)
             self.end_headers()
             self.wfile.write(body[:send_bytes])
             self.wfile.flush()

@@ -39,7 +39,7 @@ def watch_writes(folder: Path) -> None:
     def write_or_die(root: Root, path: str, data: bytes) -> None:
         strike(folder, path)
         write(root, path, data)
-        # A partial is three files; its marker is the commit.
+        # The statistics of a shard are three files; the marker is the commit.
         if path.startswith(COMMITS) and path.endswith((".json", ".parquet")) and not _is_sample_table(path):
             with open(folder / "commits.log", "a", encoding="utf-8") as file:
                 file.write(f"{path}\n")

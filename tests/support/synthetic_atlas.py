@@ -55,7 +55,7 @@ CLASS_NAMES = (
 )
 CAPTIONS = (
     "A heron waits at the edge of a pond",
-    "Two bicycles lean against a brick gallery",
+    "Two bicycles lean against a brick wall",
     "Steam rises from a bowl of noodles",
     "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village that "
     "nobody on board has ever heard of, and a reflection of the photographer asleep",
@@ -103,7 +103,7 @@ def recipe(
     """The recipe that such an atlas would come from."""
     return Recipe.from_toml(
         f"""
-        schema = "recipe/1"
+        schema = "recipe/2"
         name = "{name}"
         [model]
         name = "{MODEL_NAME}"

@@ -1,4 +1,4 @@
-"""A whole run in seconds: a random network of 32 px, tar shards of a few colored visualizations, a recipe for both."""
+"""A whole run in seconds: a random network of 32 px, tar shards of a few colored images, a recipe for both."""
 
 import io
 import json
@@ -24,8 +24,8 @@ def small_net() -> nn.Module:
     return module
 
 
-def visualization(seed: int) -> bytes:
-    """Stripes and noise in colors of the seed, so that visualizations activate units differently."""
+def dataset_image(seed: int) -> bytes:
+    """Stripes and noise in colors of the seed, so that images activate units differently."""
     rng = np.random.default_rng(seed)
     rows = np.arange(40)[:, None, None] // (2 + seed % 5) % 2
     pixels = rng.integers(0, 256, (1, 1, 3)) * rows + rng.integers(0, 60, (40, 40, 3))
@@ -45,7 +45,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def write_data(folder: Path, *, num_shards: int = 3, per_shard: int = 8, num_broken: int = 0) -> str:
-    """Tar shards with labels 0, 1, 2, … and captions; the first `num_broken` visualizations of all are no images.
+    """Tar shards with labels 0, 1, 2, … and captions; the first `num_broken` of all are no images.
 
     Returns the pattern.
     """
@@ -53,7 +53,7 @@ def write_data(folder: Path, *, num_shards: int = 3, per_shard: int = 8, num_bro
     for shard in range(num_shards):
         members = []
         for _ in range(per_shard):
-            image = b"not a visualization" if seed < num_broken else visualization(seed)
+            image = b"not an image" if seed < num_broken else dataset_image(seed)
             members += [
                 (f"photo{seed:03d}.png", image),
                 (f"photo{seed:03d}.cls", str(seed % NUM_CLASSES).encode()),
@@ -71,7 +71,7 @@ def recipe_toml(shards: str, root: Path | str, **changes: str) -> str:
         return changes.get(section, "")
 
     return f"""
-schema = "recipe/1"
+schema = "recipe/2"
 name = "tiny"
 seed = 7
 [model]

@@ -31,6 +31,7 @@ from pipeline.atlas.format.schema import (
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 from pipeline.recipe.recipe import Recipe
 
 Manifest = dict[str, Any]
@@ -300,6 +301,20 @@ def _tables(layers: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
         required |= {part_path(name, number) for number in range(layer["num_parts"])}
         optional.add(neighbors_path(name))
     return required, optional
+
+
+def read_atlas(source: Root) -> Manifest:
+    """atlas.json of a built atlas.
+
+    Raises:
+        UserError: there is none, or it is not what `build` writes.
+    """
+    if not source.exists("atlas.json"):
+        raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
+    atlas = source.read_json("atlas.json")
+    for problem in manifest_problems(atlas):
+        raise UserError(f"{source.url}/atlas.json: {problem} (`neuron-atlas build RECIPE` writes it)")
+    return atlas
 
 
 def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
 from atlas_viewer import viewer_files
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.atlas.format.schema import check_atlas_path
 from pipeline.atlas.site.data_card import card_files
-from pipeline.atlas.site.site import atlas_folder, read_atlas, site_entry, sites_json, slug_of
+from pipeline.atlas.site.site import atlas_folder, site_entry, sites_json, slug_of
 from pipeline.atlas.site.static_pages import META_SECURITY_POLICY
 from pipeline.errors import UserError
 from pipeline.io.root import Root

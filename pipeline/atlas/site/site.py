@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from atlas_viewer import published_bytes, viewer_files
-from pipeline.atlas.format.manifest import Manifest, manifest_bytes, manifest_problems
+from pipeline.atlas.format.manifest import Manifest, manifest_bytes, read_atlas
 from pipeline.atlas.format.schema import SITE_SCHEMA_VERSION
 from pipeline.atlas.site.host_limits import SiteReport
 from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
@@ -94,20 +94,6 @@ def _named(atlases: Iterable[Root]) -> dict[str, tuple[Root, Manifest]]:
             )
         named[slug] = (source, atlas)
     return named
-
-
-def read_atlas(source: Root) -> Manifest:
-    """atlas.json of a built atlas.
-
-    Raises:
-        UserError: there is none, or it is not what `build` writes.
-    """
-    if not source.exists("atlas.json"):
-        raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
-    atlas = source.read_json("atlas.json")
-    for problem in manifest_problems(atlas):
-        raise UserError(f"{source.url}/atlas.json: {problem}; build the atlas again")
-    return atlas
 
 
 def slug_of(name: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from atlas_viewer import viewer_files
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.atlas.site.host_limits import SiteReport
-from pipeline.atlas.site.site import read_atlas, slug_of, write_site
+from pipeline.atlas.site.site import slug_of, write_site
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.root import Root
 from tests.support.synthetic_atlas import build, build_synthetic_atlas, write_run

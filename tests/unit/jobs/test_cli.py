@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import jobs.commands.demo
 import jobs.runner
-import pipeline.synthesis
+import jobs.stages.visualize_actor
 from jobs import cli
 from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, exit_code_of, main
 from jobs.commands.demo import PACKAGE, RECIPE, demo_recipe, describe
@@ -20,7 +21,7 @@ from pipeline.io.root import Root, expand_urls
 from pipeline.recipe.recipe import Recipe, load_recipe
 from pipeline.recipe.visualize import METHODS
 from tests.support.paths import ROOT
-from tests.support.tiny_run import recipe_toml, visualization, write_data
+from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 
 COMMANDS = {"demo", "shards", "plan", "run", *STAGES, "status", "site", "validate", "serve"}
 
@@ -125,7 +126,7 @@ def test_a_stage_out_of_order_is_exit_code_1_and_says_what_to_run(recipe, capsys
 
 
 def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
-    real = pipeline.synthesis.synthesize
+    real = jobs.stages.visualize_actor.synthesize
 
     def poison(model, neurons, *args, **options):
         if ("fc", 1) in neurons:
@@ -133,7 +134,7 @@ def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
         return real(model, neurons, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.synthesis, "synthesize", poison)
+        patch.setattr(jobs.stages.visualize_actor, "synthesize", poison)
         assert main(["run", recipe, "--address", "inline"]) == DONE_WITH_FAILED_UNITS
     assert "7 visualizations done, 1 failed" in capsys.readouterr().out
 
@@ -195,7 +196,7 @@ def test_site(built, tmp_path, capsys):
 def test_shards(tmp_path, capsys):
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        (tmp_path / "pets" / name / "photo.png").write_bytes(visualization(number))
+        (tmp_path / "pets" / name / "photo.png").write_bytes(dataset_image(number))
     assert main(["shards", str(tmp_path / "pets"), str(tmp_path / "out"), "--max-samples", "1"]) == DONE
     shards = sorted((tmp_path / "out").glob("pets-*.tar"))
     assert [path.name for path in shards] == ["pets-000000.tar", "pets-000001.tar"]
@@ -244,7 +245,7 @@ def test_a_value_error_of_ours_is_a_message(tmp_path, capsys):
     assert "Traceback" not in error
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(recipe, monkeypatch, capsys):
+def test_ctrl_c_says_how_to_go_on(recipe, monkeypatch, capsys):
     def interrupted(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)  # SIGTERM does what Ctrl-C does
         time.sleep(5)
@@ -255,34 +256,8 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(recipe, monkeypatch, ca
     assert main(["run", recipe, "--set", "visualize.steps=3"]) == FAILED
     assert signal.getsignal(signal.SIGTERM) == before
     error = capsys.readouterr().err
-    assert "What is finished is kept" in error
+    assert "Finished tasks are stored" in error
     assert f"neuron-atlas run {recipe} --set visualize.steps=3" in error
-
-
-@pytest.mark.slow
-def test_sigterm_stops_a_run_on_ray_cleanly(recipe, tmp_path):
-    command = [sys.executable, "-m", "jobs.cli", "run", recipe, "--set", "visualize.steps=100000"]
-    # As a user has it, with a home folder in which Ray could leave its token.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path / "home")}
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        assert process.stderr is not None
-        printed = []
-        while b"visualize: 8 visualizations" not in (line := process.stderr.readline()):
-            printed.append(line)
-            assert process.poll() is None, printed
-        time.sleep(1)
-        process.terminate()
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == FAILED
-    assert b"What is finished is kept" in error
-    assert b"Traceback" not in error
-    assert (tmp_path / "out/run/statistics.json").exists()
-    assert not (tmp_path / "home/.ray").exists()
-    ours = (b"collect: ", b"targets: ")
-    assert [line for line in printed if not line.startswith(ours)] == []  # nothing of Ray's, no warning either
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(built):
@@ -326,8 +301,6 @@ def test_the_demo_s_summary(built):
 
 
 def test_demo_returns_3_when_units_failed(monkeypatch):
-    import jobs.commands.demo
-
     for failed, code in ((0, DONE), (2, DONE_WITH_FAILED_UNITS)):
         monkeypatch.setattr(jobs.commands.demo, "run_demo", lambda out, address, overrides, failed=failed: failed)
         assert cli.main(["demo", "--out", "x", "--address", "inline"]) == code

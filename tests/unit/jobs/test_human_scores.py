@@ -146,7 +146,7 @@ def change(path: str, value: object) -> Callable[[Document], None]:
         ("answers", {}, "'answers' is dict, expected list"),
         ("answers", [{}] * 10_001, "10001 answers, at most 10000"),
         ("answers.1", 5, "answer 2: a int, expected an object"),
-        ("answers.0.task", "word", r"answer 1: task 'word'.*words.*expected one of class, inner, choice, words"),
+        ("answers.0.task", "word", r"answer 1: task 'word'.*words.*expected one of class, intermediate, choice, words"),
         ("answers.3.neuron", f"{MODEL_NAME}/classifier/99", "answer 4: neuron '.*/classifier/99' is not in the atlas"),
         ("answers.0.neuron", "\x1b[2J", r"neuron '\\x1b\[2J' is not in the atlas"),
         ("answers.0.method", "fourier", "no visualization of .* by 'fourier' with seed 0"),
@@ -159,7 +159,7 @@ def change(path: str, value: object) -> Callable[[Document], None]:
         ("answers.0.answer", 3, "words 3, expected text of at most 200"),
         ("answers.0.answer", "x" * 201, "expected text of at most 200 characters"),
         ("answers.1.answer", 3, "answer 2: 3, expected one of 1, 2"),
-        ("answers.1.shown.dataset images", [], "0 of 0 dataset images are the neuron's own, expected 1 of 2"),
+        ("answers.1.shown.dataset_images", [], "0 of 0 dataset images are the neuron's own, expected 1 of 2"),
         ("answers.2.answer", 6, "answer 3: 6, expected one of 1, 2, 3, 4, 5"),
         ("answers.2.answer", True, "True, expected one of"),
         ("answers.2.answer", "4", "'4', expected one of"),
@@ -168,7 +168,7 @@ def change(path: str, value: object) -> Callable[[Document], None]:
         ("answers.2.milliseconds", "fast", "'milliseconds' is str, expected int or float"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(
+def test_what_is_wrong_with_a_file_is_named(
     visualizations: AtlasVisualizations, path: str, value: object, message: str
 ) -> None:
     whole = copy.deepcopy(four_tasks(visualizations))

@@ -1,7 +1,6 @@
-"""Similar neurons and the map in a whole run, with and without the library that lays the map out."""
+"""Nearest neighbors and the map in a whole run, with and without the library that lays the map out."""
 
 import importlib.util
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ def build(recipe):
 
 def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(recipe, monkeypatch):
     root = Root.open(recipe.output.root)
-    monkeypatch.setattr("pipeline.atlas.neighbors.projection.layout_name", lambda: "")
+    monkeypatch.setattr("jobs.stages.neighbors.layout_name", lambda: "")
     report = build(recipe)
     assert "neuron-atlas[map]" in str(report)
     assert not root.exists("map.parquet")
@@ -45,7 +44,7 @@ def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(re
     assert len(read_rows(root, "map.parquet")) == NUM_NEURONS
     before = root.read_bytes("map.parquet"), root.read_bytes("map/0000.webp")
     root.remove("run/build.json")
-    build(replace(recipe, compute=replace(recipe.compute, max_retries=2)))
+    build(recipe.replace(compute=recipe.compute.replace(max_retries=2)))
     assert (root.read_bytes("map.parquet"), root.read_bytes("map/0000.webp")) == before
 
 

@@ -1,8 +1,6 @@
 """Progress: plain lines without a terminal, a bar with one."""
 
 import io
-import re
-from itertools import pairwise
 
 import pytest
 
@@ -74,7 +72,7 @@ def test_plain_lines_say_rate_and_time_left():
     ]
 
 
-def test_time_left_is_told_by_the_rate_of_late():
+def test_time_left_follows_the_recent_rate():
     clock, stream = Clock(), io.StringIO()
     with Progress("collect", total=1000, noun="tar shards", stream=stream, clock=clock) as progress:
         for seconds, num_workers in ((100, 1), (100, 5)):  # four nodes join after 100 s
@@ -84,7 +82,7 @@ def test_time_left_is_told_by_the_rate_of_late():
         assert stream.getvalue().splitlines()[-1] == "collect: 600/1000 tar shards, 5.00/s, 1 min 20 s left"
 
 
-def test_the_rate_of_late_forgets_in_time_and_bears_works_that_end_together():
+def test_the_recent_rate_forgets_in_time_and_bears_tasks_that_end_together():
     rate = RecentRate(0.0)
     assert rate.per_second(10.0) == 0
     for burst in range(1, 5):  # 64 workers, each with a batch of 100 s: 0.64 per second, in bursts
@@ -95,7 +93,7 @@ def test_the_rate_of_late_forgets_in_time_and_bears_works_that_end_together():
     for second in range(2 * int(RECENT_S)):  # one worker is left
         rate.add(500.0 + second, 1)
     assert rate.per_second(500.0 + 2 * RECENT_S) == pytest.approx(1, rel=0.01)
-    rate.add(500.0 + 3 * RECENT_S, 1)  # and its last work takes an hour: nothing older has a say
+    rate.add(500.0 + 3 * RECENT_S, 1)  # and its last task takes an hour: nothing older counts
     assert rate.per_second(500.0 + 3 * RECENT_S) == pytest.approx(1 / RECENT_S, rel=0.01)
 
 
@@ -114,22 +112,10 @@ def test_a_terminal_gets_a_bar():
     assert "1 failed (25.0%)" in stream.getvalue()
 
 
-def test_a_bar_tells_the_time_left_too():
+def test_a_bar_shows_the_time_left_too():
     clock, stream = Clock(), Terminal()
     with Progress("visualize", total=4, noun="neurons", stream=stream, clock=clock) as progress:
         clock.now_s += 120
         progress.advance(1)
         progress._bar.refresh()
     assert "30.0/h, 6 min 0 s left" in stream.getvalue()
-
-
-def test_bars_of_stages_side_by_side_stand_below_each_other():
-    stream = Terminal()
-    with (
-        Progress("visualize", total=2, noun="visualizations", stream=stream) as outer,
-        Progress("targets", total=2, noun="neurons", stream=stream),
-    ):
-        outer.advance()
-        outer._bar.refresh()
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
-    assert any(line.startswith("visualize") and below.startswith("targets") for line, below in pairwise(lines))

@@ -1,4 +1,4 @@
-"""What a run tells Prometheus, read where Prometheus reads it: at the metrics port of a Ray node."""
+"""What a run exports to Prometheus, read where Prometheus reads it: at the metrics port of a Ray node."""
 
 import re
 import time
@@ -7,7 +7,7 @@ import urllib.request
 import ray
 
 from jobs.engine.inline import InlineEngine
-from jobs.engine.work import Attempt, Outcome, Work
+from jobs.engine.tasks import Attempt, Outcome, Task
 from jobs.reporting.prometheus import RunMetrics
 from jobs.runner import run_stages
 from tests.support.tiny_run import tiny_recipe, write_data
@@ -41,7 +41,7 @@ def wait_for(run: str, name: str, value: float) -> dict[str, float]:
 
 def outcome(*, ok: bool, seconds: float, attempts: int, lost: int = 0) -> Outcome:
     attempt = Attempt(error="" if ok else "E", seconds=seconds)
-    return Outcome(work=Work(name="w"), attempt=attempt, num_attempts=attempts, num_lost=lost)
+    return Outcome(task=Task(name="t", argument=None), attempt=attempt, num_attempts=attempts, num_lost=lost)
 
 
 def test_a_run_on_ray_is_seen_at_the_metrics_port_of_its_node(tmp_path, ray_engine):
@@ -52,15 +52,15 @@ def test_a_run_on_ray_is_seen_at_the_metrics_port_of_its_node(tmp_path, ray_engi
     by_hand.finished("visualize", outcome(ok=True, seconds=20, attempts=1))
     by_hand.finished("visualize", outcome(ok=False, seconds=200, attempts=4, lost=2))
 
-    found = wait_for("seen-by-prometheus", "works_total{collect,done}", 4)  # three tar shards and the merge
+    found = wait_for("seen-by-prometheus", "tasks_total{collect,done}", 4)  # three tar shards and the merge
     assert found["left{collect}"] == 0
-    assert found["work_seconds_count{collect}"] == 4
-    found = wait_for("by-hand", "works_total{visualize,failed}", 1)
-    assert found["works_total{visualize,done}"] == 1
+    assert found["task_seconds_count{collect}"] == 4
+    found = wait_for("by-hand", "tasks_total{visualize,failed}", 1)
+    assert found["tasks_total{visualize,done}"] == 1
     assert found["retries_total{visualize}"] == 3
     assert found["lost_total{visualize}"] == 2
     assert found["left{visualize}"] == 7
-    assert [found[f"work_seconds_bucket{{visualize,{le}}}"] for le in ("10.0", "30.0", "300.0")] == [0, 1, 2]
+    assert [found[f"task_seconds_bucket{{visualize,{le}}}"] for le in ("10.0", "30.0", "300.0")] == [0, 1, 2]
 
 
 def test_one_process_exports_nothing():

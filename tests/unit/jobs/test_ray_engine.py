@@ -1,4 +1,4 @@
-"""Works on Ray: lost workers and nodes are told apart, works show by name, nothing is left running, a token guards."""
+"""Tasks on Ray: lost workers are told from lost nodes, tasks show by name, nothing is left running, a token guards."""
 
 import os
 import re
@@ -11,23 +11,23 @@ import pytest
 
 from jobs.engine.ray_engine import RayEngine, guard_with_token
 from jobs.engine.ray_pools import ActorPool, TaskPool, attempt_lost_with, name_of
-from jobs.engine.work import Resources, Work
+from jobs.engine.tasks import Resources, Task
 from tests.support.tiny_tasks import ONE_RETRY, Counter, by_name, numbers, square
 
 
-def die_on_two(*, number: int) -> int:
+def die_on_two(number: int) -> int:
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
 @pytest.mark.parametrize("as_actors", [False, True])
-def test_a_work_that_kills_its_worker_twice_is_set_aside_and_costs_no_other(ray_engine, as_actors):
-    patient = Resources(max_retries=5)
+def test_a_task_that_kills_its_worker_twice_is_set_aside_and_costs_no_other(ray_engine, as_actors):
+    resources = Resources(max_retries=5)
     if as_actors:
-        outcomes = ray_engine.run_actors(lambda: die_on_two, numbers(1, 2, 3, 4), patient)
+        outcomes = ray_engine.run_actors(lambda: die_on_two, numbers(1, 2, 3, 4), resources)
     else:
-        outcomes = ray_engine.run_tasks(die_on_two, numbers(1, 2, 3, 4), patient)
+        outcomes = ray_engine.run_tasks(die_on_two, numbers(1, 2, 3, 4), resources)
     found = by_name(outcomes)
     dead = found.pop("number 2")
     assert dead.attempt.error.startswith("worker lost:")
@@ -53,50 +53,50 @@ def test_a_node_that_goes_is_told_from_a_worker_that_dies():
         "unreachable": exceptions.ActorUnavailableError("no answer", b"a" * 16),
     }
     lost = {name: attempt_lost_with(error, 1.5) for name, error in found.items()}
-    assert {name for name, tried in lost.items() if tried.lost == "node"} == {
+    assert {name for name, attempt in lost.items() if attempt.lost == "node"} == {
         "node", "actor's node", "spot", "unreachable",
     }  # fmt: skip
-    assert {name for name, tried in lost.items() if tried.lost == "worker"} == {"crash", "memory", "actor"}
+    assert {name for name, attempt in lost.items() if attempt.lost == "worker"} == {"crash", "memory", "actor"}
     assert lost["node"].error.startswith("node lost: gone")
     assert lost["crash"].seconds == 1.5
 
 
-def test_ray_shows_works_by_name(ray_engine):
-    assert name_of(partial(partial(square, number=1))) == "square"
+def test_ray_shows_tasks_by_name(ray_engine):
+    assert name_of(partial(partial(square, 1))) == "square"
     assert name_of(partial(Counter)) == "Counter"
-    (task,) = ray_engine.run_tasks(own_name, [Work(name="shard 000007")], Resources())
+    (task,) = ray_engine.run_tasks(own_name, [Task(name="shard 000007", argument=None)], Resources())
     assert task.attempt.result == "own_name: shard 000007"
-    (call,) = ray_engine.run_actors(partial(Named), [Work(name="fc-00001")], Resources())
+    (call,) = ray_engine.run_actors(partial(Named), [Task(name="fc-00001", argument=None)], Resources())
     name, actor = call.attempt.result
     assert name == "Named: fc-00001"
     assert re.fullmatch(r"Named-[0-9a-f]{8}", actor)
 
 
 def test_tasks_on_gpus_are_done_by_actors_that_keep_their_process(ray_engine, monkeypatch):
-    monkeypatch.setattr(ray_engine, "_run", lambda pool, works, resources: pool)
-    pool = ray_engine.run_tasks(partial(square, number=1), [], Resources(gpus=0.5, num_actors=1))
+    monkeypatch.setattr(ray_engine, "_run", lambda pool, tasks, resources: pool)
+    pool = ray_engine.run_tasks(square, [], Resources(gpus=0.5, num_actors=1))
     assert isinstance(pool, ActorPool)
     assert pool._label == "square"
     assert pool._resources.num_actors is None  # a bound for `visualize`
-    assert pool._factory()() == 1
+    assert pool._factory()(3) == 9
     assert isinstance(ray_engine.run_tasks(square, [], Resources()), TaskPool)
 
 
-def own_name() -> str:
+def own_name(_: None = None) -> str:
     import ray
 
     return ray.get_runtime_context().get_task_name()
 
 
 class Named:
-    def __call__(self) -> tuple[str, str]:
+    def __call__(self, _: None) -> tuple[str, str]:
         import ray
 
         return own_name(), ray.get_runtime_context().get_actor_name()
 
 
 def test_arguments_that_cannot_be_read_by_a_worker_are_no_lost_worker(ray_engine):
-    (outcome,) = ray_engine.run_tasks(square, [Work(name="odd", arguments={"number": Unreadable()})], ONE_RETRY)
+    (outcome,) = ray_engine.run_tasks(square, [Task(name="odd", argument=Unreadable())], ONE_RETRY)
     assert not outcome.ok
     assert not outcome.attempt.error.startswith("worker lost")
     assert "only the sender understands" in outcome.attempt.traceback
@@ -114,17 +114,17 @@ def refuse() -> None:
 def test_leaving_early_leaves_nothing_running(ray_engine):
     import ray
 
-    works = [Work(name=f"sleep {n}", arguments={"seconds": 60}) for n in range(6)]
-    outcomes = ray_engine.run_tasks(sleep, [Work(name="short", arguments={"seconds": 0}), *works], Resources())
-    assert next(outcomes).work.name == "short"
+    tasks = [Task(name=f"sleep {n}", argument=60) for n in range(6)]
+    outcomes = ray_engine.run_tasks(sleep, [Task(name="short", argument=0), *tasks], Resources())
+    assert next(outcomes).task.name == "short"
     outcomes.close()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources()["CPU"] == 2
 
 
-def sleep(*, seconds: float) -> None:
+def sleep(seconds: float) -> None:
     for _ in range(int(seconds * 10)):
         time.sleep(0.1)
 

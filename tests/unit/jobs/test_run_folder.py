@@ -80,7 +80,7 @@ def test_a_stage_that_stopped_before_its_first_result_binds_nobody(root):
         check_recipe(root, other)
 
 
-def test_more_shards_bind_targets_but_not_the_collect_and_layers_bind_nothing(root):
+def test_more_shards_bind_targets_but_not_collect_and_layers_bind_nothing(root):
     recipe = tiny_recipe("a.tar", root.url)
     more = tiny_recipe("a.tar", root.url, 'data.shards=["a.tar", "b.tar"]', 'statistics.layers=["stage2", "stem"]')
     results_of(root, recipe, "collect")
@@ -101,10 +101,10 @@ def test_a_folder_of_another_version_is_refused(root):
 def test_the_log_keeps_lines_of_earlier_runs(root):
     for number in (1, 2):
         with RunLog(root) as log:
-            log.append(stage="collect", work=f"shard {number}", status="done")
+            log.append(stage="collect", task=f"shard {number}", status="done")
         time.sleep(0.002)  # lines are put in order by their milliseconds
     entries = read_log(root)
-    assert [entry["work"] for entry in entries] == ["shard 1", "shard 2"]
+    assert [entry["task"] for entry in entries] == ["shard 1", "shard 2"]
     assert all(entry["time"].endswith("+00:00") for entry in entries)
     assert len({entry["run"] for entry in entries}) == 2
     assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}", entry["run"]) for entry in entries)
@@ -113,18 +113,18 @@ def test_the_log_keeps_lines_of_earlier_runs(root):
 def test_half_a_line_of_a_killed_run_costs_that_line_only(tmp_path):
     root = Root.open(tmp_path)
     with RunLog(root) as log:
-        log.append(work="first")
+        log.append(task="first")
     with (tmp_path / LOG_PATH).open("a") as file:
-        file.write('{"work": "ha')
+        file.write('{"task": "ha')
     with RunLog(root) as log:
-        log.append(work="next")
-    assert [entry["work"] for entry in read_log(root)] == ["first", "next"]
+        log.append(task="next")
+    assert [entry["task"] for entry in read_log(root)] == ["first", "next"]
 
 
 def test_lines_are_on_disk_at_once(tmp_path):
     with RunLog(Root.open(tmp_path)) as log:
-        log.append(work="first")
-        assert json.loads((tmp_path / LOG_PATH).read_text())["work"] == "first"
+        log.append(task="first")
+        assert json.loads((tmp_path / LOG_PATH).read_text())["task"] == "first"
 
 
 def test_on_an_object_store_the_log_is_sent_in_parts(remote_root, monkeypatch):
@@ -135,12 +135,12 @@ def test_on_an_object_store_the_log_is_sent_in_parts(remote_root, monkeypatch):
     monkeypatch.setattr(Root, "write_text", lambda root, path, text: (sent.append(text), write(root, path, text)))
     with RunLog(remote_root) as log:
         for number in range(100):
-            log.append(work=str(number))
-        assert [entry["work"] for entry in read_log(remote_root)] == [str(number) for number in range(100)]
+            log.append(task=str(number))
+        assert [entry["task"] for entry in read_log(remote_root)] == [str(number) for number in range(100)]
     assert len(sent) == 100  # the end has nothing to send
     largest = max(map(len, sent))
     assert 1000 <= largest < 1200
     assert len(remote_root.list("run/log")) == 1 + sum(len(text) >= 1000 for text in sent[:-1])
     with RunLog(remote_root) as log:
-        log.append(work="of another run")
-    assert [entry["work"] for entry in read_log(remote_root)][-2:] == ["99", "of another run"]
+        log.append(task="of another run")
+    assert [entry["task"] for entry in read_log(remote_root)][-2:] == ["99", "of another run"]
