@@ -222,7 +222,7 @@ def build(
 
 
 def nearest_neighbors(layers: dict[str, tuple[int, int]]) -> NeighborTables:
-    """Neighbors and a map: units with the same remainder by 5 share dataset images, in all layers; dead ones have none."""
+    """Neighbors and a map: units with the same remainder by 5 share dataset images in all layers; dead ones do not."""
     neurons = [(layer, unit) for layer, (_, num_neurons) in layers.items() for unit in range(num_neurons)]
     rng = np.random.default_rng(0)
     groups = np.array([unit % 5 for _, unit in neurons])

@@ -229,7 +229,7 @@ def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> 
 def manifest_problems(value: Any) -> list[str]:
     """Why a JSON value is no atlas.json that code can rely on; nothing if it is one.
 
-    Names and paths in a value without problems are safe as parts of a path. Whether the files exist is another question.
+    Names and paths in a value without problems are safe as parts of a path; the files need not exist.
     """
     if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
         return [f"schema {str(value.get('schema'))[:80]!r}, expected {SCHEMA_VERSION!r}; build the atlas again"]
@@ -313,7 +313,7 @@ def read_atlas(source: Root) -> Manifest:
         raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
     atlas = source.read_json("atlas.json")
     for problem in manifest_problems(atlas):
-        raise UserError(f"{source.url}/atlas.json: {problem}; build the atlas again")
+        raise UserError(f"{source.url}/atlas.json: {problem} (`neuron-atlas build RECIPE` writes it)")
     return atlas
 
 

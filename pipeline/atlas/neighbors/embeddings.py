@@ -10,12 +10,12 @@ top-activating images of each neuron, so embeddings need no forward pass:
 
 a: activation, m: mean activation over the data set, n(s): neurons that have s among their top-activating images.
 
-w does not change if a neuron's activations are shifted or scaled, so logits and the outputs of a ReLU compare. The second
-factor is the smoothed inverse document frequency of text retrieval (Salton & Buckley, Information Processing & Management
-1988; the smoothing is scikit-learn's). The truncation is latent semantic analysis (Deerwester et al., JASIS 1990): two
-neurons for one thing may share few top-activating images, but both share some with a third. The factors come from the
-randomized method of Halko, Martinsson & Tropp (SIAM Review 2011). scikit-learn's TruncatedSVD would need three times the
-memory at 100,000 neurons, because its basis has S rows (benchmarks/similar_neurons.py).
+w does not change if a neuron's activations are shifted or scaled, so logits and the outputs of a ReLU compare. The
+second factor is the smoothed inverse document frequency of text retrieval (Salton & Buckley, Information Processing &
+Management 1988; the smoothing is scikit-learn's). The truncation is latent semantic analysis (Deerwester et al., JASIS
+1990): two neurons for one thing may share few top-activating images, but both share some with a third. The factors come
+from the randomized method of Halko, Martinsson & Tropp (SIAM Review 2011). scikit-learn's TruncatedSVD would need three
+times the memory at 100,000 neurons, because its basis has S rows (benchmarks/similar_neurons.py).
 
 Shapes: N neurons, k top-activating images, S dataset images, R dimensions.
 """
@@ -62,9 +62,9 @@ def top_image_weights(top_images: TopImages) -> np.ndarray:
 def unit_embeddings(top_images: TopImages, *, num_dimensions: int = NUM_DIMENSIONS, seed: int = 0) -> np.ndarray:
     """Unit embeddings, float32 [N, R] with R ≤ num_dimensions: rows of length 1, or of zeros.
 
-    Rows of zeros belong to neurons without top-activating images, or that share none with other neurons. The sign of each
-    dimension makes its largest entry positive. Equal top-activating images give equal bytes, whatever the number of
-    threads.
+    Rows of zeros belong to neurons without top-activating images, or that share none with other neurons. The sign of
+    each dimension makes its largest entry positive. Equal top-activating images give equal bytes, whatever the number
+    of threads.
     """
     matrix = _weighted(top_images)
     num_dimensions = min(num_dimensions, *matrix.shape)
@@ -94,8 +94,9 @@ def _weighted(top_images: TopImages) -> csc_array:
 def _left_factors(matrix: csc_array, num_dimensions: int, seed: int) -> np.ndarray:
     """The first columns of U Σ, float64 [N, R].
 
-    Subspace iteration on X Xᵀ with a basis of N rows; the usual one also has a basis of S rows, 0.8 GB for ImageNet. Here
-    only a block of dataset images is multiplied at once. Float64, because X Xᵀ has the squares of the singular values.
+    Subspace iteration on X Xᵀ with a basis of N rows; the usual one also has a basis of S rows, 0.8 GB for ImageNet.
+    Here only a block of dataset images is multiplied at once. Float64, because X Xᵀ has the squares of the singular
+    values.
     """
     num_neurons, num_samples = matrix.shape
     blocks = [matrix[:, first : first + _BLOCK_COLUMNS] for first in range(0, num_samples, _BLOCK_COLUMNS)]

@@ -30,8 +30,8 @@ NEIGHBORS_SCHEMA: Final[dict[str, str]] = {
 def nearest_neighbors(unit_embedding: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
     """The k neurons with the highest cosine to each: (index int64 [N, k], cosine float32 [N, k]), best first.
 
-    Neurons with an embedding of zeros neither have neighbors nor are neighbors; empty slots hold NO_NEIGHBOR and NaN. Only
-    positive cosines count.
+    Neurons with an embedding of zeros neither have neighbors nor are neighbors; empty slots hold NO_NEIGHBOR and NaN.
+    Only positive cosines count.
 
     Args:
         unit_embedding: float32 [N, R], rows of length 1 or of zeros.

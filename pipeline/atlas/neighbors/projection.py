@@ -2,7 +2,8 @@
 
 The layout is t-SNE (van der Maaten & Hinton, JMLR 2008) of the unit embeddings with the interpolated gradient of
 Linderman et al. (Nature Methods 2019) from openTSNE (Poličar, Stražar & Zupan, JSS 2024): deterministic for a seed,
-without a compiler at run time, and fast enough for 100,000 neurons. It is the extra `map`; without it an atlas has no map.
+without a compiler at run time, and fast enough for 100,000 neurons. It is the extra `map`; without it an atlas has no
+map.
 
 Neurons are stored along a Morton curve: neighbors on the map are neighbors in the table, so that a few sheets of 256
 thumbnails each (`map_sheets`) hold what a window shows.

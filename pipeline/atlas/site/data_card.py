@@ -15,7 +15,7 @@ from pipeline.atlas.format.schema import STATUSES
 from pipeline.atlas.site.embedding_table import embedding_path
 from pipeline.atlas.site.static_pages import bibtex_text, markdown_text, one_line, page, yaml_text
 
-Entry = Mapping[str, Any]  # what sites.json says about an atlas
+Entry = Mapping[str, Any]  # an atlas in sites.json
 
 LIMITS: Final = (
     "A visualization is synthesized until the model’s features of it match those of the neuron’s reference images. It "

@@ -2,9 +2,9 @@
 
     embedding-atlas embedding/<slug>.parquet --text text --image image [--x x --y y]
 
-`image` holds the neuron's tile as a data URL, one of the forms that its "Data Formats" page lists, so that the file is
-whole without this site. `x` and `y` are there if the atlas has a map (`map.parquet`); without them Embedding Atlas lays
-the neurons out by itself, from `text` or `image`.
+`image` is the neuron's tile as a data URL, one of the forms on its "Data Formats" page, so that the file is complete
+without this site. `x` and `y` come from the atlas's map (`map.parquet`); without a map Embedding Atlas computes a
+layout from `text` or `image`.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """A small static page for every neuron, on request: for link previews, search engines and readers without JavaScript.
 
-    neurons/<slug>/<layer>/<unit>.html   visualization, label, scores, OpenGraph and Twitter tags, the way into the viewer
+    neurons/<slug>/<layer>/<unit>.html   visualization, label, scores, OpenGraph and Twitter tags, link to the viewer
     neurons/<slug>/<layer>/index.html    the neurons of a layer, as links
     sitemap.xml, robots.txt              every page; in several files above MAX_URLS
 
@@ -16,7 +16,7 @@ from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.site.static_pages import html_text, one_line, page
 from pipeline.neurons import check_layer_name
 
-Entry = Mapping[str, Any]  # what sites.json says about an atlas
+Entry = Mapping[str, Any]  # an atlas in sites.json
 Row = Mapping[str, Any]  # of index.parquet, with `top_labels` and `top_captions` as text
 
 PAGES_FOLDER: Final = "neurons"

@@ -1,24 +1,25 @@
 """Publish atlases: the viewer plus any number of atlases as one static folder.
 
     OUT/index.html, *.js, *.css, …                 the viewer
-    OUT/sites.json                                 which atlases there are; the commit
-    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; visualizations in
-                                                   archives if the site is packed (`packing`)
-    OUT/atlases.html, cards/…, neurons/…           what follows from all that (`site_parts`); written after the commit
+    OUT/sites.json                                 the list of atlases; the commit
+    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; images in archives if
+                                                   the site is packed (`packing`)
+    OUT/atlases.html, cards/…, neurons/…           static pages (`site_parts`); written after the commit
 
-The build id is in the path, so no cache can mix two builds of one atlas. Publishing again adds or replaces
-atlases and keeps the others; the replaced builds are removed only once sites.json no longer names them.
+The build id is in the path, so no cache can mix two builds of one atlas. Publishing again adds or replaces atlases and
+keeps the others; replaced builds are removed once sites.json no longer names them.
 """
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.atlas.format.manifest import manifest_bytes, read_atlas
+from atlas_viewer import published_bytes, viewer_files
+from pipeline.atlas.format.manifest import Manifest, manifest_bytes, read_atlas
 from pipeline.atlas.format.schema import SITE_SCHEMA_VERSION
 from pipeline.atlas.site.host_limits import SiteReport
 from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
@@ -26,8 +27,8 @@ from pipeline.atlas.site.site_parts import PLAIN, SiteForm, write_static_parts
 from pipeline.errors import UserError
 from pipeline.io.root import Root
 
-MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was cut short
-# What may already lie in a folder that becomes a site: the clone of a Pages branch, say.
+MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was killed
+# What a folder that becomes a site may already contain: the clone of a Pages branch, say.
 _NEUTRAL_NAMES: Final = frozenset({".git", ".gitignore", ".gitattributes", ".nojekyll", "CNAME"})
 _COPIERS: Final = 8
 
@@ -39,29 +40,19 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     """Publish built atlases into the folder (or bucket) `out`.
 
     Args:
-        out: the site; atlases that are in it already stay as they are.
-        atlases: to be added, or to replace older builds.
+        out: the site; other atlases in it stay.
+        atlases: added, or replace older builds.
         form: neuron pages and embedding tables are made for every atlas of the site, or removed.
 
     Raises:
         UserError: `out` holds something that is not a site of ours; an atlas is not built, is damaged, or
-            shares its name with another one of this call. Nothing that was published before is changed then.
+            shares its name with another one of this call. Then nothing that was published before changes.
     """
     root = out if isinstance(out, Root) else Root.open(str(out))
     if not atlases:
         raise UserError("no atlas to publish: give at least one folder that holds an atlas.json")
     published = _published_atlases(root)
-    new: dict[str, tuple[Root, dict[str, Any]]] = {}
-    for source in atlases:
-        atlas = read_atlas(source)
-        slug = slug_of(atlas["name"])
-        if slug in new:
-            raise UserError(
-                f"{source.url} and {new[slug][0].url} are both named {slug!r}: change `name` in one of the "
-                "recipes and build again"
-            )
-        new[slug] = (source, atlas)
-
+    new = _named(atlases)
     if form.neuron_pages_url is not None:
         _refuse_packed(entry for slug, entry in published.items() if slug not in new)
 
@@ -69,8 +60,8 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     for slug, (source, atlas) in new.items():
         _copy_atlas(source, atlas, root, atlas_folder(slug, atlas), packed=form.packed)
         published[slug] = site_entry(slug, atlas, packed=form.packed)
-    for path, data in _viewer_files():
-        root.write_bytes(path, data)
+    for path, file in viewer_files().items():
+        root.write_bytes(path, published_bytes(file))
     root.write_bytes(".nojekyll", b"")  # GitHub Pages: serve the files as they are
     root.write_json("sites.json", sites_json(published.values()))
     write_static_parts(root, sites_json(published.values())["atlases"], form)
@@ -84,6 +75,25 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
         is_packed=form.packed,
         has_neuron_pages=form.neuron_pages_url is not None,
     )
+
+
+def _named(atlases: Iterable[Root]) -> dict[str, tuple[Root, Manifest]]:
+    """Slug → the atlas of that name and its atlas.json.
+
+    Raises:
+        UserError: see `write_site`.
+    """
+    named: dict[str, tuple[Root, Manifest]] = {}
+    for source in atlases:
+        atlas = read_atlas(source)
+        slug = slug_of(atlas["name"])
+        if slug in named:
+            raise UserError(
+                f"{source.url} and {named[slug][0].url} are both named {slug!r}: change `name` in one of the "
+                "recipes and build again"
+            )
+        named[slug] = (source, atlas)
+    return named
 
 
 def slug_of(name: str) -> str:
@@ -123,7 +133,7 @@ def sites_json(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def check_site_entry(entry: Any) -> None:
-    """Raise ValueError unless `slug` and `path` of an entry of sites.json fit each other and are safe."""
+    """Raise UserError unless `slug` and `path` of an entry of sites.json fit each other and are safe."""
     slug, path = (entry.get("slug"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     parts = path.split("/") if isinstance(path, str) else []
     if (
@@ -134,13 +144,6 @@ def check_site_entry(entry: Any) -> None:
         or not _BUILD_ID.fullmatch(parts[2])
     ):
         raise UserError(f"slug {slug!r} with path {path!r}, expected 'atlases/<slug>/<build id>'")
-
-
-def _viewer_files() -> Iterator[tuple[str, bytes]]:
-    # Beside the house, not a floor of it: imported where it is needed.
-    from atlas_viewer import published_bytes, viewer_files
-
-    return ((path, published_bytes(file)) for path, file in viewer_files().items())
 
 
 def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""What follows from the atlases of a site: their cards, pages that need no JavaScript, tables for other programs.
+"""The parts of a site that follow from its atlases: data cards, pages without JavaScript, tables for other programs.
 
-All of it is made from the site itself, after sites.json says what is in it, so that it always fits; what a publication
-does not ask for again is removed.
+They are made from the site itself after sites.json is written, so that they always fit it. Parts that a publication
+does not ask for again are removed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +30,7 @@ class SiteForm:
     """What a site has beside the viewer, the atlases and their data cards.
 
     Attributes:
-        packed: the visualizations of the atlases published now lie in archives (`packing`).
+        packed: the images of the newly published atlases are in archives (`packing`).
         neuron_pages_url: address of the site, if every neuron is to have a page of its own (`neuron_pages`).
         embedding_table: every atlas has a table for Embedding Atlas (`embedding_table`).
     """
@@ -58,7 +58,7 @@ def write_static_parts(root: Root, entries: Sequence[Entry], form: SiteForm) -> 
     Args:
         root: the site; its atlases are in place.
         entries: of sites.json.
-        form: what is wanted.
+        form: the requested parts.
     """
     atlases: list[tuple[Entry, Manifest]] = [
         (entry, root.read_json(f"{entry['path']}/atlas.json")) for entry in entries
@@ -83,9 +83,14 @@ def write_static_parts(root: Root, entries: Sequence[Entry], form: SiteForm) -> 
             cards[embedding_path(entry["slug"])] = embedding_table(manifest, _index(folder), folder.read_bytes)
     for path, data in cards.items():
         root.write_bytes(path, data)
+    _remove_others(root, {*written, *cards})
+
+
+def _remove_others(root: Root, written: Container[str]) -> None:
+    """Remove the static parts of a site that are not among `written`."""
     for part in ("cards", "embedding", PAGES_FOLDER):
         for name in root.walk(part):
-            if f"{part}/{name}" not in written and f"{part}/{name}" not in cards:
+            if f"{part}/{name}" not in written:
                 root.remove(f"{part}/{name}")
     for name in root.list():
         if name.startswith("sitemap") and name.endswith(".xml") and name not in written:
@@ -110,7 +115,7 @@ def _write_neuron_pages(root: Root, atlases: Iterable[tuple[Entry, Manifest]], b
     slugs = [entry["slug"] for entry, _ in atlases]
     maps = sitemap_files(base_url, ["", "atlases.html", *(f"cards/{slug}.html" for slug in slugs), *paths])
     if root.exists("robots.txt") and not _is_our_robots(root):
-        del maps["robots.txt"]  # somebody's own: theirs to name the sitemap in
+        del maps["robots.txt"]  # somebody else's, who may name the sitemap in it
     for path, data in maps.items():
         root.write_bytes(path, data)
     return {*paths, *maps}

@@ -1,17 +1,14 @@
-"""Validate an atlas or a site: is everything there, whole, and does every visualization belong to its row?
+"""Validate an atlas or a site: is every file there and intact, and does every image belong to its row?
 
-Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before
-reading, pixels before decoding; every deviation becomes a `Fault` that names the file, and checking goes on
-with the next one. One layer is in memory at a time; of the others a few columns stay, and with a map the
-thumbnails it is compared with.
+Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before reading, pixel
+counts before decoding; every deviation becomes a `Fault` that names the file, and checking goes on with the next file.
+One layer is in memory at a time; of the others a few columns stay, and the thumbnails if there is a map.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from pipeline.atlas.format.file_list import FileList
 from pipeline.atlas.format.fragments import Row
@@ -28,7 +25,6 @@ from pipeline.atlas.format.rows import (
     row_problems,
 )
 from pipeline.atlas.format.schema import (
-    EXAMPLE_TILE_PX,
     HEAD_PATH,
     LAYER_SCHEMA,
     MAP_FOLDER,
@@ -45,16 +41,14 @@ from pipeline.atlas.neighbors.find import NeuronKey
 from pipeline.atlas.neighbors.nearest import NEIGHBORS_SCHEMA
 from pipeline.atlas.neighbors.projection import MAP_SCHEMA
 from pipeline.atlas.site.site import check_site_entry, site_entry
-from pipeline.atlas.validation.image_checks import decode_bounded, sheet_problems, thumbnail
+from pipeline.atlas.validation.compared_images import ComparedImages
 from pipeline.atlas.validation.listed_files import Fault, ListedFiles, parsed, read_json
-from pipeline.atlas.validation.map_checks import map_problems, map_sheet_problems, map_sheet_rows, neighbor_problems
+from pipeline.atlas.validation.map_checks import map_problems, map_sheet_rows, neighbor_problems
 from pipeline.atlas.validation.primary_rows import PrimaryRows
 from pipeline.atlas.validation.table_checks import TableChecks, WholeTable
 from pipeline.errors import UserError
-from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 
-Seen = TypeVar("Seen")
 Watch = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -68,7 +62,8 @@ def validate(path: str | Path | Root, *, watch: Watch = unwatched) -> list[Fault
 
     Args:
         path: the folder.
-        watch: given the number of listed files of an atlas, what is told of every so many that are read.
+        watch: takes the number of listed files of an atlas; gives a function that is called with the number of files
+            read since the last call.
     """
     root = path if isinstance(path, Root) else Root.open(str(path))
     if root.exists("sites.json"):
@@ -116,12 +111,13 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
 
 
 class _AtlasCheck:
-    """The check of one atlas folder, step by step; faults gather in `files`."""
+    """The check of one atlas folder, step by step; `files` collects the faults."""
 
     def __init__(self, root: Root, *, watch: Watch, packed: bool = False) -> None:
         self.root = root
         self.watch = watch
         self.files = ListedFiles(root, packed=packed)
+        self.images = ComparedImages(self.files)
         self.manifest: Manifest = {}
         self.tables = TableChecks(self.files, self.manifest)
         self.primary: dict[str, PrimaryRows] = {}  # by layer
@@ -130,8 +126,8 @@ class _AtlasCheck:
         """All faults.
 
         Args:
-            whole_folder: nothing unlisted may lie anywhere in the folder, as in a published one; a run's own
-                folder is only searched where the visualizations and tables are.
+            whole_folder: search the whole folder for unlisted files, as in a published one; in a run's own folder
+                only the folders of images and tables.
         """
         manifest = read_json(self.root, "atlas.json", self.files.faults)
         if manifest is None:
@@ -142,7 +138,7 @@ class _AtlasCheck:
         if problems:
             return self.files.faults
         if not self.files.check_packs():
-            return self.files.faults  # where the visualizations lie is not certain
+            return self.files.faults  # the places of the images are not certain
         self.manifest = manifest
         self.tables = TableChecks(self.files, manifest)
         manifest["files"] = FileList(manifest["files"])  # in a third of the memory
@@ -161,7 +157,7 @@ class _AtlasCheck:
                 self.files.add("recipe.toml", "is not the recipe that atlas.json quotes")
         self._check_layers()
         self._check_scores()
-        self._check_further_visualizations(self._check_neighbors())
+        self.images.check_rest(self._check_neighbors(), self.primary)
 
     def _check_layers(self) -> None:
         """Check every layer by itself, and the tables of all layers against it."""
@@ -182,7 +178,7 @@ class _AtlasCheck:
             captioned = captioned or has_captions(found)
             if complete:
                 scores.update(self._check_derived(found, index, labels))
-            thumbnails = self._check_visualizations(found)
+            thumbnails = self.images.check_layer(found)
             self.primary[layer["name"]] = PrimaryRows.of(found, thumbnails if MAP_TABLE in self.files.listed else {})
         if not complete:
             return
@@ -200,7 +196,7 @@ class _AtlasCheck:
                     self.files.add(path, "does not say what atlas.json and the index say")
 
     def _check_derived(self, layer: LayerRows, index: WholeTable | None, labels: WholeTable | None) -> Iterable[str]:
-        """What repeats the layer's rows must say what its table says; the score columns with a value there."""
+        """Check the tables that repeat a layer's rows; return the score columns that have a value in the index."""
         part: list[Row] = []
         if index is not None:
             part = index_rows(layer, index.schema)
@@ -247,7 +243,7 @@ class _AtlasCheck:
         return found
 
     def _listing_problems(self, row: Row) -> Iterator[str]:
-        """Files that a row names must be listed, its visualization with the row's own sha256."""
+        """Files that a row names must be listed, its image with the row's own sha256."""
         for column in PATH_FOLDERS:
             if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
@@ -256,7 +252,7 @@ class _AtlasCheck:
             yield f"image_sha256 is not that of {row['image_path']}"
 
     def _check_scores(self) -> None:
-        """scores.parquet, where there is one, must be sound, and scores.md hold its numbers."""
+        """scores.parquet, if there is one, must be valid, and scores.md must hold its numbers."""
         tables = dict(self.files.intact([SCORES_TABLE, SCORES_TEXT]))
         if SCORES_TABLE not in tables:
             return
@@ -287,80 +283,3 @@ class _AtlasCheck:
         for problem in problems:
             self.files.add(MAP_TABLE, problem)
         return {} if problems or places is None else map_sheet_rows(places)
-
-    # ---- visualizations ----
-
-    def _check_visualizations(self, layer: LayerRows) -> dict[str, np.ndarray]:
-        """Decode every visualization that a layer names; compare it with its row, and the sheets with what is on them.
-
-        Returns:
-            image_path → thumbnail of the primary rows' visualizations.
-        """
-        rows = {row["image_path"]: row for row in layer.rows if row["image_path"]}
-        strips = {row["examples_path"]: row for row in layer.rows if row["examples_path"]}
-        masks = {row["alpha_path"] for row in layer.rows if row["alpha_path"]}
-        sheets = {sheet.path: sheet for sheet in layer.sheets}
-        painted = {row["image_path"] for row in layer.primary_rows}
-        thumbnails: dict[str, np.ndarray] = {}
-
-        def measure(path: str, visualization: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
-            return (visualization.shape[1], visualization.shape[0]), thumbnail(
-                visualization
-            ) if path in painted else None
-
-        for path, (size_px, small) in self._seen(sorted({*rows, *strips, *masks} - {*sheets}), measure):
-            if small is not None:
-                thumbnails[path] = small
-            expected_px = size_px
-            if path in rows:
-                expected_px = (rows[path]["width_px"], rows[path]["height_px"])
-            elif path in strips:
-                expected_px = ((strips[path]["num_examples"] or 0) * EXAMPLE_TILE_PX, EXAMPLE_TILE_PX)
-            if size_px != expected_px:
-                self.files.add(path, f"has {size_px} px (width, height), its row says {expected_px}")
-
-        def compare(path: str, visualization: np.ndarray) -> list[str]:
-            return list(sheet_problems(visualization, sheets[path].rows, thumbnails))
-
-        self._note_problems(self._seen(sheets, compare))
-        self._check_listed(sheets)
-        return thumbnails
-
-    def _check_further_visualizations(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
-        """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
-
-        def compare(path: str, visualization: np.ndarray) -> list[str]:
-            keys = map_sheets.get(path, ())
-            rows = [self.primary[layer].row(unit) for layer, unit in keys]
-            small = [self.primary[layer].thumbnail(unit) for layer, unit in keys]
-            thumbnails = {row["image_path"]: seen for row, seen in zip(rows, small, strict=True) if seen is not None}
-            return list(map_sheet_problems(visualization, rows, thumbnails)) if keys else []
-
-        self._note_problems(self._seen([path for path in self.files.left if path.endswith(".webp")], compare))
-        self._check_listed(map_sheets)
-        for _ in self.files.intact(list(self.files.left)):
-            pass  # tables of a layer that could not be read
-
-    def _seen(self, paths: Iterable[str], see: Callable[[str, np.ndarray], Seen]) -> Iterator[tuple[str, Seen]]:
-        """(path, what `see` makes of path and pixels) of the intact files that are visualizations; the others become faults.
-
-        What is seen of a visualization is held, not the visualization; `see` runs in a thread.
-        """
-
-        def decode(path: str, data: bytes) -> Seen | Fault:
-            try:
-                return see(path, decode_bounded(data))
-            except BadImage as error:
-                return Fault(path, f"does not decode: {error}")
-
-        return self.files.seen(paths, decode)
-
-    def _note_problems(self, found: Iterable[tuple[str, list[str]]]) -> None:
-        for path, problems in found:
-            for problem in problems:
-                self.files.add(path, problem)
-
-    def _check_listed(self, sheets: Iterable[str]) -> None:
-        for path in sheets:
-            if path not in self.files.listed:
-                self.files.add(path, "missing: this contact sheet is not listed in atlas.json")

@@ -1,4 +1,4 @@
-"""Unit embeddings, nearest neighbors and the map: formulas derived again, planted groups found, valid tables and sheets."""
+"""Unit embeddings, nearest neighbors and the map: formulas, planted groups, valid tables and sheets."""
 
 import importlib.util
 import io

@@ -12,6 +12,8 @@ from pipeline.io.root import Root
 from tests.support.damaged_atlas import STEM, change_rows, copied, sign
 from tests.support.synthetic_atlas import build_synthetic_atlas
 
+LAYER = {"num_units": 1, "num_neurons": 1, "num_parts": 0, "is_classes": False}
+
 
 @pytest.fixture
 def root(good_atlas: Path, tmp_path: Path) -> Root:
@@ -153,18 +155,7 @@ def test_a_broken_manifest_is_named(root: Root, text: str, message: str) -> None
         ({"tile_size_px": 10**9}, "tile_size_px is 1000000000"),
         ({"tile_size_px": True}, "'tile_size_px' is bool"),
         (
-            {
-                "layers": [
-                    {
-                        "name": "../..",
-                        "num_units": 1,
-                        "num_neurons": 1,
-                        "num_parts": 0,
-                        "is_classes": False,
-                        "file": "x",
-                    }
-                ]
-            },
+            {"layers": [LAYER | {"name": "../..", "file": "x"}]},
             "layers: ",
         ),
         ({"layers": [7]}, "layers[0]: a int, expected an object"),
