@@ -7,7 +7,7 @@ old: their visualizations have the same seeds, and may differ in the last bits o
 """
 
 import hashlib
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,7 +59,7 @@ def chunk(units: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def plan_batches(
-    requested: RequestedUnits, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Key]
+    requested: RequestedUnits, *, num_seeds: int, batch_sizes: Mapping[str, int], done: Container[Hashable]
 ) -> list[Batch]:
     """The batches that are left to do, in the order of layers, methods, seeds, units; sizes by method."""
     batches = []
