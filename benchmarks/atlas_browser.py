@@ -1,4 +1,4 @@
-"""An atlas in a real headless Chromium over a throttled link: first visualization, bytes, repaints, heap, layout, audits.
+"""An atlas in a headless Chromium over a throttled link: first image, bytes, repaints, heap, layout shift, audits.
 
     python -m benchmarks.atlas_browser ATLAS [--repeats 3] [--lighthouse COMMAND] [--axe AXE_MIN_JS] [--npm FOLDER]
 
@@ -10,33 +10,24 @@ debugger, which the page's Content-Security-Policy does not bind; the page's own
 has html-validate and stylelint (with stylelint-config-recommended) look at the pages and styles of a small site.
 """
 
-import argparse
-import contextlib
-import functools
-import http.server
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, sync_playwright
 
-from atlas_viewer import published_bytes, viewer_files
-from benchmarks.caption_search import drawn_captions
-from pipeline.atlas.site.site import atlas_folder, site_entry, sites_json, slug_of, write_site
+from benchmarks.common.browser import chromium_path, read_manifest, serving, visiting
+from benchmarks.common.data import drawn_captions
+from benchmarks.common.program import make_parser, print_header
+from pipeline.atlas.site.site import slug_of, write_site
 from pipeline.atlas.site.site_parts import SiteForm
 from pipeline.io.root import Root
 from tests.support.synthetic_atlas import build_synthetic_atlas
 
-LINK: Final = {"latency": 40, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
-WINDOW: Final = {"width": 1280, "height": 800}
 WATCHER: Final = """
 window.seen = { first: 0, shift: 0, longest: 0 }
 new PerformanceObserver((list) => {
@@ -71,29 +62,16 @@ REPAINT: Final = """([selector, type, value]) => new Promise((resolve) => {
 })"""
 
 
-class PlainHandler(http.server.SimpleHTTPRequestHandler):
-    """Files as they are: no ranges, no compression, no cache."""
-
-    protocol_version = "HTTP/1.1"
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a browser that leaves in the middle
-            super().handle()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("atlas", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lighthouse", help="the program, for its audits")
     parser.add_argument("--axe", type=Path, help="axe.min.js, for its rules")
     parser.add_argument("--npm", type=Path, help="the folder with node_modules, for the validators of HTML and CSS")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-    manifest = json.loads((arguments.atlas / "atlas.json").read_text())
+    chromium = chromium_path()
+    manifest = read_manifest(arguments.atlas)
     layer = manifest["layers"][len(manifest["layers"]) // 2]["name"]
     slug = slug_of(manifest["name"])
     gallery, neuron = f"#/atlas/{slug}", f"#/atlas/{slug}/{layer}/10"
@@ -106,13 +84,12 @@ def main() -> None:
     }
     with serving(arguments.atlas, manifest) as base, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-quic"])
-        print(
-            f"{manifest['counts']['neurons']:,} neurons, Chromium {browser.version}, {os.cpu_count()} cores,", end=" "
+        print_header(
+            f"{manifest['counts']['neurons']:,} neurons",
+            f"Chromium {browser.version}",
+            f"10 Mbit/s, 40 ms, median of {arguments.repeats}",
         )
-        print(f"10 Mbit/s, 40 ms, median of {arguments.repeats}, {time.strftime('%Y-%m-%d')}")
-        print(
-            f"{'first visit':<20}{'visualization s':>10}{'MB then':>9}{'MB in all':>10}{'CLS':>7}{'longest task ms':>17}"
-        )
+        print(f"{'first visit':<20}{'image s':>10}{'MB then':>9}{'MB in all':>10}{'CLS':>7}{'longest task ms':>17}")
         for name, address in views.items():
             found = [first_visit(browser, base + address) for _ in range(arguments.repeats)]
             seconds, then, total, shift, longest = (statistics.median(values) for values in zip(*found, strict=True))
@@ -123,7 +100,7 @@ def main() -> None:
         report_repaints(browser, base + gallery, arguments.repeats)
         if arguments.axe:
             seen = {"gallery": gallery, "neuron": neuron, "compare": f"#/compare/{slug}?n={layer}:10"}
-            if manifest.get("similar", {}).get("map"):
+            if manifest.get("neighbors", {}).get("map"):
                 seen["map"] = f"#/map/{slug}"
             report_rules(browser, base, seen, arguments.axe.read_text())
         browser.close()
@@ -133,49 +110,9 @@ def main() -> None:
         report_validity(arguments.npm.resolve())
 
 
-@contextlib.contextmanager
-def serving(atlas: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """The address of a site with this atlas, its files linked, not copied."""
-    with tempfile.TemporaryDirectory() as name:
-        site = Path(name)
-        for path, file in viewer_files().items():
-            (site / path).parent.mkdir(parents=True, exist_ok=True)
-            (site / path).write_bytes(published_bytes(file))
-        slug = slug_of(manifest["name"])
-        folder = site / atlas_folder(slug, manifest)
-        folder.parent.mkdir(parents=True)
-        folder.symlink_to(atlas.resolve(), target_is_directory=True)
-        (site / "sites.json").write_text(json.dumps(sites_json([site_entry(slug, manifest)])))
-        handler = functools.partial(PlainHandler, directory=name)
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-            server.shutdown()
-
-
-@contextlib.contextmanager
-def visiting(browser: Browser, *, throttled: bool) -> Iterator[tuple[Page, CDPSession, list[tuple[float, int]]]]:
-    """A page with an empty cache, its debugger, and (timestamp, bytes) of what it receives."""
-    context = browser.new_context(viewport=WINDOW)
-    page = context.new_page()
-    page.add_init_script(WATCHER)
-    session = context.new_cdp_session(page)
-    session.send("Network.enable")
-    if throttled:
-        session.send("Network.emulateNetworkConditions", {"offline": False, **LINK})
-    received: list[tuple[float, int]] = []
-    session.on("Network.dataReceived", lambda event: received.append((event["timestamp"], event["encodedDataLength"])))
-    session.on(
-        "Network.responseReceived",
-        lambda event: received.append((event["timestamp"], int(event["response"]["encodedDataLength"]))),
-    )
-    yield page, session, received
-    context.close()
-
-
 def first_visit(browser: Browser, address: str) -> tuple[float, float, float, float, float]:
     """Seconds to the first visualization, MB until then, MB until all is quiet, layout shift, longest task in ms."""
-    with visiting(browser, throttled=True) as (page, session, received):
+    with visiting(browser, throttled=True, script=WATCHER) as (page, session, received):
         starts: list[float] = []
         session.on("Network.requestWillBeSent", lambda event: starts.append(event["timestamp"]))
         page.goto(address)
@@ -190,7 +127,7 @@ def first_visit(browser: Browser, address: str) -> tuple[float, float, float, fl
 
 def first_search(browser: Browser, address: str) -> float:
     """ms from typing, before the index and the labels were asked for, to the results, over the throttled link."""
-    with visiting(browser, throttled=True) as (page, _session, _received):
+    with visiting(browser, throttled=True, script=WATCHER) as (page, _session, _received):
         page.goto(address)
         page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
         page.focus("#search")
@@ -218,7 +155,7 @@ def report_repaints(browser: Browser, address: str, repeats: int) -> None:
     counts: dict[str, str] = {}
     heaps: dict[str, list[float]] = {"after load": [], "after all this": [], "the same, collected": []}
     for _ in range(repeats):
-        with visiting(browser, throttled=False) as (page, session, _received):
+        with visiting(browser, throttled=False, script=WATCHER) as (page, session, _received):
             page.goto(address)
             page.wait_for_function("() => window.seen.first > 0", timeout=120_000)
             page.wait_for_load_state("networkidle", timeout=120_000)
@@ -248,7 +185,7 @@ def report_rules(browser: Browser, base: str, views: dict[str, str], axe: str) -
     """Violations that axe-core finds, light and dark."""
     for name, address in views.items():
         for scheme in ("light", "dark"):
-            with visiting(browser, throttled=False) as (page, session, _received):
+            with visiting(browser, throttled=False, script=WATCHER) as (page, session, _received):
                 page.emulate_media(color_scheme=scheme)
                 page.goto(base + address)
                 page.locator("#content h1").wait_for(state="attached", timeout=120_000)

@@ -1,24 +1,19 @@
-"""Seconds and memory of `build` and `validate` by the number of neurons, on atlases made of drawn rows and visualizations.
+"""Seconds and memory of `build` and `validate` by the number of neurons, on atlases of drawn rows and images.
 
     python -m benchmarks.big_atlas FOLDER [--neurons 12500 25000 50000 100000] [--no-validate] [--again] [--captions]
 
 Each atlas is `FOLDER/atlas-N`; one that is there already is kept, and only validated (`--again` builds it once more
-from its fragments, `--captions` with captions of `caption_search.py` for the references). Rows have what a run writes
+from its fragments, `--captions` with drawn captions for the references). Rows have what a run writes
 at ImageNet's size: fifty references with keys, labels and activations, a histogram, seven scores. A few distinct
-visualizations of usual size (VIEWER: 224 px at quality 80, strips of nine dataset images, masks) are linked under every
+visualizations of usual size (224 px at quality 80, strips of nine dataset images, masks) are linked under every
 neuron's name, so that a large atlas takes little room; contact sheets are painted from them as always. Neighbors and
-map are of the drawn top-activating images of `nearest_neighbors.py`, which has the times of their parts.
+map are of the drawn top-activating images of `neighbors.py`, which has the times of their parts.
 `atlas_browser.py` shows the atlases. Every step runs in a process of its own, so that its peak memory is its own.
 """
 
-import argparse
 import hashlib
-import multiprocessing
 import os
 import pickle
-import resource
-import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
@@ -27,8 +22,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.caption_search import drawn_captions
-from benchmarks.similar_neurons import drawn_top_images
+from benchmarks.common.data import drawn_captions
+from benchmarks.common.program import make_parser, print_header
+from benchmarks.common.timing import Usage, in_process
+from benchmarks.neighbors import drawn_top_images
 from pipeline.atlas.build.build import build_atlas
 from pipeline.atlas.format import schema
 from pipeline.atlas.format.fragments import RunRows, write_fragment, write_scores
@@ -55,53 +52,42 @@ _SYLLABLES: Final = ("ta", "ri", "mon", "el", "ka", "sha", "dor", "ven", "lu", "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--neurons", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     parser.add_argument("--no-validate", action="store_true")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--captions", action="store_true")
     arguments = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
+    print_header()
     print(f"{'neurons':>8}  {'step':<9}{'seconds':>9}{'CPU s':>9}{'CPU ms/neuron':>15}{'peak MiB':>10}{'load':>6}")
     for num_neurons in arguments.neurons:
         folder = arguments.folder / f"atlas-{num_neurons}"
-        if not (folder / "drawn" / "similar.pickle").exists():
-            in_child(write_visualizations, folder, num_neurons)
-            in_child(write_run, folder, num_neurons)
-            report(num_neurons, "similar", *in_child(make_neighbors, folder, num_neurons))
+        if not (folder / "drawn" / "neighbors.pickle").exists():
+            in_process(write_visualizations, folder, num_neurons)
+            in_process(write_run, folder, num_neurons)
+            report(num_neurons, "neighbors", in_process(make_neighbors, folder, num_neurons))
         if arguments.again or not (folder / "atlas.json").exists():
             build = make_captioned_atlas if arguments.captions else make_atlas
-            report(num_neurons, "build", *in_child(build, folder, num_neurons))
+            report(num_neurons, "build", in_process(build, folder, num_neurons))
         if not arguments.no_validate:
-            report(num_neurons, "validate", *in_child(check_atlas, folder, num_neurons))
+            report(num_neurons, "validate", in_process(check_atlas, folder, num_neurons))
 
 
-def report(num_neurons: int, step: str, seconds: float, cpu_seconds: float, peak_mib: float) -> None:
-    per_neuron = 1000 * cpu_seconds / num_neurons
-    print(f"{num_neurons:>8}  {step:<9}{seconds:>9.1f}{cpu_seconds:>9.1f}{per_neuron:>15.2f}{peak_mib:>10.0f}", end="")
-    print(f"{os.getloadavg()[0]:>6.1f}", flush=True)
-
-
-def in_child(step: Callable[[Path, int], None], folder: Path, num_neurons: int) -> tuple[float, float, float]:
-    """(seconds, seconds of processor, MiB at most) of step(folder, num_neurons) in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (step, folder, num_neurons))
-
-
-def _measured(step: Callable[[Path, int], None], folder: Path, num_neurons: int) -> tuple[float, float, float]:
-    started, cpu_started = time.perf_counter(), time.process_time()
-    step(folder, num_neurons)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return time.perf_counter() - started, time.process_time() - cpu_started, peak_mib
+def report(num_neurons: int, step: str, usage: Usage) -> None:
+    print(
+        f"{num_neurons:>8}  {step:<9}{usage.wall_s:>9.1f}{usage.cpu_s:>9.1f}{1000 * usage.cpu_s / num_neurons:>15.2f}"
+        f"{usage.peak_mib:>10.0f}{os.getloadavg()[0]:>6.1f}",
+        flush=True,
+    )
 
 
 def make_neighbors(folder: Path, num_neurons: int) -> None:
-    """Signatures, neighbors and, with openTSNE, the map, kept beside the atlas."""
+    """Unit embeddings, neighbors and, with openTSNE, the map, kept beside the atlas."""
     top_images, _ = drawn_top_images(num_neurons)
     name = layout_name()
     found = find_neighbors(neurons_of(num_neurons), top_images, layout=layout if name else None, layout_name=name)
-    (folder / "drawn" / "similar.pickle").write_bytes(pickle.dumps(found))
+    (folder / "drawn" / "neighbors.pickle").write_bytes(pickle.dumps(found))
 
 
 def neurons_of(num_neurons: int) -> list[tuple[str, int]]:
@@ -127,7 +113,7 @@ def make_atlas(
     finish: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]] = lambda _, rows: rows,
 ) -> None:
     """The build step over the drawn rows."""
-    similar: NeighborTables = pickle.loads((folder / "drawn" / "similar.pickle").read_bytes())
+    neighbors: NeighborTables = pickle.loads((folder / "drawn" / "neighbors.pickle").read_bytes())
     root = Root.open(str(folder))
     build_atlas(
         root,
@@ -151,7 +137,7 @@ def make_atlas(
             "git_commit": "",
         },
         layers=layer_units(num_neurons),
-        neighbors=similar,
+        neighbors=neighbors,
     )
 
 
@@ -163,7 +149,7 @@ def check_atlas(folder: Path, num_neurons: int) -> None:
 def recipe(num_neurons: int) -> Recipe:
     return Recipe.from_toml(
         f"""
-        schema = "recipe/1"
+        schema = "recipe/2"
         name = "drawn-{num_neurons}"
         [model]
         name = "{MODEL_NAME}"

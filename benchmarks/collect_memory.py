@@ -1,7 +1,7 @@
 """Peak memory of a `collect` worker over tar shards of N and of 10 N dataset images, and over one shard and ten.
 
-    python benchmarks/collect_memory.py [--images 200]
-    python benchmarks/collect_memory.py --images 64 --settings MALLOC_MMAP_THRESHOLD_=4194304 "A=1 B=2" [--rounds 3]
+    python -m benchmarks.collect_memory [--images 200]
+    python -m benchmarks.collect_memory --images 64 --settings MALLOC_MMAP_THRESHOLD_=4194304 "A=1 B=2" [--rounds 3]
 
 Each case is a process of its own, as a Ray worker is one, in the environment of those on a cluster. It collects its
 shards as the task of `collect` does: stem, stages and classes of `--model` with random weights, dataset images of 224
@@ -11,23 +11,20 @@ With `--settings`: what environments of a worker cost, in CPU seconds (its own a
 after a first one, and its peak memory. Workers with none and with each take turns.
 """
 
-import argparse
-import io
 import multiprocessing
 import os
 import resource
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.common.data import write_shard
+from benchmarks.common.program import make_parser, print_header
 from jobs.engine.ray_pools import TASK_ENVIRONMENT
 from jobs.engine.worker import allocator_for_models
 from pipeline.activations.collect import collect
@@ -37,13 +34,12 @@ from pipeline.io.root import Root
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 
-DATASET_IMAGE_PX = 224
 TIMES = 10
 BATCH_SIZE = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=200, help="N")
     parser.add_argument("--model", default="timm:tf_efficientnet_lite0")
     parser.add_argument("--layers", nargs="*", default=["conv_stem", "blocks.?"])
@@ -51,10 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     few, many = arguments.images, TIMES * arguments.images
-    print(
-        f"{arguments.model}, batches of {BATCH_SIZE}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-        f"torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
-    )
+    print_header(arguments.model, f"batches of {BATCH_SIZE}")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.settings:
             shards = [write_shard(Path(folder, f"{index}.tar"), few, seed=index) for index in range(2)]
@@ -68,7 +61,7 @@ def main() -> None:
         for name, shards in cases.items():
             peaks[name], _ = worker(shards, arguments.model, arguments.layers, f"{folder}/out")
             ratio = peaks[name] / next(iter(peaks.values()))
-            print(f"{name + ' dataset_images':<32}{peaks[name] / 1e6:8.1f} MB{ratio:8.3f}", flush=True)
+            print(f"{name + ' dataset images':<32}{peaks[name] / 1e6:8.1f} MB{ratio:8.3f}", flush=True)
 
 
 def compare(
@@ -89,22 +82,6 @@ def compare(
         peak = statistics.median(peak for peak, _ in results)
         cpu_s = statistics.median(cpu_s for _, cpu_s in results)
         print(f"{cpu_s:8.2f} s CPU{ratio:8.3f}{peak / 1e6:9.1f} MB  {setting or 'as it is'}", flush=True)
-
-
-def write_shard(path: Path, count: int, *, seed: int) -> str:
-    """A tar shard of `count` labeled JPEGs; returns its path."""
-    rng = np.random.default_rng(seed)
-    with tarfile.open(path, "w") as tar:
-        for index in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
-            buffer = io.BytesIO()
-            coarse.resize((DATASET_IMAGE_PX, DATASET_IMAGE_PX), Image.Resampling.BILINEAR).save(buffer, "JPEG")
-            members = {"jpg": buffer.getvalue(), "cls": str(index % 1000).encode()}
-            for suffix, data in members.items():
-                member = tarfile.TarInfo(f"{path.stem}-{index:06d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return str(path)
 
 
 def worker(shards: Sequence[str], model: str, layers: Sequence[str], root: str) -> tuple[int, float]:

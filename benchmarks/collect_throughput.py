@@ -1,23 +1,22 @@
 """Images per second of `collect` over a bare loop that decodes, preprocesses and runs the model.
 
-    python benchmarks/collect_throughput.py [SHARD.tar …]
+    python -m benchmarks.collect_throughput [SHARD.tar …]
 
 The default shards are those of the demo. Both loops run in one process, in turn; the median ratio is quoted.
 `collect` keeps the statistics of the stem, of all blocks and of the classes at once, as the demo recipe does.
 """
 
 import argparse
-import io
 import statistics
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
-from PIL import Image
 
+from benchmarks.common.data import DEMO_SHARDS, images_of
+from benchmarks.common.program import make_parser, print_header
+from benchmarks.common.timing import in_turn
 from jobs.engine.allocator import freed_memory_kept
 from pipeline.activations.collect import collect
 from pipeline.data.sample_errors import ErrorBudget
@@ -25,25 +24,23 @@ from pipeline.data.shards import iterate_samples
 from pipeline.models import Model, load_model
 from pipeline.neurons import match_layers
 
-DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
 MAX_PIXELS = 80_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=True)
     parser.add_argument("shards", nargs="*", default=[str(path) for path in DEMO_SHARDS])
     parser.add_argument("--model", default="timm:tf_efficientnet_lite0")
     parser.add_argument("--layers", nargs="*", default=["conv_stem", "blocks.?"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="as a worker of the pipeline has")
     parser.add_argument("--decode-threads", type=int, default=0, help="of collect, beside the model, as beside a GPU")
     parser.add_argument(
-        "--heap", choices=("worker", "torch"), default="worker", help="of both, see `jobs.engine.allocator`"
+        "--allocator", choices=("worker", "torch"), default="worker", help="of both, see `jobs.engine.allocator`"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with freed_memory_kept() if arguments.heap == "worker" else nullcontext():
+    with freed_memory_kept() if arguments.allocator == "worker" else nullcontext():
         time_loops(arguments)
 
 
@@ -51,27 +48,29 @@ def time_loops(arguments: argparse.Namespace) -> None:
     """Print the images per second of both loops, which take turns, and their ratio."""
     model = load_model(arguments.model, "random")
     layers = match_layers(arguments.layers, model.layers())
-    loops: dict[str, Callable[[], int]] = {
-        "bare": lambda: bare_loop(model, arguments.shards, arguments.batch_size),
-        "collect": lambda: collect_loop(model, layers, arguments),
+    loops: dict[str, Callable[[], float]] = {
+        "bare": lambda: images_per_s(lambda: bare_loop(model, arguments.shards, arguments.batch_size)),
+        "collect": lambda: images_per_s(lambda: collect_loop(model, layers, arguments)),
     }
-    for loop in loops.values():
-        loop()  # warm-up
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(arguments.repeats):
-        for name, loop in loops.items():
-            started = time.perf_counter()
-            images = loop()
-            rates[name].append(images / (time.perf_counter() - started))
-    ratio = statistics.median(c / b for c, b in zip(rates["collect"], rates["bare"], strict=True))
-    print(
-        f"{arguments.model}, {len(layers)} layers, batch {arguments.batch_size}, torch {torch.__version__}, "
-        f"{arguments.threads} threads, {arguments.decode_threads} that decode, heap {arguments.heap}, "
-        f"{time.strftime('%Y-%m-%d')}"
+    print_header(
+        arguments.model,
+        f"{len(layers)} layers",
+        f"batch {arguments.batch_size}",
+        f"{arguments.decode_threads} threads that decode",
+        f"allocator {arguments.allocator}",
     )
+    rates = in_turn(loops, arguments.repeats)
     for name, values in rates.items():
         print(f"{name:<10}{statistics.median(values):8.1f} images/s")
+    ratio = statistics.median(c / b for c, b in zip(rates["collect"], rates["bare"], strict=True))
     print(f"{'ratio':<10}{ratio:8.2f}")
+
+
+def images_per_s(loop: Callable[[], int]) -> float:
+    """The rate of a loop that returns how many images it took."""
+    started = time.perf_counter()
+    images = loop()
+    return images / (time.perf_counter() - started)
 
 
 @torch.inference_mode()
@@ -79,14 +78,11 @@ def bare_loop(model: Model, shards: Sequence[str], batch_size: int) -> int:
     """Decode, preprocess, run. Returns the number of images."""
     count, batch = 0, []
     for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.name.endswith(".jpg"):
-                    data = tar.extractfile(member).read()  # type: ignore[union-attr]
-                    batch.append(model.preprocess(Image.open(io.BytesIO(data)).convert("RGB")))
-                if len(batch) == batch_size:
-                    model.module(torch.stack(batch))
-                    count, batch = count + len(batch), []
+        for image in images_of(shard):
+            batch.append(model.preprocess(image))
+            if len(batch) == batch_size:
+                model.module(torch.stack(batch))
+                count, batch = count + len(batch), []
     if batch:
         model.module(torch.stack(batch))
     return count + len(batch)

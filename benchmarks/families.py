@@ -1,25 +1,24 @@
-"""One small run of every family of models: classes and intermediate neurons, alone as in a batch, resumed, against the data.
+"""One small run of every family of models: classes and intermediate neurons, in a batch and alone, resumed.
 
-    python benchmarks/families.py [PATTERN …] [--weights NAME=PATH …] [--steps 60] [--out FILE]
+    python -m benchmarks.families [PATTERN …] [--weights NAME=PATH …] [--steps 60] [--out FILE]
 
-For each model the whole pipeline runs in one process on the first shard of the demo's dataset images, at a small
-input size; weights are random unless `--weights` names a file or package for the model. Columns:
+For each model the whole pipeline runs in one process on the first tar shard of the demo, at a small input size. Weights
+are random unless `--weights` names a file or package for the model. Columns:
 
-    class, inner   best activation of a visualization over that of the top-activating dataset image, over the visualized units
-                   (median in brackets): above 1 the visualization activates the unit more than any dataset image does
-    alone          largest difference of a visualization made alone from the same one made in a batch, in 8-bit levels, after
-                   5 steps: kernels for other batch sizes round otherwise, and an optimization amplifies that
-    resume         visualizations made by the second of two runs, the first of which was asked for the first units only
-    relevance      the rule that intermediate neurons ran with
+    class, intermediate
+              best activation of a visualization over the maximum of the dataset, over the visualized units (median
+              in brackets): above 1 the visualization activates the unit more than any dataset image does
+    alone     largest difference of a visualization made alone from the same one made in a batch, in 8-bit levels, after
+              5 steps: kernels for other batch sizes round otherwise, and an optimization amplifies that
+    resume    visualizations made by the second of two runs; the first was asked for the first units only
+    relevance the rule that intermediate neurons ran with
 
 A model that cannot do a part says which and why, in a line below its own. Where the median is below 1, the same units
-are made again with activation_weight = 2 in place of the preset's 0.2: if that lifts them, it is the alignment that
-kept the activation down, and not the network.
+are made again with activation_weight = 2 in place of the preset's. If that lifts them, it was the alignment that kept
+the activation down.
 """
 
-import argparse
 import fnmatch
-import os
 import statistics
 import tempfile
 import time
@@ -33,7 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.commands.demo import PACKAGE
+from benchmarks.common.data import DEMO_SHARDS
+from benchmarks.common.program import make_parser
 from jobs.run.resolved import resolve
 from jobs.runner import run_stages
 from pipeline.activations.store import StatisticsStore
@@ -51,7 +51,6 @@ from pipeline.synthesis import Visualization, synthesize
 NUM_UNITS = 4  # of each kind, in two batches
 STEPS_ALONE = 5
 PUSHING = 2.0  # activation_weight of the second trial
-DATASET_IMAGES = PACKAGE / "demo_data/shards/neuron-atlas-demo-000000.tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,7 @@ class Line:
 
     def __str__(self) -> str:
         alone = "-" if self.alone is None else str(self.alone)
-        cells = [f"{self._ratio(kind):>13}" for kind in ("class", "intermediate")]
+        cells = [f"{self._ratio(kind):>14}" for kind in ("class", "intermediate")]
         text = f"{self.name:<40}{''.join(cells)}{alone:>7}{self.resumed:>8}  {self.rule:<10}{self.seconds:>6.0f}"
         return "\n".join([text, *(f"    {remark}" for remark in self.remarks)])
 
@@ -122,14 +121,14 @@ class Line:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=True)
     parser.add_argument("patterns", nargs="*", default=["*"], help="which models, e.g. 'timm:vit*'")
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=WEIGHTS", help="real weights of a model")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--size", type=int, default=0, help="input size in pixels, for all; default: see FAMILIES")
     parser.add_argument("--out", type=Path, help="append the table to this file as well")
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    torch.set_num_threads(arguments.threads)
     weights = dict(item.split("=", 1) for item in arguments.weights)
 
     def echo(text: str) -> None:
@@ -139,10 +138,11 @@ def main() -> None:
                 file.write(text + "\n")
 
     echo(
-        f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, timm {version('timm')}, {torch.get_num_threads()} "
-        f"threads, {arguments.steps} steps of the fast preset, {NUM_UNITS} classes and {NUM_UNITS} intermediate neurons each"
+        f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, timm {version('timm')}, "
+        f"{torch.get_num_threads()} threads, {arguments.steps} steps of `fast`, "
+        f"{NUM_UNITS} classes and {NUM_UNITS} intermediate neurons each"
     )
-    echo(f"{'model':<40}{'class':>13}{'intermediate':>13}{'alone':>7}{'resume':>8}  {'relevance':<10}{'s':>6}")
+    echo(f"{'model':<40}{'class':>14}{'intermediate':>14}{'alone':>7}{'resume':>8}  {'relevance':<10}{'s':>6}")
     for family in FAMILIES:
         if any(fnmatch.fnmatch(family.name, pattern) for pattern in arguments.patterns):
             echo(str(run_family(family, weights.get(family.name, "random"), arguments.steps, arguments.size)))
@@ -168,7 +168,7 @@ def measure(line: Line, family: Family, weights: str, steps: int, size_px: int, 
     feature_layers = [entry.layer for entry in model.default_feature_layers()]
     intermediate = family.intermediate or feature_layers[-2]
     asked = {"layers": [intermediate], "intermediate": intermediate, "has_classifier": model.has_classifier}
-    quiet = {"address": "inline", "say": lambda line: None}
+    quiet: dict[str, Any] = {"address": "inline", "echo": lambda line: None}
     first = make_recipe(family, weights, steps, size_px, out, num_units=NUM_UNITS // 2, **asked)
     run_stages(first, ("collect", "targets", "visualize"), **quiet)
     recipe = make_recipe(family, weights, steps, size_px, out, num_units=NUM_UNITS, **asked)
@@ -260,7 +260,7 @@ def make_recipe(
         {
             "name": "family",
             "model": {"name": family.name, "weights": weights, "input_size_px": size_px, "options": family.options},
-            "data": {"shards": [str(DATASET_IMAGES)]},
+            "data": {"shards": [str(DEMO_SHARDS[0])]},
             "output": {"root": str(out)},
             "statistics": {"layers": layers, "top_k": 16, "batch_size": 16},
             "neurons": blocks,

@@ -1,14 +1,14 @@
 """Speed on a GPU: seconds per neuron, step over bare pass, memory and use of the device, by preset and precision.
 
-    python benchmarks/gpu_speed.py [--model torchvision:resnet50] [--layers class inner] [--presets published fast] …
+    python -m benchmarks.gpu_speed [--layers class intermediate] [--presets published fast] …
 
 Needs neither Ray nor Zarr. For the neurons of each layer (`class`, `intermediate`, which is the last feature layer but
 one, or one by its name), of each preset and precision, plain and compiled, it optimizes `--neurons` neurons through
 `synthesize` in batches as a run does, for `--steps` steps each, and times what a batch takes in the steady state (after
 its first steps) by the device's own clock. `s/neuron` is that times the preset's steps; nothing else of a run depends
 on the steps. `bare` is a forward and backward pass of the module as far as the neurons' layer in the same precision and
-batch; `busy` is the share of gallery time in which kernels run. Below the table stands what all units of the layers
-together would take. The weights are random: the time does not depend on them.
+batch; `busy` is the share of wall time in which kernels run. The lines below the table
+say how long all units of the layers together would take. The weights are random: the time does not depend on them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 
 import torch
 
+from benchmarks.common.program import make_parser, print_header
 from pipeline.models import Model, features_of, load_model
 from pipeline.synthesis.methods.presets import SynthesisOptions
 from pipeline.synthesis.methods.registry import preset
@@ -31,39 +32,52 @@ _WARM_STEPS = 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="torchvision:resnet50")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--neurons", type=int, default=256)
     parser.add_argument("--steps", type=int, default=60, help="measured per batch, after the warm-up")
     parser.add_argument("--presets", nargs="+", default=["published", "fast"])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--ways", nargs="+", default=["plain", "compiled"])
+    parser.add_argument("--execution-modes", nargs="+", default=["plain", "compiled"])
     parser.add_argument("--layers", nargs="+", default=["class", "intermediate"])
     arguments = parser.parse_args()
 
     model = load_model(arguments.model, "random", device="cuda")
     layers = [layer_named(model, name) for name in arguments.layers]
     units = {layer: model.units(layer) for layer in layers}
-    print(
-        f"{arguments.model}, 224 px, batches of {arguments.batch_size}, {arguments.neurons} neurons; "
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    print_header(
+        f"{arguments.model}, 224 px",
+        f"batches of {arguments.batch_size}",
+        f"{arguments.neurons} neurons",
+        torch.cuda.get_device_name(),
     )
-    heads = ("neurons", "preset", "precision", "way", "bare ms", "step ms", "ratio", "s/neuron", "MB/neuron", "busy")
+    heads = (
+        "neurons",
+        "preset",
+        "precision",
+        "execution mode",
+        "bare ms",
+        "step ms",
+        "ratio",
+        "s/neuron",
+        "MB/neuron",
+        "busy",
+    )
     print("| " + " | ".join([*heads, "first s"]) + " |\n" + "|---" * 4 + "|---:" * 7 + "|", flush=True)
     seconds: dict[tuple[str, str, str], float] = collections.defaultdict(float)
     for layer, precision in itertools.product(layers, arguments.precisions):
         bare_ms = bare(model.in_precision(precision), layer, arguments.batch_size)
-        for name, way in itertools.product(arguments.presets, arguments.ways):
-            place = [layer, name, precision, way]
+        for name, mode in itertools.product(arguments.presets, arguments.execution_modes):
+            place = [layer, name, precision, mode]
             try:
-                step_ms, megabytes, busy, first_s = measure(model, layer, preset(name), precision, way, arguments)
+                step_ms, megabytes, busy, first_s = measure(model, layer, preset(name), precision, mode, arguments)
             except (TracingError, torch.OutOfMemoryError) as error:
                 print(table_line([*place, f"{type(error).__name__}: {error}".splitlines()[0]]), flush=True)
-                seconds[name, precision, way] = float("nan")
+                seconds[name, precision, mode] = float("nan")
                 continue
             neuron_s = step_ms * preset(name).steps / 1000
-            seconds[name, precision, way] += units[layer] * neuron_s
+            seconds[name, precision, mode] += units[layer] * neuron_s
             numbers = [
                 *(f"{bare_ms:.3f}", f"{step_ms:.3f}", f"{step_ms / bare_ms:.2f}"),
                 *(f"{neuron_s:.3f}", f"{megabytes:.0f}"),
@@ -76,7 +90,7 @@ def main() -> None:
 
 
 def layer_named(model: Model, name: str) -> str:
-    """`class` → the classifier's layer, `intermediate` → the last feature layer but one, any other name → the layer itself."""
+    """`class` → the classifier, `intermediate` → the last feature layer but one; another name → that layer."""
     if name == "class":
         return model.classifier_layer
     if name == "intermediate":
@@ -112,7 +126,7 @@ def measure(
     layer: str,
     options: SynthesisOptions,
     precision: str,
-    way: str,
+    mode: str,
     arguments: argparse.Namespace,
 ) -> tuple[float, float, float, float]:
     """Milliseconds per step and image, megabytes per neuron, share of time in kernels, seconds until the first step."""
@@ -128,15 +142,15 @@ def measure(
     for start in range(0, arguments.neurons, arguments.batch_size):
         places = range(start, min(start + arguments.batch_size, arguments.neurons))
         marks: list[torch.cuda.Event] = []
-        galleries: list[float] = []
+        walls_s: list[float] = []
 
-        def mark(step: int, _total: int, marks: list = marks, galleries: list = galleries) -> None:
+        def mark(step: int, _total: int, marks: list = marks, walls_s: list = walls_s) -> None:
             if step == 1 or step >= _WARM_STEPS:
                 if step in (1, _WARM_STEPS):
                     torch.cuda.synchronize()
                 marks.append(torch.cuda.Event(enable_timing=True))
                 marks[-1].record()
-                galleries.append(time.perf_counter())
+                walls_s.append(time.perf_counter())
 
         started_s = time.perf_counter()
         synthesize(
@@ -147,25 +161,25 @@ def measure(
             image_size_px=224,
             seeds=list(places),
             precision=precision,
-            execution_mode=way,
+            execution_mode=mode,
             on_step=mark,
         )
-        first_s = max(first_s, galleries[0] - started_s)
+        first_s = max(first_s, walls_s[0] - started_s)
         per_step.append(marks[1].elapsed_time(marks[-1]) / (len(marks) - 2) / len(places))
     megabytes = (torch.cuda.max_memory_allocated() - before) / arguments.batch_size / 1e6
-    busy = share_in_kernels(model, layer, target, options, precision, way, arguments.batch_size)
+    busy = share_in_kernels(model, layer, target, options, precision, mode, arguments.batch_size)
     return statistics.median(per_step), megabytes, busy, first_s
 
 
-def share_in_kernels(model, layer, target, options, precision, way, batch_size) -> float:  # type: ignore[no-untyped-def]
-    """Kernel time over gallery time in the steady state of one batch."""
+def share_in_kernels(model, layer, target, options, precision, mode, batch_size) -> float:  # type: ignore[no-untyped-def]
+    """Kernel time over wall time in the steady state of one batch."""
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-    galleries: list[float] = []
+    walls_s: list[float] = []
 
     def mark(step: int, _total: int) -> None:
         if step in (4, 12):
             torch.cuda.synchronize()
-            galleries.append(time.perf_counter())
+            walls_s.append(time.perf_counter())
             profiler.start() if step == 4 else profiler.stop()
 
     synthesize(
@@ -176,11 +190,11 @@ def share_in_kernels(model, layer, target, options, precision, way, batch_size) 
         image_size_px=224,
         seeds=list(range(batch_size)),
         precision=precision,
-        execution_mode=way,
+        execution_mode=mode,
         on_step=mark,
     )
     events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
-    return sum(event.self_device_time_total for event in events) / 1e6 / (galleries[1] - galleries[0])
+    return sum(event.self_device_time_total for event in events) / 1e6 / (walls_s[1] - walls_s[0])
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from method_runs import BASELINES, KINDS, VariantRun
 from PIL import Image, ImageDraw
 
+from benchmarks.method_runs import BASELINES, KINDS, VariantRun
 from pipeline.atlas.format.scores import DATASET_IMAGES
 from pipeline.evaluation.metrics.bootstrap import jackknife_interval, paired_difference
 from pipeline.evaluation.metrics.fid_kid import frechet_distance, kernel_distance
@@ -41,28 +41,28 @@ def report(runs: Sequence[VariantRun]) -> str:
 
 
 def scores_table(runs: Sequence[VariantRun], kind: str) -> list[str]:
-    """One column per variant and method: means over neurons, with 95 % intervals where there are some."""
+    """One column per variant and method: means over neurons, with 95 % intervals where they were measured."""
     scores = pd.concat([run.scores() for run in runs])
     # What is measured on dataset images is the same in all runs of the same visualizations; the first stands for all.
     dataset_images = scores[(scores["method"] == DATASET_IMAGES) & (scores["variant"] == runs[0].name)]
     made = scores[scores["method"] != DATASET_IMAGES]
     columns = {
-        f"{variant} {method}": some for (variant, method), some in made.groupby(["variant", "method"], sort=False)
+        f"{variant} {method}": table for (variant, method), table in made.groupby(["variant", "method"], sort=False)
     }
-    columns["dataset_images"] = dataset_images
+    columns["dataset images"] = dataset_images
     means = pd.concat([run.rows() for run in runs]).groupby(["variant", "method"])[["steps", "seconds"]].mean()
-    facts = [tuple(name.split(" ")) for name in columns]
+    places = [tuple(name.split(" ")) for name in columns]
     lines = [
         table_line(["metric", "evaluator", *columns]),
         "|---|---|" + "---:|" * len(columns),
-        table_line(["visualizations", "", *(f"{some['num_visualizations'].max():.0f}" for some in columns.values())]),
+        table_line(["visualizations", "", *(f"{table['num_visualizations'].max():.0f}" for table in columns.values())]),
     ]
-    for fact in ("steps", "seconds"):
-        cells = [f"{means.loc[place][fact]:.0f}" if place in means.index else "" for place in facts]
-        lines.append(table_line([f"{fact} per visualization", "", *cells]))
+    for column in ("steps", "seconds"):
+        cells = [f"{means.loc[place][column]:.0f}" if place in means.index else "" for place in places]
+        lines.append(table_line([f"{column} per visualization", "", *cells]))
     for metric, decimals in METRICS[kind].items():
         for evaluator in sorted(made[made["metric"] == metric]["evaluator"].unique()):
-            values = [some.set_index(["metric", "evaluator"]) for some in columns.values()]
+            values = [table.set_index(["metric", "evaluator"]) for table in columns.values()]
             lines.append(
                 table_line([metric, evaluator, *(format_score(v, metric, evaluator, decimals) for v in values)])
             )
@@ -81,7 +81,7 @@ def format_score(values: pd.DataFrame, metric: str, evaluator: str, decimals: in
 def differences_table(
     runs: Sequence[VariantRun], kind: str, base: str, methods: Sequence[str] = ("vital",)
 ) -> list[str]:
-    """The variants of some methods minus one variant of VITAL on the neurons of both, with paired bootstrap intervals.
+    """Variants of the methods minus one variant of VITAL on the neurons of both, with paired bootstrap intervals.
 
     Args:
         runs: of one kind of neuron.
@@ -110,7 +110,7 @@ def differences_table(
         cells = []
         for other in names_of_others:
             means = [rows[place].groupby(["layer", "unit"])[name].mean() for place in (other, first)]  # over seeds
-            both = pd.concat(means, axis=1, keys=["other", "base"], join="intermediate")
+            both = pd.concat(means, axis=1, keys=["other", "base"], join="inner")
             difference, low, high = paired_difference(both["other"], both["base"])
             cells.append(f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]")
         lines.append(table_line([name, *cells]))
@@ -133,8 +133,8 @@ def distance_lines(
                     cells.setdefault((metric, evaluator), []).append("")
                     continue
                 both = [[visualizations[run][neuron] for neuron in shared[name]] for run in (name, base)]
-                fewest = min(len(embeddings) for some in both for embeddings in some)  # seeds: FID depends on how many
-                sets = [[embeddings[:fewest] for embeddings in some] for some in both]
+                fewest = min(len(embeddings) for run in both for embeddings in run)  # seeds: FID depends on how many
+                sets = [[embeddings[:fewest] for embeddings in run] for run in both]
                 statistic = partial(distance_difference, distance, real, *sets)
                 value, low, high = jackknife_interval(statistic, len(shared[name]))
                 cells.setdefault((metric, evaluator), []).append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
@@ -142,9 +142,9 @@ def distance_lines(
 
 
 def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
-    """Class visualizations that a network names right, by how many dataset images of the class it names right; the wrong names.
+    """Class visualizations that a network names right, by how many images of the class it names right; the wrong names.
 
-    A visualization made of dataset images that a network takes for something else is taken for that, too: the last line
+    A visualization made of images that a network takes for something else is taken for that, too: the last line
     of each network counts, of its wrong names, those that it also gives to a dataset image of the class.
     """
     made = {(run.name, method): rows for run in runs for method, rows in run.rows().groupby("method", sort=False)}
@@ -164,17 +164,18 @@ def agreement_table(runs: Sequence[VariantRun]) -> list[str]:
             }
             for place, rows in made.items()
         }
-        for words in ("all", "some", "none"):
-            classes = [c for c, fraction in share.items() if words == {1: "all", 0: "none"}.get(fraction, "some")]
+        for share_name in ("all", "some", "none"):
+            classes = [c for c, fraction in share.items() if share_name == {1: "all", 0: "none"}.get(fraction, "some")]
             cells = [
                 f"{np.mean([(found[c] == c).mean() for c in classes if c in found]):.2f}"
                 for found in visualizations.values()
             ]
-            lines.append(table_line([evaluator, f"{words} ({len(classes)} classes)", *cells]))
+            lines.append(table_line([evaluator, f"{share_name} ({len(classes)} classes)", *cells]))
         wrong = [
-            [(c, name) for c, some in found.items() for name in some if name != c] for found in visualizations.values()
+            [(c, name) for c, given in found.items() for name in given if name != c]
+            for found in visualizations.values()
         ]
-        cells = [f"{sum(name in names[c] for c, name in some)} of {len(some)}" for some in wrong]
+        cells = [f"{sum(name in names[c] for c, name in pairs)} of {len(pairs)}" for pairs in wrong]
         lines.append(table_line([evaluator, "wrong names, as a dataset image's", *cells]))
     return lines
 
@@ -187,7 +188,7 @@ def distance_difference(
     chosen: Sequence[int],
 ) -> float:
     """By how much one method's visualizations of the chosen neurons are farther from dataset images than another's."""
-    far, near = (distance(real, np.concatenate([some[i] for i in chosen])) for some in (first, second))
+    far, near = (distance(real, np.concatenate([embeddings[i] for i in chosen])) for embeddings in (first, second))
     return far - near
 
 
@@ -211,11 +212,11 @@ def draw_sheets(runs: Sequence[VariantRun], work: Path) -> None:
         for row, (run, method) in enumerate(lines):
             paths = run.rows().query("method == @method and seed == 0").set_index(["layer", "unit"])["image_path"]
             for column, neuron in enumerate(neurons.itertuples()):
-                words = f"{run.name} {method}" if column == 0 else neuron.label or f"{neuron.layer}:{neuron.unit}"
-                draw.text((column * TILE_PX + 2, row * step), words[:20], fill="black")
+                caption = f"{run.name} {method}" if column == 0 else neuron.label or f"{neuron.layer}:{neuron.unit}"
+                draw.text((column * TILE_PX + 2, row * step), caption[:20], fill="black")
                 path = paths.get((neuron.layer, neuron.unit))
                 if path:
-                    with Image.open(run.folder / path) as visualization:
-                        tile = visualization.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
+                    with Image.open(run.folder / path) as image:
+                        tile = image.convert("RGB").resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
                     sheet.paste(tile, (column * TILE_PX, row * step + CAPTION_PX))
         sheet.save(work / f"methods-{kind}.webp", quality=80)

@@ -56,7 +56,7 @@ VARIANTS = {
     "baselines-best": Variant(preset="best", methods=BASELINES, kinds=("class",)),
     "fast-no-relevance": Variant(preset="fast", relevance="none", kinds=("intermediate",)),
 }
-# Only by name: for GPUs (on two CPU cores a day), as in results/2026-11-26-gpu.md.
+# Only by name: for GPUs (on two CPU cores a day).
 ON_GPUS = {
     "published-full": Variant(preset="published", kinds=("class",)),
     "published-full-bfloat16": Variant(preset="published", kinds=("class",), precision="bfloat16"),
@@ -99,13 +99,13 @@ def recipe_of(
     neurons = "\n".join(f'[[neurons]]\nlayer = "{layer}"\nunits = {units}' for layer, units in blocks)
     return Recipe.from_toml(
         f"""
-schema = "recipe/1"
+schema = "recipe/2"
 name = "method-table"
 [model]
 name = "{SUBJECT[0]}"
 weights = "{SUBJECT[1]}"
 [data]
-shards = "{shards}/dataset images-*.tar"
+shards = "{shards}/images-*.tar"
 [output]
 root = "{out}"
 [statistics]
@@ -176,10 +176,10 @@ class VariantRun:
         run_stages(recipe, stages, address="inline")
 
     def _share_predictions(self) -> None:
-        """What evaluators saw of dataset images is the same in every run: take over what another one has."""
+        """Predictions for dataset images are the same in every run: copy what another one has."""
         for other in self.work.glob("*/run/evaluation/*/*"):
             copy = self.folder / other.relative_to(other.parents[3])
-            if other.name in ("comparison_images", "top_images") and other.is_dir() and not copy.exists():
+            if other.name in ("random_sample", "top_images") and other.is_dir() and not copy.exists():
                 shutil.copytree(other, copy)
 
     def rows(self) -> pd.DataFrame:
@@ -193,12 +193,12 @@ class VariantRun:
         return scores[(scores["kind"] == self.kind) & (scores["layer"] == "")].assign(variant=self.name)
 
     def evaluators(self, column: str = "embedding") -> list[str]:
-        """The keys of the networks that looked at the visualizations, of those whose looks have a column."""
+        """The keys of the evaluators of the visualizations whose predictions have a column."""
         predictions = [next(path.glob("*.parquet")) for path in (self.folder / FOLDER).glob("*/visualizations")]
         return sorted(path.parents[1].name for path in predictions if column in pd.read_parquet(path).columns)
 
     def visualizations(self, evaluator: str, rows: pd.DataFrame, column: str = "embedding") -> dict[Neuron, np.ndarray]:
-        """What an evaluator saw of a table's visualizations: neuron → a column of the looks at those of all its seeds, [S, D]."""
+        """A column of an evaluator's predictions for a table's visualizations: neuron → its seeds' values, [S, D]."""
         keys = list(rows[["layer", "unit", "method", "seed"]].itertuples(index=False, name=None))
         predictions = PredictionFolder(Root.open(str(self.folder)), evaluator, "visualizations").read([column], keys)
         found: dict[Neuron, list[np.ndarray]] = {}
@@ -207,21 +207,19 @@ class VariantRun:
         return {neuron: np.stack(values) for neuron, values in found.items()}
 
     def dataset_images(self, evaluator: str) -> np.ndarray:
-        """What an evaluator saw of the dataset images that visualizations are held against, [N, D]: of classes those of them."""
-        samples: Sequence[int] = (
-            self._chosen().comparison_images if self.kind == "intermediate" else list(self._labels())
-        )
+        """Embeddings of the comparison images by an evaluator, [N, D]; for classes, of the images labeled with them."""
+        samples: Sequence[int] = self._chosen().random_sample if self.kind == "intermediate" else list(self._labels())
         predictions = read_dataset_images(Root.open(str(self.folder)), evaluator, ["embedding"], samples)
-        return np.stack([predict["embedding"] for predict in predictions.values()])
+        return np.stack([prediction["embedding"] for prediction in predictions.values()])
 
     def dataset_images_of_classes(self, evaluator: str) -> dict[int, np.ndarray]:
-        """An evaluator's logits of the dataset images of each class, [N, K]; a dataset image counts for one class alone."""
+        """An evaluator's logits of the dataset images of each class, [N, K]; an image counts for one class alone."""
         labels = self._labels()
         found: dict[int, list[np.ndarray]] = {}
-        for sample, predict in read_dataset_images(
+        for sample, prediction in read_dataset_images(
             Root.open(str(self.folder)), evaluator, ["logits"], list(labels)
         ).items():
-            found.setdefault(labels[sample], []).append(predict["logits"])
+            found.setdefault(labels[sample], []).append(prediction["logits"])
         return {label: np.stack(logits) for label, logits in found.items()}
 
     def _labels(self) -> dict[int, int]:

@@ -1,8 +1,8 @@
-"""The methods against one another: the same neurons, real weights, scored by networks that never saw the visualizations.
+"""The methods against one another: the same neurons, real weights, scored by held-out networks.
 
-    python benchmarks/method_table.py PHOTOGRAPHS WORK [--evaluator NAME=WEIGHTS …] [--variants NAME …] [--try …]
+    python -m benchmarks.method_table DATASET_IMAGES WORK [--evaluator NAME=WEIGHTS …] [--variants NAME …] [--try …]
 
-PHOTOGRAPHS is a folder with `manifest.csv` (columns `file`, `caption`, `imagenet`: class indices separated by spaces).
+DATASET_IMAGES is a folder with `manifest.csv`: `file`, `caption`, `imagenet` (class indices separated by spaces).
 The subject is EfficientNet-Lite0; its neurons are every class that two dataset images or more show, and units of three
 intermediate layers drawn at random. Each variant (a preset and its methods) is a run of the whole pipeline in a folder
 of its own below WORK, classes and intermediate units apart, which resumes; the numbers are those of its `evaluate`
@@ -17,7 +17,6 @@ stage. Printed:
 `benchmarks/squeezenet_weights.py` makes those of squeezenet1_1.
 """
 
-import argparse
 import collections
 import csv
 import hashlib
@@ -25,9 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from method_report import draw_sheets, report
-from method_runs import KINDS, ON_GPUS, VARIANTS, VariantRun, recipe_of, variant_of
 
+from benchmarks.common.program import make_parser, print_header
+from benchmarks.method_report import draw_sheets, report
+from benchmarks.method_runs import KINDS, ON_GPUS, VARIANTS, VariantRun, recipe_of, variant_of
 from pipeline.data.shards import NewSample, unique_slugs, write_tar_shards
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import STAGES
@@ -58,13 +58,13 @@ def write_shards(dataset_images: Path, out: Path) -> list[int]:
             for key, row, label in zip(keys, rows, labels, strict=True)
         ]
         samples.sort(key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
-        write_tar_shards(samples, root, name="dataset_images", max_samples=128, max_bytes=50_000_000)
+        write_tar_shards(samples, root, name="images", max_samples=128, max_bytes=50_000_000)
     counts = collections.Counter(label for label in labels if label is not None)
     return sorted(index for index, count in counts.items() if count > 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=True)
     parser.add_argument("dataset_images", type=Path, metavar="DATASET_IMAGES")
     parser.add_argument("work", type=Path, metavar="WORK", help="folder of the runs; finished work is not done again")
     parser.add_argument("--evaluator", action="append", default=[], metavar="NAME=WEIGHTS", help="a held-out network")
@@ -77,7 +77,6 @@ def main() -> None:
         "--seeds", type=int, default=1, help="visualizations of each neuron; intervals are over neurons"
     )
     parser.add_argument("--tables-only", action="store_true", help="of the runs that are finished")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -103,6 +102,7 @@ def main() -> None:
         run.make(make_recipe(run.variant, run.kind, out=run.folder), stages)
     finished = [run for run in runs if run.is_finished]
     if finished:
+        print_header("timm:tf_efficientnet_lite0", f"{len(classes)} classes", f"{arguments.seeds} seeds")
         print(report(finished))
         draw_sheets(finished, arguments.work)
 

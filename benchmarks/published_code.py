@@ -1,6 +1,6 @@
 """Agreement with the authors' published code of VITAL on the same weights and images, and the time of both.
 
-    python benchmarks/published_code.py CHECKOUT [--model both] [--size 224] [--seed 0]
+    python -m benchmarks.published_code CHECKOUT [--model both] [--size 224] [--seed 0]
 
 CHECKOUT is a clone of github.com/adagorgun/VITAL, whose own functions run (`authors_code.py` says what is changed to
 that end). For each network and kind of weights this prints
@@ -19,32 +19,29 @@ below 0.999 or a relative difference of a loss or gradient above 1e-4.
 """
 
 import argparse
-import io
 import statistics
 import sys
-import tarfile
-import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
 import torch
-from authors_code import AuthorsCode, Record
-from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.authors_code import AuthorsCode, Record
+from benchmarks.common.data import demo_images
+from benchmarks.common.program import make_parser, print_header
+from benchmarks.common.steps import BatchOfNeurons
 from jobs.engine.allocator import freed_memory_kept
 from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, load_model
 from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
-from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.regularizers import image_norm, total_variation
 from pipeline.synthesis.step import losses_of
 
-DEMO_SHARDS = sorted((Path(__file__).parent.parent / "jobs" / "demo_data" / "shards").glob("*.tar"))
 NUM_CALIBRATION_IMAGES = 16
 MIN_COSINE, MAX_DIFFERENCE = 0.999, 1e-4
 RULES = {"lrp": "LRP", "lrp_restricted": "LRPRestricted", "guided_backprop": "GuidedBackprop"}
@@ -53,11 +50,12 @@ TIMED_REFERENCES = 50  # the default of the published program
 BATCH_SIZE = 8  # of our second timing, that of a run on CPUs
 
 ON_PURPOSE = """
-Where we differ on purpose, outside of these numbers: - a batch of visualizations: the published class code averages
-their features, its inner code takes one; ours are independent - a unit that is 0 on a whole image: no relevance there;
-a seed of 1 here, for what would activate it (left out above) - a residual sum of two exact zeros: its split is 0/0,
-NaN, there; even here - a convolution with a bias, which neither network has: it may cancel the denominator of z+ there;
-here it takes at most
+Where we differ on purpose, outside of these numbers:
+- a batch of visualizations: the published class code averages their features, its intermediate code takes one; ours are
+  independent
+- a unit that is 0 on a whole image: no relevance there; here a seed of 1, for what would activate it (left out above)
+- a residual sum of two exact zeros: its split is 0/0, NaN, there; even here
+- a convolution with a bias, which neither network has: it may cancel the denominator of z+ there; here it takes at most
   nine tenths of it
 - the convolutions in DenseNet's transitions: epsilon 1e-12 there, 1e-5 here as in all others (within the numbers above)
 - neurons of the third stage itself: there the relevance before the stage's last block weights the features after it,
@@ -120,13 +118,13 @@ class Comparison:
             )
             for stage, *published in zip(reversed(self.network.stages), *theirs.maps, strict=True):
                 their_map, our_map = torch.cat(published).flatten(1).double(), ours[stage].flatten(1).double()
-                spoken = their_map.abs().amax(1) > 0
-                their_map, our_map = their_map[spoken], our_map[spoken]
+                active = their_map.abs().amax(1) > 0
+                their_map, our_map = their_map[active], our_map[active]
                 cosines[stage] += torch.cosine_similarity(their_map, our_map).tolist()
                 differences[stage].append(((our_map - their_map).abs().max() / their_map.abs().max()).item())
-            silent += int((~spoken).sum())
+            silent += int((~active).sum())
             loss, gradient = self._our_loss(self.network.layer, unit, rule, start, references)
-            if spoken.all():
+            if active.all():
                 losses.append(_relative(loss, torch.tensor(theirs.losses[0])))
                 gradients.append(_relative(gradient, theirs.gradients[0]))
         for stage in self.network.stages:
@@ -166,12 +164,12 @@ class Comparison:
         )
 
     def step_times(self, unit: int, start: Tensor, references: Tensor, *, steps: int) -> None:
-        """Print the seconds per optimization step and visualization of both sides, and what becomes of them in an hour."""
+        """Print the seconds per step and visualization of both sides, and neurons per hour."""
         print(f"with {len(references)} references, batches of {BATCH_SIZE}:")
         print(f"{'neurons':<20}{'code':<26}{'s per step':>11}{'steps':>7}{'neurons/h':>11}{'ratio':>8}")
         for kind, layer, rule in (
             ("class", self.model.classifier_layer, "none"),
-            ("inner, lrp", self.network.layer, "lrp"),
+            ("intermediate, lrp", self.network.layer, "lrp"),
         ):
             times: dict[tuple[str, str], list[float]] = {}
             for _ in range(2):
@@ -234,25 +232,21 @@ class Comparison:
         self, layer: str, unit: int, rule: str, references: Tensor, name: str, steps: int, *, batch_size: int
     ) -> list[float]:
         untimed = 2  # the first step with relevance and the first without are traced
-        options = replace(preset(name), steps=steps + untimed)
-        plan = plan_alignment(self.model, layer, options, rule=rule, image_size_px=references.shape[-1])
-        target = reference_target(self.model, plan, unit, references)
-        done_s: list[float] = []
-        synthesize(
+        batch = BatchOfNeurons(
             self.model,
-            [(layer, unit)] * batch_size,
-            [target] * batch_size,
-            options=options,
-            image_size_px=references.shape[-1],
-            seeds=list(range(batch_size)),
+            layer,
+            references,
+            replace(preset(name), steps=steps + untimed),
+            size=batch_size,
+            rule=rule,
             execution_mode="plain" if rule == "none" else "traced",  # as `jobs.stages.visualize_actor` chooses on a CPU
-            on_step=lambda *_: done_s.append(time.perf_counter()),
+            unit=unit,
         )
-        return [after - before for before, after in pairwise(done_s[untimed - 1 :])]
+        return [after - before for before, after in pairwise(batch.run().ends_s[untimed - 1 :])]
 
     def _print_loss(self, what: str, losses: list[float], gradients: list[float]) -> None:
         agrees = bool(losses) and max(losses + gradients) <= MAX_DIFFERENCE
-        worst = f"loss {max(losses):.1e}   gradient {max(gradients):.1e}" if losses else "no unit speaks on all images"
+        worst = f"loss {max(losses):.1e}   gradient {max(gradients):.1e}" if losses else "every unit is 0 on some image"
         self._print(f"{what:<39} {worst}", agrees)
 
     def _print(self, line: str, agrees: bool) -> None:
@@ -262,19 +256,6 @@ class Comparison:
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()
-
-
-def dataset_images(model: Model, count: int, size_px: int) -> Tensor:
-    """The first dataset images of the demo: [count, 3, size, size]."""
-    images: list[Tensor] = []
-    for shard in DEMO_SHARDS:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None and member.name.endswith(".jpg") and len(images) < count:
-                    visualization = Image.open(io.BytesIO(file.read())).convert("RGB")
-                    images.append(model.preprocess_at(visualization, size_px))
-    return torch.stack(images)
 
 
 def calibrate(net: nn.Module, images: Tensor, generator: torch.Generator) -> None:
@@ -299,7 +280,7 @@ def compare(arguments: argparse.Namespace, intermediate: AuthorsCode, classes: A
         for weights in ("calibrated", "plain"):
             generator = torch.Generator().manual_seed(arguments.seed)
             model = load_model(f"torchvision:{name}", "random", seed=arguments.seed)
-            images = dataset_images(model, TIMED_REFERENCES, arguments.size)
+            images = demo_images(model, TIMED_REFERENCES, arguments.size)
             if weights == "calibrated":
                 calibrate(model.module, images[:NUM_CALIBRATION_IMAGES], generator)
             print(f"\n{name}, {weights} weights")
@@ -319,7 +300,7 @@ def compare(arguments: argparse.Namespace, intermediate: AuthorsCode, classes: A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=True)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--model", choices=(*NETWORKS, "both"), default="both")
     parser.add_argument("--size", type=int, default=224, help="image side in pixels, a multiple of 32")
@@ -327,15 +308,16 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=3, help="neurons of each kind, drawn at random")
     parser.add_argument("--references", type=int, default=4, help="images per neuron, but for the timing")
     parser.add_argument("--steps", type=int, default=3, help="of each timed run; 0 leaves the timing out")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
     intermediate = AuthorsCode(arguments.checkout, "intermediate_fvis", "opt_intermediate")
     classes = AuthorsCode(arguments.checkout, "class_fvis", "opt_utils")
-    print(
-        f"{arguments.size} px, {arguments.units} units, {arguments.references} references and a noise image each, seed "
-        f"{arguments.seed}, torch {torch.__version__}, {arguments.threads} threads, {time.strftime('%Y-%m-%d')}"
+    print_header(
+        f"{arguments.size} px",
+        f"{arguments.units} units",
+        f"{arguments.references} references and a noise image each",
+        f"seed {arguments.seed}",
     )
     with freed_memory_kept():  # as in our workers; both sides have it
         agrees = compare(arguments, intermediate, classes)

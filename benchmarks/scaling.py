@@ -1,6 +1,6 @@
 """Images and neurons per second with one and with two workers of one thread, on a real local Ray.
 
-    RAY_worker_niceness=0 python benchmarks/scaling.py [--repeats 3]
+    RAY_worker_niceness=0 python -m benchmarks.scaling [--repeats 3]
 
 `collect` and `visualize` of `timm:tf_efficientnet_lite0` (weights of the package) run as they always do, through
 `run_stages` and `RayEngine`; one and two workers take turns, each on a Ray of its own with as many CPUs, and the median
@@ -9,7 +9,6 @@ not count. The CPU seconds for each visualization do not depend on what else the
 `RAY_worker_niceness=0` Ray's workers run at nice 15 and starve on a machine that is not idle.
 """
 
-import argparse
 import io
 import os
 import shutil
@@ -22,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from collect_memory import write_shard
-
+from benchmarks.common.data import write_shard
+from benchmarks.common.program import make_parser, print_header
 from jobs.engine.ray_engine import RayEngine
 from jobs.engine.tasks import Outcome, Task
 from jobs.runner import run_stages
@@ -58,16 +56,14 @@ batch_size = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--images", type=int, default=32, help="of each shard")
     parser.add_argument("--neurons", type=int, default=12)
     arguments = parser.parse_args()
-    print(
-        f"timm:tf_efficientnet_lite0, {os.cpu_count()} CPUs, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, "
-        f"nice {os.nice(0)}, workers {os.environ.get('RAY_worker_niceness', '15')} more"  # noqa: SIM112 - Ray's spelling
-    )
+    niceness = os.environ.get("RAY_worker_niceness", "15")  # noqa: SIM112 - Ray's spelling
+    print_header("timm:tf_efficientnet_lite0", f"nice {os.nice(0)}, workers {niceness} more")
     runs: dict[str, dict[int, list[Rate]]] = {stage: {1: [], 2: []} for stage in ("collect", "visualize")}
     with tempfile.TemporaryDirectory() as folder:
         for index in range(arguments.shards):

@@ -1,6 +1,6 @@
 """The scheduler under the whole job: 1,024 tar shards, 26,560 neurons in 830 batches, 64 GPUs; the tasks sleep.
 
-    RAY_worker_niceness=0 python benchmarks/simulated_job.py [--gpus 64] [--sleep 3]
+    RAY_worker_niceness=0 python -m benchmarks.simulated_job [--gpus 64] [--sleep 3]
 
 A local Ray that pretends to have 64 CPUs and GPUs runs `collect` and `visualize` as they run on a cluster, by
 `RayEngine`, `Session.do` and `RunLog`, but each task sleeps `--sleep` seconds and returns what the real one

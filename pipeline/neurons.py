@@ -57,7 +57,7 @@ def layer_unit_name(unit: int) -> str:
 
 
 def check_units(spec: object) -> str | tuple[int, ...]:
-    """Return what a recipe says about units if its form is right, whatever the size of the layer.
+    """Return the units of a recipe if their form is right, whatever the size of the layer.
 
     The forms are "all", a half-open range "0:64" of which either end may be left out, one unit "3" or 3, and
     a list of units, which comes back ascending and without repetitions.
@@ -139,8 +139,8 @@ def _glob_regex(pattern: str) -> str:
             translated += "[^.]"
         elif len(token) > 1:
             negated = token[1] == "!"
-            intermediate = token[2:-1] if negated else token[1:-1]
-            translated += "[" + ("^" if negated else "") + re.sub(r"([\\\[^&~|])", r"\\\1", intermediate) + "]"
+            characters = token[2:-1] if negated else token[1:-1]
+            translated += "[" + ("^" if negated else "") + re.sub(r"([\\\[^&~|])", r"\\\1", characters) + "]"
         else:
             translated += re.escape(token)
     return translated

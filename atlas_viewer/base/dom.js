@@ -41,10 +41,7 @@ export function svg(tag, attributes = {}, ...children) {
   return element
 }
 
-/**
- * @param {HTMLElement | SVGElement} element
- * @param {Attributes} attributes
- */
+/** @param {HTMLElement | SVGElement} element @param {Attributes} attributes */
 function setAttributes(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue
@@ -63,10 +60,7 @@ function setAttributes(element, attributes) {
   }
 }
 
-/**
- * @param {Element} element
- * @param {(Child | Child[])[]} children
- */
+/** @param {Element} element @param {(Child | Child[])[]} children */
 function append(element, children) {
   for (const child of children.flat()) {
     if (child === null || child === undefined || child === false) continue
@@ -74,20 +68,13 @@ function append(element, children) {
   }
 }
 
-/**
- * Replaces the children of an element.
- * @param {Element} element
- * @param {...(Child | Child[])} children
- */
+/** Replaces the children of an element. @param {Element} element @param {...(Child | Child[])} children */
 export function fill(element, ...children) {
   element.replaceChildren()
   append(element, children)
 }
 
-/**
- * Tells screen readers, politely, what changed.
- * @param {string} message
- */
+/** Tells screen readers, politely, what changed. @param {string} message */
 export function announce(message) {
   const announcer = document.getElementById('announcer')
   if (announcer) announcer.textContent = message
@@ -101,13 +88,27 @@ export function announce(message) {
  * @returns {HTMLElement}
  */
 export function problem(title, details, more = null) {
-  return h(
-    'section',
-    { class: 'problem', role: 'alert' },
+  return h('section', { class: 'problem', role: 'alert' },
     h('h2', {}, title),
     ...details.filter(Boolean).map((detail) => h('p', {}, detail)),
     more,
   )
+}
+
+/**
+ * @param {Child} text
+ * @param {(event: Event) => void} onClick
+ * @param {Attributes} [attributes]
+ * @returns {HTMLButtonElement}
+ */
+export function button(text, onClick, attributes = {}) {
+  return h('button', { type: 'button', class: 'button', onClick, ...attributes }, text)
+}
+
+/** @param {Child[][]} entries a term and its parts each @param {Attributes} [attributes] @returns {HTMLElement} */
+export function definitions(entries, attributes = {}) {
+  const items = entries.map(([term, ...parts]) => h('div', {}, h('dt', {}, term), h('dd', attributes, parts)))
+  return h('dl', { class: 'metadata' }, items)
 }
 
 /**

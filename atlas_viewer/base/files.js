@@ -3,15 +3,18 @@
  * file, what was expected and what came.
  */
 
+import { FILES } from './glossary/files.js'
+
+/** What went wrong, in words. @param {unknown} error @returns {string} */
+export function reasonOf(error) {
+  return error instanceof Error ? error.message : String(error)
+}
+
 /** A file that could not be read; the three parts are shown to the reader. */
 export class LoadError extends Error {
-  /**
-   * @param {string} file address of the file
-   * @param {string} expected
-   * @param {string} received
-   */
+  /** @param {string} file address of the file @param {string} expected @param {string} received */
   constructor(file, expected, received) {
-    super(`${file}: expected ${expected}; received ${received}`)
+    super(FILES.summary(file, expected, received))
     this.name = 'LoadError'
     this.file = file
     this.expected = expected
@@ -32,7 +35,7 @@ export function resolvePath(base, path) {
     segments.length > 0 &&
     segments.every((segment) => segment !== '' && segment !== '.' && segment !== '..' && !/[\\\0:?#%]/.test(segment))
   if (!plain) {
-    throw new LoadError(String(path), 'a plain relative path inside the atlas', 'a path that was refused')
+    throw new LoadError(String(path), FILES.plainPath, FILES.refusedPath)
   }
   return base + segments.map(encodeURIComponent).join('/')
 }
@@ -49,13 +52,13 @@ export async function fetchBytes(url, expected, options = {}) {
   try {
     response = await fetch(url, { credentials: 'same-origin', ...options })
   } catch (error) {
-    throw new LoadError(url, expected, `no answer (${error instanceof Error ? error.message : error})`)
+    throw new LoadError(url, expected, FILES.noAnswer(reasonOf(error)))
   }
   if (!response.ok) throw new LoadError(url, expected, `HTTP ${response.status} ${response.statusText}`.trim())
   try {
     return await response.arrayBuffer()
   } catch (error) {
-    throw new LoadError(url, expected, `an answer cut off (${error instanceof Error ? error.message : error})`)
+    throw new LoadError(url, expected, FILES.cutOff(reasonOf(error)))
   }
 }
 
@@ -71,6 +74,6 @@ export async function fetchJson(url, expected, options = {}) {
   try {
     return JSON.parse(text)
   } catch {
-    throw new LoadError(url, expected, `text that is not JSON (“${text.slice(0, 60).trim()}…”)`)
+    throw new LoadError(url, expected, FILES.notJson(text.slice(0, 60).trim()))
   }
 }

@@ -21,20 +21,12 @@ function minus(text) {
   return text.replace('-', '−')
 }
 
-/**
- * @param {number} count
- * @returns {string} with separators of thousands
- */
+/** @param {number} count @returns {string} with separators of thousands */
 export function formatCount(count) {
   return minus(count.toLocaleString('en-US'))
 }
 
-/**
- * @param {number} count
- * @param {string} one
- * @param {string} [many]
- * @returns {string}
- */
+/** @param {number} count @param {string} one @param {string} [many] @returns {string} */
 export function plural(count, one, many = `${one}s`) {
   return `${formatCount(count)} ${count === 1 ? one : many}`
 }
@@ -66,10 +58,7 @@ export function formatPercent(value) {
   return String(Number(value.toFixed(1)))
 }
 
-/**
- * @param {number} bytes
- * @returns {string}
- */
+/** @param {number} bytes @returns {string} */
 export function formatBytes(bytes) {
   if (bytes < 1000) return plural(bytes, 'byte')
   const units = ['kB', 'MB', 'GB', 'TB']
@@ -80,19 +69,6 @@ export function formatBytes(bytes) {
     unit++
   }
   return `${value >= 100 ? Math.round(value) : Number(value.toFixed(1))} ${units[unit]}`
-}
-
-/**
- * A column name as words.
- * @param {string} name such as 'activation_percentile'
- * @returns {string} such as 'Activation percentile'
- */
-export function columnTitle(name) {
-  const accuracy = /^accuracy_top(\d)(?:_(.+))?$/.exec(name)
-  // The rest of the name is that of a held-out model, underscores and all.
-  if (accuracy) return `Recognized (top ${accuracy[1]})${accuracy[2] ? ` by ${accuracy[2]}` : ''}`
-  const words = name.replaceAll('_', ' ')
-  return words.charAt(0).toUpperCase() + words.slice(1)
 }
 
 /**
@@ -112,10 +88,7 @@ export function commonLabels(labels, limit) {
     .map(([label]) => label)
 }
 
-/**
- * @param {string[]} names
- * @returns {string} 'a', 'a and b', 'a, b and c'
- */
+/** @param {string[]} names @returns {string} 'a', 'a and b', 'a, b and c' */
 export function joinWords(names) {
   if (names.length < 2) return names.join('')
   return `${names.slice(0, -1).join(', ')} and ${names[names.length - 1]}`

@@ -1,44 +1,34 @@
-/** What the codes of an atlas mean in words. An unknown code is shown as it stands. */
-
 /**
- * @typedef {object} StatusWords
- * @property {string} mark a shape, so that a status is never told by color alone
- * @property {string} meaning
+ * What the codes of an atlas mean: statuses, methods, columns, kinds of layers. An unknown code is shown as it stands. All
+ * other text that a reader sees stands in `glossary/`, a module per page.
  */
 
-/** @type {Record<string, StatusWords>} */
-export const STATUS_WORDS = {
-  ok: { mark: '●', meaning: 'The picture excites the neuron more than nearly all photographs do.' },
-  weak: { mark: '◐', meaning: 'The picture excites the neuron less than it should: read it with doubt.' },
-  dead: { mark: '○', meaning: 'No photograph excites the neuron, so there is nothing to show.' },
-  failed: { mark: '✕', meaning: 'Making the picture failed; the reason is given.' },
-  skipped: { mark: '–', meaning: 'No picture was made; the reason is given.' },
+/** @type {Record<string, {mark: string, meaning: string}>} `mark` is a shape: a status is never told by color alone */
+const STATUS_NOTES = {
+  ok: { mark: '●', meaning: 'The visualization activates the unit more than nearly all dataset images do.' },
+  weak: { mark: '◐', meaning: 'The visualization activates the unit less than it should: read it with doubt.' },
+  dead: { mark: '○', meaning: 'No dataset image activates the unit, so there is nothing to show.' },
+  failed: { mark: '✕', meaning: 'Making the visualization failed; the reason is given.' },
+  skipped: { mark: '–', meaning: 'No visualization was made; the reason is given.' },
 }
 
-export const STATUSES = Object.keys(STATUS_WORDS)
+export const STATUSES = Object.keys(STATUS_NOTES)
 
-/** @param {string} status @returns {StatusWords} */
-export function statusWords(status) {
-  return STATUS_WORDS[status] ?? { mark: '?', meaning: '' }
+/** @param {string} status @returns {{mark: string, meaning: string}} */
+export function statusNote(status) {
+  return STATUS_NOTES[status] ?? { mark: '?', meaning: '' }
 }
 
-/**
- * @typedef {object} MethodWords
- * @property {string} title
- * @property {string} meaning
- * @property {string} source
- */
-
-/** @type {Record<string, MethodWords>} */
-const METHOD_WORDS = {
+/** @type {Record<string, {title: string, meaning: string, source: string}>} */
+const METHODS = {
   vital: {
     title: 'VITAL',
-    meaning: 'the picture’s features are aligned with those of real photographs, layer by layer',
+    meaning: 'the visualization’s features are aligned with those of reference images, layer by layer',
     source: 'Görgün et al., ICCV 2025',
   },
   maco: {
     title: 'MACO',
-    meaning: 'the activation is maximized through the phases alone, under the photographs’ mean frequency spectrum',
+    meaning: 'the activation is maximized through the phases alone, under the dataset images’ mean frequency spectrum',
     source: 'Fel et al., NeurIPS 2023',
   },
   fourier: {
@@ -56,45 +46,65 @@ const METHOD_WORDS = {
 
 /** @param {string} method @returns {string} */
 export function methodTitle(method) {
-  return METHOD_WORDS[method]?.title ?? method
+  return METHODS[method]?.title ?? method
 }
 
-/** @param {string} method @returns {string} */
-export function methodWords(method) {
-  const words = METHOD_WORDS[method]
-  return words ? `${words.title}: ${words.meaning}` : method
+/** @param {string} method @returns {string} title and meaning in one line */
+export function methodSummary(method) {
+  return METHODS[method] ? `${methodTitle(method)}: ${methodMeaning(method)}` : method
 }
 
 /** @param {string} method @returns {string} what it does, in one line; '' for an unknown one */
 export function methodMeaning(method) {
-  return METHOD_WORDS[method]?.meaning ?? ''
+  return METHODS[method]?.meaning ?? ''
 }
 
 /** @param {string} method @returns {string} the paper it comes from, '' for an unknown one */
 export function methodSource(method) {
-  return METHOD_WORDS[method]?.source ?? ''
+  return METHODS[method]?.source ?? ''
 }
 
 /**
- * What an added layer is: concepts.NAME holds directions in the features of another layer, circuits.NAME several units
- * taken together.
+ * What a derived layer is: concepts.NAME holds directions in the features of another layer, combinations.NAME several
+ * units as one.
  * @param {string} layer
- * @returns {'concept' | 'circuit' | ''} '' for a layer of the model itself
+ * @returns {'concept' | 'combination' | ''} '' for a layer of the model itself
  */
 export function layerKind(layer) {
   if (layer.startsWith('concepts.')) return 'concept'
-  return layer.startsWith('circuits.') ? 'circuit' : ''
+  return layer.startsWith('combinations.') ? 'combination' : ''
 }
 
 /** @type {Record<string, string>} */
-const SOURCE_WORDS = {
-  label: 'photographs labeled with this class',
-  'label+top_logit': 'photographs labeled with this class, and those with the highest score for it',
-  top_logit: 'the photographs with the highest score for this class',
-  top_activation: 'the photographs that excite the neuron most',
+const SOURCE_MEANINGS = {
+  label: 'images labeled with this class',
+  'label+top_logit': 'images labeled with this class, and those with the highest score for it',
+  top_logit: 'the images with the highest score for this class',
+  top_activation: 'the top-activating images',
 }
 
-/** @param {string} source @returns {string} */
-export function sourceWords(source) {
-  return SOURCE_WORDS[source] ?? source
+/** @param {string} source @returns {string} which dataset images the references are */
+export function sourceMeaning(source) {
+  return SOURCE_MEANINGS[source] ?? source
+}
+
+/**
+ * @param {string} name of a column, such as 'activation_percentile'
+ * @returns {string} such as 'Activation percentile'
+ */
+export function columnTitle(name) {
+  // The rest of such a name is the slug of an evaluator, underscores and all.
+  const [, score, depth, evaluator] = /^(accuracy_top(\d)|two_afc)(?:_(.+))?$/.exec(name) ?? []
+  if (score)
+    return `${depth ? `Recognized (top ${depth})` : 'Two-alternative score'}${evaluator ? ` by ${evaluator}` : ''}`
+  const words = name.replaceAll('_', ' ')
+  return words.charAt(0).toUpperCase() + words.slice(1)
+}
+
+/** Names of what every page shows. */
+export const NAMES = {
+  neuron: (/** @type {string} */ layer, /** @type {number} */ unit) => `${layer}:${unit}`,
+  unit: (/** @type {number} */ unit) => `unit ${unit}`,
+  facet: (/** @type {number} */ number, /** @type {number} */ facets) => `facet ${number} of ${facets}`,
+  seed: (/** @type {number} */ seed) => `seed ${seed}`,
 }

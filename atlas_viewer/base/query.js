@@ -1,9 +1,8 @@
 /**
- * Queries as people write them into the search box: reading them, the neuron that one names, and what is nearest to a
- * name or unit that does not exist.
+ * Queries as people write them into the search box: reading them, and what is nearest to a name or unit that does not exist.
  *
- * The search box takes words (each must occur in the layer, the label or a label or caption of the exemplars), "phrases
- * in quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
+ * The search box takes words (each must occur in the layer, the label or a label or caption of the top-activating
+ * images), "phrases in quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
  */
 
 /**
@@ -18,11 +17,7 @@
  * @property {Condition[]} conditions
  */
 
-/**
- * @param {string} text of the search box
- * @param {string[]} scores names that conditions may use
- * @returns {Search}
- */
+/** @param {string} text of the search box @param {string[]} scores names that conditions may use @returns {Search} */
 export function parseSearch(text, scores = []) {
   /** @type {Search} */
   const search = { terms: [], neurons: [], conditions: [] }
@@ -55,22 +50,18 @@ export function parseNeuron(text) {
 }
 
 /**
- * The neuron that a text names, when it names just one that exists.
- * @param {import('../data/data.js').Atlas} atlas
- * @param {string} text
- * @returns {Promise<{layer: string, unit: number} | null>}
+ * @typedef {object} Entry a neuron of a list
+ * @property {string} name as it was asked for, LAYER:UNIT
+ * @property {string} layer '' when the name is no neuron's
+ * @property {number} unit
  */
-export async function findNeuron(atlas, text) {
-  const search = parseSearch(text)
-  if (search.neurons.length !== 1 || search.terms.length) return null
-  const [wanted] = search.neurons
-  const layer = atlas.layers.find((candidate) => candidate.name.toLowerCase() === wanted.layer.toLowerCase())
-  if (!layer) return null
-  const { columns } = await atlas.layerIndex(layer)
-  return columns.unit.includes(wanted.unit) ? { layer: layer.name, unit: wanted.unit } : null
+
+/** The neurons of an explicit list, each once. @param {string[]} names @returns {Entry[]} */
+export function namedEntries(names) {
+  return [...new Set(names)].map((name) => ({ layer: '', unit: -1, ...parseNeuron(name), name }))
 }
 
-/** Whether a search looks through words, and so needs labels and captions of the exemplars. @param {string} query */
+/** Whether a search needs labels and captions of the top-activating images. @param {string} query */
 export function hasTerms(query) {
   return parseSearch(query).terms.length > 0
 }
@@ -105,12 +96,7 @@ export function nearestUnits(unit, units, limit = 3) {
     .sort((a, b) => a - b)
 }
 
-/**
- * Levenshtein distance.
- * @param {string} a
- * @param {string} b
- * @returns {number}
- */
+/** Levenshtein distance. @param {string} a @param {string} b @returns {number} */
 export function editDistance(a, b) {
   let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {

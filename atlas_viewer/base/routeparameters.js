@@ -4,9 +4,9 @@
  */
 
 /**
- * @typedef {import('./router.js').Route} Route
- * @typedef {import('./router.js').StudyState} StudyState
- * @typedef {import('./router.js').TileSize} TileSize
+ * @typedef {import('./route.js').Route} Route
+ * @typedef {import('./route.js').StudyState} StudyState
+ * @typedef {import('./route.js').TileSize} TileSize
  */
 
 /** @type {readonly TileSize[]} */
@@ -15,7 +15,7 @@ export const TILE_SIZES = ['small', 'medium', 'large']
 /**
  * What the addresses of several views carry.
  * @param {URLSearchParams} parameters
- * @returns {Pick<Route, 'list' | 'size' | 'variant' | 'transparency' | 'zoom'>}
+ * @returns {Pick<Route, 'list' | 'size' | 'variant' | 'mask' | 'zoom'>}
  */
 export function readParameters(parameters) {
   const sort = parameters.get('sort') ?? ''
@@ -31,7 +31,7 @@ export function readParameters(parameters) {
     },
     size: TILE_SIZES.includes(size) ? size : 'medium',
     variant: parameters.get('show') ?? '',
-    transparency: parameters.get('transparency') === '1',
+    mask: parameters.get('mask') === '1',
     zoom: parameters.get('zoom') === 'native' ? 'native' : '',
   }
 }
@@ -49,10 +49,7 @@ export function readComparison(parameters) {
   }
 }
 
-/**
- * @param {URLSearchParams} parameters
- * @returns {StudyState}
- */
+/** @param {URLSearchParams} parameters @returns {StudyState} */
 export function readStudy(parameters) {
   const names = (/** @type {string} */ key) => (parameters.get(key) ?? '').split(',').filter(Boolean)
   const items = parameters.get('items') ?? ''
@@ -96,11 +93,11 @@ export function writeParameters(route) {
     if (rater) parameters.set('rater', rater)
   }
   if (route.view === 'map' && route.at) parameters.set('at', route.at)
-  if (route.view === 'compare' && route.beside) {
-    parameters.set('with', route.beside)
+  if (route.view === 'compare' && route.secondAtlas) {
+    parameters.set('with', route.secondAtlas)
     if (route.others.some(Boolean)) parameters.set('m', route.others.join(','))
   }
   if (route.view === 'compare' && route.from > 1) parameters.set('from', String(route.from))
-  if ((route.view === 'neuron' || route.view === 'compare') && route.transparency) parameters.set('transparency', '1')
+  if ((route.view === 'neuron' || route.view === 'compare') && route.mask) parameters.set('mask', '1')
   return parameters
 }

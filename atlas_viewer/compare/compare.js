@@ -4,32 +4,29 @@
  */
 
 import { copyButton } from '../ui/actions.js'
-import { besidePanes } from './side_by_side.js'
+import { sideBySidePanes } from './side_by_side.js'
 import { comparisonTable } from './table.js'
-import {
-  comparisonLines,
-  fittingCount,
-  MAXIMUM_NEURONS,
-  namedEntries,
-  namedPairs,
-  pictureCount,
-  presentMethods,
-} from './comparison.js'
-import { adder, besideSelect } from './choices.js'
-import { findCounterpart } from './matched_unit.js'
-import { h, link } from '../base/dom.js'
-import { formatCount, joinWords, plural } from '../base/format.js'
-import { emptyWall } from '../ui/notfound.js'
+import { comparisonLines, fittingCount, MAXIMUM_NEURONS, namedPairs, imageCount, presentMethods } from './comparison.js'
+import { adder, secondAtlasSelect } from './choices.js'
+import { findMatchedUnit } from './matched_unit.js'
+import { button, h, link } from '../base/dom.js'
+import { joinWords } from '../base/format.js'
+import { emptyGallery } from '../ui/notfound.js'
 import { resultList } from '../data/results.js'
-import { formatRoute, studyOf } from '../base/router.js'
+import { studyOf } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
 import { neuronRows } from '../data/variants.js'
-import { methodTitle } from '../base/glossary.js'
+import { methodTitle, NAMES } from '../base/glossary.js'
+import { COMPARE } from '../base/glossary/compare.js'
+import { NEURON } from '../base/glossary/neuron.js'
+import { SITE } from '../base/glossary/site.js'
+import { namedEntries } from '../base/query.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
- * @typedef {import('./comparison.js').Entry} Entry
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
+ * @typedef {import('../base/query.js').Entry} Entry
  * @typedef {import('./comparison.js').Compared} Compared
  *
  * @typedef {import('../data/data.js').SiteEntry} SiteEntry
@@ -43,9 +40,6 @@ import { methodTitle } from '../base/glossary.js'
  * @property {Route | null} next
  */
 
-const PERCENTAGE =
-  'The percentage says how many of the data set’s photographs excite the neuron no more than the picture does.'
-
 /**
  * @param {object} options
  * @param {Atlas} options.atlas
@@ -53,99 +47,52 @@ const PERCENTAGE =
  * @param {Go} options.go
  * @param {SiteEntry[]} options.sites the atlases of the site
  * @param {(entry: SiteEntry) => Promise<Atlas>} options.open opens one of them
- * @returns {Promise<import('../shell/main.js').View>}
+ * @returns {Promise<import('../base/route.js').View>}
  */
 export async function compareView({ atlas, route, go, sites, open }) {
   const chosen = route.neurons.length > 0
-  const besideEntry = sites.find(({ slug }) => slug === route.beside)
-  const other = besideEntry ? await open(besideEntry) : null
+  const secondEntry = sites.find(({ slug }) => slug === route.secondAtlas)
+  const other = secondEntry ? await open(secondEntry) : null
   const named = other ? namedPairs(route) : namedEntries(route.neurons)
   const page = await readPage(atlas, other, route, chosen ? named : await listEntries(atlas, route, other !== null))
-  if (page.pairs.length === 0) await atlas.loadIndex() // what is said then looks through it
-  const neurons = page.pairs.map(({ first }) => first)
-  const rows = page.pairs.flatMap(({ first, second }) => [...first.rows, ...(second?.rows ?? [])])
-  const methods = presentMethods(atlas.methods, rows)
-  const wall = /** @type {Route} */ ({ ...route, view: 'wall' })
-  const remove = (/** @type {string} */ name) => {
-    const neurons = route.neurons.filter((other) => other !== name)
-    go(neurons.length ? { ...route, neurons } : wall)
-  }
-  const toggle = () => go({ ...route, transparency: !route.transparency }, { replace: true })
-  const hasMasks = rows.some((row) => row.alpha_path)
-  const absent = other ? [] : atlas.methods.filter((method) => !methods.includes(method)).map(methodTitle)
-  const title = other ? (other === atlas ? 'Compare neurons' : 'Compare models') : 'Compare methods'
+  if (page.pairs.length === 0) await atlas.loadIndex() // what is shown then looks through it
+  const hasMasks = rowsOf(page).some((row) => row.alpha_path)
+  const toggle = () => go({ ...route, mask: !route.mask }, { replace: true })
+  const gallery = /** @type {Route} */ ({ ...route, view: 'gallery' })
+  const title = other ? (other === atlas ? COMPARE.neurons : COMPARE.models) : COMPARE.methods
 
-  const element = h(
-    'article',
-    { class: 'page compare-page' },
-    h(
-      'nav',
-      { 'aria-label': 'Place in the atlas' },
-      h(
-        'ol',
-        { class: 'breadcrumbs' },
-        h('li', {}, link(formatRoute(wall), { dataset: { keep: 'wall' } }, atlas.title)),
-        h('li', { 'aria-current': 'page' }, title),
-      ),
-    ),
-    h(
-      'header',
-      { class: 'compare-head' },
-      h('h1', { tabindex: '-1' }, title),
-      h(
-        'p',
-        { class: 'lead' },
-        leadWords(atlas, other, `${chosen ? plural(page.count, 'chosen neuron') : listWords(route, page.count)}`),
-        !other && `${PERCENTAGE} `,
-        link(formatRoute({ ...route, view: 'about', section: 'methods' }), {}, 'About the methods'),
-      ),
-    ),
-    route.beside && !other && h('p', { class: 'notice' }, `This site has no atlas “${route.beside}”.`),
-    h(
-      'div',
-      { class: 'compare-choices' },
-      besideSelect(atlas, sites, route, go),
+  const element = h('article', { class: 'page compare-page' },
+    breadcrumbs(atlas, gallery, title),
+    h('header', { class: 'compare-head' }, h('h1', { tabindex: '-1' }, title), lead(atlas, other, route, page)),
+    route.secondAtlas && !other && h('p', { class: 'notice' }, COMPARE.noAtlas(route.secondAtlas)),
+    h('div', { class: 'compare-choices' },
+      secondAtlasSelect(atlas, sites, route, go),
       chosen && adder(atlas, route, go),
     ),
-    h(
-      'div',
-      { class: 'compare-bar' },
-      h(
-        'div',
-        { class: 'action-list', role: 'group', 'aria-label': 'Comparison' },
-        hasMasks && transparencyButton(route, toggle),
-        copyButton('Copy link', () => location.href),
-        page.count > 0 && !other && link(formatRoute(studyOf(route)), { class: 'button' }, 'Judge them blind'),
-        chosen && link(formatRoute({ ...route, neurons: [], others: [], from: 1 }), { class: 'button' }, listButtonWords(route)),
+    h('div', { class: 'compare-bar' },
+      h('div', { class: 'action-list', role: 'group', 'aria-label': COMPARE.actions },
+        hasMasks && maskButton(route, toggle),
+        copyButton(SITE.copyLink, () => location.href),
+        page.count > 0 && !other && link(formatRoute(studyOf(route)), { class: 'button' }, COMPARE.study),
+        chosen &&
+          link(formatRoute({ ...route, neurons: [], others: [], from: 1 }), { class: 'button' }, listButtonText(route)),
       ),
       pager(page, 'above'),
     ),
-    page.pairs.length === 0 && emptyWall(atlas, route),
-    other && page.pairs.length > 0 && besidePanes({ atlas, other, route, go, pairs: page.pairs, from: page.first }),
-    !other &&
-      page.pairs.length > 0 &&
-      h(
-        'div',
-        { class: 'compare-region', role: 'region', 'aria-label': 'Pictures by neuron and method', tabindex: '0' },
-        comparisonTable({ atlas, route, methods, remove: chosen ? remove : null }, neurons),
-      ),
-    absent.length > 0 &&
-      rows.length > 0 &&
-      h('p', { class: 'note' }, `No column for ${joinWords(absent)}: made for none of the neurons on this page.`),
-    other && page.pairs.length > 0 && h('p', { class: 'note' }, PERCENTAGE),
+    page.pairs.length ? comparisonParts({ atlas, other, route, go, page }) : emptyGallery(atlas, route),
     pager(page, 'below'),
   )
 
   return {
     element,
-    title: `${title} · ${atlas.title}`,
+    title: SITE.title(title, atlas.title),
     onKey({ key }) {
       const target = { ArrowLeft: page.previous, k: page.previous, ArrowRight: page.next, j: page.next }[key]
       // In a window too narrow for the table the arrows scroll it, as they do any region that has the focus.
       const region = element.querySelector('.compare-region')
       const scrolls = region && region === document.activeElement && region.scrollWidth > region.clientWidth
       if (target && !(scrolls && key.startsWith('Arrow'))) go(target)
-      else if (key === 'Escape') go(wall)
+      else if (key === 'Escape') go(gallery)
       else if (key === 't' && hasMasks) toggle()
       else return false
       return true
@@ -153,9 +100,60 @@ export async function compareView({ atlas, route, go, sites, open }) {
   }
 }
 
+/** @param {Page} page @returns {import('../data/variants.js').Row[]} */
+function rowsOf({ pairs }) {
+  return pairs.flatMap(({ first, second }) => [...first.rows, ...(second?.rows ?? [])])
+}
+
+/** @param {Atlas} atlas @param {Route} gallery @param {string} title @returns {HTMLElement} */
+function breadcrumbs(atlas, gallery, title) {
+  const items = [
+    h('li', {}, link(formatRoute(gallery), { dataset: { keep: 'gallery' } }, atlas.title)),
+    h('li', { 'aria-current': 'page' }, title),
+  ]
+  return h('nav', { 'aria-label': SITE.place }, h('ol', { class: 'breadcrumbs' }, items))
+}
+
+/** @param {Atlas} atlas @param {Atlas | null} other @param {Route} route @param {Page} page @returns {HTMLElement} */
+function lead(atlas, other, route, { count }) {
+  const { statuses, layer, query } = route.list
+  const neurons = route.neurons.length ? COMPARE.chosen(count) : COMPARE.listed(count, statuses, layer, query)
+  const others = other === atlas ? COMPARE.otherNeurons : COMPARE.matchedUnits(other?.title ?? '')
+  return h('p', { class: 'lead' },
+    other ? COMPARE.leadPanes(neurons, others) : `${COMPARE.lead(neurons)}${COMPARE.percentage} `,
+    link(formatRoute({ ...route, view: 'about', section: 'methods' }), {}, COMPARE.about),
+  )
+}
+
 /**
- * The neurons of a result list that have several methods to compare; all of it where none has, where the atlas is older
- * than the column that tells, or where something else is compared.
+ * The table of methods, or two panes.
+ * @param {{atlas: Atlas, other: Atlas | null, route: Route, go: Go, page: Page}} options
+ * @returns {import('../base/dom.js').Child[]}
+ */
+function comparisonParts({ atlas, other, route, go, page }) {
+  const { pairs } = page
+  if (other) {
+    const panes = sideBySidePanes({ atlas, other, route, go, pairs, from: page.first })
+    return [panes, h('p', { class: 'note' }, COMPARE.percentage)]
+  }
+  const rows = rowsOf(page)
+  const methods = presentMethods(atlas.methods, rows)
+  const absent = atlas.methods.filter((method) => !methods.includes(method)).map(methodTitle)
+  const remove = (/** @type {string} */ name) => {
+    const neurons = route.neurons.filter((candidate) => candidate !== name)
+    go(neurons.length ? { ...route, neurons } : { ...route, view: 'gallery' })
+  }
+  const context = { atlas, route, methods, remove: route.neurons.length ? remove : null }
+  const table = comparisonTable(context, pairs.map(({ first }) => first))
+  return [
+    h('div', { class: 'compare-region', role: 'region', 'aria-label': COMPARE.region, tabindex: '0' }, table),
+    absent.length > 0 && rows.length > 0 && h('p', { class: 'note' }, COMPARE.absent(joinWords(absent))),
+  ]
+}
+
+/**
+ * The neurons of a result list that have several methods to compare; all of it where none has, or where something else
+ * is compared.
  * @param {Atlas} atlas
  * @param {Route} route
  * @param {boolean} all
@@ -164,8 +162,12 @@ export async function compareView({ atlas, route, go, sites, open }) {
 async function listEntries(atlas, route, all) {
   const { table, rows } = await resultList(atlas, route.list)
   const { layer, unit, num_methods: counts } = table.columns
-  const several = all ? [] : rows.filter((row) => (counts?.[row] ?? 2) > 1)
-  return (several.length ? several : rows).map((row) => ({ name: `${layer[row]}:${unit[row]}`, layer: layer[row], unit: unit[row] }))
+  const several = all ? [] : rows.filter((row) => (counts[row] ?? 2) > 1)
+  return (several.length ? several : rows).map((row) => ({
+    name: NAMES.neuron(layer[row], unit[row]),
+    layer: layer[row],
+    unit: unit[row],
+  }))
 }
 
 /**
@@ -184,8 +186,8 @@ async function readPage(atlas, other, route, entries) {
   const before = await Promise.all(
     entries.slice(Math.max(0, first - most), first).map((entry) => readPair(atlas, other, entry)),
   )
-  const pictures = (/** @type {Pair} */ { first, second }) => pictureCount([...first.lines, ...(second?.lines ?? [])])
-  const fitting = (/** @type {Pair[]} */ pairs) => fittingCount(pairs.map(pictures))
+  const images = (/** @type {Pair} */ { first, second }) => imageCount([...first.lines, ...(second?.lines ?? [])])
+  const fitting = (/** @type {Pair[]} */ pairs) => fittingCount(pairs.map(images))
   const end = first + fitting(after)
   return {
     pairs: after.slice(0, end - first),
@@ -196,17 +198,12 @@ async function readPage(atlas, other, route, entries) {
   }
 }
 
-/**
- * @param {Atlas} atlas
- * @param {Atlas | null} other
- * @param {Entry & {other?: string}} entry
- * @returns {Promise<Pair>}
- */
+/** @param {Atlas} atlas @param {Atlas | null} other @param {Entry & {other?: string}} entry @returns {Promise<Pair>} */
 async function readPair(atlas, other, entry) {
   const first = await read(atlas, entry)
   if (!other) return { first, second: null, reason: '' }
   const [named] = entry.other ? namedEntries([entry.other]) : []
-  const found = named ? { entry: named, reason: '' } : await findCounterpart(atlas, entry, other)
+  const found = named ? { entry: named, reason: '' } : await findMatchedUnit(atlas, entry, other)
   return { first, second: found.entry && (await read(other, found.entry)), reason: found.reason }
 }
 
@@ -217,55 +214,27 @@ async function read(atlas, entry) {
   return { ...entry, rows, title: rows[0]?.label || entry.name, lines: comparisonLines(rows, atlas.methods) }
 }
 
-/** @param {Atlas} atlas @param {Atlas | null} other @param {string} neurons in words @returns {string} */
-function leadWords(atlas, other, neurons) {
-  if (!other) return `${neurons}, pictured by several methods. `
-  const beside = other === atlas ? 'others of this atlas' : `those that stand for them in ${other.title}`
-  return `Two panes that scroll together: ${neurons}, beside ${beside}. `
-}
-
-/** @param {Route} route @param {number} count @returns {string} */
-function listWords({ list }, count) {
-  const parts = [
-    plural(count, 'neuron'),
-    list.statuses.length > 0 && `marked ${list.statuses.join(' or ')}`,
-    list.layer && `of ${list.layer}`,
-    list.query && `found by “${list.query}”`,
-  ]
-  return parts.filter(Boolean).join(' ')
-}
-
 /** @param {Route} route @param {() => void} toggle @returns {HTMLElement} */
-function transparencyButton({ transparency }, toggle) {
-  const attributes = { 'aria-pressed': String(transparency), dataset: { keep: 'transparency' } }
-  return h('button', { type: 'button', class: 'button', onClick: toggle, ...attributes }, 'Transparency')
+function maskButton({ mask }, toggle) {
+  const attributes = { 'aria-pressed': String(mask), dataset: { keep: 'mask' } }
+  return button(SITE.mask, toggle, attributes)
 }
 
 /** @param {Route} route @returns {string} */
-function listButtonWords({ list }) {
-  return list.query || list.layer || list.statuses.length ? 'All results' : 'All neurons'
+function listButtonText({ list }) {
+  return list.query || list.layer || list.statuses.length ? COMPARE.allResults : COMPARE.allNeurons
 }
 
-/**
- * @param {Page} page
- * @param {'above' | 'below'} where
- * @returns {HTMLElement | null} null when there is one page
- */
+/** @param {Page} page @param {'above' | 'below'} where @returns {HTMLElement | null} null when there is one page */
 function pager({ pairs, first, count, previous, next }, where) {
   const step = (/** @type {Route | null} */ target, /** @type {string} */ word, /** @type {string} */ text) =>
     target
       ? link(formatRoute(target), { class: 'button', rel: word, dataset: { keep: `${word}-${where}` } }, text)
       : h('span', { class: 'button button-off', 'aria-disabled': 'true' }, text)
   if (!previous && !next) return null
-  return h(
-    'nav',
-    { class: 'compare-pager', 'aria-label': `Pages of the comparison, ${where} the table` },
-    step(previous, 'prev', '← Previous'),
-    h(
-      'span',
-      { class: 'place' },
-      `${formatCount(first + 1)}–${formatCount(first + pairs.length)} of ${plural(count, 'neuron')}`,
-    ),
-    step(next, 'next', 'Next →'),
+  return h('nav', { class: 'compare-pager', 'aria-label': COMPARE.pages(where) },
+    step(previous, 'prev', NEURON.previousArrow),
+    h('span', { class: 'place' }, COMPARE.place(first + 1, first + pairs.length, count)),
+    step(next, 'next', NEURON.nextArrow),
   )
 }

@@ -3,25 +3,22 @@
  * cells of each. Pure functions over rows.
  */
 
-import { STRIP_LINES } from '../ui/examples.js'
-import { parseNeuron } from '../base/query.js'
+import { STRIP_LINES } from '../ui/topimages.js'
+import { namedEntries } from '../base/query.js'
 import { facetOf } from '../data/variants.js'
 
 /**
  * @typedef {import('../data/variants.js').Row} Row
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  *
- * @typedef {object} Entry one neuron to compare
- * @property {string} name as it was asked for, LAYER:UNIT
- * @property {string} layer '' when the name is no neuron's
- * @property {number} unit
+ * @typedef {import('../base/query.js').Entry} Entry
  *
  * @typedef {object} Cell what one method made for one facet of a neuron
  * @property {Row | null} row its first seed, null when the method made nothing
  * @property {number} seeds
  *
- * @typedef {object} Line one facet of a neuron: its photographs, and the pictures that were made from them
- * @property {Row | null} reference the row whose reference photographs are shown
+ * @typedef {object} Line one facet of a neuron: its reference images, and the visualizations that were made from them
+ * @property {Row | null} reference the row whose reference images are shown
  * @property {Record<string, Cell>} cells by method
  *
  * @typedef {object} Comparison what was made of a neuron
@@ -32,18 +29,9 @@ import { facetOf } from '../data/variants.js'
  * @typedef {Entry & Comparison} Compared
  */
 
-/** At most so many pictures, and neurons, are in the page at once. */
-export const MAXIMUM_PICTURES = 280
+/** At most so many images, and neurons, are in the page at once. */
+export const MAXIMUM_IMAGES = 280
 export const MAXIMUM_NEURONS = 24
-
-/**
- * The neurons of an explicit list, each once.
- * @param {string[]} names
- * @returns {Entry[]}
- */
-export function namedEntries(names) {
-  return [...new Set(names)].map((name) => ({ layer: '', unit: -1, ...parseNeuron(name), name }))
-}
 
 /**
  * The neurons of an explicit list as they stand, since each belongs to the second of its pair.
@@ -51,9 +39,7 @@ export function namedEntries(names) {
  * @returns {(Entry & {other: string})[]} `other` is '' where the second was not chosen
  */
 export function namedPairs({ neurons, others }) {
-  return neurons.map((name, place) => {
-    return { layer: '', unit: -1, ...parseNeuron(name), name, other: others[place] ?? '' }
-  })
+  return neurons.map((name, place) => ({ ...namedEntries([name])[0], other: others[place] ?? '' }))
 }
 
 /**
@@ -84,16 +70,16 @@ export function withOther(route, place, name) {
  * @param {string} slug '' for none
  * @returns {Route}
  */
-export function withBeside(route, slug) {
+export function withSecondAtlas(route, slug) {
   const [first, second] = route.neurons
-  if (slug === route.atlas && !route.beside && route.neurons.length === 2) {
-    return { ...route, beside: slug, neurons: [first], others: [second], from: 1 }
+  if (slug === route.atlas && !route.secondAtlas && route.neurons.length === 2) {
+    return { ...route, secondAtlas: slug, neurons: [first], others: [second], from: 1 }
   }
-  if (!slug && route.beside === route.atlas) {
+  if (!slug && route.secondAtlas === route.atlas) {
     const neurons = [...route.neurons, ...route.others].filter(Boolean)
-    return { ...route, beside: '', neurons, others: [], from: 1 }
+    return { ...route, secondAtlas: '', neurons, others: [], from: 1 }
   }
-  return { ...route, beside: slug, others: [], from: 1 }
+  return { ...route, secondAtlas: slug, others: [], from: 1 }
 }
 
 /**
@@ -117,12 +103,8 @@ export function comparisonLines(rows, methods) {
   })
 }
 
-/**
- * How many pictures one neuron brings into the page.
- * @param {Line[]} lines
- * @returns {number}
- */
-export function pictureCount(lines) {
+/** How many images one neuron brings into the page. @param {Line[]} lines @returns {number} */
+export function imageCount(lines) {
   let count = 0
   for (const { reference, cells } of lines) {
     if (reference?.examples_path) count += STRIP_LINES
@@ -133,15 +115,15 @@ export function pictureCount(lines) {
 
 /**
  * How many of these neurons, from the first on, fit into the page together; one always does.
- * @param {number[]} pictures of each
+ * @param {number[]} images of each
  * @returns {number}
  */
-export function fittingCount(pictures) {
+export function fittingCount(images) {
   let total = 0
   let count = 0
-  for (const some of pictures.slice(0, MAXIMUM_NEURONS)) {
-    total += some
-    if (count > 0 && total > MAXIMUM_PICTURES) break
+  for (const number of images.slice(0, MAXIMUM_NEURONS)) {
+    total += number
+    if (count > 0 && total > MAXIMUM_IMAGES) break
     count++
   }
   return count

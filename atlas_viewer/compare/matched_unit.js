@@ -1,11 +1,14 @@
-/** Which neuron of one atlas stands for a neuron of another. */
+/** Which unit of one atlas matches a unit of another. */
+
+import { NAMES } from '../base/glossary.js'
+import { COMPARE } from '../base/glossary/compare.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('./comparison.js').Entry} Entry
+ * @typedef {import('../base/query.js').Entry} Entry
  *
- * @typedef {object} Counterpart
- * @property {Entry | null} entry null when none is known to stand for it
+ * @typedef {object} MatchedUnit
+ * @property {Entry | null} entry null when none is known to match
  * @property {string} reason why this one, or why none
  */
 
@@ -15,35 +18,36 @@
  * @param {Atlas} atlas
  * @param {Entry} entry a neuron of it
  * @param {Atlas} other
- * @returns {Promise<Counterpart>}
+ * @returns {Promise<MatchedUnit>}
  */
-export async function findCounterpart(atlas, entry, other) {
-  if (atlas === other) return { entry: null, reason: 'No second neuron is chosen.' }
+export async function findMatchedUnit(atlas, entry, other) {
+  if (atlas === other) return { entry: null, reason: COMPARE.notChosen }
   const layer = atlas.layer(entry.layer)
-  if (!layer) return { entry: null, reason: 'There is nothing to put beside it.' }
+  if (!layer) return { entry: null, reason: COMPARE.nothing }
   const own = (await atlas.layerIndex(layer)).columns
   const label = own.label[own.unit.indexOf(entry.unit)]
   if (layer.is_classes && label) {
     for (const candidate of other.layers.filter(({ is_classes: isClasses }) => isClasses)) {
       const { unit, label: labels } = (await other.layerIndex(candidate)).columns
       const row = sameClass(labels, label)
-      if (row >= 0) return { entry: entryOf(candidate.name, unit[row]), reason: 'the class of the same name' }
+      if (row >= 0) return { entry: entryOf(candidate.name, unit[row]), reason: COMPARE.sameClass }
     }
   }
   const same = other.layer(entry.layer)
   if (same && atlas.modelName === other.modelName) {
     const { columns } = await other.layerIndex(same)
     if (columns.unit.includes(entry.unit)) {
-      return { entry: entryOf(entry.layer, entry.unit), reason: 'the same layer and unit' }
+      return { entry: entryOf(entry.layer, entry.unit), reason: COMPARE.sameUnit }
     }
   }
-  const wanted = layer.is_classes && label ? `no class “${label}”` : `none known to stand for ${entry.name}`
-  return { entry: null, reason: `Of the neurons of ${other.title}, ${wanted}.` }
+  const isClass = layer.is_classes && label
+  const reason = isClass ? COMPARE.noClass(other.title, label) : COMPARE.noMatch(other.title, entry.name)
+  return { entry: null, reason }
 }
 
 /** @param {string} layer @param {number} unit @returns {Entry} */
 function entryOf(layer, unit) {
-  return { name: `${layer}:${unit}`, layer, unit }
+  return { name: NAMES.neuron(layer, unit), layer, unit }
 }
 
 /**
@@ -57,8 +61,8 @@ export function sameClass(labels, label) {
   const whole = (/** @type {string} */ text) => (text ?? '').trim().toLowerCase()
   const first = (/** @type {string} */ text) => whole(text).split(',')[0].trim()
   for (const key of [whole, first]) {
-    const wanted = key(label)
-    const rows = wanted ? [...labels.keys()].filter((row) => key(labels[row]) === wanted) : []
+    const name = key(label)
+    const rows = name ? [...labels.keys()].filter((row) => key(labels[row]) === name) : []
     if (rows.length === 1) return rows[0]
     if (rows.length > 1) return -1
   }

@@ -3,26 +3,29 @@
  * stacks it, which would take the meaning of a table from it: the roles are therefore written out.
  */
 
-import { h, link } from '../base/dom.js'
-import { photographStrips } from '../ui/examples.js'
+import { button, h, link } from '../base/dom.js'
+import { datasetStrips } from '../ui/topimages.js'
 import { statusLabel } from '../ui/filters.js'
-import { commonLabels, formatScore, plural } from '../base/format.js'
+import { commonLabels, formatScore } from '../base/format.js'
 import { showMask } from '../ui/mask.js'
-import { picture } from '../ui/images.js'
-import { formatRoute, makeRoute } from '../base/router.js'
-import { facetWords, variantName } from '../data/variants.js'
+import { imageFrame } from '../ui/images.js'
+import { makeRoute } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
+import { facetTitle, variantName } from '../data/variants.js'
 import { layerKind, methodMeaning, methodTitle } from '../base/glossary.js'
+import { COMPARE } from '../base/glossary/compare.js'
+import { SITE } from '../base/glossary/site.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  * @typedef {import('./comparison.js').Cell} Cell
  * @typedef {import('./comparison.js').Compared} Compared
  * @typedef {import('../data/variants.js').Row} Row
  *
  * @typedef {object} Context
  * @property {Atlas} atlas
- * @property {Route} route links lead to neuron pages with its list and transparency
+ * @property {Route} route links lead to neuron pages with its list and attribution mask
  * @property {string[]} methods the columns
  * @property {((name: string) => void) | null} remove takes a neuron out of the list, null without an explicit list
  */
@@ -30,25 +33,17 @@ import { layerKind, methodMeaning, methodTitle } from '../base/glossary.js'
 /** A reason longer than this is cut; the neuron's page has all of it. */
 const REASON_LENGTH = 140
 
-/** Pictures of few pixels are enlarged up to this width; larger ones never exceed their own. */
+/** Visualizations of few pixels are enlarged up to this width; larger ones never exceed their own. */
 const ENLARGED_PX = 160
 
-/**
- * @param {Context} context
- * @param {Compared[]} neurons
- * @returns {HTMLElement}
- */
+/** @param {Context} context @param {Compared[]} neurons @returns {HTMLElement} */
 export function comparisonTable(context, neurons) {
   const widths = neurons.flatMap(({ rows }) => rows.map((row) => row.width_px ?? 0))
   const width = Math.max(ENLARGED_PX, ...widths)
   return h(
     'table',
-    {
-      role: 'table',
-      class: 'compare-table',
-      style: { '--methods': context.methods.length, '--picture': `${width}px` },
-    },
-    h('caption', { class: 'visually-hidden' }, 'Pictures by neuron (rows) and method (columns)'),
+    { role: 'table', class: 'compare-table', style: { '--methods': context.methods.length, '--image': `${width}px` } },
+    h('caption', { class: 'visually-hidden' }, COMPARE.caption),
     tableHead(context),
     neurons.map((neuron) => neuronGroup(context, neuron)),
   )
@@ -60,31 +55,23 @@ export function comparisonTable(context, neurons) {
  * @returns {HTMLElement}
  */
 function tableHead({ atlas, methods }) {
-  const title = (/** @type {string} */ words, kind = '') =>
-    h('th', { role: 'columnheader', scope: 'col', class: kind }, words)
+  const title = (/** @type {string} */ text, kind = '') =>
+    h('th', { role: 'columnheader', scope: 'col', class: kind }, text)
   const help = formatRoute(makeRoute({ view: 'about', atlas: atlas.slug, section: 'methods' }))
-  return h(
-    'thead',
-    { role: 'rowgroup' },
-    h(
-      'tr',
-      { role: 'row', class: 'compare-titles' },
-      title('Neuron', 'compare-name'),
-      title('Photographs', 'compare-photographs'),
+  return h('thead', { role: 'rowgroup' },
+    h('tr', { role: 'row', class: 'compare-titles' },
+      title(COMPARE.neuron, 'compare-name'),
+      title(COMPARE.datasetImages, 'compare-dataset'),
       methods.map((method) => title(methodTitle(method))),
     ),
-    h(
-      'tr',
-      { role: 'row', class: 'compare-notes' },
-      h('td', { role: 'cell', class: 'compare-name' }, 'layer and unit'),
-      h('td', { role: 'cell', class: 'compare-photographs' }, 'of the data set, for reference'),
+    h('tr', { role: 'row', class: 'compare-notes' },
+      h('td', { role: 'cell', class: 'compare-name' }, COMPARE.layerAndUnit),
+      h('td', { role: 'cell', class: 'compare-dataset' }, COMPARE.forReference),
       methods.map((method) =>
-        h(
-          'td',
-          { role: 'cell' },
+        h('td', { role: 'cell' },
           methodMeaning(method),
           ' ',
-          link(help, { class: 'compare-help', 'aria-label': `More about the method ${methodTitle(method)}` }, 'More'),
+          link(help, { class: 'compare-help', 'aria-label': COMPARE.moreAbout(methodTitle(method)) }, COMPARE.more),
         ),
       ),
     ),
@@ -93,18 +80,14 @@ function tableHead({ atlas, methods }) {
 
 /**
  * The name of a column where the table is stacked and has none; screen readers have the header itself.
- * @param {string} words
+ * @param {string} title
  * @returns {HTMLElement}
  */
-function columnName(words) {
-  return h('span', { class: 'compare-column', 'aria-hidden': 'true' }, words)
+function columnName(title) {
+  return h('span', { class: 'compare-column', 'aria-hidden': 'true' }, title)
 }
 
-/**
- * @param {Context} context
- * @param {Compared} neuron
- * @returns {HTMLElement}
- */
+/** @param {Context} context @param {Compared} neuron @returns {HTMLElement} */
 function neuronGroup(context, neuron) {
   const { name, lines } = neuron
   const head = h(
@@ -113,17 +96,15 @@ function neuronGroup(context, neuron) {
     neuronName(context, neuron),
   )
   const rows = lines.map(({ reference, cells }, order) =>
-    h(
-      'tr',
-      { role: 'row' },
+    h('tr', { role: 'row' },
       order === 0 && head,
-      photographsCell(context, reference, neuron.title),
+      datasetCell(context, reference, neuron.title),
       context.methods.map((method) => methodCell(context, method, cells[method], neuron.title)),
     ),
   )
   const nothing = () => {
-    const words = `This atlas has no neuron “${name}”.`
-    return h('tr', { role: 'row' }, head, h('td', { role: 'cell', colspan: context.methods.length + 1 }, words))
+    const attributes = { role: 'cell', colspan: context.methods.length + 1 }
+    return h('tr', { role: 'row' }, head, h('td', attributes, SITE.noNeuron(SITE.thisAtlas, name)))
   }
   return h('tbody', { role: 'rowgroup', dataset: { neuron: name } }, lines.length ? rows : nothing())
 }
@@ -147,47 +128,46 @@ export function neuronName({ route, remove }, { name, layer, unit, title, rows }
     kind && h('span', { class: 'kind' }, kind),
     labels.length > 0 && h('span', { class: 'compare-detail' }, labels.join(', ')),
     remove &&
-      h(
-        'button',
-        { type: 'button', class: 'button compare-remove', 'aria-label': `Remove ${name}`, onClick: () => remove(name) },
-        'Remove',
-      ),
+      button(COMPARE.remove, () => remove(name), {
+        class: 'button compare-remove',
+        'aria-label': COMPARE.removeNeuron(name),
+      }),
   ]
 }
 
 /**
- * The photographs that one facet was made from.
+ * The reference images of one facet.
  * @param {Context} context
  * @param {Row | null} row
  * @param {string} title of the neuron
  * @returns {HTMLElement}
  */
-function photographsCell({ atlas }, row, title) {
-  const attributes = { role: 'cell', class: 'compare-photographs' }
-  return h('td', attributes, columnName('Photographs'), photographParts(atlas, row, title))
+function datasetCell({ atlas }, row, title) {
+  const attributes = { role: 'cell', class: 'compare-dataset' }
+  return h('td', attributes, columnName(COMPARE.datasetImages), datasetParts(atlas, row, title))
 }
 
 /**
- * The photographs that one facet was made from, or why there are none to see.
+ * The reference images of one facet, or why there are none to see.
  * @param {Atlas} atlas
  * @param {Row | null} row
  * @param {string} title of the neuron
  * @returns {HTMLElement[]}
  */
-export function photographParts(atlas, row, title) {
-  const strips = row ? photographStrips(atlas, row, title) : []
-  const facet = row ? facetWords(row) : ''
+export function datasetParts(atlas, row, title) {
+  const strips = row ? datasetStrips(atlas, row, title) : []
+  const facet = row ? facetTitle(row) : ''
   return [
-    ...(strips.length ? strips : [h('span', { class: 'compare-detail' }, withoutPhotographs(row))]),
+    ...(strips.length ? strips : [h('span', { class: 'compare-detail' }, unpublishedText(row))]),
     ...(facet ? [h('span', { class: 'compare-facet' }, facet)] : []),
   ]
 }
 
 /** @param {Row | null} row @returns {string} */
-function withoutPhotographs(row) {
+function unpublishedText(row) {
   const labels = commonLabels(row?.reference_labels, 6)
-  if (labels.length) return `not published; labeled ${labels.join(', ')}`
-  return row?.reference_keys?.length ? 'not published' : 'none recorded'
+  if (labels.length) return COMPARE.unpublishedLabels(labels)
+  return row?.reference_keys?.length ? COMPARE.unpublished : COMPARE.unrecorded
 }
 
 /**
@@ -212,50 +192,45 @@ function methodCell(context, method, cell, title) {
  */
 export function methodParts({ atlas, route }, method, { row, seeds }, title) {
   if (!row) {
-    const nothing = h('span', { class: 'compare-reason' }, 'not made for this neuron')
-    return [h('span', { class: 'picture picture-none' }, nothing)]
+    const nothing = h('span', { class: 'compare-reason' }, COMPARE.notMade)
+    return [h('span', { class: 'image-frame image-none' }, nothing)]
   }
-  const facet = facetWords(row)
-  const alternative = `${methodTitle(method)} picture of ${title}${facet && `, ${facet}`}`
+  const facet = facetTitle(row)
+  const alternative = COMPARE.alternative(methodTitle(method), title, facet)
   const notice = h('span', { class: 'compare-reason' })
-  const frame = row.image_path ? pictureFrame(atlas, row, alternative) : reasonFrame(row, alternative)
-  if (route.transparency && row.alpha_path) {
-    const say = (/** @type {string} */ message) => {
+  const frame = row.image_path ? visualizationFrame(atlas, row, alternative) : reasonFrame(row, alternative)
+  if (route.mask && row.alpha_path) {
+    const report = (/** @type {string} */ message) => {
       notice.textContent = message
     }
-    // Masks are as lazy as the pictures: one is asked for when its picture has come near the window.
-    frame.querySelector('img')?.addEventListener('load', () => showMask(atlas, row.alpha_path, frame, say))
+    // Masks are as lazy as the visualizations: one is asked for when its visualization has come near the window.
+    frame.querySelector('img')?.addEventListener('load', () => showMask(atlas, row.alpha_path, frame, report))
   }
   const { layer, unit } = row
   return [
     link(
       formatRoute({ ...route, view: 'neuron', layer, unit, variant: variantName(row), zoom: '' }),
-      {
-        class: 'compare-link',
-        dataset: { keep: `${layer}:${unit}-${variantName(row)}` },
-      },
+      { class: 'compare-link', dataset: { keep: `${layer}:${unit}-${variantName(row)}` } },
       frame,
     ),
     row.image_path && scoreLine(row),
-    seeds > 1 && h('span', { class: 'compare-detail' }, `first of ${plural(seeds, 'seed')}`),
+    seeds > 1 && h('span', { class: 'compare-detail' }, COMPARE.firstSeed(seeds)),
     notice,
   ]
 }
 
 /** @param {Atlas} atlas @param {Row} row @param {string} alternative */
-function pictureFrame(atlas, row, alternative) {
+function visualizationFrame(atlas, row, alternative) {
   const { width_px: width, height_px: height } = row
-  return picture(atlas, row.image_path, { alternative, attributes: { width, height } })
+  return imageFrame(atlas, row.image_path, { alternative, attributes: { width, height } })
 }
 
 /** @param {Row} row @param {string} alternative */
 function reasonFrame(row, alternative) {
-  const reason = row.status_reason || 'no picture was made'
+  const reason = row.status_reason || COMPARE.noVisualization
   const short = reason.length > REASON_LENGTH ? `${reason.slice(0, REASON_LENGTH).trimEnd()}…` : reason
-  return h(
-    'span',
-    { class: 'picture picture-none' },
-    h('span', { class: 'visually-hidden' }, `No ${alternative}: `),
+  return h('span', { class: 'image-frame image-none' },
+    h('span', { class: 'visually-hidden' }, COMPARE.no(alternative)),
     statusLabel(row.status),
     h('span', { class: 'compare-reason' }, short),
   )
@@ -264,11 +239,9 @@ function reasonFrame(row, alternative) {
 /** @param {Row} row @returns {HTMLElement} status and activation percentile */
 function scoreLine(row) {
   const percentile = row.activation_percentile
-  return h(
-    'span',
-    { class: 'compare-score' },
+  return h('span', { class: 'compare-score' },
     statusLabel(row.status),
     typeof percentile === 'number' &&
-      h('span', {}, h('span', { class: 'visually-hidden' }, 'activation percentile '), formatScore(percentile, '%')),
+      h('span', {}, h('span', { class: 'visually-hidden' }, COMPARE.percentile), formatScore(percentile, '%')),
   )
 }

@@ -1,16 +1,11 @@
-/**
- * Reading an atlas: what it says of itself first, its tables when they are needed.
- */
+/** Reading an atlas: what it says of itself first, its tables when they are needed. */
 
 import { fetchJson, LoadError, resolvePath } from '../base/files.js'
+import { FILES } from '../base/glossary/files.js'
 import { prepareTexts } from './search.js'
 import { fetchTable, joinTables, packLabels } from './tables.js'
 
-export { fetchBytes, fetchJson, LoadError, resolvePath } from '../base/files.js'
-export { decodeTable, rowObject } from './tables.js'
-
-export const ATLAS_SCHEMA = 'atlas/1'
-export const HEAD_SCHEMA = 'head/1'
+export const ATLAS_SCHEMA = 'atlas/2'
 
 /** How many captions of a row are searched; as in labels.parquet. */
 const TOP_CAPTIONS = 4
@@ -27,14 +22,21 @@ const TOP_CAPTIONS = 4
  * @property {string} file path of the layer's table
  * @property {number} [num_parts] in how many parts it lies there too, of `part_neurons` neurons each; 0 for none
  *
+ * @typedef {object} MapNote
+ * @property {string} file
+ * @property {string} layout what made it
+ * @property {number} num_neurons
+ * @property {number} side places go from 0 to side − 1
+ * @property {number} tile_size_px of a thumbnail
+ * @property {number} sheet_columns thumbnails across a sheet, and down
+ *
  * @typedef {object} SiteEntry
  * @property {string} slug
  * @property {string} title
  * @property {string} path folder of the atlas, relative to this page
  * @property {Record<string, number>} [counts]
  * @property {string | {name: string}} [model]
- * @property {boolean} [packed] whether its pictures lie in archives
- * @property {boolean} [head] whether it has a head.json, and parts of the index by layer
+ * @property {boolean} [packed] whether its visualizations lie in archives
  */
 
 /** One atlas: what it says of itself and, on demand, its tables (each fetched once). */
@@ -42,16 +44,16 @@ export class Atlas {
   /**
    * @param {SiteEntry} site
    * @param {string} base URL of the atlas folder, ending in "/"
-   * @param {any} manifest head.json, or atlas.json of an atlas that has none
-   * @param {Table} index empty until `loadIndex`
+   * @param {any} manifest head.json
    */
-  constructor(site, base, manifest, index) {
+  constructor(site, base, manifest) {
     this.slug = site.slug
     this.base = base
-    /** Whether its pictures lie in archives; `pictures.js` fetches them. */
+    /** Whether its visualizations lie in archives; `visualizations.js` fetches them. */
     this.packed = site.packed === true
     this.manifest = manifest
-    this.index = index
+    /** @type {Table} empty until `loadIndex` */
+    this.index = { numRows: 0, columns: {} }
     /** @type {LayerInfo[]} */
     this.layers = manifest.layers
     /** @type {string} */
@@ -65,30 +67,23 @@ export class Atlas {
     /** @type {Set<string>} what of it is on its way */
     this.pending = new Set()
     /** @type {Map<string, number>} */
-    this.expectedBytes = new Map(
-      manifest.sizes
-        ? Object.entries(manifest.sizes)
-        : (manifest.files ?? []).map((/** @type {any} */ file) => [file.path, file.bytes]),
-    )
+    this.expectedBytes = new Map(Object.entries(manifest.sizes))
     /** @type {number} */
-    this.numNeurons = manifest.counts?.neurons ?? index.numRows
-    /** Whether each layer's rows of the index lie in a file of their own. */
-    this.hasParts = manifest.schema === HEAD_SCHEMA
-    /** Whether photographs have captions. */
+    this.numNeurons = manifest.counts.neurons
+    /** @type {MapNote | null} of an atlas with a map */
+    this.mapNote = manifest.neighbors?.map ?? null
+    /** Whether dataset images have captions. */
     this.hasCaptions = manifest.has_captions === true
     this.indexLoaded = false
   }
 
-  /**
-   * The slim index. Its columns are in `index` from then on.
-   * @returns {Promise<Table>}
-   */
+  /** The slim index. Its columns are in `index` from then on. @returns {Promise<Table>} */
   loadIndex() {
     return this.once('index.parquet', async () => {
       const index = await fetchTable(this.base, 'index.parquet', this.expectedBytes, { typed: true })
-      if (index.numRows !== this.numNeurons && this.manifest.counts) {
+      if (index.numRows !== this.numNeurons) {
         const url = `${this.base}index.parquet`
-        throw new LoadError(url, `${this.numNeurons} neurons, as the atlas says`, `${index.numRows} rows`)
+        throw new LoadError(url, FILES.neurons(this.numNeurons), FILES.rows(index.numRows))
       }
       this.index = index
       this.indexLoaded = true
@@ -103,7 +98,7 @@ export class Atlas {
    */
   async layerIndex(layer) {
     const path = `index/${layer.name}.parquet`
-    if (this.hasParts && !this.indexLoaded) {
+    if (!this.indexLoaded) {
       return this.once(path, () => fetchTable(this.base, path, this.expectedBytes, { typed: true }))
     }
     const { columns } = await this.loadIndex()
@@ -130,11 +125,7 @@ export class Atlas {
     return joinTables(await Promise.all(layers.map((layer) => this.layerIndex(layer))))
   }
 
-  /**
-   * How many neurons come before a layer's first in the order of the atlas.
-   * @param {string} name
-   * @returns {number}
-   */
+  /** How many neurons come before a layer's first in the order of the atlas. @param {string} name @returns {number} */
   offsetOf(name) {
     let offset = 0
     for (const layer of this.layers) {
@@ -145,11 +136,10 @@ export class Atlas {
   }
 
   /**
-   * The labels and captions of the exemplars of all neurons, in the order of the index; null where the index holds them itself.
-   * @returns {Promise<Labels | null>}
+   * The labels and captions of the top-activating images of all neurons, in the order of the index.
+   * @returns {Promise<Labels>}
    */
-  async loadLabels() {
-    if (!this.hasParts) return null
+  loadLabels() {
     return this.once('labels.parquet', async () => {
       const { columns } = await fetchTable(this.base, 'labels.parquet', this.expectedBytes)
       const labels = packLabels(columns.top_labels, columns.top_captions)
@@ -199,11 +189,7 @@ export class Atlas {
     return this.layers.find((layer) => layer.name === name)
   }
 
-  /**
-   * The full table of a layer.
-   * @param {LayerInfo} layer
-   * @returns {Promise<Table>}
-   */
+  /** The full table of a layer. @param {LayerInfo} layer @returns {Promise<Table>} */
   layerTable(layer) {
     return this.once(layer.file, () => fetchTable(this.base, layer.file, this.expectedBytes))
   }
@@ -237,7 +223,7 @@ export class Atlas {
     const result = { numRows: 0, columns: {} }
     const columns = this.indexLoaded ? this.index.columns : (await this.layerIndex(layers[0])).columns
     const names = Object.keys(columns).filter((name) => name !== 'sheet_path' && name !== 'tile')
-    if (!names.includes('top_labels')) names.push('top_labels')
+    names.push('top_labels')
     if (this.hasCaptions) names.push('top_captions')
     for (const name of names) result.columns[name] = []
     for (const table of tables) {
@@ -269,16 +255,14 @@ function joinLabels(labels) {
  * @returns {Promise<SiteEntry[]>}
  */
 export async function openSite() {
-  const expected = 'the list of atlases of this site'
   const url = new URL('sites.json', document.baseURI).href
-  const site = await fetchJson(url, expected, { cache: 'no-cache' })
-  if (!Array.isArray(site?.atlases)) throw new LoadError(url, 'JSON with a list “atlases”', 'JSON without it')
+  const site = await fetchJson(url, FILES.siteList, { cache: 'no-cache' })
+  if (!Array.isArray(site?.atlases)) throw new LoadError(url, FILES.atlasList, FILES.withoutList)
   return site.atlases
 }
 
 /**
- * What an atlas says of itself: head.json, which does not grow with the number of pictures; atlas.json of an atlas built
- * before there were heads.
+ * What an atlas says of itself: head.json, which does not grow with the number of visualizations.
  * @param {SiteEntry} entry
  * @returns {Promise<{base: string, manifest: any}>}
  */
@@ -286,23 +270,16 @@ export async function openManifest(entry) {
   const root = new URL('.', document.baseURI).href
   const path = entry.path === '' || entry.path === '.' ? '' : `${entry.path.replace(/\/$/, '')}/`
   const base = path ? `${resolvePath(root, path.slice(0, -1))}/` : root
-  const [name, schema] = entry.head ? ['head.json', HEAD_SCHEMA] : ['atlas.json', ATLAS_SCHEMA]
-  const url = `${base}${name}`
-  const manifest = await fetchJson(url, 'the manifest of an atlas')
-  if (manifest?.schema !== schema) {
-    throw new LoadError(url, `schema “${schema}”`, `schema “${manifest?.schema}” (this viewer is older or newer)`)
+  const url = `${base}head.json`
+  const manifest = await fetchJson(url, FILES.manifest)
+  if (manifest?.schema !== ATLAS_SCHEMA) {
+    throw new LoadError(url, FILES.schema(ATLAS_SCHEMA), FILES.otherSchema(manifest?.schema))
   }
   return { base, manifest }
 }
 
-/**
- * Opens an atlas. Its tables are read when they are needed; of one without parts, the index at once.
- * @param {SiteEntry} entry
- * @returns {Promise<Atlas>}
- */
+/** Opens an atlas; its tables are read when they are needed. @param {SiteEntry} entry @returns {Promise<Atlas>} */
 export async function openAtlas(entry) {
   const { base, manifest } = await openManifest(entry)
-  const atlas = new Atlas(entry, base, manifest, { numRows: 0, columns: {} })
-  if (!atlas.hasParts) await atlas.loadIndex()
-  return atlas
+  return new Atlas(entry, base, manifest)
 }

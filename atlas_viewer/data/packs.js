@@ -1,30 +1,30 @@
 /**
- * Pictures out of archives, for sites that `neuron-atlas site --pack` wrote. An index says where in which archive a
- * picture lies, and that part alone is fetched by HTTP Range. The answer is checked: status 206, the range asked for,
+ * Images out of archives, for sites that `neuron-atlas site --pack` wrote. An index says where in which archive a
+ * image lies, and that part alone is fetched by HTTP Range. The answer is checked: status 206, the range asked for,
  * its length, and that it is one WebP file. A host that does not serve parts of files is asked for whole archives as
  * long as they are small; otherwise the failure says so.
  */
 
-import { fetchBytes, LoadError, resolvePath } from '../base/files.js'
-import { formatBytes } from '../base/format.js'
+import { fetchBytes, LoadError, reasonOf, resolvePath } from '../base/files.js'
+import { FILES } from '../base/glossary/files.js'
 import { decodeTable } from './tables.js'
 
-/** Larger archives are not fetched whole for one picture. */
+/** Larger archives are not fetched whole for one image. */
 export const SMALL_ARCHIVE_BYTES = 4_000_000
 const KEPT_ARCHIVES = 8
-/** Addresses of pictures in memory; above the number of tiles that are in the page at once. */
+/** Addresses of images in memory; above the number of tiles that are in the page at once. */
 const KEPT_ADDRESSES = 600
 const PACKED_FOLDERS = ['images', 'examples']
 
 /**
  * @typedef {object} Place
  * @property {string} archive path in the atlas
- * @property {number} offset of the picture's first byte
- * @property {number} length of the picture in bytes
+ * @property {number} offset of the image's first byte
+ * @property {number} length of the image in bytes
  * @property {number} archiveBytes
  */
 
-/** The packed pictures of one atlas. */
+/** The packed images of one atlas. */
 export class Packs {
   /** @param {string} base URL of the atlas folder, ending in "/" */
   constructor(base) {
@@ -48,11 +48,7 @@ export class Packs {
     return PACKED_FOLDERS.includes(String(path).split('/')[0])
   }
 
-  /**
-   * An address for an <img>, of a picture in memory.
-   * @param {string} path
-   * @returns {Promise<string>}
-   */
+  /** An address for an <img>, of an image in memory. @param {string} path @returns {Promise<string>} */
   address(path) {
     return keep(
       this.addresses,
@@ -67,7 +63,7 @@ export class Packs {
   }
 
   /**
-   * The bytes of a picture.
+   * The bytes of an image.
    * @param {string} path
    * @returns {Promise<ArrayBuffer>} rejected with a LoadError that says what came instead
    */
@@ -75,11 +71,8 @@ export class Packs {
     const place = await this.place(path)
     const bytes = (await this.servesParts(place)) ? await this.readPart(place) : await this.readFromWhole(place)
     if (!isWebp(bytes)) {
-      throw new LoadError(
-        `${path} in ${this.base}${place.archive}`,
-        `a WebP picture of ${place.length} bytes at ${place.offset}`,
-        'other bytes (the archive is not the one its index was made for, or was changed on the way)',
-      )
+      const file = FILES.member(path, `${this.base}${place.archive}`)
+      throw new LoadError(file, FILES.webp(place.length, place.offset), FILES.otherBytes)
     }
     return bytes
   }
@@ -95,7 +88,7 @@ export class Packs {
       this.indexes.set(indexPath, index)
     }
     const place = (await index).get(path)
-    if (!place) throw new LoadError(path, `a row of it in ${indexPath}`, 'none')
+    if (!place) throw new LoadError(path, FILES.packRow(indexPath), FILES.noRow)
     return place
   }
 
@@ -120,23 +113,23 @@ export class Packs {
 
   /** @param {Place} place @returns {Promise<ArrayBuffer>} */
   async readPart({ archive, offset, length, archiveBytes }) {
-    const expected = `bytes ${offset}–${offset + length - 1} of ${archiveBytes} (HTTP 206)`
+    const expected = FILES.rangeOf(offset, offset + length - 1, archiveBytes)
     const url = resolvePath(this.base, archive)
     const response = await this.request(archive, offset, length)
     const range = response.headers.get('Content-Range') ?? ''
     if (response.status !== 206) {
       await response.body?.cancel()
-      throw new LoadError(url, expected, `HTTP ${response.status}: the whole file and no part of it`)
+      throw new LoadError(url, expected, FILES.wholeFile(response.status))
     }
     // A host may leave the header out for other origins only; this is its own, so a wrong one is a wrong part.
     const [, first, last, total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range) ?? []
     const right = Number(first) === offset && Number(last) === offset + length - 1
     if (!right || (total !== '*' && Number(total) !== archiveBytes)) {
       await response.body?.cancel()
-      throw new LoadError(url, expected, `HTTP 206 with the range “${range}” (an older copy of the archive?)`)
+      throw new LoadError(url, expected, FILES.otherRange(range))
     }
     const bytes = await bodyOf(response, url, expected)
-    if (bytes.byteLength !== length) throw new LoadError(url, expected, `${bytes.byteLength} bytes, cut off`)
+    if (bytes.byteLength !== length) throw new LoadError(url, expected, FILES.cutOffBytes(bytes.byteLength))
     return bytes
   }
 
@@ -144,32 +137,22 @@ export class Packs {
   async readFromWhole({ archive, offset, length, archiveBytes }) {
     const url = resolvePath(this.base, archive)
     if (archiveBytes > SMALL_ARCHIVE_BYTES) {
-      throw new LoadError(
-        url,
-        `a part of it (HTTP 206), ${formatBytes(length)} of ${formatBytes(archiveBytes)}`,
-        'the whole file only: this host does not serve parts of files (HTTP Range), and the archive is too large to ' +
-          'fetch for one picture. Publish the site without --pack, or on another host',
-      )
+      throw new LoadError(url, FILES.part(length, archiveBytes), FILES.noParts)
     }
     const whole = await keep(this.archives, archive, KEPT_ARCHIVES, async () => {
-      const bytes = await fetchBytes(url, 'an archive of pictures')
+      const bytes = await fetchBytes(url, FILES.archive)
       if (bytes.byteLength !== archiveBytes) {
-        throw new LoadError(url, `${archiveBytes} bytes, as its index says`, `${bytes.byteLength} bytes`)
+        throw new LoadError(url, FILES.archiveSize(archiveBytes), FILES.bytes(bytes.byteLength))
       }
       return bytes
     })
     return whole.slice(offset, offset + length)
   }
 
-  /**
-   * @param {string} archive
-   * @param {number} offset
-   * @param {number} length
-   * @returns {Promise<Response>}
-   */
+  /** @param {string} archive @param {number} offset @param {number} length @returns {Promise<Response>} */
   async request(archive, offset, length) {
     const url = resolvePath(this.base, archive)
-    const expected = `bytes ${offset}–${offset + length - 1} of an archive of pictures`
+    const expected = FILES.range(offset, offset + length - 1)
     let response
     try {
       response = await fetch(url, {
@@ -177,22 +160,19 @@ export class Packs {
         headers: { Range: `bytes=${offset}-${offset + length - 1}` },
       })
     } catch (error) {
-      throw new LoadError(url, expected, `no answer (${error instanceof Error ? error.message : error})`)
+      throw new LoadError(url, expected, FILES.noAnswer(reasonOf(error)))
     }
     if (!response.ok) throw new LoadError(url, expected, `HTTP ${response.status} ${response.statusText}`.trim())
     return response
   }
 }
 
-/**
- * @param {string} url
- * @returns {Promise<Map<string, Place>>}
- */
+/** @param {string} url @returns {Promise<Map<string, Place>>} */
 async function readIndex(url) {
-  const { numRows, columns } = await decodeTable(await fetchBytes(url, 'an index of packed pictures'), url)
+  const { numRows, columns } = await decodeTable(await fetchBytes(url, FILES.packIndex), url)
   const names = ['path', 'archive', 'offset', 'bytes', 'archive_bytes']
   const missing = names.filter((name) => !columns[name])
-  if (missing.length) throw new LoadError(url, `the columns ${names.join(', ')}`, `none named ${missing.join(', ')}`)
+  if (missing.length) throw new LoadError(url, FILES.packColumns(names), FILES.missingColumns(missing))
   /** @type {Map<string, Place>} */
   const places = new Map()
   for (let row = 0; row < numRows; row++) {
@@ -206,17 +186,12 @@ async function readIndex(url) {
   return places
 }
 
-/**
- * @param {Response} response
- * @param {string} url
- * @param {string} expected
- * @returns {Promise<ArrayBuffer>}
- */
+/** @param {Response} response @param {string} url @param {string} expected @returns {Promise<ArrayBuffer>} */
 async function bodyOf(response, url, expected) {
   try {
     return await response.arrayBuffer()
   } catch (error) {
-    throw new LoadError(url, expected, `an answer cut off (${error instanceof Error ? error.message : error})`)
+    throw new LoadError(url, expected, FILES.cutOff(reasonOf(error)))
   }
 }
 

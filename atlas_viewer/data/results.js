@@ -1,4 +1,4 @@
-/** The result list of a wall, remembered, so that previous and next on a neuron page walk the same list. */
+/** The result list of a gallery, remembered, so that previous and next on a neuron page walk the same list. */
 
 import { hasTerms } from '../base/query.js'
 import { selectRows } from './search.js'
@@ -6,7 +6,7 @@ import { selectRows } from './search.js'
 /**
  * @typedef {import('./data.js').Atlas} Atlas
  * @typedef {import('./data.js').Table} Table
- * @typedef {import('../base/router.js').ListState} ListState
+ * @typedef {import('../base/route.js').ListState} ListState
  *
  * @typedef {object} Results
  * @property {Table} table the slim index, or its like for another method
@@ -16,17 +16,13 @@ import { selectRows } from './search.js'
  * @property {number} count of results; more than `rows` only in `neighborList` and `firstResults`
  */
 
-/** Rows that the beginning of a wall needs: more than fit into a window, whatever its size. */
+/** Rows that the beginning of a gallery needs: more than fit into a window, whatever its size. */
 const BEGINNING = 256
 
 /** @type {{atlas: Atlas, key: string, results: Promise<Results>} | null} */
 let latest = null
 
-/**
- * @param {Atlas} atlas
- * @param {ListState} list
- * @returns {Promise<Results>}
- */
+/** @param {Atlas} atlas @param {ListState} list @returns {Promise<Results>} */
 export function resultList(atlas, list) {
   const key = JSON.stringify(list)
   if (latest?.atlas !== atlas || latest.key !== key) {
@@ -39,11 +35,7 @@ export function resultList(atlas, list) {
   return latest.results
 }
 
-/**
- * @param {Atlas} atlas
- * @param {ListState} list
- * @returns {Promise<Results>}
- */
+/** @param {Atlas} atlas @param {ListState} list @returns {Promise<Results>} */
 async function findResults(atlas, list) {
   const table = await listTable(atlas, list)
   if (hasTerms(list.query) && !table.labels) await addLabels(atlas, list, table)
@@ -53,7 +45,7 @@ async function findResults(atlas, list) {
 }
 
 /**
- * Gives a table the labels and captions of its neurons' exemplars.
+ * Gives a table the labels and captions of its neurons' top-activating images.
  * @param {Atlas} atlas
  * @param {ListState} list that the table is of
  * @param {Table} table the index, its beginning, or a layer's part of it
@@ -61,7 +53,7 @@ async function findResults(atlas, list) {
 export async function addLabels(atlas, list, table) {
   if (table.columns.top_labels) return
   const labels = await atlas.loadLabels()
-  if (labels) table.labels = { ...labels, first: table !== atlas.index && list.layer ? atlas.offsetOf(list.layer) : 0 }
+  table.labels = { ...labels, first: table !== atlas.index && list.layer ? atlas.offsetOf(list.layer) : 0 }
 }
 
 /** Whether a list is all neurons of the atlas in its own order. @param {ListState} list @returns {boolean} */
@@ -76,7 +68,7 @@ function isWhole(list) {
  * @returns {Promise<Results> | null}
  */
 export function firstResults(atlas, list) {
-  if (!isWhole(list) || !atlas.hasParts || atlas.indexLoaded) return null
+  if (!isWhole(list) || atlas.indexLoaded) return null
   return atlas.beginning(BEGINNING).then((table) => ({
     table,
     rows: Array.from({ length: table.numRows }, (_, row) => row),
@@ -96,7 +88,7 @@ export function firstResults(atlas, list) {
  * @returns {Promise<Results>}
  */
 export async function neighborList(atlas, list, layer, unit) {
-  if (isWhole(list) && atlas.hasParts && !atlas.indexLoaded) {
+  if (isWhole(list) && !atlas.indexLoaded) {
     const results = await resultList(atlas, { ...list, layer: layer.name })
     const before = atlas.offsetOf(layer.name)
     const position = positionOf(results, layer.name, unit)
@@ -110,11 +102,7 @@ export async function neighborList(atlas, list, layer, unit) {
 /** @type {WeakMap<Atlas, Map<string, Promise<Table>>>} */
 const methodTables = new WeakMap()
 
-/**
- * @param {Atlas} atlas
- * @param {ListState} list
- * @returns {Promise<Table>}
- */
+/** @param {Atlas} atlas @param {ListState} list @returns {Promise<Table>} */
 async function listTable(atlas, list) {
   const layer = list.layer ? atlas.layer(list.layer) : undefined
   const index = layer && !atlas.indexLoaded ? await atlas.layerIndex(layer) : await atlas.loadIndex()

@@ -3,13 +3,13 @@
  * Pure functions over columns; a result is a list of row numbers.
  */
 
-import { distinctOf, scoreColumns, sortRows } from '../base/columns.js'
+import { distinctOf, scoreColumns, sortRows } from './columns.js'
 import { parseSearch } from '../base/query.js'
 
 /**
  * @typedef {import('./data.js').Table} Table
  * @typedef {import('../base/query.js').Condition} Condition
- * @typedef {import('../base/router.js').ListState} ListState
+ * @typedef {import('../base/route.js').ListState} ListState
  */
 
 /**
@@ -22,10 +22,7 @@ import { parseSearch } from '../base/query.js'
 /** @type {WeakMap<string[], Haystack>} by list of texts */
 const haystacks = new WeakMap()
 
-/**
- * @param {string[]} texts
- * @returns {Haystack}
- */
+/** @param {string[]} texts @returns {Haystack} */
 function haystackOf(texts) {
   let haystack = haystacks.get(texts)
   if (!haystack) {
@@ -38,10 +35,7 @@ function haystackOf(texts) {
   return haystack
 }
 
-/**
- * Makes what a search looks through, so that the first one need not.
- * @param {import('./tables.js').Labels} labels
- */
+/** Makes what a search looks through, so that the first one need not. @param {import('./tables.js').Labels} labels */
 export function prepareTexts(labels) {
   haystackOf(labels.names)
   if (labels.captions) haystackOf(labels.captions.names)
@@ -68,7 +62,7 @@ function holding(texts, term) {
 }
 
 /**
- * A test of rows for one word, which may stand in the layer, the label or a label or caption of the exemplars.
+ * A test of rows for one word, which may stand in the layer, the label or a label or caption of the top-activating images.
  * @param {Table} index
  * @param {string} term lower case
  * @returns {(row: number) => boolean}
@@ -95,7 +89,7 @@ function termTest(index, term) {
 }
 
 /**
- * The labels of a neuron's exemplars, most exciting first.
+ * The labels of a neuron's top-activating images, top-activating first.
  * @param {Table} index
  * @param {number} row
  * @returns {string}
@@ -135,23 +129,33 @@ export function selectRows(index, list) {
   return list.sort ? sortRows(index, rows, list.sort, list.descending) : rows
 }
 
-/**
- * @param {Condition} condition
- * @param {any} value
- * @returns {boolean} false for a missing value
- */
+/** @type {Record<Condition['operator'], (value: number, limit: number) => boolean>} */
+const OPERATORS = {
+  '<': (value, limit) => value < limit,
+  '<=': (value, limit) => value <= limit,
+  '>': (value, limit) => value > limit,
+  '>=': (value, limit) => value >= limit,
+  '=': (value, limit) => value === limit,
+}
+
+/** @param {Condition} condition @param {any} value @returns {boolean} false for a missing value */
 function holds(condition, value) {
   if (typeof value !== 'number' || Number.isNaN(value)) return false
-  switch (condition.operator) {
-    case '<':
-      return value < condition.value
-    case '<=':
-      return value <= condition.value
-    case '>':
-      return value > condition.value
-    case '>=':
-      return value >= condition.value
-    default:
-      return value === condition.value
-  }
+  return OPERATORS[condition.operator](value, condition.value)
+}
+
+/**
+ * The neuron that a text names, when it names just one that exists.
+ * @param {import('./data.js').Atlas} atlas
+ * @param {string} text
+ * @returns {Promise<{layer: string, unit: number} | null>}
+ */
+export async function findNeuron(atlas, text) {
+  const search = parseSearch(text)
+  if (search.neurons.length !== 1 || search.terms.length) return null
+  const [named] = search.neurons
+  const layer = atlas.layers.find((candidate) => candidate.name.toLowerCase() === named.layer.toLowerCase())
+  if (!layer) return null
+  const { columns } = await atlas.layerIndex(layer)
+  return columns.unit.includes(named.unit) ? { layer: layer.name, unit: named.unit } : null
 }

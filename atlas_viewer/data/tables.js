@@ -1,6 +1,7 @@
 /** Parquet tables as columns: fetched whole, decoded without holding up the page. */
 
-import { fetchBytes, LoadError, resolvePath } from '../base/files.js'
+import { fetchBytes, LoadError, reasonOf, resolvePath } from '../base/files.js'
+import { FILES } from '../base/glossary/files.js'
 
 /**
  * A Parquet table as columns; a list column holds arrays, a missing value is null. In the index numbers lie in typed
@@ -8,7 +9,7 @@ import { fetchBytes, LoadError, resolvePath } from '../base/files.js'
  * @typedef {object} Table
  * @property {number} numRows
  * @property {Record<string, any>} columns
- * @property {Labels} [labels] of the exemplars, once they are loaded
+ * @property {Labels} [labels] of the top-activating images, once they are loaded
  *
  * Texts that many neurons share: names by number, and each neuron's numbers in one long list.
  * @typedef {object} Packed
@@ -16,7 +17,7 @@ import { fetchBytes, LoadError, resolvePath } from '../base/files.js'
  * @property {Uint32Array} starts of each neuron's numbers in `ids`, and the end of the last
  * @property {Uint32Array} ids
  *
- * What the exemplars of each neuron show: labels, and captions where there are any.
+ * What the top-activating images of each neuron show: labels, and captions where there are any.
  * @typedef {Packed & {captions: Packed | null, first: number}} Labels `first`: the neuron that the table's row 0 is
  */
 
@@ -33,7 +34,7 @@ let reader = null
 function openReader() {
   reader ??= import('../vendor/hyparquet.min.js').catch((error) => {
     reader = null
-    throw new LoadError('vendor/hyparquet.min.js', 'the reader of Parquet tables', `no module (${error.message})`)
+    throw new LoadError('vendor/hyparquet.min.js', FILES.tableReader, FILES.noModule(error.message))
   })
   return reader
 }
@@ -49,10 +50,9 @@ openReader().catch(() => {}) // on its way at once; what failed is tried again, 
  * @returns {Promise<Table>}
  */
 export async function decodeTable(buffer, file, { typed = false } = {}) {
-  const expected = 'a Parquet table'
   const magic = String.fromCharCode(...new Uint8Array(buffer.slice(0, 4)))
   if (magic !== 'PAR1') {
-    throw new LoadError(file, expected, `${buffer.byteLength} bytes that do not begin with “PAR1”`)
+    throw new LoadError(file, FILES.table, FILES.notParquet(buffer.byteLength))
   }
   const { parquetMetadata, parquetRead } = await openReader()
   try {
@@ -91,14 +91,11 @@ export async function decodeTable(buffer, file, { typed = false } = {}) {
     }
     return { numRows, columns }
   } catch (error) {
-    throw new LoadError(file, expected, `a damaged file (${error instanceof Error ? error.message : error})`)
+    throw new LoadError(file, FILES.table, FILES.damaged(reasonOf(error)))
   }
 }
 
-/**
- * @param {any} metadata
- * @returns {string[]}
- */
+/** @param {any} metadata @returns {string[]} */
 function topLevelColumns(metadata) {
   const names = new Set()
   for (const group of metadata.row_groups) {
@@ -122,11 +119,7 @@ export function rowObject(table, row) {
   )
 }
 
-/**
- * Tables with the same columns, one below the other.
- * @param {Table[]} tables at least one
- * @returns {Table}
- */
+/** Tables with the same columns, one below the other. @param {Table[]} tables at least one @returns {Table} */
 export function joinTables(tables) {
   const numRows = tables.reduce((sum, table) => sum + table.numRows, 0)
   /** @type {Record<string, any>} */
@@ -151,15 +144,11 @@ export function joinTables(tables) {
  */
 export async function fetchTable(base, path, expectedBytes, options = {}) {
   const url = resolvePath(base, path)
-  const buffer = await fetchBytes(url, 'a Parquet table')
+  const buffer = await fetchBytes(url, FILES.table)
   const bytes = expectedBytes.get(path)
   if (bytes !== undefined && bytes !== buffer.byteLength) {
-    // A cache that kept the file of an earlier build shows up here and not as a wrong picture.
-    throw new LoadError(
-      url,
-      `${bytes} bytes, as the atlas says`,
-      `${buffer.byteLength} bytes (an older or cut-off copy)`,
-    )
+    // A cache that kept the file of an earlier build shows up here and not as a wrong visualization.
+    throw new LoadError(url, FILES.size(bytes), FILES.otherSize(buffer.byteLength))
   }
   return decodeTable(buffer, url, options)
 }

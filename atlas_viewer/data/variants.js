@@ -1,13 +1,14 @@
 /** The rows of one neuron, and which method, facet and seed each of them is. Pure functions. */
 
-import { rowObject } from './data.js'
+import { NAMES } from '../base/glossary.js'
+import { rowObject } from './tables.js'
 
 /**
  * @typedef {Record<string, any>} Row of a layer's table
  *
  * @typedef {object} Facet
- * @property {number} facet the cluster of reference photographs that the picture was made from, 0, 1, …
- * @property {number} facets how many clusters the neuron has, 1 when its photographs were not clustered
+ * @property {number} facet the cluster of reference images that the visualization was made from, 0, 1, …
+ * @property {number} facets how many clusters the neuron has, 1 when its dataset images were not clustered
  * @property {number} seed of the facet, 0, 1, …
  */
 
@@ -31,23 +32,22 @@ export function variantName(row) {
 }
 
 /**
- * The facet and seed of a row. A table numbers seeds through the facets: number = seed · facets + facet. Atlases from
- * before there were facets lack the columns: one facet, and the number is the seed.
+ * The facet and seed of a row. A table numbers seeds through the facets: number = seed · facets + facet.
  * @param {Row} row
  * @returns {Facet}
  */
 export function facetOf(row) {
-  const facets = Number.isInteger(row.num_facets) && row.num_facets > 1 ? row.num_facets : 1
+  const facets = Math.max(1, row.num_facets)
   return { facet: row.seed % facets, facets, seed: Math.floor(row.seed / facets) }
 }
 
 /** @param {Row} row @returns {string} such as 'facet 2 of 3', '' for a neuron with one facet */
-export function facetWords(row) {
+export function facetTitle(row) {
   const { facet, facets } = facetOf(row)
-  return facets > 1 ? `facet ${facet + 1} of ${facets}` : ''
+  return facets > 1 ? NAMES.facet(facet + 1, facets) : ''
 }
 
 /** @param {Row} row @returns {string} such as 'facet 2 of 3 · seed 1', or 'seed 1' */
-export function variantWords(row) {
-  return [facetWords(row), `seed ${facetOf(row).seed}`].filter(Boolean).join(' · ')
+export function variantTitle(row) {
+  return [facetTitle(row), NAMES.seed(facetOf(row).seed)].filter(Boolean).join(' · ')
 }

@@ -1,15 +1,15 @@
 /**
- * Where the tiles of the wall lie. Pure arithmetic: only the tiles near the window are put into the page, so the place
+ * Where the tiles of the gallery lie. Pure arithmetic: only the tiles near the window are put into the page, so the place
  * of every row of tiles must be known without drawing it.
  */
 
 /**
- * @typedef {import('../base/router.js').TileSize} TileSize
+ * @typedef {import('../base/route.js').TileSize} TileSize
  *
  * @typedef {object} TileMetrics
  * @property {number} minimumWidth px of a tile, before the row is filled evenly
  * @property {number} gap px
- * @property {number} captionHeight px below the picture
+ * @property {number} captionHeight px below the visualization
  *
  * @typedef {object} Band one full-width strip: a heading, or a row of tiles
  * @property {number} top px
@@ -19,7 +19,7 @@
  * @property {number} end one past the last position
  * @property {number} count results under a heading, 0 for a row of tiles
  *
- * @typedef {object} WallLayout
+ * @typedef {object} GalleryLayout
  * @property {Band[]} bands from top to bottom
  * @property {number} columns
  * @property {number} tileWidth px
@@ -32,11 +32,7 @@ export const MAXIMUM_TILES = 300
 
 export const HEADING_HEIGHT_PX = 56
 
-/**
- * @param {TileSize} size
- * @param {number} windowWidth px
- * @returns {TileMetrics}
- */
+/** @param {TileSize} size @param {number} windowWidth px @returns {TileMetrics} */
 export function tileMetrics(size, windowWidth) {
   const narrow = windowWidth < 600
   if (size === 'small') return { minimumWidth: narrow ? 60 : 76, gap: 4, captionHeight: 0 }
@@ -48,12 +44,12 @@ export function tileMetrics(size, windowWidth) {
  * Lays out a result list, with a heading above each run of one layer when `headings` is set.
  * @param {object} options
  * @param {number} options.count number of results
- * @param {number} options.width px of the wall
+ * @param {number} options.width px of the gallery
  * @param {TileMetrics} options.metrics
  * @param {((position: number) => string) | null} options.headingOf heading each position belongs under, null for none
- * @returns {WallLayout}
+ * @returns {GalleryLayout}
  */
-export function layoutWall({ count, width, metrics, headingOf }) {
+export function layoutGallery({ count, width, metrics, headingOf }) {
   const { minimumWidth, gap, captionHeight } = metrics
   const columns = Math.max(1, Math.floor((width + gap) / (minimumWidth + gap)))
   const tileWidth = (width - gap * (columns - 1)) / columns
@@ -89,7 +85,7 @@ export function layoutWall({ count, width, metrics, headingOf }) {
 
 /**
  * The bands that meet [top, bottom], and a margin around them as long as the tiles stay few.
- * @param {WallLayout} layout
+ * @param {GalleryLayout} layout
  * @param {number} top px
  * @param {number} bottom px
  * @param {boolean} [wide] with the margin
@@ -143,7 +139,7 @@ function firstBandBelow(bands, line) {
 
 /**
  * The band of tiles that holds a position of the result list.
- * @param {WallLayout} layout
+ * @param {GalleryLayout} layout
  * @param {number} position
  * @returns {Band | undefined}
  */
@@ -153,7 +149,7 @@ export function bandOf(layout, position) {
 
 /**
  * Where an arrow key leads from a position; the same position at the edge of the list.
- * @param {WallLayout} layout
+ * @param {GalleryLayout} layout
  * @param {number} position
  * @param {string} key 'ArrowLeft' | 'ArrowRight' | 'ArrowUp' | 'ArrowDown' | 'Home' | 'End'
  * @param {number} count

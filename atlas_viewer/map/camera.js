@@ -8,7 +8,7 @@ import { scaleOf, WHOLE_MAP, zoomAbout } from './grid.js'
 const PAN_STEP = 0.15
 export const ZOOM_STEP = 1.5
 
-/** Moves give the place that they lead to, on the map or beside it; the camera stays where it is. */
+/** Moves give the place that they lead to, on the map or off it; the camera stays where it is. */
 export class MapCamera {
   /** @param {Place} place */
   constructor(place) {
@@ -39,11 +39,7 @@ export class MapCamera {
     return { x: this.place.x + x / this.scale, y: this.place.y + y / this.scale }
   }
 
-  /**
-   * @param {number} dx px that the map is dragged
-   * @param {number} dy
-   * @returns {Place}
-   */
+  /** @param {number} dx px that the map is dragged @param {number} dy @returns {Place} */
   panned(dx, dy) {
     const { place, scale } = this
     return { ...place, x: place.x - dx / scale, y: place.y - dy / scale }
@@ -64,10 +60,7 @@ export class MapCamera {
     return zoomAbout(this.place, factor, x, y, this.scale)
   }
 
-  /**
-   * @param {string} key
-   * @returns {Place | undefined} undefined for keys that do not move the map
-   */
+  /** @param {string} key @returns {Place | undefined} undefined for keys that do not move the map */
   movedByKey(key) {
     const { x, y, zoom } = this.place
     const step = { x: (PAN_STEP * this.width) / this.scale, y: (PAN_STEP * this.height) / this.scale }

@@ -4,8 +4,8 @@
  */
 
 import { h } from '../base/dom.js'
-import { plural } from '../base/format.js'
-import { isDark } from '../shell/header.js'
+import { MAP } from '../base/glossary/map.js'
+import { isDark } from '../base/darkmode.js'
 import { pointsNear } from './data.js'
 
 /**
@@ -21,13 +21,9 @@ const MAXIMUM_STRETCH = 1.9
 const REACH_PX = 14
 const MAXIMUM_RATIO = 2
 
-/** The canvas; `hovered` and `middle` are points that it marks beside the selected one of the tiles, −1 for none. */
+/** The canvas; `hovered` and `middle` are points that it marks besides the selected one of the tiles, −1 for none. */
 export class MapCanvas {
-  /**
-   * @param {NeuronMap} map
-   * @param {MapCamera} camera
-   * @param {MapTiles} tiles
-   */
+  /** @param {NeuronMap} map @param {MapCamera} camera @param {MapTiles} tiles */
   constructor(map, camera, tiles) {
     this.map = map
     this.camera = camera
@@ -36,10 +32,8 @@ export class MapCanvas {
       class: 'map-canvas',
       tabindex: '0',
       role: 'application',
-      'aria-roledescription': 'map',
-      'aria-label':
-        `Map of ${plural(map.x.length, 'neuron')}. Arrow keys move it, plus and minus zoom, ` +
-        'Enter opens the neuron in the middle',
+      'aria-roledescription': MAP.canvasRole,
+      'aria-label': MAP.canvas(map.x.length),
       dataset: { keep: 'map' },
     })
     this.context = /** @type {CanvasRenderingContext2D} */ (this.element.getContext('2d', { alpha: false }))
@@ -89,11 +83,7 @@ export class MapCanvas {
     if (!whole) this.request()
   }
 
-  /**
-   * Frames a thumbnail, or rings a dot.
-   * @param {number} point
-   * @param {number} weight px of the line
-   */
+  /** Frames a thumbnail, or rings a dot. @param {number} point @param {number} weight px of the line */
   mark(point, weight) {
     const { map, tiles, context } = this
     const { place, deviceScale: px, ratio } = this.camera
@@ -109,7 +99,7 @@ export class MapCanvas {
       else context.arc(left + x * px, top + y * px, 9 * ratio, 0, 2 * Math.PI)
       context.stroke()
     }
-    // A line of the paper's color around it, so that it stands out from any picture.
+    // A line of the paper's color around it, so that it stands out from any visualization.
     trace(weight + 3, tiles.look.colors.paper)
     trace(weight, tiles.look.colors.accent)
   }

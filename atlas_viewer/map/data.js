@@ -1,20 +1,15 @@
 /** The places of the neurons of an atlas, from map.parquet, with an index of them; read once. */
 
-import { decodeTable, fetchBytes, LoadError } from '../data/data.js'
+import { fetchBytes, LoadError } from '../base/files.js'
+import { decodeTable } from '../data/tables.js'
+import { FILES } from '../base/glossary/files.js'
 import { makeGrid, nearestPoints } from './grid.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('./grid.js').Grid} Grid
  *
- * What atlas.json says of the map.
- * @typedef {object} MapNote
- * @property {string} file
- * @property {string} layout what made it
- * @property {number} num_neurons
- * @property {number} side places go from 0 to side − 1
- * @property {number} tile_size_px of a thumbnail
- * @property {number} sheet_columns thumbnails across a sheet, and down
+ * @typedef {import('../data/data.js').MapNote} MapNote
  *
  * @typedef {object} NeuronMap points are neurons, numbered in the order of the table
  * @property {MapNote} note
@@ -28,28 +23,18 @@ import { makeGrid, nearestPoints } from './grid.js'
  * @property {(layer: string, unit: number) => number} find the point of a neuron, −1 if it is not on the map
  */
 
-/** @param {Atlas} atlas @returns {MapNote | null} null for an atlas without a map */
-export function mapNote(atlas) {
-  return atlas.manifest.similar?.map ?? null
-}
-
-/**
- * @param {Atlas} atlas one with a map
- * @returns {Promise<NeuronMap>}
- */
+/** @param {Atlas} atlas one with a map @returns {Promise<NeuronMap>} */
 export function loadMap(atlas) {
   return atlas.once('the map', () => readMap(atlas))
 }
 
 /** @param {Atlas} atlas @returns {Promise<NeuronMap>} */
 async function readMap(atlas) {
-  const note = /** @type {MapNote} */ (mapNote(atlas))
+  const note = /** @type {MapNote} */ (atlas.mapNote)
   const url = atlas.url(note.file)
-  const { numRows, columns } = await decodeTable(await fetchBytes(url, 'the places of the neurons'), url, {
-    typed: true,
-  })
+  const { numRows, columns } = await decodeTable(await fetchBytes(url, FILES.places), url, { typed: true })
   if (numRows !== note.num_neurons) {
-    throw new LoadError(url, `${note.num_neurons} places, as atlas.json says`, `${numRows} rows`)
+    throw new LoadError(url, FILES.numPlaces(note.num_neurons), FILES.rows(numRows))
   }
   const names = atlas.layers.map((layer) => layer.name)
   const numbers = new Map(names.map((name, number) => [name, number]))
@@ -60,7 +45,7 @@ async function readMap(atlas) {
   for (let point = 0; point < numRows; point++) {
     const layer = numbers.get(columns.layer[point])
     if (layer === undefined) {
-      throw new LoadError(url, 'layers of this atlas', `layer “${columns.layer[point]}”`)
+      throw new LoadError(url, FILES.knownLayers, FILES.unknownLayer(columns.layer[point]))
     }
     x[point] = columns.x[point] / (note.side - 1)
     y[point] = columns.y[point] / (note.side - 1)
@@ -101,18 +86,18 @@ export function chosenPoints(map, { table, rows }) {
 }
 
 /**
- * Which points have a picture.
+ * Which points have a visualization.
  * @param {NeuronMap} map
  * @param {import('../data/data.js').Table} index
  * @returns {Uint8Array} 1 or 0 for each point
  */
-export function picturedPoints(map, { numRows, columns }) {
-  const pictured = new Uint8Array(map.x.length)
+export function visualizedPoints(map, { numRows, columns }) {
+  const visualized = new Uint8Array(map.x.length)
   for (let row = 0; row < numRows; row++) {
     const point = map.find(columns.layer[row], columns.unit[row])
-    if (point >= 0 && columns.image_path[row]) pictured[point] = 1
+    if (point >= 0 && columns.image_path[row]) visualized[point] = 1
   }
-  return pictured
+  return visualized
 }
 
 /**

@@ -81,11 +81,7 @@ export function dotRadius(zoom, numNeurons) {
   return Math.min(4.5, 1.3 + room * 0.35 + Math.log2(zoom + 1) * 0.3)
 }
 
-/**
- * @param {Shape} shape
- * @param {number} radius px
- * @returns {Sprite}
- */
+/** @param {Shape} shape @param {number} radius px @returns {Sprite} */
 export function makeSprite(shape, radius) {
   const reach = Math.ceil(radius * 1.2)
   const dx = []

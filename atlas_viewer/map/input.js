@@ -16,10 +16,7 @@ const TAP_PX = 6
 const WHEEL_DOUBLING_PX = 350
 const LINE_PX = 16
 
-/**
- * @param {HTMLCanvasElement} canvas
- * @param {MapHands} hands
- */
+/** @param {HTMLCanvasElement} canvas @param {MapHands} hands */
 export function listenToHands(canvas, hands) {
   /** @type {Map<number, {x: number, y: number}>} fingers and buttons that are down */
   const down = new Map()
@@ -78,11 +75,7 @@ export function listenToHands(canvas, hands) {
   )
 }
 
-/**
- * @param {{x: number, y: number}} a
- * @param {{x: number, y: number}} b
- * @returns {number} px
- */
+/** @param {{x: number, y: number}} a @param {{x: number, y: number}} b @returns {number} px */
 function distance(a, b) {
   return Math.hypot(a.x - b.x, a.y - b.y)
 }

@@ -1,13 +1,14 @@
-/** Beside the map: what colors and shapes mean. */
+/** What the colors and shapes of the map mean. */
 
 import { h, link, svg } from '../base/dom.js'
 import { formatCount } from '../base/format.js'
+import { MAP } from '../base/glossary/map.js'
 import { layerColor, layerShape, SHAPE_POINTS } from './dots.js'
 import { formatRoute } from '../base/router.js'
 
 /**
  * @typedef {import('./data.js').NeuronMap} NeuronMap
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  */
 
 /**
@@ -21,9 +22,7 @@ export function mapLegend(map, route, dark) {
   const marked = (/** @type {string} */ layer) => ({ ...route, list: { ...route.list, layer } })
   const item = (/** @type {string} */ name, /** @type {number} */ number) => {
     const current = route.list.layer === name
-    return h(
-      'li',
-      {},
+    return h('li', {},
       link(
         formatRoute(marked(current ? '' : name)),
         { class: 'map-layer', 'aria-current': current && 'true', dataset: { keep: `layer-${number}` } },
@@ -33,22 +32,14 @@ export function mapLegend(map, route, dark) {
       ),
     )
   }
-  return h(
-    'section',
-    { class: 'map-legend', 'aria-label': 'Layers' },
-    h('h2', {}, 'Layers, by depth'),
-    route.list.layer &&
-      link(formatRoute(marked('')), { class: 'map-all', dataset: { keep: 'all' } }, 'Mark all layers'),
+  return h('section', { class: 'map-legend', 'aria-label': MAP.layers },
+    h('h2', {}, MAP.layersByDepth),
+    route.list.layer && link(formatRoute(marked('')), { class: 'map-all', dataset: { keep: 'all' } }, MAP.markAll),
     h('ul', {}, ...map.names.flatMap((name, number) => (map.counts[number] ? [item(name, number)] : []))),
   )
 }
 
-/**
- * @param {number} number of the layer
- * @param {number} numLayers
- * @param {boolean} dark
- * @returns {SVGElement}
- */
+/** @param {number} number of the layer @param {number} numLayers @param {boolean} dark @returns {SVGElement} */
 function shapeMark(number, numLayers, dark) {
   const shape = layerShape(number)
   return svg(

@@ -1,17 +1,18 @@
 /**
- * The map: every neuron on a plane, near those that the same photographs excite. Far away a neuron is a dot, from near
- * a thumbnail. The neuron nearest to the middle is the current one: its name is below the map, and Enter opens it.
+ * The map: every neuron on a plane, near those that the same dataset images activate. Far away a neuron is a dot, from
+ * near a thumbnail. The neuron nearest to the middle is the current one: its name is below the map, and Enter opens it.
  */
 
 import { fill, h, problem } from '../base/dom.js'
+import { MAP } from '../base/glossary/map.js'
 import { MapCamera, ZOOM_STEP } from './camera.js'
 import { MapCanvas, themeLook } from './canvas.js'
-import { chosenPoints, loadMap, mapNote, picturedPoints, pointsNear } from './data.js'
+import { chosenPoints, loadMap, pointsNear, visualizedPoints } from './data.js'
 import { clampPlace, formatPlace, parsePlace, WHOLE_MAP } from './grid.js'
 import { listenToHands } from './input.js'
 import { mapLegend } from './legend.js'
 import { MapNear, neuronRoute, pointName } from './near.js'
-import { mapPage, markedWords, noMapView } from './page.js'
+import { mapPage, markedText, noMapView } from './page.js'
 import { MapSheets } from './sheets.js'
 import { MapTiles } from './tiles.js'
 import { resultList } from '../data/results.js'
@@ -20,8 +21,8 @@ import { resultList } from '../data/results.js'
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('./data.js').NeuronMap} NeuronMap
  * @typedef {import('./grid.js').Place} Place
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
  */
 
 const NEAR_COUNT = 12
@@ -33,11 +34,11 @@ const REST_MS = 180
  * @param {Atlas} options.atlas
  * @param {Route} options.route
  * @param {Go} options.go
- * @returns {Promise<import('../shell/main.js').View>}
+ * @returns {Promise<import('../base/route.js').View>}
  */
 export async function mapView({ atlas, route, go }) {
-  const title = `Map · ${atlas.title}`
-  if (!mapNote(atlas)) return noMapView(atlas, route, title)
+  const title = MAP.title(atlas.title)
+  if (!atlas.mapNote) return noMapView(atlas, route, title)
   const [map] = await Promise.all([loadMap(atlas), atlas.loadIndex()])
   return new MapView({ atlas, map, route, go, title })
 }
@@ -61,8 +62,8 @@ class MapView {
     this.rest = 0
     this.camera = new MapCamera(placeOf(map, route))
     this.sheets = new MapSheets(atlas, map.note, (sheet) => this.sheetCame(sheet))
-    const pictured = picturedPoints(map, atlas.index)
-    this.tiles = new MapTiles(map, this.sheets, { ...themeLook(), pictured, chosen: null, selected: -1 })
+    const visualized = visualizedPoints(map, atlas.index)
+    this.tiles = new MapTiles(map, this.sheets, { ...themeLook(), visualized, chosen: null, selected: -1 })
     this.canvas = new MapCanvas(map, this.camera, this.tiles)
     this.near = new MapNear(atlas, map)
     this.notice = h('div', {})
@@ -99,7 +100,7 @@ class MapView {
   /** @param {number} sheet whose thumbnails are there now, or missing */
   sheetCame(sheet) {
     this.tiles.sheetChanged(sheet)
-    fill(this.notice, this.sheets.failure && problem('Thumbnails of the map are missing', [this.sheets.failure]))
+    fill(this.notice, this.sheets.failure && problem(MAP.missingThumbnails, [this.sheets.failure]))
     this.canvas.request()
   }
 
@@ -116,24 +117,24 @@ class MapView {
   settle() {
     this.canvas.sharpen()
     this.canvas.request()
-    this.tell()
+    this.describe()
     const at = formatPlace(this.camera.place)
     this.go({ ...this.route, at: at === formatPlace(WHOLE_MAP) ? '' : at }, { replace: true })
   }
 
-  /** Writes down what is in the middle. */
-  tell() {
+  /** Updates the caption and the list of neurons near the middle. */
+  describe() {
     const { chosen } = this.tiles.look
     const points = pointsNear(this.map, this.camera.place, NEAR_COUNT, chosen)
     const middle = this.canvas.pick(0, 0, Infinity)
     this.canvas.middle = middle >= 0 && chosen?.[middle] !== 0 ? middle : (points[0] ?? -1)
     this.near.fillList(points, this.route)
-    this.say(this.canvas.middle)
+    this.name(this.canvas.middle)
   }
 
   /** @param {number} point */
-  say(point) {
-    this.near.say(point, this.route, this.canvas.hasFocus)
+  name(point) {
+    this.near.name(point, this.route, this.canvas.hasFocus)
   }
 
   /** @param {number} point */
@@ -155,13 +156,13 @@ class MapView {
     canvas.element.classList.toggle('map-canvas-hit', point >= 0)
     if (point === canvas.hovered) return
     canvas.hovered = point
-    this.say(point >= 0 ? point : canvas.middle)
+    this.name(point >= 0 ? point : canvas.middle)
     canvas.request()
   }
 
   leave() {
     this.canvas.hovered = -1
-    this.say(this.canvas.middle)
+    this.name(this.canvas.middle)
     this.canvas.request()
   }
 
@@ -178,7 +179,7 @@ class MapView {
   /** Takes the size of the canvas from the page. */
   measure() {
     this.canvas.measure()
-    this.tell()
+    this.describe()
   }
 
   followTheme() {
@@ -200,9 +201,9 @@ class MapView {
     const [chosen, selected] = [chosenPoints(this.map, results), selectedPoint(this.map, next)]
     this.tiles.setLook({ ...this.tiles.look, ...themeLook(), chosen, selected })
     this.fillLegend()
-    fill(this.marked, markedWords(this.atlas, this.map, chosen))
+    fill(this.marked, markedText(this.atlas, this.map, chosen))
     this.canvas.sharpen()
-    this.tell()
+    this.describe()
     this.canvas.request()
   }
 
@@ -228,7 +229,7 @@ class MapView {
   /** @param {KeyboardEvent} event @returns {boolean} */
   onKey(event) {
     if (event.key !== 'Escape') return false
-    this.go({ ...this.route, view: 'wall', neurons: [] })
+    this.go({ ...this.route, view: 'gallery', neurons: [] })
     return true
   }
 

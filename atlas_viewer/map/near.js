@@ -1,26 +1,25 @@
 /** Below the map: the neuron in its middle or under the pointer, by name, and the list of those near, all as links. */
 
 import { announce, fill, h, link } from '../base/dom.js'
-import { croppedPicture } from '../ui/images.js'
+import { NAMES } from '../base/glossary.js'
+import { MAP } from '../base/glossary/map.js'
+import { croppedImage } from '../ui/images.js'
 import { formatRoute } from '../base/router.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('./data.js').NeuronMap} NeuronMap
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  */
 
 /** The caption of a map and its list. */
 export class MapNear {
-  /**
-   * @param {Atlas} atlas with its index
-   * @param {NeuronMap} map
-   */
+  /** @param {Atlas} atlas with its index @param {NeuronMap} map */
   constructor(atlas, map) {
     this.atlas = atlas
     this.map = map
     this.caption = h('p', { class: 'map-caption' })
-    this.list = h('ul', { class: 'similar-list' })
+    this.list = h('ul', { class: 'neighbor-list' })
   }
 
   /**
@@ -29,9 +28,9 @@ export class MapNear {
    * @param {Route} route of the map
    * @param {boolean} aloud whether screen readers say it too
    */
-  say(point, route, aloud) {
+  name(point, route, aloud) {
     if (point < 0) {
-      fill(this.caption, 'No neuron here.')
+      fill(this.caption, MAP.nobody)
       return
     }
     const name = pointName(this.map, point)
@@ -42,11 +41,7 @@ export class MapNear {
     if (aloud) announce(label ? `${name}, ${label}` : name)
   }
 
-  /**
-   * Replaces the list.
-   * @param {number[]} points nearest first
-   * @param {Route} route of the map
-   */
+  /** Replaces the list. @param {number[]} points nearest first @param {Route} route of the map */
   fillList(points, route) {
     const { atlas, map } = this
     const columns = map.note.sheet_columns
@@ -54,15 +49,11 @@ export class MapNear {
       const [name, label, tile] = [pointName(map, point), this.labelOf(point), point % columns ** 2]
       const sheet = `map/${String(Math.floor(point / columns ** 2)).padStart(4, '0')}.webp`
       const cut = { column: tile % columns, row: Math.floor(tile / columns), columns, rows: columns }
-      return h(
-        'li',
-        {},
-        link(
-          formatRoute(neuronRoute(map, point, route)),
-          { class: 'similar-link', dataset: { keep: `near-${name}` } },
-          croppedPicture(atlas, sheet, { ...cut, alternative: '' }),
-          h('span', { class: 'similar-name' }, label || name),
-          label && h('span', { class: 'similar-note code' }, name),
+      return h('li', {},
+        link(formatRoute(neuronRoute(map, point, route)), { class: 'neighbor-link', dataset: { keep: `near-${name}` } },
+          croppedImage(atlas, sheet, { ...cut, alternative: '' }),
+          h('span', { class: 'neighbor-name' }, label || name),
+          label && h('span', { class: 'neighbor-note code' }, name),
         ),
       )
     })
@@ -83,7 +74,7 @@ export class MapNear {
 
 /** @param {NeuronMap} map @param {number} point @returns {string} LAYER:UNIT */
 export function pointName(map, point) {
-  return `${map.names[map.layers[point]]}:${map.units[point]}`
+  return NAMES.neuron(map.names[map.layers[point]], map.units[point])
 }
 
 /**
@@ -95,5 +86,5 @@ export function pointName(map, point) {
  */
 export function neuronRoute(map, point, route) {
   const neuron = { layer: map.names[map.layers[point]], unit: map.units[point] }
-  return { ...route, view: 'neuron', ...neuron, variant: '', transparency: false, zoom: '' }
+  return { ...route, view: 'neuron', ...neuron, variant: '', mask: false, zoom: '' }
 }

@@ -1,15 +1,16 @@
 /** The thumbnails of the map: sheets are loaded when a window first shows a neuron that stands on one. */
 
-import { pictureBytes } from '../ui/images.js'
+import { reasonOf } from '../base/files.js'
+import { imageBytes } from '../ui/images.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('./data.js').MapNote} MapNote
+ * @typedef {import('../data/data.js').MapNote} MapNote
  *
  * @typedef {object} Sheet
- * @property {ImageBitmap | null} picture null while it is on its way
+ * @property {ImageBitmap | null} image null while it is on its way
  * @property {string} failure why it cannot be had, '' if it can
- * @property {number} used when it was last wanted
+ * @property {number} used when it was last needed
  */
 
 /** Decoded sheets of 1024 × 1024 px have 4 MB each. */
@@ -41,16 +42,16 @@ export class MapSheets {
   /**
    * Where the thumbnail of a point is, loading its sheet if need be.
    * @param {number} point
-   * @returns {{picture: ImageBitmap, left: number, top: number, size: number} | null} null as long as there is none
+   * @returns {{image: ImageBitmap, left: number, top: number, size: number} | null} null as long as there is none
    */
   thumbnail(point) {
     const number = this.sheetOf(point)
     const sheet = this.sheets.get(number) ?? this.load(number)
     sheet.used = ++this.clock
-    if (!sheet.picture) return null
+    if (!sheet.image) return null
     const { sheet_columns: columns, tile_size_px: size } = this.note
     const tile = point % this.perSheet
-    return { picture: sheet.picture, left: (tile % columns) * size, top: Math.floor(tile / columns) * size, size }
+    return { image: sheet.image, left: (tile % columns) * size, top: Math.floor(tile / columns) * size, size }
   }
 
   /** @returns {string} why thumbnails are missing, '' if none are */
@@ -59,30 +60,27 @@ export class MapSheets {
     return ''
   }
 
-  /** Lets all pictures go. */
+  /** Lets all images go. */
   close() {
     this.closed = true
-    for (const sheet of this.sheets.values()) sheet.picture?.close()
+    for (const sheet of this.sheets.values()) sheet.image?.close()
     this.sheets.clear()
   }
 
-  /**
-   * @param {number} number
-   * @returns {Sheet}
-   */
+  /** @param {number} number @returns {Sheet} */
   load(number) {
     /** @type {Sheet} */
-    const sheet = { picture: null, failure: '', used: this.clock }
+    const sheet = { image: null, failure: '', used: this.clock }
     this.sheets.set(number, sheet)
     const path = `map/${String(number).padStart(4, '0')}.webp`
-    pictureBytes(this.atlas, path)
+    imageBytes(this.atlas, path)
       .then((bytes) => createImageBitmap(new Blob([bytes], { type: 'image/webp' })))
-      .then((picture) => {
-        if (this.closed) picture.close()
-        else sheet.picture = picture
+      .then((image) => {
+        if (this.closed) image.close()
+        else sheet.image = image
       })
       .catch((error) => {
-        sheet.failure = `${path}: ${error instanceof Error ? error.message : error}`
+        sheet.failure = `${path}: ${reasonOf(error)}`
       })
       .finally(() => {
         if (this.closed) return
@@ -92,11 +90,11 @@ export class MapSheets {
     return sheet
   }
 
-  /** Lets the pictures go that were not wanted for longest. */
+  /** Lets the images go that were not needed for longest. */
   forget() {
-    const loaded = [...this.sheets].filter(([, sheet]) => sheet.picture).sort(([, a], [, b]) => a.used - b.used)
+    const loaded = [...this.sheets].filter(([, sheet]) => sheet.image).sort(([, a], [, b]) => a.used - b.used)
     for (const [number, sheet] of loaded.slice(0, Math.max(0, loaded.length - MAXIMUM_SHEETS))) {
-      sheet.picture?.close()
+      sheet.image?.close()
       this.sheets.delete(number)
     }
   }

@@ -1,5 +1,5 @@
 /**
- * The picture of the map in square tiles, each drawn once and kept: while one pans, a frame is a dozen copies of
+ * The map in square tiles, each drawn once and kept: while one pans, a frame is a dozen copies of
  * finished tiles, whatever the number of neurons. A frame makes new tiles for a few milliseconds at most, the nearest
  * to the center first; where one is not ready, those of the zoom before stand in its place, scaled.
  */
@@ -11,10 +11,10 @@ import { thumbnailCell, thumbnailsIn } from './grid.js'
  * @typedef {import('./data.js').NeuronMap} NeuronMap
  * @typedef {import('./sheets.js').MapSheets} MapSheets
  *
- * @typedef {object} MapLook what the tiles look like, beside their scale
+ * @typedef {object} MapLook what the tiles look like, besides their scale
  * @property {boolean} dark
  * @property {Uint8Array | null} chosen points of the result list; null: all
- * @property {Uint8Array} pictured points that have a picture, shown before the others
+ * @property {Uint8Array} visualized points that have a visualization, shown before the others
  * @property {number} selected point that is always shown, −1 for none
  * @property {Record<'paper' | 'sunken' | 'faded' | 'ink' | 'accent', string>} colors
  *
@@ -41,11 +41,7 @@ const MAXIMUM_TILES = 160
 
 /** Draws the map, keeping what it drew. */
 export class MapTiles {
-  /**
-   * @param {NeuronMap} map
-   * @param {MapSheets} sheets
-   * @param {MapLook} look
-   */
+  /** @param {NeuronMap} map @param {MapSheets} sheets @param {MapLook} look */
   constructor(map, sheets, look) {
     this.map = map
     this.sheets = sheets
@@ -120,12 +116,7 @@ export class MapTiles {
     return whole
   }
 
-  /**
-   * @param {TileSet} set
-   * @param {number} column
-   * @param {number} row
-   * @returns {Tile}
-   */
+  /** @param {TileSet} set @param {number} column @param {number} row @returns {Tile} */
   makeTile(set, column, row) {
     const canvas = document.createElement('canvas')
     canvas.width = canvas.height = TILE_PX
@@ -192,7 +183,7 @@ export class MapTiles {
       const found = this.sheets.thumbnail(point)
       if (found) {
         context.globalAlpha = faded ? 0.25 : 1
-        context.drawImage(found.picture, found.left, found.top, found.size, found.size, x, y, size, size)
+        context.drawImage(found.image, found.left, found.top, found.size, found.size, x, y, size, size)
       } else awaited.add(this.sheets.sheetOf(point))
       context.globalAlpha = 1
       this.drawLayer(context, point, x, y, faded)
@@ -242,9 +233,9 @@ export class MapTiles {
   thumbnailsIn(box) {
     const cell = this.current?.cell
     if (!cell) return []
-    const { chosen, pictured, selected } = this.look
+    const { chosen, visualized, selected } = this.look
     const preference = (/** @type {number} */ point) =>
-      point === selected ? 4 : 2 * (chosen?.[point] ?? 0) + pictured[point]
+      point === selected ? 4 : 2 * (chosen?.[point] ?? 0) + visualized[point]
     return thumbnailsIn(this.map.grid, this.map.x, this.map.y, box, cell, preference)
   }
 }
@@ -302,11 +293,7 @@ function drawTiles(context, set, centerX, centerY, scale, wanted) {
   }
 }
 
-/**
- * Lets the oldest tiles go that the window does not show.
- * @param {TileSet} set
- * @param {[number, number][]} wanted
- */
+/** Lets the oldest tiles go that the window does not show. @param {TileSet} set @param {[number, number][]} wanted */
 function forgetTiles(set, wanted) {
   if (set.tiles.size <= MAXIMUM_TILES) return
   const kept = new Set(wanted.map(([column, row]) => `${column},${row}`))

@@ -1,24 +1,27 @@
-/** Neurons that the same photographs excite, on the page of one neuron: found when the atlas was built. */
+/** The nearest neighbors of a neuron: those that the same dataset images activate, found when the atlas was built. */
 
-import { decodeTable, fetchBytes, LoadError } from '../data/data.js'
-import { fill, h, link, problem, whenNear } from '../base/dom.js'
+import { fetchBytes, reasonOf } from '../base/files.js'
+import { decodeTable } from '../data/tables.js'
+import { button, fill, h, link, problem, whenNear } from '../base/dom.js'
 import { statusLabel } from '../ui/filters.js'
-import { mapNote } from '../map/data.js'
-import { picture } from '../ui/images.js'
+import { imageFrame } from '../ui/images.js'
 import { formatRoute } from '../base/router.js'
-import { statusWords } from '../base/glossary.js'
+import { NAMES, statusNote } from '../base/glossary.js'
+import { FILES } from '../base/glossary/files.js'
+import { NEIGHBORS } from '../base/glossary/neuron.js'
+import { SITE } from '../base/glossary/site.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  *
- * @typedef {object} SimilarNeuron
+ * @typedef {object} NearestNeighbor
  * @property {string} layer
  * @property {number} unit
  * @property {number} similarity 0–1
  *
- * @typedef {object} NeuronWords
- * @property {string} path of its picture, '' without one
+ * @typedef {object} NeuronSummary
+ * @property {string} path of its visualization, '' without one
  * @property {string} label
  * @property {string} status
  */
@@ -27,9 +30,9 @@ import { statusWords } from '../base/glossary.js'
  * The neighbors of one neuron, the most similar first.
  * @param {import('../data/data.js').Table} table of its layer
  * @param {number} unit
- * @returns {SimilarNeuron[]}
+ * @returns {NearestNeighbor[]}
  */
-export function similarNeurons({ columns }, unit) {
+export function nearestNeighbors({ columns }, unit) {
   const row = columns.unit.indexOf(unit)
   if (row < 0) return []
   const [layers, units, values] = [columns.similar_layers, columns.similar_units, columns.similarities]
@@ -43,26 +46,17 @@ export function similarNeurons({ columns }, unit) {
  * @param {Route} route of the neuron
  * @returns {HTMLElement | null}
  */
-export function similarSection(atlas, route) {
-  const note = atlas.manifest.similar
+export function neighborsSection(atlas, route) {
+  const note = atlas.manifest.neighbors
   if (!note) return null
-  const body = h('div', { class: 'similar-body' })
+  const body = h('div', { class: 'neighbor-body' })
   const mapRoute = { ...route, view: /** @type {const} */ ('map'), at: '', neurons: [`${route.layer}:${route.unit}`] }
-  const section = h(
-    'section',
-    { class: 'similar', 'aria-label': 'Similar neurons' },
-    h(
-      'div',
-      { class: 'section-head' },
-      h('h2', {}, 'Similar neurons'),
-      mapNote(atlas) && link(formatRoute(mapRoute), { class: 'button' }, 'Show on the map'),
+  const section = h('section', { class: 'neighbors', 'aria-label': NEIGHBORS.title },
+    h('div', { class: 'section-head' },
+      h('h2', {}, NEIGHBORS.title),
+      note.map && link(formatRoute(mapRoute), { class: 'button' }, NEIGHBORS.onMap),
     ),
-    h(
-      'p',
-      { class: 'similar-how' },
-      'Neurons of any layer that the same photographs excite: the cosine of signatures of ' +
-        `${note.num_dimensions} numbers, made of the ${note.num_exemplars} photographs that excite each neuron most.`,
-    ),
+    h('p', { class: 'neighbor-how' }, NEIGHBORS.how(note.num_dimensions, note.num_top_images)),
     body,
   )
   whenNear(section, show)
@@ -70,40 +64,37 @@ export function similarSection(atlas, route) {
 
   async function show() {
     try {
-      const table = await similarTable(atlas, route.layer)
-      const found = similarNeurons(table, route.unit)
-      const words = await indexWords(atlas, found)
+      const table = await neighborsTable(atlas, route.layer)
+      const found = nearestNeighbors(table, route.unit)
+      const summaries = await indexSummaries(atlas, found)
       fill(
         body,
         found.length
-          ? h('ul', { class: 'similar-list' }, ...found.map((each, i) => similarItem(atlas, route, each, words[i])))
-          : h('p', {}, 'None: no photograph excites this neuron that excites another one too.'),
+          ? h('ul', { class: 'neighbor-list' },
+              ...found.map((each, i) => neighborItem(atlas, route, each, summaries[i])),
+            )
+          : h('p', {}, NEIGHBORS.none),
       )
     } catch (error) {
-      const retry = h('button', { type: 'button', class: 'button', onClick: show }, 'Try again')
-      const words = error instanceof LoadError ? error.message : String(error)
-      fill(body, problem('The similar neurons could not be read', [words], retry))
+      const retry = button(SITE.retry, show)
+      fill(body, problem(NEIGHBORS.unreadable, [reasonOf(error)], retry))
     }
   }
 }
 
-/**
- * @param {Atlas} atlas
- * @param {string} layer
- * @returns {Promise<import('../data/data.js').Table>}
- */
-function similarTable(atlas, layer) {
-  const url = atlas.url(`similar/${layer}.parquet`)
-  return atlas.once(url, async () => decodeTable(await fetchBytes(url, 'the similar neurons of a layer'), url))
+/** @param {Atlas} atlas @param {string} layer @returns {Promise<import('../data/data.js').Table>} */
+function neighborsTable(atlas, layer) {
+  const url = atlas.url(`neighbors/${layer}.parquet`)
+  return atlas.once(url, async () => decodeTable(await fetchBytes(url, FILES.neighbors), url))
 }
 
 /**
- * What the index says of some neurons, read from the parts of their layers.
+ * The summaries of some neurons in the index, read from the parts of their layers.
  * @param {Atlas} atlas
- * @param {SimilarNeuron[]} neurons
- * @returns {Promise<NeuronWords[]>} in the same order
+ * @param {NearestNeighbor[]} neurons
+ * @returns {Promise<NeuronSummary[]>} in the same order
  */
-async function indexWords(atlas, neurons) {
+async function indexSummaries(atlas, neurons) {
   const layers = atlas.layers.filter(({ name }) => neurons.some((neuron) => neuron.layer === name))
   const parts = new Map(
     await Promise.all(layers.map(async (layer) => /** @type {const} */ ([layer.name, await atlas.layerIndex(layer)]))),
@@ -119,30 +110,26 @@ async function indexWords(atlas, neurons) {
 /**
  * @param {Atlas} atlas
  * @param {Route} route
- * @param {SimilarNeuron} neuron
- * @param {NeuronWords} words
+ * @param {NearestNeighbor} neuron
+ * @param {NeuronSummary} summary
  * @returns {HTMLElement}
  */
-function similarItem(atlas, route, { layer, unit, similarity }, { path, label, status }) {
-  const name = `${layer}:${unit}`
-  const percent = `${Math.round(similarity * 100)} %`
-  return h(
-    'li',
-    {},
+function neighborItem(atlas, route, { layer, unit, similarity }, { path, label, status }) {
+  const name = NAMES.neuron(layer, unit)
+  const percent = SITE.percent(String(Math.round(similarity * 100)))
+  return h('li', {},
     link(
       formatRoute({ ...route, layer, unit, variant: '' }),
-      { class: 'similar-link', title: [label, name, `similarity ${percent}`].filter(Boolean).join(' · ') },
+      { class: 'neighbor-link', title: [label, name, NEIGHBORS.summary(percent)].filter(Boolean).join(' · ') },
       path
-        ? picture(atlas, path, { alternative: '' })
-        : h(
-            'span',
-            { class: 'picture picture-none' },
+        ? imageFrame(atlas, path, { alternative: '' })
+        : h('span', { class: 'image-frame image-none' },
             status && statusLabel(status),
-            h('span', { class: 'visually-hidden' }, ` ${statusWords(status).meaning}`),
+            h('span', { class: 'visually-hidden' }, ` ${statusNote(status).meaning}`),
           ),
-      h('span', { class: 'similar-name' }, label || `unit ${unit}`),
-      h('span', { class: 'similar-note code' }, layer),
-      h('span', { class: 'similar-note' }, h('span', { class: 'visually-hidden' }, 'similarity '), percent),
+      h('span', { class: 'neighbor-name' }, label || NAMES.unit(unit)),
+      h('span', { class: 'neighbor-note code' }, layer),
+      h('span', { class: 'neighbor-note' }, h('span', { class: 'visually-hidden' }, NEIGHBORS.similarity), percent),
     ),
   )
 }

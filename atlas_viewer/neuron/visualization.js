@@ -1,18 +1,20 @@
-/** The synthesized picture of a neuron: large, at native pixels, or through its transparency mask; its other variants. */
+/** The feature visualization of a neuron: large, at native pixels, or through its attribution mask; its other variants. */
 
-import { announce, h, link } from '../base/dom.js'
+import { announce, button, h, link } from '../base/dom.js'
 import { statusLabel } from '../ui/filters.js'
 import { joinWords } from '../base/format.js'
 import { showMask } from '../ui/mask.js'
-import { picture } from '../ui/images.js'
+import { imageFrame } from '../ui/images.js'
 import { formatRoute } from '../base/router.js'
-import { facetOf, variantName, variantWords } from '../data/variants.js'
-import { methodTitle, methodWords } from '../base/glossary.js'
+import { facetOf, variantName, variantTitle } from '../data/variants.js'
+import { methodSummary, methodTitle } from '../base/glossary.js'
+import { NEURON } from '../base/glossary/neuron.js'
+import { SITE } from '../base/glossary/site.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
  */
 
 /**
@@ -25,27 +27,20 @@ import { methodTitle, methodWords } from '../base/glossary.js'
  * @returns {HTMLElement}
  */
 export function visualizationFigure({ atlas, row, name, route, go }) {
-  const heading = h('h2', {}, 'Synthesized picture')
+  const heading = h('h2', {}, NEURON.visualization)
   const { facets, seed } = facetOf(row)
-  const caption = h('figcaption', {}, methodWords(row.method), facets > 1 || seed > 0 ? `, ${variantWords(row)}` : '')
+  const caption = h('figcaption', {}, methodSummary(row.method), facets > 1 || seed > 0 ? `, ${variantTitle(row)}` : '')
   if (!row.image_path) {
-    return h(
-      'figure',
-      { class: 'visualization' },
+    return h('figure', { class: 'visualization' },
       h('div', { class: 'section-head' }, heading),
-      h(
-        'div',
-        { class: 'visualization-none' },
-        statusLabel(row.status),
-        h('p', {}, 'There is no picture of this neuron.'),
-      ),
+      h('div', { class: 'visualization-none' }, statusLabel(row.status), h('p', {}, NEURON.noVisualization)),
       caption,
     )
   }
   const native = route.zoom === 'native'
   const { width_px: width, height_px: height } = row
-  const frame = picture(atlas, row.image_path, {
-    alternative: `Picture synthesized to excite ${name}`,
+  const frame = imageFrame(atlas, row.image_path, {
+    alternative: NEURON.alternative(name),
     lazy: false,
     attributes: { width, height },
   })
@@ -55,49 +50,29 @@ export function visualizationFigure({ atlas, row, name, route, go }) {
     frame,
   )
   const notice = h('p', { class: 'note', role: 'status' })
-  if (route.transparency && row.alpha_path) {
-    announce('Transparency on: parts that mattered little to the picture fade out')
+  if (route.mask && row.alpha_path) {
+    announce(NEURON.maskOn)
     showMask(atlas, row.alpha_path, frame, (message) => {
       notice.textContent = message
     })
   }
 
   const press = (/** @type {Partial<Route>} */ part) => go({ ...route, ...part }, { replace: true })
-  return h(
-    'figure',
-    { class: 'visualization' },
-    h(
-      'div',
-      { class: 'section-head' },
+  return h('figure', { class: 'visualization' },
+    h('div', { class: 'section-head' },
       heading,
-      h(
-        'div',
-        { class: 'visualization-tools' },
-        h(
-          'button',
-          {
-            type: 'button',
-            class: 'button',
-            'aria-pressed': String(native),
-            'aria-label': `1:1, native pixels, ${width} × ${height}`,
-            title: `Native pixels, ${width} × ${height}`,
-            dataset: { keep: 'native' },
-            onClick: () => press({ zoom: native ? '' : 'native' }),
-          },
-          '1:1',
-        ),
+      h('div', { class: 'visualization-tools' },
+        button(NEURON.nativeButton, () => press({ zoom: native ? '' : 'native' }), {
+          'aria-pressed': String(native),
+          'aria-label': NEURON.nativeLabel(width, height),
+          title: NEURON.native(width, height),
+          dataset: { keep: 'native' },
+        }),
         row.alpha_path &&
-          h(
-            'button',
-            {
-              type: 'button',
-              class: 'button',
-              'aria-pressed': String(route.transparency),
-              dataset: { keep: 'transparency' },
-              onClick: () => press({ transparency: !route.transparency }),
-            },
-            'Transparency',
-          ),
+          button(SITE.mask, () => press({ mask: !route.mask }), {
+            'aria-pressed': String(route.mask),
+            dataset: { keep: 'mask' },
+          }),
       ),
     ),
     stage,
@@ -119,23 +94,17 @@ export function visualizationFigure({ atlas, row, name, route, go }) {
 export function variantsSection({ atlas, rows, shown, name, route }) {
   if (rows.length < 2) return null
   const kinds = [
-    new Set(rows.map((row) => row.method)).size > 1 && 'methods',
-    new Set(rows.map((row) => facetOf(row).facet)).size > 1 && 'facets',
-    new Set(rows.map((row) => facetOf(row).seed)).size > 1 && 'seeds',
+    new Set(rows.map((row) => row.method)).size > 1 && NEURON.methods,
+    new Set(rows.map((row) => facetOf(row).facet)).size > 1 && NEURON.facets,
+    new Set(rows.map((row) => facetOf(row).seed)).size > 1 && NEURON.seeds,
   ]
-  return h(
-    'section',
-    { class: 'variants' },
-    h('h2', {}, `Other ${joinWords(kinds.filter((kind) => kind !== false))}`),
-    h(
-      'ul',
-      { class: 'variant-list' },
+  return h('section', { class: 'variants' },
+    h('h2', {}, NEURON.others(joinWords(kinds.filter((kind) => kind !== false)))),
+    h('ul', { class: 'variant-list' },
       rows.map((row) => {
-        const title = `${methodTitle(row.method)}, ${variantWords(row)}`
+        const title = `${methodTitle(row.method)}, ${variantTitle(row)}`
         const variant = row === rows[0] ? '' : variantName(row)
-        return h(
-          'li',
-          {},
+        return h('li', {},
           link(
             formatRoute({ ...route, variant }),
             {
@@ -143,7 +112,7 @@ export function variantsSection({ atlas, rows, shown, name, route }) {
               'aria-current': row === shown ? 'true' : null,
               dataset: { keep: `variant-${variantName(row)}` },
             },
-            variantPicture(atlas, row, `${name} by ${title}`),
+            variantImage(atlas, row, NEURON.variant(name, title)),
             h('span', { class: 'variant-title' }, title),
             row.status !== 'ok' && statusLabel(row.status),
           ),
@@ -153,13 +122,8 @@ export function variantsSection({ atlas, rows, shown, name, route }) {
   )
 }
 
-/**
- * @param {Atlas} atlas
- * @param {Record<string, any>} row
- * @param {string} alternative
- * @returns {HTMLElement}
- */
-function variantPicture(atlas, row, alternative) {
-  if (!row.image_path) return h('span', { class: 'picture picture-none' }, statusLabel(row.status))
-  return picture(atlas, row.image_path, { alternative })
+/** @param {Atlas} atlas @param {Record<string, any>} row @param {string} alternative @returns {HTMLElement} */
+function variantImage(atlas, row, alternative) {
+  if (!row.image_path) return h('span', { class: 'image-frame image-none' }, statusLabel(row.status))
+  return imageFrame(atlas, row.image_path, { alternative })
 }

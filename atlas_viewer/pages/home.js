@@ -1,39 +1,27 @@
 /** The atlases of this site, as cards. */
 
-import { openManifest, resolvePath } from '../data/data.js'
+import { openManifest } from '../data/data.js'
+import { reasonOf, resolvePath } from '../base/files.js'
 import { h, link } from '../base/dom.js'
-import { plural } from '../base/format.js'
-import { picture } from '../ui/images.js'
-import { formatRoute, makeRoute } from '../base/router.js'
+import { HOME } from '../base/glossary/about.js'
+import { SITE } from '../base/glossary/site.js'
+import { imageFrame } from '../ui/images.js'
+import { makeRoute } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
 
 /**
  * @typedef {import('../data/data.js').SiteEntry} SiteEntry
  * @typedef {ReturnType<typeof openManifest>} Opening
  */
 
-/**
- * @param {SiteEntry[]} sites
- * @returns {import('../shell/main.js').View}
- */
+/** @param {SiteEntry[]} sites @returns {import('../base/route.js').View} */
 export function homeView(sites) {
-  const element = h(
-    'div',
-    { class: 'page home' },
-    h(
-      'header',
-      { class: 'introduction' },
-      h('h1', { tabindex: '-1' }, 'Neuron Atlas'),
-      h(
-        'p',
-        { class: 'lead' },
-        'What single neurons of vision models respond to: a picture made for each one, beside the photographs ' +
-          'that excite it most. ',
-        link('#/about', {}, 'How to read this'),
-      ),
+  const element = h('div', { class: 'page home' },
+    h('header', { class: 'introduction' },
+      h('h1', { tabindex: '-1' }, SITE.name),
+      h('p', { class: 'lead' }, HOME.lead, link('#/about', {}, HOME.howToRead)),
     ),
-    h(
-      'ul',
-      { class: 'cards' },
+    h('ul', { class: 'cards' },
       sites.map((site) => {
         const opening = openManifest(site)
         const place = h('li', { class: 'card-place' }, card(site, opening))
@@ -42,7 +30,7 @@ export function homeView(sites) {
       }),
     ),
   )
-  return { element, title: 'Neuron Atlas' }
+  return { element, title: SITE.name }
 }
 
 /** @param {SiteEntry} site @param {Opening} opening @returns {HTMLElement} */
@@ -50,19 +38,13 @@ function card(site, opening) {
   const preview = h('span', { class: 'card-preview' })
   showPreview(opening, preview)
   const model = typeof site.model === 'string' ? site.model : (site.model?.name ?? '')
-  return link(
-    formatRoute(makeRoute({ view: 'wall', atlas: site.slug })),
-    { class: 'card' },
+  return link(formatRoute(makeRoute({ view: 'gallery', atlas: site.slug })), { class: 'card' },
     preview,
-    h(
-      'span',
-      { class: 'card-text' },
+    h('span', { class: 'card-text' },
       h('span', { class: 'card-title' }, site.title || site.slug),
       h('span', { class: 'card-model code' }, model),
-      h(
-        'span',
-        { class: 'card-count' },
-        typeof site.counts?.neurons === 'number' ? plural(site.counts.neurons, 'neuron') : '',
+      h('span', { class: 'card-count' },
+        typeof site.counts?.neurons === 'number' ? HOME.neurons(site.counts.neurons) : '',
       ),
     ),
   )
@@ -82,7 +64,7 @@ async function offerComparison(site, opening, place) {
     const title = site.title || site.slug
     const address = formatRoute(makeRoute({ view: 'compare', atlas: site.slug }))
     place.append(
-      link(address, { class: 'button card-compare', 'aria-label': `Compare methods: ${title}` }, 'Compare methods'),
+      link(address, { class: 'button card-compare', 'aria-label': HOME.compare(title) }, SITE.compareMethods),
     )
   } catch {
     // The card's preview says in words what could not be read.
@@ -90,7 +72,7 @@ async function offerComparison(site, opening, place) {
 }
 
 /**
- * The first sheet of the atlas's last layer, where pictures are richest.
+ * The first sheet of the atlas's last layer, where images are richest.
  * @param {Opening} opening
  * @param {HTMLElement} preview
  */
@@ -99,8 +81,8 @@ async function showPreview(opening, preview) {
     const { base, manifest } = await opening
     const last = manifest.layers.at(-1)
     const sheet = `sheets/${last?.name}/0000.webp`
-    if (last) preview.append(picture({ url: (path) => resolvePath(base, path) }, sheet, { alternative: '' }))
+    if (last) preview.append(imageFrame({ url: (path) => resolvePath(base, path) }, sheet, { alternative: '' }))
   } catch (error) {
-    preview.append(h('span', { class: 'picture-message' }, error instanceof Error ? error.message : String(error)))
+    preview.append(h('span', { class: 'image-message' }, reasonOf(error)))
   }
 }

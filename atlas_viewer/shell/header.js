@@ -1,19 +1,16 @@
-/** The bar at the top of every view: where one is, the search box, the theme, help. */
+/** The bar at the top of every view: the site's name, the search box, links, the theme, help. */
 
+import { darkPreference, isDark } from '../base/darkmode.js'
 import { fill, h, svg } from '../base/dom.js'
-import { findNeuron } from '../base/query.js'
-import { emptyList, formatRoute } from '../base/router.js'
+import { HEADER, SITE } from '../base/glossary/site.js'
+import { formatRoute } from '../base/router.js'
+import { SearchBox } from './searchbox.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
  */
-
-/** ms after the last keystroke before the wall follows the search box. */
-const TYPING_PAUSE_MS = 20
-
-const SEARCH_LABEL = 'Search: a neuron such as blocks.5:54, a layer, a class, a label'
 
 const THEME_KEY = 'neuron-atlas-theme'
 
@@ -24,115 +21,30 @@ const THEME_KEY = 'neuron-atlas-theme'
  * @returns {{update: (route: Route, atlas: Atlas | null) => void, focusSearch: () => boolean, help: () => void}}
  */
 export function makeHeader(element, go, showHelp) {
-  const brand = h('a', { class: 'brand', href: '#/' }, brandMark(), h('span', {}, 'Neuron Atlas'))
-  const input = h('input', {
-    type: 'search',
-    id: 'search',
-    class: 'search-input',
-    placeholder: 'Search neurons and labels',
-    autocomplete: 'off',
-    autocapitalize: 'none',
-    spellcheck: 'false',
-    'aria-keyshortcuts': '/',
-  })
-  const searchLabel = h('label', { class: 'visually-hidden', for: 'search' }, SEARCH_LABEL)
-  const search = h(
-    'div',
-    // Comes with the other parts that an atlas has, so that none of them moves.
-    { class: 'search', role: 'search', hidden: true },
-    searchLabel,
-    input,
-    h('kbd', { 'aria-hidden': 'true' }, '/'),
-  )
-  const map = h('a', { class: 'header-link', href: '#/', hidden: true }, 'Map')
-  const about = h('a', { class: 'header-link', href: '#/about' }, 'About')
+  const search = new SearchBox(go)
+  const brand = h('a', { class: 'brand', href: '#/' }, brandMark(), h('span', {}, SITE.name))
+  const map = h('a', { class: 'header-link', href: '#/', hidden: true }, HEADER.map)
+  const about = h('a', { class: 'header-link', href: '#/about' }, HEADER.about)
   const theme = h('button', { type: 'button', class: 'icon-button', onClick: switchTheme })
-  const openHelp = () => showHelp(atlas?.hasCaptions === true)
-  const help = h(
-    'button',
-    { type: 'button', class: 'icon-button', 'aria-label': 'Help and keyboard', title: 'Help (?)', onClick: openHelp },
-    '?',
-  )
-  fill(element, brand, search, map, h('nav', { class: 'header-links', 'aria-label': 'Site' }, about, theme, help))
-
-  /** @type {Route | null} */
-  let route = null
-  /** @type {Atlas | null} */
-  let atlas = null
-  let timer = 0
-  let typed = false
-
-  const openWall = (/** @type {boolean} */ replace) => {
-    clearTimeout(timer)
-    typed = false
-    if (!route || !atlas) return
-    const list = {
-      ...(['wall', 'neuron', 'compare', 'map'].includes(route.view) ? route.list : emptyList()),
-      query: input.value.trim(),
-    }
-    // On the map the results are marked where they lie.
-    go({ ...route, view: route.view === 'map' ? 'map' : 'wall', atlas: atlas.slug, list }, { replace })
-  }
-  input.addEventListener('focus', () => atlas?.prepareSearch())
-  input.addEventListener('input', () => {
-    typed = true
-    clearTimeout(timer)
-    // On the wall the results follow the typing; elsewhere Enter leads there.
-    if (route?.view === 'wall') timer = setTimeout(() => openWall(true), TYPING_PAUSE_MS)
-  })
-  const openNeuron = async () => {
-    clearTimeout(timer)
-    const text = input.value
-    // Where the table cannot be read, the wall says why.
-    const neuron = atlas && (await findNeuron(atlas, text).catch(() => null))
-    if (input.value !== text) return
-    if (neuron && route && atlas) {
-      // Whether or not the wall has followed the typing meanwhile, what names the neuron is no search to walk through.
-      const list = { ...route.list, query: '' }
-      go({ ...route, view: 'neuron', atlas: atlas.slug, ...neuron, variant: '', list })
-    } else openWall(route?.view === 'wall')
-  }
-  input.addEventListener('keydown', (event) => {
-    if (event.key === 'Enter') {
-      openNeuron()
-    } else if (event.key === 'Escape') {
-      if (input.value) {
-        input.value = ''
-        openWall(true)
-      } else {
-        input.blur()
-      }
-      event.preventDefault()
-      event.stopPropagation()
-    }
-  })
-
+  const openHelp = () => showHelp(search.atlas?.hasCaptions === true)
+  const attributes = { type: 'button', class: 'icon-button', 'aria-label': HEADER.help, title: HEADER.helpKey }
+  const help = h('button', { ...attributes, onClick: openHelp }, '?')
+  const links = h('nav', { class: 'header-links', 'aria-label': HEADER.site }, about, theme, help)
+  fill(element, brand, search.element, map, links)
   showTheme(theme)
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => showTheme(theme))
+  darkPreference.addEventListener('change', () => showTheme(theme))
 
   return {
-    update(nextRoute, nextAtlas) {
-      route = nextRoute
-      atlas = nextAtlas
-      input.placeholder = `Search neurons${atlas?.hasCaptions ? ', labels, captions' : ' and labels'}`
-      fill(searchLabel, `${SEARCH_LABEL}${atlas?.hasCaptions ? ', words of a caption' : ''}`)
-      search.hidden = !atlas
-      map.hidden = !atlas?.manifest.similar?.map
-      const neurons = nextRoute.view === 'neuron' ? [`${nextRoute.layer}:${nextRoute.unit}`] : []
-      map.href = formatRoute({ ...nextRoute, view: 'map', atlas: atlas?.slug ?? '', neurons, at: '' })
-      about.href = formatRoute({ ...nextRoute, view: 'about', atlas: atlas?.slug ?? '', section: '' })
-      // What is being typed is not overwritten by the address that an earlier keystroke made.
-      if (!typed && (document.activeElement !== input || input.value.trim() !== nextRoute.list.query)) {
-        input.value = nextRoute.list.query
-      }
+    update(route, atlas) {
+      search.update(route, atlas)
+      const slug = atlas?.slug ?? ''
+      const neurons = route.view === 'neuron' ? [`${route.layer}:${route.unit}`] : []
+      map.hidden = !atlas?.manifest.neighbors?.map
+      map.href = formatRoute({ ...route, view: 'map', atlas: slug, neurons, at: '' })
+      about.href = formatRoute({ ...route, view: 'about', atlas: slug, section: '' })
     },
     help: openHelp,
-    focusSearch() {
-      if (search.hidden) return false
-      input.focus()
-      input.select()
-      return true
-    },
+    focusSearch: () => search.focus(),
   }
 }
 
@@ -140,9 +52,7 @@ export function makeHeader(element, go, showHelp) {
 function brandMark() {
   const dot = (/** @type {number} */ x, /** @type {number} */ y, /** @type {string} */ kind) =>
     svg('circle', { cx: x, cy: y, r: 3.6, class: kind })
-  return svg(
-    'svg',
-    { class: 'brand-mark', viewBox: '0 0 24 24', 'aria-hidden': 'true', focusable: 'false' },
+  return svg('svg', { class: 'brand-mark', viewBox: '0 0 24 24', 'aria-hidden': 'true', focusable: 'false' },
     dot(6, 6, 'dot'),
     dot(18, 6, 'dot dot-faint'),
     dot(6, 18, 'dot dot-faint'),
@@ -150,22 +60,14 @@ function brandMark() {
   )
 }
 
-/** @returns {boolean} whether the page is dark now */
-export function isDark() {
-  const chosen = document.documentElement.dataset.theme
-  return chosen ? chosen === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches
-}
-
 /** @param {HTMLElement} button */
 function showTheme(button) {
-  const title = isDark() ? 'Switch to light colors' : 'Switch to dark colors'
+  const title = isDark() ? HEADER.light : HEADER.dark
   button.title = title
   button.setAttribute('aria-label', title)
   fill(
     button,
-    svg(
-      'svg',
-      { viewBox: '0 0 24 24', 'aria-hidden': 'true', focusable: 'false', class: 'icon' },
+    svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true', focusable: 'false', class: 'icon' },
       isDark()
         ? [
             svg('circle', { cx: 12, cy: 12, r: 4.5 }),

@@ -3,21 +3,13 @@
 import { makeHeader } from './header.js'
 import { helpIsOpen, toggleHelp } from '../ui/help.js'
 import { Page } from './page.js'
-import { formatRoute, parseRoute, rebase } from '../base/router.js'
+import { rebase } from '../base/route.js'
+import { formatRoute, parseRoute } from '../base/router.js'
 import { preloadView, Views } from './views.js'
 
 /**
- * @typedef {import('../base/router.js').Route} Route
- *
- * @typedef {object} View
- * @property {HTMLElement} element
- * @property {string} title of the window
- * @property {HTMLElement | null} [landing] the heading that a reader is led to; the first one if not given
- * @property {() => Promise<void>} [mounted] once the element is in the page
- * @property {() => void} [restored] after the scroll place is restored
- * @property {(route: Route) => Promise<boolean>} [update] takes a new address itself, or answers false
- * @property {(event: KeyboardEvent) => boolean} [onKey] whether the key was used
- * @property {() => void} [destroy]
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').View} View
  */
 
 /** Keys of the views that the browser itself has no use for: letters, digits and a few by name. */
@@ -34,11 +26,7 @@ let coming = false
 /** @type {KeyboardEvent[]} pressed meanwhile: meant for the view that comes, not for the one it replaces */
 const waitingKeys = []
 
-/**
- * Goes to a view.
- * @param {Route} route
- * @param {{replace?: boolean}} [options]
- */
+/** Goes to a view. @param {Route} route @param {{replace?: boolean}} [options] */
 function go(route, { replace = false } = {}) {
   const hash = formatRoute(route)
   if (hash === location.hash) return
@@ -61,10 +49,7 @@ function goFromView(route, options) {
   go(isChange && !back ? rebase(shown, route, current) : route, options)
 }
 
-/**
- * Shows the view of the current address.
- * @param {{keepPlace?: boolean, restorePlace?: boolean}} [options]
- */
+/** Shows the view of the current address. @param {{keepPlace?: boolean, restorePlace?: boolean}} [options] */
 async function show(options = {}) {
   const mine = ++turn
   coming = true
@@ -77,10 +62,7 @@ async function show(options = {}) {
   while (waitingKeys.length && !coming) page.view?.onKey?.(/** @type {KeyboardEvent} */ (waitingKeys.shift()))
 }
 
-/**
- * @param {number} mine the turn
- * @param {{keepPlace?: boolean, restorePlace?: boolean}} options
- */
+/** @param {number} mine the turn @param {{keepPlace?: boolean, restorePlace?: boolean}} options */
 async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
   const hash = location.hash
   page.turnTo(hash)
@@ -94,7 +76,7 @@ async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
     preloadView(route, !page.view)
     const sites = await views.openSite()
     // A site with one atlas opens it at once.
-    if (route.view === 'home' && sites.length === 1) route = { ...route, view: 'wall', atlas: sites[0].slug }
+    if (route.view === 'home' && sites.length === 1) route = { ...route, view: 'gallery', atlas: sites[0].slug }
     const entry = sites.find((candidate) => candidate.slug === route.atlas)
     const atlas = entry ? await views.openAtlas(entry) : null
     if (mine !== turn) return
@@ -117,7 +99,7 @@ async function showAddress(mine, { keepPlace = false, restorePlace = false }) {
   }
   if (mine !== turn) return
   const mayFocus = await page.place(next, route, { keepPlace, restorePlace, hash })
-  if (mayFocus && route.view === 'wall' && views.lastNeuron) {
+  if (mayFocus && route.view === 'gallery' && views.lastNeuron) {
     next.restored?.()
     views.lastNeuron = null
   }

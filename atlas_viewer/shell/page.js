@@ -3,20 +3,18 @@
  * fails is shown in words where the view would have been.
  */
 
-import { LoadError } from '../data/data.js'
-import { announce, fill, h, problem } from '../base/dom.js'
+import { LoadError, reasonOf } from '../base/files.js'
+import { announce, button, definitions, fill, h, problem } from '../base/dom.js'
+import { SITE } from '../base/glossary/site.js'
 
 /**
- * @typedef {import('./main.js').View} View
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').View} View
+ * @typedef {import('../base/route.js').Route} Route
  */
 
 /** The view that stands in the page, and where readers had scrolled to. */
 export class Page {
-  /**
-   * @param {HTMLElement} content
-   * @param {() => void} retry shows the view of the address anew, after a failure
-   */
+  /** @param {HTMLElement} content @param {() => void} retry shows the view of the address anew, after a failure */
   constructor(content, retry) {
     this.content = content
     this.retry = retry
@@ -30,10 +28,7 @@ export class Page {
     this.scrollPlaces = new Map()
   }
 
-  /**
-   * Remembers how far the reader had scrolled at the address before.
-   * @param {string} hash of the view that comes
-   */
+  /** Remembers how far the reader had scrolled at the address before. @param {string} hash of the view that comes */
   turnTo(hash) {
     if (this.hash) this.scrollPlaces.set(this.hash, scrollY)
     this.hash = hash
@@ -86,46 +81,31 @@ export class Page {
     return !typing
   }
 
-  /**
-   * Puts what went wrong in the place of the view.
-   * @param {unknown} error
-   */
+  /** Puts what went wrong in the place of the view. @param {unknown} error */
   fail(error) {
     this.view?.destroy?.()
     this.view = this.failureView(error)
     fill(this.content, this.view.element)
   }
 
-  /**
-   * @param {unknown} error
-   * @returns {View}
-   */
+  /** @param {unknown} error @returns {View} */
   failureView(error) {
-    const retry = h('button', { type: 'button', class: 'button', onClick: () => this.retry() }, 'Try again')
+    const retry = button(SITE.retry, () => this.retry())
     if (!(error instanceof LoadError)) console.error(error)
-    const details =
-      error instanceof LoadError
-        ? h(
-            'dl',
-            { class: 'facts' },
-            [
-              ['File', error.file],
-              ['Expected', error.expected],
-              ['Received', error.received],
-            ].map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', { class: 'code' }, value))),
-          )
-        : h('p', {}, error instanceof Error ? error.message : String(error))
-    const title =
-      error instanceof LoadError ? 'A file of this site could not be read' : 'Something went wrong in this page'
+    const lines = error instanceof LoadError && [
+      [SITE.file, error.file],
+      [SITE.expected, error.expected],
+      [SITE.received, error.received],
+    ]
+    const details = lines ? definitions(lines, { class: 'code' }) : h('p', {}, reasonOf(error))
+    const title = error instanceof LoadError ? SITE.unreadable : SITE.unexpected
     return {
-      element: h(
-        'div',
-        { class: 'page' },
+      element: h('div', { class: 'page' },
         h('h1', { class: 'visually-hidden', tabindex: '-1' }, title),
         problem(title, [], details),
         retry,
       ),
-      title: 'Problem · Neuron Atlas',
+      title: SITE.problem,
     }
   }
 }

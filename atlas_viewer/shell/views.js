@@ -1,25 +1,25 @@
 /**
  * Which view shows an address, and what it is made from: the atlases of the site, each opened once. The modules of the
- * wall come with the page, those of the other views, and their stylesheets, when they are first asked for.
+ * gallery come with the page, those of the other views, and their stylesheets, when they are first asked for.
  */
 
 import { openAtlas, openSite } from '../data/data.js'
 import { h } from '../base/dom.js'
 import { emptySiteView, unknownView } from '../ui/notfound.js'
-import { wallView } from '../gallery/gallery.js'
+import { GalleryView } from '../gallery/gallery.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('../data/data.js').SiteEntry} SiteEntry
- * @typedef {import('../ui/filters.js').Go} Go
- * @typedef {import('./main.js').View} View
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
+ * @typedef {import('../base/route.js').View} View
+ * @typedef {import('../base/route.js').Route} Route
  */
 
 /** What neuron.js imports that is not there yet: asked for with it, as each import found later is a round trip more. */
 const NEURON_IMPORTS = [
-  ...['data/variants.js', 'map/data.js', 'map/grid.js', 'neuron/metadata.js', 'neuron/neighbors.js'],
-  ...['neuron/visualization.js', 'ui/actions.js', 'ui/charts.js', 'ui/examples.js', 'ui/mask.js'],
+  ...['base/glossary/neuron.js', 'data/variants.js', 'neuron/metadata.js', 'neuron/neighbors.js'],
+  ...['neuron/visualization.js', 'ui/actions.js', 'ui/charts.js', 'ui/mask.js', 'ui/topimages.js'],
 ]
 
 /** The modules of the views, fetched when they are first asked for. */
@@ -36,8 +36,8 @@ const MODULES = {
 const styles = new Map()
 
 /**
- * A view's module once its stylesheet is there. A view without its looks is better than none: the console names a sheet
- * that is missing.
+ * A view's module once its stylesheet is there. A view without its stylesheet is better than none: the console
+ * names a sheet that is missing.
  * @template T
  * @param {string} name of the stylesheet
  * @param {Promise<T>} module
@@ -81,7 +81,7 @@ export class Views {
     this.site = null
     /** @type {Map<string, Promise<Atlas>>} by slug */
     this.atlases = new Map()
-    /** @type {{layer: string, unit: number} | null} whose page was made last; null once the wall has led back to it */
+    /** @type {{layer: string, unit: number} | null} whose page was made last; null once the gallery has led back to it */
     this.lastNeuron = null
   }
 
@@ -105,18 +105,13 @@ export class Views {
     return atlas
   }
 
-  /**
-   * @param {Route} route
-   * @param {Atlas | null} atlas
-   * @param {SiteEntry[]} sites
-   * @returns {Promise<View>}
-   */
+  /** @param {Route} route @param {Atlas | null} atlas @param {SiteEntry[]} sites @returns {Promise<View>} */
   async make(route, atlas, sites) {
     const { go, fail } = this
     if (route.view === 'home') return sites.length ? (await MODULES.home()).homeView(sites) : emptySiteView()
     if (route.view === 'about') return (await MODULES.about()).aboutView(atlas, route.section)
-    if (route.view === 'wall' && atlas) {
-      return wallView({ atlas, route, go, lastNeuron: this.lastNeuron, several: sites.length > 1, fail })
+    if (route.view === 'gallery' && atlas) {
+      return new GalleryView({ atlas, route, go, lastNeuron: this.lastNeuron, several: sites.length > 1, fail })
     }
     if (route.view === 'neuron' && atlas) {
       const { neuronView } = await MODULES.neuron()

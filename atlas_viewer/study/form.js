@@ -2,18 +2,18 @@
 
 import { copyButton } from '../ui/actions.js'
 import { h, link } from '../base/dom.js'
-import { joinWords, plural } from '../base/format.js'
-import { emptyStudy, formatRoute } from '../base/router.js'
+import { emptyStudy } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
 import { MAXIMUM_ITEMS, TASKS } from './plan.js'
-import { TASK_WORDS } from './question.js'
 import { MAXIMUM_RATER_LENGTH } from './session.js'
 import { methodTitle } from '../base/glossary.js'
+import { STUDY, TASK_NOTES } from '../base/glossary/study.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../base/router.js').StudyState} StudyState
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').StudyState} StudyState
+ * @typedef {import('../base/route.js').Go} Go
  * @typedef {import('./plan.js').Settings} Settings
  * @typedef {import('./plan.js').Task} Task
  *
@@ -31,10 +31,7 @@ import { methodTitle } from '../base/glossary.js'
 /** Whether the settings are unfolded; undecided until a reader touches them. */
 let unfolded = /** @type {boolean | null} */ (null)
 
-/**
- * @param {FormOptions} options
- * @returns {HTMLElement}
- */
+/** @param {FormOptions} options @returns {HTMLElement} */
 export function studyForm(options) {
   const { atlas, route, go, start, settings, counts } = options
   const rater = h('input', {
@@ -55,24 +52,18 @@ export function studyForm(options) {
     if (event.key === 'Enter' && total) start(rater.value)
   })
 
-  const details = h(
-    'details',
-    { class: 'more study-settings', open: unfolded ?? isUnset(route) },
-    h('summary', {}, 'What is asked'),
-    h(
-      'div',
-      { class: 'study-fields' },
+  const details = h('details', { class: 'more study-settings', open: unfolded ?? isUnset(route) },
+    h('summary', {}, STUDY.what),
+    h('div', { class: 'study-fields' },
       tasksField(options, change),
       atlas.methods.length > 1 && methodsField(atlas, settings, change),
       itemsField(settings, change),
       seedField(route, change),
       neuronsField(atlas, route, change),
       options.notes.map((note) => h('p', { class: 'note' }, note)),
-      h(
-        'div',
-        { class: 'action-list' },
+      h('div', { class: 'action-list' },
         // The link is for others: it goes without the name.
-        copyButton('Copy a link to this study', () => {
+        copyButton(STUDY.copyLink, () => {
           const address = formatRoute({ ...route, study: { ...route.study, rater: '' } })
           return new URL(address, location.href).href
         }),
@@ -82,25 +73,17 @@ export function studyForm(options) {
   details.addEventListener('toggle', () => {
     unfolded = details.open
   })
-  return h(
-    'section',
-    { class: 'study-start' },
-    h('label', { class: 'study-label', for: 'study-rater' }, 'Your name, or a pseudonym'),
-    h(
-      'div',
-      { class: 'study-begin' },
+  return h('section', { class: 'study-start' },
+    h('label', { class: 'study-label', for: 'study-rater' }, STUDY.rater),
+    h('div', { class: 'study-begin' },
       rater,
-      h(
-        'button',
-        { type: 'button', class: 'button study-button', disabled: !total, onClick: () => start(rater.value) },
-        total ? `Start: ${plural(total, 'question')}` : 'Nothing to ask',
+      h('button', { type: 'button', class: 'button study-button', disabled: !total, onClick: () => start(rater.value) },
+        STUDY.start(total),
       ),
     ),
     total > 0 &&
-      h(
-        'ul',
-        { class: 'study-asked' },
-        asked.map((task) => h('li', {}, `${counts[task]} times: ${TASK_WORDS[task].meaning}`)),
+      h('ul', { class: 'study-asked' },
+        asked.map((task) => h('li', {}, STUDY.asked(counts[task], TASK_NOTES[task].meaning))),
       ),
     details,
   )
@@ -111,11 +94,7 @@ function isUnset({ study, neurons }) {
   return JSON.stringify({ ...study, rater: '' }) === JSON.stringify(emptyStudy()) && !neurons.length
 }
 
-/**
- * @param {string} legend
- * @param {import('../base/dom.js').Child[]} children
- * @returns {HTMLElement}
- */
+/** @param {string} legend @param {import('../base/dom.js').Child[]} children @returns {HTMLElement} */
 function group(legend, children) {
   return h('fieldset', { class: 'study-group' }, h('legend', {}, legend), children)
 }
@@ -136,30 +115,26 @@ function check(text, { checked, disabled = false, keep, change }) {
  * @param {readonly T[]} all in order
  * @param {T[]} chosen
  * @param {T} one
- * @param {boolean} wanted
+ * @param {boolean} checked
  * @returns {T[]} the new choice; empty when it is all of them, or when nothing would be left
  */
-function toggled(all, chosen, one, wanted) {
-  const next = all.filter((other) => (other === one ? wanted : chosen.includes(other)))
+function toggled(all, chosen, one, checked) {
+  const next = all.filter((other) => (other === one ? checked : chosen.includes(other)))
   return next.length === all.length ? [] : next
 }
 
-/**
- * @param {FormOptions} options
- * @param {(part: Partial<StudyState>) => void} change
- * @returns {HTMLElement}
- */
+/** @param {FormOptions} options @param {(part: Partial<StudyState>) => void} change @returns {HTMLElement} */
 function tasksField({ settings, counts, reason }, change) {
   return group(
-    'Tasks',
+    STUDY.tasks,
     TASKS.map((task) => {
-      const { title, meaning } = TASK_WORDS[task]
-      const text = `${title}: ${counts[task] ? meaning : `left out, ${reason(task)}`}`
+      const { title, meaning } = TASK_NOTES[task]
+      const text = STUDY.task(title, counts[task] ? meaning : STUDY.leftOut(reason(task)))
       return check(text, {
         checked: settings.tasks.includes(task) && counts[task] > 0,
         disabled: !counts[task],
         keep: `task-${task}`,
-        change: (wanted) => change({ tasks: toggled(TASKS, settings.tasks, task, wanted) }),
+        change: (checked) => change({ tasks: toggled(TASKS, settings.tasks, task, checked) }),
       })
     }),
   )
@@ -173,38 +148,27 @@ function tasksField({ settings, counts, reason }, change) {
  */
 function methodsField({ methods }, settings, change) {
   return group(
-    'Methods, not told while answering',
+    STUDY.methods,
     methods.map((method) =>
       check(methodTitle(method), {
         checked: settings.methods.includes(method),
         keep: `method-${method}`,
-        change: (wanted) => change({ methods: toggled(methods, settings.methods, method, wanted) }),
+        change: (checked) => change({ methods: toggled(methods, settings.methods, method, checked) }),
       }),
     ),
   )
 }
 
-/**
- * @param {string} label
- * @param {HTMLElement} input
- * @param {string} [note]
- * @returns {HTMLElement}
- */
+/** @param {string} label @param {HTMLElement} input @param {string} [note] @returns {HTMLElement} */
 function field(label, input, note = '') {
-  return h(
-    'div',
-    { class: 'study-field' },
+  return h('div', { class: 'study-field' },
     h('label', { class: 'study-label', for: input.id }, label),
     input,
     note && h('span', { class: 'note' }, note),
   )
 }
 
-/**
- * @param {Settings} settings
- * @param {(part: Partial<StudyState>) => void} change
- * @returns {HTMLElement}
- */
+/** @param {Settings} settings @param {(part: Partial<StudyState>) => void} change @returns {HTMLElement} */
 function itemsField({ items }, change) {
   const input = h('input', {
     id: 'study-items',
@@ -218,20 +182,16 @@ function itemsField({ items }, change) {
   input.addEventListener('change', () =>
     change({ items: Math.min(MAXIMUM_ITEMS, Math.max(1, input.valueAsNumber || 1)) }),
   )
-  return field('Questions per task, at most', input)
+  return field(STUDY.items, input)
 }
 
-/**
- * @param {Route} route
- * @param {(part: Partial<StudyState>) => void} change
- * @returns {HTMLElement}
- */
+/** @param {Route} route @param {(part: Partial<StudyState>) => void} change @returns {HTMLElement} */
 function seedField({ study }, change) {
   const input = h('input', {
     id: 'study-seed',
     class: 'text-input',
     inputmode: 'numeric',
-    placeholder: 'another one for every rater',
+    placeholder: STUDY.seedPlaceholder,
     autocomplete: 'off',
     value: study.seed >= 0 ? study.seed : '',
     dataset: { keep: 'seed' },
@@ -240,7 +200,7 @@ function seedField({ study }, change) {
     const text = input.value.trim()
     change({ seed: /^\d{1,10}$/.test(text) && Number(text) < 2 ** 32 ? Number(text) : -1 })
   })
-  return field('Seed of the order', input, 'A whole number below 4294967296.')
+  return field(STUDY.seed, input, STUDY.seedNote)
 }
 
 /**
@@ -252,20 +212,15 @@ function seedField({ study }, change) {
 function neuronsField(atlas, route, change) {
   const { list } = route
   if (route.neurons.length) {
-    return h(
-      'p',
-      { class: 'note' },
-      `Neurons: ${joinWords(route.neurons)}. `,
-      link(formatRoute({ ...route, neurons: [] }), {}, 'Take all neurons'),
+    return h('p', { class: 'note' },
+      STUDY.chosen(route.neurons),
+      link(formatRoute({ ...route, neurons: [] }), {}, STUDY.takeAll),
     )
   }
-  const select = h(
-    'select',
-    { id: 'study-layer', dataset: { keep: 'layer' } },
-    h('option', { value: '' }, 'All layers'),
+  const select = h('select', { id: 'study-layer', dataset: { keep: 'layer' } },
+    h('option', { value: '' }, STUDY.allLayers),
     atlas.layers.map(({ name }) => h('option', { value: name, selected: name === list.layer }, name)),
   )
   select.addEventListener('change', () => change({}, { list: { ...list, layer: select.value } }))
-  const found = [list.query && `found by “${list.query}”`, list.statuses.length > 0 && list.statuses.join(' or ')]
-  return field('Layer', select, found.some(Boolean) ? `Only neurons ${found.filter(Boolean).join(', ')}.` : '')
+  return field(STUDY.layer, select, STUDY.only(list.query, list.statuses))
 }

@@ -2,9 +2,9 @@
  * Which questions a study asks, drawn from the tables of an atlas. Pure functions: the same neurons, settings and seed
  * give the same questions.
  *
- * Every rater of one address judges the same neurons (as far as `items` go); which method's picture stands for which
- * neuron, and the order, come from the rater's seed. Each method pictures the same number of a task's questions, give or
- * take one, and only neurons are asked about that every chosen method has a picture of: so no method gets easier ones.
+ * Every rater of one address rates the same neurons (as far as `items` go); which method's visualization stands for which
+ * neuron, and the order, come from the rater's seed. Each method comes in the same number of a task's questions, give or
+ * take one, and a question is about a neuron that every chosen method has a visualization of: no method gets easier ones.
  */
 
 import { facetOf } from '../data/variants.js'
@@ -12,45 +12,45 @@ import { facetOf } from '../data/variants.js'
 /**
  * @typedef {import('../data/data.js').Table} Table
  * @typedef {import('../data/data.js').LayerInfo} LayerInfo
- * @typedef {import('../ui/examples.js').Box} Box
+ * @typedef {import('../ui/topimages.js').Box} Box
  *
- * @typedef {'words' | 'choice' | 'inner' | 'class'} Task
+ * @typedef {'words' | 'choice' | 'intermediate' | 'class'} Task
  *
- * @typedef {object} Strip the photographs that excite a neuron most, side by side in one image
+ * @typedef {object} Strip the top-activating images of a neuron, side by side in one file
  * @property {string} path
  * @property {number} count
  * @property {string[]} keys
  * @property {string[]} labels
  * @property {ArrayLike<number> | null} positions as `referenceBox` reads them
  *
- * @typedef {object} Picture
+ * @typedef {object} Visualization
  * @property {string} path
  * @property {number} seed
  * @property {string} sha256
  *
- * @typedef {object} Photograph
- * @property {string} neuron id of the neuron that it excites
+ * @typedef {object} DatasetImage
+ * @property {string} neuron id of the neuron that it activates
  * @property {number} rank place in that neuron's strip, from 0 on
  * @property {string} path of the strip
- * @property {number} count photographs in the strip
+ * @property {number} count dataset images in the strip
  *
- * @typedef {object} Candidate a neuron, with the pictures and photographs of its first facet
+ * @typedef {object} Candidate a neuron, with the visualizations and dataset images of its first facet
  * @property {string} id MODEL/LAYER/UNIT
  * @property {string} layer
  * @property {number} unit
  * @property {string} label
  * @property {boolean} isClass
- * @property {Record<string, Picture[]>} pictures by method, one per seed
- * @property {Strip | null} strip null when no photographs are published
+ * @property {Record<string, Visualization[]>} visualizations by method, one per seed
+ * @property {Strip | null} strip null when no dataset images are published
  *
  * @typedef {object} Question
  * @property {Task} task
  * @property {string} neuron id
  * @property {string} method
- * @property {string} label shown with the picture; '' for none
- * @property {Picture[]} pictures
- * @property {Photograph[]} photographs
- * @property {(number[] | null)[]} positions x0, y0, x1, y1 of the exciting part per photograph; empty when not shown
+ * @property {string} label shown with the visualization; '' for none
+ * @property {Visualization[]} visualizations
+ * @property {DatasetImage[]} datasetImages
+ * @property {(number[] | null)[]} positions x0, y0, x1, y1 of the activating part per dataset image; empty when not shown
  *
  * @typedef {object} Settings
  * @property {Task[]} tasks
@@ -59,19 +59,19 @@ import { facetOf } from '../data/variants.js'
  */
 
 /**
- * The tasks, in the order in which they are asked. A later one may show what an earlier one asks for (photographs, the
+ * The tasks, in the order in which they are asked. A later one may show what an earlier one asks for (dataset images, the
  * class's name), never the other way round.
  * @type {readonly Task[]}
  */
-export const TASKS = ['words', 'choice', 'inner', 'class']
+export const TASKS = ['words', 'choice', 'intermediate', 'class']
 
 export const DEFAULT_ITEMS = 12
 export const MAXIMUM_ITEMS = 200
 
 /** So many seeds of one method explain a neuron in the task “choice”. */
-const MAXIMUM_PICTURES = 4
+const MAXIMUM_SEEDS = 4
 
-/** Tasks in which a neuron comes at most once: its photographs, or what the rater wrote, would be remembered. */
+/** Tasks in which a neuron comes at most once: its dataset images, or what the rater wrote, would be remembered. */
 const ONCE = new Set(['words', 'choice'])
 
 /** Chooses the neurons, the same ones for all raters of a study. */
@@ -143,14 +143,14 @@ export function layerCandidates(table, layer) {
     let candidate = found.get(unit)
     if (!candidate) {
       const [id, label] = [value('neuron_id'), value('label') || '']
-      candidate = { id, layer: layer.name, unit, label, isClass: layer.is_classes, pictures: {}, strip: null }
+      candidate = { id, layer: layer.name, unit, label, isClass: layer.is_classes, visualizations: {}, strip: null }
       found.set(unit, candidate)
     }
     candidate.strip ??= stripOf(value)
     if (value('image_path')) {
-      const picture = { path: value('image_path'), seed, sha256: value('image_sha256') || '' }
+      const visualization = { path: value('image_path'), seed, sha256: value('image_sha256') || '' }
       const method = value('method')
-      candidate.pictures[method] = [...(candidate.pictures[method] ?? []), picture]
+      candidate.visualizations[method] = [...(candidate.visualizations[method] ?? []), visualization]
     }
   }
   return [...found.values()]
@@ -179,16 +179,16 @@ function stripOf(value) {
 export function eligible(task, candidates, methods) {
   if (!methods.length) return []
   return candidates.filter(
-    ({ isClass, label, strip, pictures }) =>
-      methods.every((method) => pictures[method]?.length) &&
+    ({ isClass, label, strip, visualizations }) =>
+      methods.every((method) => visualizations[method]?.length) &&
       (task !== 'class' || (isClass && label !== '')) &&
-      (task !== 'inner' || (!isClass && strip !== null)) &&
+      (task !== 'intermediate' || (!isClass && strip !== null)) &&
       (task !== 'choice' || strip !== null),
   )
 }
 
 /**
- * Whether nothing recorded says that two neurons answer to the same things: no photograph in common, nor a label.
+ * Whether nothing recorded says that two neurons answer to the same things: no dataset image in common, nor a label.
  * @param {Strip} one
  * @param {Strip} other
  * @returns {boolean}
@@ -203,7 +203,7 @@ export function areDissimilar(one, other) {
  * The questions of one rater, task by task, in random order within each.
  * @param {object} options
  * @param {Candidate[]} options.candidates the neurons asked about
- * @param {Candidate[]} options.others whose photographs may stand for “not this neuron”; those asked about among them
+ * @param {Candidate[]} options.others whose dataset images may stand for “not this neuron”; those asked about among them
  * @param {Settings} options.settings
  * @param {number} options.seed of the rater
  * @returns {Question[]}
@@ -222,7 +222,7 @@ export function drawStudy({ candidates, others, settings, seed }) {
 }
 
 /**
- * The first neurons beside which photographs of another one can be shown.
+ * The first neurons with which dataset images of another one can be shown.
  * @param {Candidate[]} able
  * @param {Candidate[]} others
  * @param {number} limit
@@ -251,28 +251,31 @@ function drawTask(task, neurons, others, { methods, items }, random) {
   return Array.from({ length: count }, (_, number) => {
     const neuron = neurons[number % neurons.length]
     const method = methods[(first + methodTurn(number, neurons.length, methods.length)) % methods.length]
-    const pictures = shuffled(neuron.pictures[method], random).slice(0, task === 'choice' ? MAXIMUM_PICTURES : 1)
+    const visualizations = shuffled(neuron.visualizations[method], random).slice(
+      0,
+      task === 'choice' ? MAXIMUM_SEEDS : 1,
+    )
     const label = task === 'class' ? neuron.label : ''
     /** @type {Question} */
-    const question = { task, neuron: neuron.id, method, label, pictures, photographs: [], positions: [] }
-    if (task === 'inner') {
+    const question = { task, neuron: neuron.id, method, label, visualizations, datasetImages: [], positions: [] }
+    if (task === 'intermediate') {
       const { strip } = neuron
-      question.photographs = Array.from({ length: strip?.count ?? 0 }, (_, rank) => photograph(neuron, rank))
-      question.positions = question.photographs.map(({ rank }) => partOf(strip?.positions ?? null, rank))
+      question.datasetImages = Array.from({ length: strip?.count ?? 0 }, (_, rank) => datasetImage(neuron, rank))
+      question.positions = question.datasetImages.map(({ rank }) => partOf(strip?.positions ?? null, rank))
     } else if (task === 'choice') {
       const foils = others.filter((other) => isFoil(neuron, other))
       const pair = [neuron, foils[Math.floor(random() * foils.length)]].map((one) =>
-        photograph(one, Math.floor(random() * (one.strip?.count ?? 0))),
+        datasetImage(one, Math.floor(random() * (one.strip?.count ?? 0))),
       )
       // Left and right take turns; the order of the questions is shuffled afterwards.
-      question.photographs = number % 2 ? pair.reverse() : pair
+      question.datasetImages = number % 2 ? pair.reverse() : pair
     }
     return question
   })
 }
 
 /**
- * Whether the photographs of another neuron of the layer can stand for something else than this neuron's.
+ * Whether the dataset images of another neuron of the layer can stand for something else than this neuron's.
  * @param {Candidate} neuron
  * @param {Candidate} other
  * @returns {boolean}
@@ -282,8 +285,8 @@ function isFoil({ strip, layer, unit }, other) {
   return areDissimilar(strip, other.strip)
 }
 
-/** @param {Candidate} neuron @param {number} rank @returns {Photograph} */
-function photograph({ id, strip }, rank) {
+/** @param {Candidate} neuron @param {number} rank @returns {DatasetImage} */
+function datasetImage({ id, strip }, rank) {
   return { neuron: id, rank, path: strip?.path ?? '', count: strip?.count ?? 0 }
 }
 

@@ -1,23 +1,24 @@
 /** Answering: one question after the other, each answer kept at once, and the end of a study. */
 
 import { download, fileStem } from '../ui/actions.js'
-import { fill, h, link, problem } from '../base/dom.js'
-import { plural } from '../base/format.js'
+import { button, definitions, fill, h, link, problem } from '../base/dom.js'
+import { SITE } from '../base/glossary/site.js'
+import { STUDY } from '../base/glossary/study.js'
 import { parseRoute } from '../base/router.js'
-import { loadPictures } from './pictures.js'
+import { loadImages } from './images.js'
 import { askQuestion } from './question.js'
 import { answersFile, loadSession, saveSession } from './session.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
  * @typedef {import('./session.js').Session} Session
- * @typedef {import('./pictures.js').Shown} Shown
+ * @typedef {import('./images.js').Shown} Shown
  * @typedef {import('./question.js').Asked} Asked
  */
 
-/** ms that the question before stands there while the next one's pictures come. */
+/** ms that the question before stays in the page while the images of the next one come. */
 const PATIENCE_MS = 300
 
 /** @param {Session} session */
@@ -32,134 +33,140 @@ export function isFinished(session) {
   return session.answers.length === session.questions.length
 }
 
-/**
- * @param {object} options
- * @param {Atlas} options.atlas
- * @param {Session} options.session
- * @param {Go} options.go
- * @returns {import('../shell/main.js').View}
- */
-export function runView({ atlas, session, go }) {
-  const element = h('article', { class: 'page study-page' })
-  /** @type {Map<number, Promise<Shown>>} pictures by number of the question */
-  const loading = new Map()
-  let current = session
-  let kept = true
-  let since = 0
-  let turn = 0
-  /** @type {Asked | null} */
-  let asked = null
-
-  const load = (/** @type {number} */ number) => {
-    let pictures = loading.get(number)
-    if (!pictures) {
-      pictures = loadPictures(atlas, current.questions[number])
-      pictures.catch(() => loading.delete(number))
-      loading.set(number, pictures)
-    }
-    return pictures
-  }
-  const release = (/** @type {(number: number) => boolean} */ unwanted) => {
-    for (const [number, pictures] of loading) {
-      if (!unwanted(number)) continue
-      loading.delete(number)
-      pictures.then((shown) => shown.release()).catch(() => undefined)
-    }
+/** The view of a session: asks its questions one by one. */
+export class RunView {
+  /** @param {{atlas: Atlas, session: Session, go: Go}} options */
+  constructor({ atlas, session, go }) {
+    this.atlas = atlas
+    this.session = session
+    this.go = go
+    this.title = STUDY.title(atlas.title)
+    this.element = h('article', { class: 'page study-page' })
+    /** @type {Map<number, Promise<Shown>>} images by number of the question */
+    this.loading = new Map()
+    this.kept = true
+    this.since = 0
+    this.turn = 0
+    /** @type {Asked | null} */
+    this.asked = null
   }
 
-  const keep = (/** @type {number | string | null} */ answer) => {
-    if (!asked && answer !== null) return
-    asked = null
+  async mounted() {
+    this.show() // which waits for images, and then leads the reader itself
+  }
+
+  /** @param {number} number @returns {Promise<Shown>} */
+  load(number) {
+    let images = this.loading.get(number)
+    if (!images) {
+      images = loadImages(this.atlas, this.session.questions[number])
+      images.catch(() => this.loading.delete(number))
+      this.loading.set(number, images)
+    }
+    return images
+  }
+
+  /** Gives back the memory of questions. @param {(number: number) => boolean} unneeded */
+  release(unneeded) {
+    for (const [number, images] of this.loading) {
+      if (!unneeded(number)) continue
+      this.loading.delete(number)
+      images.then((shown) => shown.release()).catch(() => undefined)
+    }
+  }
+
+  /** Keeps an answer and goes on. @param {number | string | null} answer null for a question that is skipped */
+  keep(answer) {
+    if (!this.asked && answer !== null) return
+    this.asked = null
     // Another tab may have gone on with the same answers: what is kept counts, and this question is asked no more.
-    const latest = loadSession(current.session)
-    if (latest && latest.answers.length !== current.answers.length) current = latest
-    else current.answers.push({ answer, milliseconds: Math.round(performance.now() - since) })
-    kept = saveSession(current)
-    show()
+    const latest = loadSession(this.session.session)
+    if (latest && latest.answers.length !== this.session.answers.length) this.session = latest
+    else this.session.answers.push({ answer, milliseconds: Math.round(performance.now() - this.since) })
+    this.save()
   }
-  const back = () => {
-    if (!current.answers.length) return
-    current.answers.pop()
-    kept = saveSession(current)
-    show()
-  }
-  const pause = () => go(parseRoute(current.address))
 
-  const bar = () => {
-    const [done, all] = [current.answers.length, current.questions.length]
-    const words = `Question ${done + 1} of ${all}`
-    return h(
-      'div',
-      { class: 'study-bar' },
-      h('span', { class: 'place', id: 'study-place' }, words),
-      h('progress', { class: 'study-progress', value: done, max: all, 'aria-labelledby': 'study-place' }),
-      h('button', { type: 'button', class: 'button', disabled: !done, onClick: back }, 'Back'),
-      h('button', { type: 'button', class: 'button', onClick: pause, 'aria-keyshortcuts': 'Escape' }, 'Pause'),
-      h('button', { type: 'button', class: 'button', onClick: () => downloadAnswers(current) }, 'Download'),
-    )
+  back() {
+    if (this.session.answers.pop()) this.save()
   }
-  const warning = () =>
-    !kept &&
-    h(
-      'p',
-      { class: 'notice notice-weak', role: 'alert' },
-      'This browser keeps no answers: download them before you leave.',
-    )
+
+  save() {
+    this.kept = saveSession(this.session)
+    this.show()
+  }
+
+  pause() {
+    this.go(parseRoute(this.session.address))
+  }
 
   /** Shows the next question, or the end. */
-  const show = async () => {
-    const mine = ++turn
-    const number = current.answers.length
-    asked = null
-    since = performance.now()
-    if (isFinished(current)) {
-      release(() => true)
-      fill(element, endPart(current), warning())
+  async show() {
+    const mine = ++this.turn
+    const { element, session } = this
+    const number = session.answers.length
+    this.asked = null
+    this.since = performance.now()
+    this.release((other) => other !== number && other !== number + 1)
+    if (isFinished(session)) {
+      fill(element, endPart(session), this.warning())
       lead(element.querySelector('h1'))
       return
     }
-    release((other) => other !== number && other !== number + 1)
-    const wait = () => fill(element, bar(), h('h1', { tabindex: '-1' }, 'Loading the pictures …'))
-    const waiting = element.childElementCount ? setTimeout(wait, PATIENCE_MS) : wait()
-    let next
-    try {
-      const pictures = await load(number)
-      next = askQuestion(current.questions[number], pictures, keep)
-    } catch {
-      if (mine === turn)
-        fill(
-          element,
-          bar(),
-          unshownPart(show, () => keep(null)),
-        )
+    const asked = await this.nextQuestion(number)
+    if (mine !== this.turn) return
+    if (!asked) {
+      const failure = unshownPart(() => this.show(), () => this.keep(null))
+      fill(element, this.bar(), failure)
       return
+    }
+    fill(element, this.bar(), this.warning(), asked.element)
+    this.asked = asked
+    this.since = performance.now()
+    lead(asked.input && matchMedia('(pointer: fine)').matches ? asked.input : asked.heading)
+    if (number + 1 < session.questions.length) this.load(number + 1).catch(() => undefined)
+  }
+
+  /** @param {number} number @returns {Promise<Asked | null>} null when its images did not come */
+  async nextQuestion(number) {
+    const { element } = this
+    const wait = () => fill(element, this.bar(), h('h1', { tabindex: '-1' }, STUDY.loading))
+    const waiting = element.childElementCount ? setTimeout(wait, PATIENCE_MS) : wait()
+    try {
+      return askQuestion(this.session.questions[number], await this.load(number), (answer) => this.keep(answer))
+    } catch {
+      return null
     } finally {
       clearTimeout(waiting ?? undefined)
     }
-    if (mine !== turn) return
-    fill(element, bar(), warning(), next.element)
-    asked = next
-    since = performance.now()
-    lead(next.input && matchMedia('(pointer: fine)').matches ? next.input : next.heading)
-    if (number + 1 < current.questions.length) load(number + 1).catch(() => undefined)
   }
 
-  return {
-    element,
-    title: `Study · ${atlas.title}`,
-    mounted: async () => {
-      show() // which waits for pictures, and then leads the reader itself
-    },
-    onKey({ key, repeat }) {
-      if (key === 'Escape') pause()
-      else if (repeat || !asked) return false
-      else return asked.press(key)
-      return true
-    },
-    destroy() {
-      turn++
-      release(() => true)
-    },
+  /** @returns {HTMLElement} */
+  bar() {
+    const [done, all] = [this.session.answers.length, this.session.questions.length]
+    return h('div', { class: 'study-bar' },
+      h('span', { class: 'place', id: 'study-place' }, STUDY.question(done + 1, all)),
+      h('progress', { class: 'study-progress', value: done, max: all, 'aria-labelledby': 'study-place' }),
+      button(STUDY.back, () => this.back(), { disabled: !done }),
+      button(STUDY.pause, () => this.pause(), { 'aria-keyshortcuts': 'Escape' }),
+      button(STUDY.download, () => downloadAnswers(this.session)),
+    )
+  }
+
+  warning() {
+    return !this.kept && h('p', { class: 'notice notice-weak', role: 'alert' }, STUDY.notKept)
+  }
+
+  /** @param {KeyboardEvent} event @returns {boolean} */
+  onKey({ key, repeat }) {
+    if (key === 'Escape') this.pause()
+    else if (repeat || !this.asked) return false
+    else return this.asked.press(key)
+    return true
+  }
+
+  destroy() {
+    this.turn++
+    this.release(() => true)
   }
 }
 
@@ -170,57 +177,36 @@ function lead(target) {
 }
 
 /**
- * A question whose pictures did not come. The message names no file, because its name tells the method.
+ * A question whose images did not come. The message names no file, because its name tells the method.
  * @param {() => void} again
  * @param {() => void} skip
  * @returns {HTMLElement}
  */
 function unshownPart(again, skip) {
-  return h(
-    'div',
-    {},
-    h('h1', { class: 'visually-hidden', tabindex: '-1' }, 'A picture is missing'),
-    problem('A picture of this question could not be loaded', [
-      'The connection may be down. Your answers so far are kept. A question that is skipped counts for nothing.',
-    ]),
-    h(
-      'div',
-      { class: 'action-list' },
-      h('button', { type: 'button', class: 'button', onClick: again }, 'Try again'),
-      h('button', { type: 'button', class: 'button', onClick: skip }, 'Skip this question'),
-    ),
+  return h('div', {},
+    h('h1', { class: 'visually-hidden', tabindex: '-1' }, STUDY.missing),
+    problem(STUDY.unshown, [STUDY.unshownNote]),
+    h('div', { class: 'action-list' }, button(SITE.retry, again), button(STUDY.skip, skip)),
   )
 }
 
 /** @param {Session} session @returns {HTMLElement} */
 function endPart(session) {
+  const terms = STUDY.session
   /** @type {[string, string | number][]} */
-  const facts = [
-    ['Rater', session.rater],
-    ['Seed of the order', session.seed],
-    ['Started', session.started],
-    ['Session', session.session],
+  const metadata = [
+    [terms.rater, session.rater],
+    [terms.seed, session.seed],
+    [terms.started, session.started],
+    [terms.session, session.session],
   ]
-  return h(
-    'section',
-    { class: 'prose' },
-    h('h1', { tabindex: '-1' }, 'Thank you'),
-    h(
-      'p',
-      { class: 'lead' },
-      `${plural(session.answers.length, 'answer')}. They are kept in this browser and nowhere else: download the file and ` +
-        'send it to whoever asked you.',
+  return h('section', { class: 'prose' },
+    h('h1', { tabindex: '-1' }, STUDY.end),
+    h('p', { class: 'lead' }, STUDY.endLead(session.answers.length)),
+    h('div', { class: 'action-list' },
+      button(STUDY.downloadAnswers, () => downloadAnswers(session)),
+      link(session.address, { class: 'button' }, STUDY.toStart),
     ),
-    h(
-      'div',
-      { class: 'action-list' },
-      h('button', { type: 'button', class: 'button', onClick: () => downloadAnswers(session) }, 'Download the answers'),
-      link(session.address, { class: 'button' }, 'Back to the start'),
-    ),
-    h(
-      'dl',
-      { class: 'facts study-facts' },
-      facts.map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value))),
-    ),
+    h('div', { class: 'study-metadata' }, definitions(metadata)),
   )
 }

@@ -1,7 +1,9 @@
 /** The answers that this browser holds: to be gone on with, downloaded, or deleted. */
 
-import { h, link } from '../base/dom.js'
-import { formatRoute, makeRoute } from '../base/router.js'
+import { button, h, link } from '../base/dom.js'
+import { STUDY } from '../base/glossary/study.js'
+import { makeRoute } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
 import { downloadAnswers, isFinished } from './run.js'
 import { removeSession, savedSessions } from './session.js'
 
@@ -19,7 +21,7 @@ export function savedPart(atlas) {
   const sessions = savedSessions(atlas.manifest.name)
   if (!sessions.length) return null
   const list = h('ul', {})
-  const section = h('section', { class: 'study-saved' }, h('h2', {}, 'Answers in this browser'), list)
+  const section = h('section', { class: 'study-saved' }, h('h2', {}, STUDY.saved), list)
   const removed = () => {
     if (!list.childElementCount) section.remove()
   }
@@ -27,32 +29,21 @@ export function savedPart(atlas) {
   return section
 }
 
-/**
- * @param {Atlas} atlas
- * @param {Session} session
- * @param {() => void} removed
- * @returns {HTMLElement}
- */
+/** @param {Atlas} atlas @param {Session} session @param {() => void} removed @returns {HTMLElement} */
 function savedItem(atlas, session, removed) {
   const [done, all] = [session.answers.length, session.questions.length]
   const current = session.atlas.build_id === atlas.manifest.build_id
   const address = formatRoute(makeRoute({ view: 'study', atlas: atlas.slug, session: session.session }))
-  const item = h(
-    'li',
-    {},
-    h(
-      'span',
-      { class: 'study-saved-name' },
+  const item = h('li', {},
+    h('span', { class: 'study-saved-name' },
       h('bdi', {}, session.rater),
-      h(
-        'span',
-        { class: 'place' },
-        ` ${done} of ${all} answered, begun ${session.started.slice(0, 10)}`,
-        !current && ', of an earlier build of this atlas',
+      h('span', { class: 'place' },
+        STUDY.progress(done, all, session.started.slice(0, 10)),
+        !current && STUDY.earlierBuild,
       ),
     ),
-    current && !isFinished(session) && link(address, { class: 'button' }, 'Go on'),
-    h('button', { type: 'button', class: 'button', onClick: () => downloadAnswers(session) }, 'Download'),
+    current && !isFinished(session) && link(address, { class: 'button' }, STUDY.goOn),
+    button(STUDY.download, () => downloadAnswers(session)),
     deleteButton(() => {
       removeSession(session.session)
       item.remove()
@@ -62,25 +53,17 @@ function savedItem(atlas, session, removed) {
   return item
 }
 
-/**
- * A button that asks once more.
- * @param {() => void} remove
- * @returns {HTMLElement}
- */
+/** A button that asks once more. @param {() => void} remove @returns {HTMLElement} */
 function deleteButton(remove) {
   let sure = false
-  const button = h('button', { type: 'button', class: 'button' }, 'Delete')
-  button.addEventListener('click', () => {
-    if (sure) {
-      remove()
-      return
-    }
+  const element = button(STUDY.remove, () => {
+    if (sure) return remove()
     sure = true
-    button.textContent = 'Delete for good'
+    element.textContent = STUDY.removeSure
   })
-  button.addEventListener('blur', () => {
+  element.addEventListener('blur', () => {
     sure = false
-    button.textContent = 'Delete'
+    element.textContent = STUDY.remove
   })
-  return button
+  return element
 }

@@ -9,9 +9,9 @@
  * @typedef {import('./plan.js').Settings} Settings
  *
  * @typedef {object} Answer
- * @property {number | string | null} answer 1–5, the words, or the place (1, 2) of the photograph chosen; null when the
+ * @property {number | string | null} answer 1–5, the words, or the place (1, 2) of the dataset image chosen; null when the
  *   question could not be shown
- * @property {number} milliseconds from the moment its pictures stood there
+ * @property {number} milliseconds from the moment its visualizations stood there
  *
  * @typedef {object} Session
  * @property {string} session
@@ -55,12 +55,7 @@ export function newSession({ atlas, rater, seed, address, settings, questions })
   return {
     session: session.join(''),
     rater: rater.trim().slice(0, MAXIMUM_RATER_LENGTH) || `anonymous-${session.slice(0, 3).join('')}`,
-    atlas: {
-      name,
-      build_id: build,
-      model: atlas.modelName,
-      recipe_fingerprint: provenance?.recipe_fingerprint ?? '',
-    },
+    atlas: { name, build_id: build, model: atlas.modelName, recipe_fingerprint: provenance?.recipe_fingerprint ?? '' },
     seed,
     started: new Date().toISOString(),
     address,
@@ -81,16 +76,16 @@ export function answersFile({ questions, answers, ...rest }) {
     ...rest,
     planned: questions.length,
     answers: answers.map((answer, number) => {
-      const { task, neuron, method, label, pictures, photographs } = questions[number]
+      const { task, neuron, method, label, visualizations, datasetImages } = questions[number]
       return {
         task,
         neuron,
         method,
-        seed: pictures[0].seed,
+        seed: visualizations[0].seed,
         shown: {
           label,
-          pictures: pictures.map(({ seed, sha256 }) => ({ seed, sha256 })),
-          photographs: photographs.map(({ neuron: of, rank }) => ({ neuron: of, rank })),
+          visualizations: visualizations.map(({ seed, sha256 }) => ({ seed, sha256 })),
+          dataset_images: datasetImages.map(({ neuron: of, rank }) => ({ neuron: of, rank })),
         },
         ...answer,
       }
@@ -98,11 +93,7 @@ export function answersFile({ questions, answers, ...rest }) {
   }
 }
 
-/**
- * Keeps a session in this browser.
- * @param {Session} session
- * @returns {boolean} false when the browser refuses
- */
+/** Keeps a session in this browser. @param {Session} session @returns {boolean} false when the browser refuses */
 export function saveSession(session) {
   try {
     localStorage.setItem(KEY_PREFIX + session.session, JSON.stringify(session))
@@ -114,10 +105,7 @@ export function saveSession(session) {
   }
 }
 
-/**
- * @param {string} id
- * @returns {Session | null} null when this browser holds none
- */
+/** @param {string} id @returns {Session | null} null when this browser holds none */
 export function loadSession(id) {
   const held = unkept.get(id)
   if (held) return held
@@ -159,10 +147,7 @@ export function removeSession(id) {
   }
 }
 
-/**
- * @param {string | null} text
- * @returns {Session | null} null for what is not whole
- */
+/** @param {string | null} text @returns {Session | null} null for what is not whole */
 function parseSession(text) {
   if (!text) return null
   const session = JSON.parse(text)

@@ -1,23 +1,26 @@
 /**
- * A study: people judge the pictures of an atlas without knowing the method. This is its start: what will be asked, the
- * settings, and the answers that this browser holds. `studyrun.js` asks, `neuron-atlas human-scores` reads the answers.
+ * A study: people rate the visualizations of an atlas without knowing the method. This is its start: what will be asked,
+ * the settings, and the answers that this browser holds. `run.js` asks, `neuron-atlas human-scores` reads the answers.
  */
 
-import { namedEntries } from '../compare/comparison.js'
 import { h, link } from '../base/dom.js'
-import { joinWords, plural } from '../base/format.js'
+import { NAMES } from '../base/glossary.js'
+import { SITE } from '../base/glossary/site.js'
+import { STUDY } from '../base/glossary/study.js'
+import { namedEntries } from '../base/query.js'
 import { resultList } from '../data/results.js'
-import { emptyList, formatRoute, makeRoute } from '../base/router.js'
+import { emptyList, makeRoute } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
 import { studyForm } from './form.js'
 import { DEFAULT_ITEMS, drawStudy, eligible, layerCandidates, MAXIMUM_ITEMS, TASKS } from './plan.js'
-import { runView } from './run.js'
+import { RunView } from './run.js'
 import { savedPart } from './saved.js'
 import { drawSeed, loadSession, newSession, saveSession } from './session.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
- * @typedef {import('../base/router.js').Route} Route
- * @typedef {import('../ui/filters.js').Go} Go
+ * @typedef {import('../base/route.js').Route} Route
+ * @typedef {import('../base/route.js').Go} Go
  * @typedef {import('./plan.js').Candidate} Candidate
  * @typedef {import('./plan.js').Settings} Settings
  * @typedef {import('./plan.js').Task} Task
@@ -33,11 +36,11 @@ import { drawSeed, loadSession, newSession, saveSession } from './session.js'
  * @param {Atlas} options.atlas
  * @param {Route} options.route
  * @param {Go} options.go
- * @returns {Promise<import('../shell/main.js').View>}
+ * @returns {Promise<import('../base/route.js').View>}
  */
 export async function studyView({ atlas, route, go }) {
   const session = route.session ? loadSession(route.session) : null
-  if (session && session.atlas.build_id === atlas.manifest.build_id) return runView({ atlas, session, go })
+  if (session && session.atlas.build_id === atlas.manifest.build_id) return new RunView({ atlas, session, go })
 
   const neurons = await readNeurons(atlas, route)
   const settings = settingsOf(atlas, route)
@@ -53,34 +56,17 @@ export async function studyView({ atlas, route, go }) {
     saveSession(begun)
     go(makeRoute({ view: 'study', atlas: atlas.slug, session: begun.session }))
   }
-  const wall = makeRoute({ view: 'wall', atlas: atlas.slug, list: route.list })
-  const element = h(
-    'article',
-    { class: 'page study-page' },
-    h(
-      'nav',
-      { 'aria-label': 'Place in the atlas' },
-      h(
-        'ol',
-        { class: 'breadcrumbs' },
-        h('li', {}, link(formatRoute(wall), {}, atlas.title)),
-        h('li', { 'aria-current': 'page' }, 'Study'),
+  const gallery = makeRoute({ view: 'gallery', atlas: atlas.slug, list: route.list })
+  const element = h('article', { class: 'page study-page' },
+    h('nav', { 'aria-label': SITE.place },
+      h('ol', { class: 'breadcrumbs' },
+        h('li', {}, link(formatRoute(gallery), {}, atlas.title)),
+        h('li', { 'aria-current': 'page' }, STUDY.breadcrumb),
       ),
     ),
-    h('h1', { tabindex: '-1' }, 'Judge the pictures'),
-    h(
-      'p',
-      { class: 'lead' },
-      'Pictures were made to show what the neurons of a vision model respond to. Say how well they do. There are no ' +
-        'right answers to most questions; go by your first impression.',
-    ),
-    route.session &&
-      h(
-        'p',
-        { class: 'notice notice-weak' },
-        'This browser holds no unfinished answers under that address, or the atlas was built again since. Start anew, or ' +
-          'take what is kept below.',
-      ),
+    h('h1', { tabindex: '-1' }, STUDY.heading),
+    h('p', { class: 'lead' }, STUDY.lead),
+    route.session && h('p', { class: 'notice notice-weak' }, STUDY.noSession),
     savedPart(atlas),
     studyForm({
       atlas,
@@ -90,17 +76,11 @@ export async function studyView({ atlas, route, go }) {
       settings,
       counts,
       reason: (task) => reasonAgainst(task, neurons, settings.methods),
-      notes: neuronWords(neurons, settings.methods),
+      notes: neuronNotes(neurons, settings.methods),
     }),
-    h(
-      'p',
-      { class: 'note' },
-      'Keys 1 to 5 answer, Esc pauses. Each answer is kept in this browser at once, so the page may be closed and opened ' +
-        'again. Nothing is sent anywhere: at the end you download one file. It holds your answers, the time each took, ' +
-        'and the name given above.',
-    ),
+    h('p', { class: 'note' }, STUDY.note),
   )
-  return { element, title: `Study · ${atlas.title}` }
+  return { element, title: STUDY.title(atlas.title) }
 }
 
 /**
@@ -112,13 +92,13 @@ export async function studyView({ atlas, route, go }) {
 async function readNeurons(atlas, route) {
   const named = route.neurons.length > 0
   const entries = named ? namedEntries(route.neurons) : await listEntries(atlas, route)
-  const wanted = new Set(entries.map(({ layer, unit }) => `${layer}:${unit}`))
+  const requested = new Set(entries.map(({ layer, unit }) => NAMES.neuron(layer, unit)))
   const layers = atlas.layers.filter(({ name }) => entries.some(({ layer }) => layer === name))
   const tables = await Promise.all(layers.map((layer) => atlas.layerTable(layer)))
   const others = layers.flatMap((layer, number) => layerCandidates(tables[number], layer))
-  const candidates = others.filter(({ layer, unit }) => wanted.has(`${layer}:${unit}`))
-  const known = new Set(candidates.map(({ layer, unit }) => `${layer}:${unit}`))
-  const unknown = named ? entries.filter(({ layer, unit }) => !known.has(`${layer}:${unit}`)) : []
+  const candidates = others.filter(({ layer, unit }) => requested.has(NAMES.neuron(layer, unit)))
+  const known = new Set(candidates.map(({ layer, unit }) => NAMES.neuron(layer, unit)))
+  const unknown = named ? entries.filter(({ layer, unit }) => !known.has(NAMES.neuron(layer, unit))) : []
   return { candidates, others, unknown: unknown.map(({ name }) => name) }
 }
 
@@ -126,7 +106,7 @@ async function readNeurons(atlas, route) {
 async function listEntries(atlas, route) {
   const { table, rows } = await resultList(atlas, { ...emptyList(), ...route.list, method: '' })
   const { layer, unit } = table.columns
-  return rows.map((row) => ({ name: `${layer[row]}:${unit[row]}`, layer: layer[row], unit: unit[row] }))
+  return rows.map((row) => ({ name: NAMES.neuron(layer[row], unit[row]), layer: layer[row], unit: unit[row] }))
 }
 
 /** @param {Atlas} atlas @param {Route} route @returns {Settings} */
@@ -140,11 +120,7 @@ function settingsOf(atlas, { study }) {
   }
 }
 
-/**
- * @param {Neurons} neurons
- * @param {Settings} settings
- * @returns {Record<Task, number>} questions by task
- */
+/** @param {Neurons} neurons @param {Settings} settings @returns {Record<Task, number>} questions by task */
 function countTasks(neurons, settings) {
   const questions = drawStudy({ ...neurons, settings, seed: 0 })
   const counts = TASKS.map((task) => [task, questions.filter((question) => question.task === task).length])
@@ -159,19 +135,16 @@ function countTasks(neurons, settings) {
  * @returns {string}
  */
 function reasonAgainst(task, { candidates, others }, methods) {
-  if (!eligible('words', candidates, methods).length) return 'no neuron has a picture by every method chosen'
-  if (task === 'class') return 'none of the neurons is a class'
-  if (!others.some(({ strip }) => strip)) return 'this atlas does not publish its photographs'
-  if (task === 'inner') return 'all of the neurons are classes'
-  return 'no other neuron of the layer differs in all photographs and labels'
+  if (!eligible('words', candidates, methods).length) return STUDY.noVisualizations
+  if (task === 'class') return STUDY.noClasses
+  if (!others.some(({ strip }) => strip)) return STUDY.unpublished
+  if (task === 'intermediate') return STUDY.onlyClasses
+  return STUDY.noFoils
 }
 
 /** @param {Neurons} neurons @param {string[]} methods @returns {string[]} */
-function neuronWords({ candidates, unknown }, methods) {
+function neuronNotes({ candidates, unknown }, methods) {
   const able = eligible('words', candidates, methods).length
-  const by = methods.length > 1 ? 'a picture by every method chosen' : 'a picture'
-  return [
-    `${plural(candidates.length, 'neuron')}, ${able} of them with ${by}; only these are asked about.`,
-    unknown.length ? `This atlas has no ${joinWords(unknown)}.` : '',
-  ].filter(Boolean)
+  const note = STUDY.neurons(candidates.length, able, methods.length)
+  return unknown.length ? [note, STUDY.unknown(unknown)] : [note]
 }

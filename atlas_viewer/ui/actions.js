@@ -1,40 +1,32 @@
-/** What a reader can take along from a neuron page: its address, its picture, its row, a citation. */
+/** What a reader can take along from a neuron page: its address, its visualization, its row, a citation. */
 
-import { announce, h } from '../base/dom.js'
-import { pictureAddress, pictureBytes } from './images.js'
+import { announce, button, fill, h } from '../base/dom.js'
+import { reasonOf } from '../base/files.js'
+import { ACTIONS } from '../base/glossary/neuron.js'
+import { SITE } from '../base/glossary/site.js'
+import { imageAddress, imageBytes } from './images.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  */
 
-/**
- * A name for a downloaded file: plain characters only.
- * @param {string} neuronId
- * @returns {string}
- */
+/** A name for a downloaded file: plain characters only. @param {string} neuronId @returns {string} */
 export function fileStem(neuronId) {
   return neuronId.replace(/[^A-Za-z0-9_.-]+/g, '-').replace(/^[-.]+|[-.]+$/g, '') || 'neuron'
 }
 
-/**
- * @param {Atlas} atlas
- * @param {string} name of the neuron
- * @param {string} address
- * @returns {string}
- */
+/** @param {Atlas} atlas @param {string} name of the neuron @param {string} address @returns {string} */
 export function citation(atlas, name, address) {
   const { provenance = {}, build_id: build } = atlas.manifest
   const created = String(provenance.created ?? '').slice(0, 10)
-  const parts = [
-    `“${name}”, in: ${atlas.title} (${atlas.modelName}${created ? `, ${created}` : ''}${build ? `, build ${build}` : ''}).`,
-    address,
-  ]
-  if (typeof provenance.method_citation === 'string') parts.push(`Method: ${provenance.method_citation}`)
+  const details = [atlas.modelName, created, build && ACTIONS.build(build)].filter(Boolean)
+  const parts = [ACTIONS.citation(name, atlas.title, details), address]
+  if (typeof provenance.method_citation === 'string') parts.push(ACTIONS.method(provenance.method_citation))
   return parts.join('\n')
 }
 
 /**
- * Copy the address, download the picture, the row or the whole table.
+ * Copy the address, download the visualization, the row or the whole table.
  * @param {object} options
  * @param {Atlas} options.atlas
  * @param {Record<string, any>} options.row
@@ -49,44 +41,17 @@ export function actionBar({ atlas, row }) {
     image = row.image_path ? atlas.url(row.image_path) : ''
     table = layerFile ? atlas.url(layerFile) : ''
   } catch {
-    // The picture itself already says why its path was refused; there is nothing to download.
+    // The visualization itself already says why its path was refused; there is nothing to download.
   }
-  return h(
-    'div',
-    { class: 'action-list', role: 'group', 'aria-label': 'Take along' },
-
-    copyButton('Copy link', () => location.href),
+  return h('div', { class: 'action-list', role: 'group', 'aria-label': ACTIONS.title },
+    copyButton(SITE.copyLink, () => location.href),
     image && webpButton(atlas, row.image_path, image, `${stem}.webp`),
-    image &&
-      h(
-        'button',
-        {
-          type: 'button',
-          class: 'button',
-          'aria-label': 'Download the picture as PNG',
-          onClick: () => downloadPng(atlas, row.image_path, `${stem}.png`),
-        },
-        'PNG',
-      ),
-    h(
-      'button',
-      {
-        type: 'button',
-        class: 'button',
-        'aria-label': 'Download this row as JSON',
-        onClick: () => download(new Blob([`${rowJson(row)}\n`], { type: 'application/json' }), `${stem}.json`),
-      },
-      'JSON',
-    ),
+    image && button('PNG', () => downloadPng(atlas, row.image_path, `${stem}.png`), { 'aria-label': ACTIONS.png }),
+    button('JSON', () => download(new Blob([`${rowJson(row)}\n`], { type: 'application/json' }), `${stem}.json`), {
+      'aria-label': ACTIONS.json,
+    }),
     table &&
-      h(
-        'a',
-        {
-          class: 'button',
-          href: table,
-          download: layerFile.split('/').pop(),
-          'aria-label': 'Download the table of this layer as Parquet',
-        },
+      h('a', { class: 'button', href: table, download: layerFile.split('/').pop(), 'aria-label': ACTIONS.parquet },
         'Parquet',
       ),
   )
@@ -101,8 +66,8 @@ export function actionBar({ atlas, row }) {
  */
 export function disclosures({ atlas, row, name }) {
   return [
-    disclosure('Cite', () => citation(atlas, name, location.href)),
-    disclosure('All columns of this row', () => rowJson(row)),
+    disclosure(ACTIONS.cite, () => citation(atlas, name, location.href)),
+    disclosure(ACTIONS.row, () => rowJson(row)),
   ]
 }
 
@@ -121,40 +86,30 @@ function disclosure(title, text) {
   const details = h('details', { class: 'more' }, h('summary', {}, title))
   details.addEventListener('toggle', () => {
     if (details.childElementCount > 1) return
-    details.append(h('pre', { tabindex: '0' }, text()), copyButton('Copy text', text))
+    details.append(h('pre', { tabindex: '0' }, text()), copyButton(ACTIONS.copyText, text))
   })
   return details
 }
 
-/**
- * @param {string} title
- * @param {() => string} text
- * @returns {HTMLElement}
- */
+/** @param {string} title @param {() => string} text @returns {HTMLElement} */
 export function copyButton(title, text) {
-  const button = h('button', { type: 'button', class: 'button' }, title)
   let timer = 0
-  button.addEventListener('click', async () => {
-    let message = 'Copied'
+  const element = button(title, async () => {
+    let message = SITE.copied
     try {
       await navigator.clipboard.writeText(text())
     } catch {
-      message = 'The browser refused; copy it from the address bar'
+      message = SITE.copyRefused
     }
-    button.textContent = message
+    element.textContent = message
     announce(message)
     clearTimeout(timer)
-    timer = setTimeout(() => {
-      button.textContent = title
-    }, 2500)
+    timer = setTimeout(() => fill(element, title), 2500)
   })
-  return button
+  return element
 }
 
-/**
- * @param {Blob} blob
- * @param {string} name
- */
+/** @param {Blob} blob @param {string} name */
 export function download(blob, name) {
   const address = URL.createObjectURL(blob)
   h('a', { href: address, download: name }).click()
@@ -163,7 +118,7 @@ export function download(blob, name) {
 }
 
 /**
- * A link to the picture's file, or a button that takes it out of its archive.
+ * A link to the visualization's file, or a button that takes it out of its archive.
  * @param {Atlas} atlas
  * @param {string} path
  * @param {string} address
@@ -171,20 +126,20 @@ export function download(blob, name) {
  * @returns {HTMLElement}
  */
 function webpButton(atlas, path, address, name) {
-  const label = 'Download the picture as WebP'
+  const label = ACTIONS.webp
   if (!atlas.packed) return h('a', { class: 'button', href: address, download: name, 'aria-label': label }, 'WebP')
   const onClick = async () => {
     try {
-      download(new Blob([await pictureBytes(atlas, path)], { type: 'image/webp' }), name)
+      download(new Blob([await imageBytes(atlas, path)], { type: 'image/webp' }), name)
     } catch (error) {
-      announce(error instanceof Error ? error.message : String(error))
+      announce(reasonOf(error))
     }
   }
-  return h('button', { type: 'button', class: 'button', 'aria-label': label, onClick }, 'WebP')
+  return button('WebP', onClick, { 'aria-label': label })
 }
 
 /**
- * Redraws the published picture as PNG, for programs that do not read WebP.
+ * Redraws the published visualization as PNG, for programs that do not read WebP.
  * @param {Atlas} atlas
  * @param {string} path
  * @param {string} name
@@ -192,10 +147,10 @@ function webpButton(atlas, path, address, name) {
 async function downloadPng(atlas, path, name) {
   const image = new Image()
   try {
-    image.src = await pictureAddress(atlas, path)
+    image.src = await imageAddress(atlas, path)
     await image.decode()
   } catch {
-    announce('The picture could not be loaded, so there is nothing to download')
+    announce(ACTIONS.noImage)
     return
   }
   const canvas = h('canvas', { width: image.naturalWidth, height: image.naturalHeight })

@@ -1,7 +1,8 @@
 /** The histogram of a neuron's activations over the data set, with its own marks. Drawn as SVG, built node by node. */
 
 import { h, svg } from '../base/dom.js'
-import { formatCount, formatNumber } from '../base/format.js'
+import { formatNumber } from '../base/format.js'
+import { HISTOGRAM } from '../base/glossary/neuron.js'
 
 /**
  * @typedef {object} Mark
@@ -34,7 +35,7 @@ export function makeScale(low, high, values) {
 }
 
 /**
- * Height of a bar in 0–1 on a logarithmic scale: a single photograph stays visible beside a thousand.
+ * Height of a bar in 0–1 on a logarithmic scale: a single dataset image stays visible next to a thousand.
  * @param {number} count
  * @param {number} largest
  * @returns {number}
@@ -44,10 +45,7 @@ export function barHeight(count, largest) {
   return Math.log1p(count) / Math.log1p(largest)
 }
 
-/**
- * @param {Record<string, any>} row of a layer's table
- * @returns {HTMLElement | null} null without a histogram
- */
+/** @param {Record<string, any>} row of a layer's table @returns {HTMLElement | null} null without a histogram */
 export function activationHistogram(row) {
   const counts = /** @type {number[]} */ (Array.from(row.histogram_counts ?? []))
   const { histogram_low: low, histogram_high: high } = row
@@ -56,9 +54,9 @@ export function activationHistogram(row) {
 
   /** @type {Mark[]} */
   const marks = [
-    { name: 'this picture', kind: 'own', value: row.activation },
-    { name: 'strongest photograph', kind: 'top', value: row.max_activation },
-    { name: 'mean of the photographs', kind: 'mean', value: row.mean_activation },
+    { name: HISTOGRAM.own, kind: 'own', value: row.activation },
+    { name: HISTOGRAM.top, kind: 'top', value: row.max_activation },
+    { name: HISTOGRAM.mean, kind: 'mean', value: row.mean_activation },
   ].filter((mark) => typeof mark.value === 'number' && Number.isFinite(mark.value))
 
   const scale = makeScale(
@@ -82,19 +80,12 @@ export function activationHistogram(row) {
       : null
   })
 
-  const summary =
-    `Histogram of the neuron’s activation on ${formatCount(total)} photographs, from ${formatNumber(low)} to ` +
-    `${formatNumber(high)}. ${marks.map((mark) => `${mark.name}: ${formatNumber(mark.value)}`).join('; ')}.`
+  const values = marks.map(({ name, value }) => HISTOGRAM.mark(name, value))
+  const summary = HISTOGRAM.summary(total, low, high, values)
 
-  return h(
-    'figure',
-    { class: 'histogram' },
-    h(
-      'div',
-      { class: 'histogram-plot', role: 'img', 'aria-label': summary },
-      svg(
-        'svg',
-        { viewBox: '0 0 1000 100', preserveAspectRatio: 'none', 'aria-hidden': 'true', focusable: 'false' },
+  return h('figure', { class: 'histogram' },
+    h('div', { class: 'histogram-plot', role: 'img', 'aria-label': summary },
+      svg('svg', { viewBox: '0 0 1000 100', preserveAspectRatio: 'none', 'aria-hidden': 'true', focusable: 'false' },
         ...bars,
       ),
       ...marks.map((mark) =>
@@ -104,20 +95,14 @@ export function activationHistogram(row) {
         }),
       ),
     ),
-    h(
-      'div',
-      { class: 'histogram-axis', 'aria-hidden': 'true' },
+    h('div', { class: 'histogram-axis', 'aria-hidden': 'true' },
       h('span', {}, formatNumber(scale.low)),
-      h('span', {}, 'activation →'),
+      h('span', {}, HISTOGRAM.axis),
       h('span', {}, formatNumber(scale.high)),
     ),
-    h(
-      'ul',
-      { class: 'histogram-key', 'aria-hidden': 'true' },
+    h('ul', { class: 'histogram-key', 'aria-hidden': 'true' },
       marks.map((mark) =>
-        h(
-          'li',
-          {},
+        h('li', {},
           h('span', { class: `key-mark key-mark-${mark.kind}` }),
           mark.name,
           ' ',
@@ -125,11 +110,6 @@ export function activationHistogram(row) {
         ),
       ),
     ),
-    h(
-      'figcaption',
-      {},
-      `${formatCount(total)} photographs by how strongly they excite the neuron. Bar heights are ` +
-        `logarithmic; the tallest bar holds ${formatCount(largest)}.`,
-    ),
+    h('figcaption', {}, HISTOGRAM.caption(total, largest)),
   )
 }

@@ -1,61 +1,24 @@
 /** The help overlay: a modal dialog of the browser itself, so that focus stays in it and Escape closes it. */
 
 import { fill, h } from '../base/dom.js'
+import { HELP } from '../base/glossary/site.js'
 
-/** Keys and what they do; the about page lists them too. */
-export const KEYS = [
-  [['/'], 'Search'],
-  [['←', '→'], 'Previous and next neuron or page (also k and j)'],
-  [['↑', '↓'], 'Move on the wall, once a tile has the focus'],
-  [['Enter'], 'Open the tile'],
-  [['Esc'], 'Back to the wall; clear the search'],
-  [['+', '−', '0'], 'Zoom the map, once it has the focus; arrows move it, Enter opens the middle'],
-  [['t'], 'Transparency of the pictures'],
-  [['c'], 'Compare the methods: of this neuron, or of the wall’s results'],
-  [['1', '…', '5'], 'Answer, in a study'],
-  [['?'], 'This help'],
-]
-
-/**
- * What may be typed in the search box, and what it finds.
- * @param {boolean} hasCaptions whether the photographs have captions
- */
-const searches = (hasCaptions) => [
-  ['blocks.5:54', 'one neuron: layer and unit, also as blocks.5/54'],
-  ['castle', `layer names, class names, labels${hasCaptions ? ' and captions' : ''} of the photographs`],
-  ['"great white"', 'a phrase'],
-  ['activation_percentile>99', 'a condition on a score: < <= > >= ='],
-]
-
-/** @returns {HTMLElement} */
+/** Keys and what they do. @returns {HTMLElement} */
 export function keyTable() {
-  return h(
-    'dl',
-    { class: 'keys' },
-    KEYS.map(([keys, meaning]) =>
-      h(
-        'div',
-        {},
-        h(
-          'dt',
-          {},
-          /** @type {string[]} */ (keys).map((key) => h('kbd', {}, key)),
-        ),
-        h('dd', {}, String(meaning)),
-      ),
-    ),
+  return h('dl', { class: 'keys' },
+    HELP.keys.map(([keys, meaning]) => {
+      const marks = keys.map((key) => h('kbd', {}, key))
+      return h('div', {}, h('dt', {}, marks), h('dd', {}, meaning))
+    }),
   )
 }
 
-/**
- * @param {boolean} hasCaptions
- * @returns {HTMLElement}
- */
+/** What may be typed in the search box. @param {boolean} hasCaptions @returns {HTMLElement} */
 export function searchTable(hasCaptions) {
-  return h(
-    'dl',
-    { class: 'keys keys-wide' },
-    searches(hasCaptions).map(([example, meaning]) => h('div', {}, h('dt', {}, h('code', {}, example)), h('dd', {}, meaning))),
+  return h('dl', { class: 'keys keys-wide' },
+    HELP.searches(hasCaptions).map(([example, meaning]) =>
+      h('div', {}, h('dt', {}, h('code', {}, example)), h('dd', {}, meaning)),
+    ),
   )
 }
 
@@ -66,33 +29,23 @@ const searchHelp = h('div', {})
 
 /**
  * Opens the help, or closes it when it is open.
- * @param {boolean} hasCaptions whether photographs of the atlas that is shown have captions
+ * @param {boolean} hasCaptions whether dataset images of the atlas that is shown have captions
  */
 export function toggleHelp(hasCaptions) {
   fill(searchHelp, searchTable(hasCaptions))
   if (!dialog) {
-    dialog = h(
-      'dialog',
-      { class: 'help', 'aria-labelledby': 'help-title' },
-      h(
-        'div',
-        { class: 'section-head' },
-        h('h2', { id: 'help-title' }, 'Help'),
-        h(
-          'button',
-          { type: 'button', class: 'icon-button', 'aria-label': 'Close', onClick: () => dialog?.close() },
+    dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title' },
+      h('div', { class: 'section-head' },
+        h('h2', { id: 'help-title' }, HELP.title),
+        h('button', { type: 'button', class: 'icon-button', 'aria-label': HELP.close, onClick: () => dialog?.close() },
           '✕',
         ),
       ),
-      h('h3', {}, 'Keyboard'),
+      h('h3', {}, HELP.keyboard),
       keyTable(),
-      h('h3', {}, 'Search'),
+      h('h3', {}, HELP.search),
       searchHelp,
-      h(
-        'p',
-        { class: 'note' },
-        'Every view has an address of its own: copy it from the address bar to share just what you see.',
-      ),
+      h('p', { class: 'note' }, HELP.addresses),
     )
     dialog.addEventListener('click', (event) => {
       if (event.target === dialog) dialog?.close()

@@ -1,7 +1,9 @@
-/** Pictures of an atlas. One that is missing, broken or refused says so in words, in its own place. */
+/** Images of an atlas. One that is missing, broken or refused says so in words, in its own place. */
 
 import { fill, h, whenNear } from '../base/dom.js'
-import { fetchBytes, LoadError } from '../base/files.js'
+import { fetchBytes, LoadError, reasonOf } from '../base/files.js'
+import { FILES } from '../base/glossary/files.js'
+import { SITE } from '../base/glossary/site.js'
 import { Packs } from '../data/packs.js'
 
 /**
@@ -9,14 +11,14 @@ import { Packs } from '../data/packs.js'
  * @typedef {object} Resolver
  * @property {(path: string) => string} url throws for a path that is not plain
  * @property {string} [base] URL of the folder that paths are relative to, if it is packed
- * @property {boolean} [packed] whether pictures lie in archives
+ * @property {boolean} [packed] whether images lie in archives
  */
 
 /** @type {WeakMap<Resolver, Packs>} */
 const packsOfAtlas = new WeakMap()
 
 /**
- * The archives of an atlas, if this picture lies in one.
+ * The archives of an atlas, if this image lies in one.
  * @param {Resolver} atlas
  * @param {string} path
  * @returns {Packs | null}
@@ -32,45 +34,40 @@ function packsFor(atlas, path) {
 }
 
 /**
- * An address for an <img> or a mask: of the file, or of a picture in memory if it lies in an archive.
+ * An address for an <img> or a mask: of the file, or of an image in memory if it lies in an archive.
  * @param {Resolver} atlas
  * @param {string} path
- * @returns {Promise<string>} rejected for a path that is not plain, or with what came instead of the picture
+ * @returns {Promise<string>} rejected for a path that is not plain, or with what came instead of the image
  */
-export async function pictureAddress(atlas, path) {
+export async function imageAddress(atlas, path) {
   const plain = atlas.url(path)
   return packsFor(atlas, path)?.address(path) ?? plain
 }
 
-/**
- * The bytes of a picture.
- * @param {Resolver} atlas
- * @param {string} path
- * @returns {Promise<ArrayBuffer>}
- */
-export async function pictureBytes(atlas, path) {
+/** The bytes of an image. @param {Resolver} atlas @param {string} path @returns {Promise<ArrayBuffer>} */
+export async function imageBytes(atlas, path) {
   const plain = atlas.url(path)
-  return packsFor(atlas, path)?.read(path) ?? fetchBytes(plain, 'a picture')
+  return packsFor(atlas, path)?.read(path) ?? fetchBytes(plain, FILES.image)
 }
 
 /**
- * Loads a picture that will be wanted soon. What fails is said where it is shown.
+ * Loads an image that will be needed soon. A failure shows where the image would stand.
  * @param {Resolver} atlas
  * @param {string} path
  * @returns {Promise<void>} once it is there, or cannot be had
  */
-export async function prefetchPicture(atlas, path) {
+export async function prefetchImage(atlas, path) {
   try {
     const image = new Image()
-    image.src = await pictureAddress(atlas, path)
+    image.src = await imageAddress(atlas, path)
     await image.decode()
   } catch {
-    // as said
+    // The failure shows where the image would stand.
   }
 }
 
 /**
- * A picture, or words in its place.
+ * An image, or words in its place.
  * @param {Resolver} atlas
  * @param {string} path as the table names it
  * @param {object} options
@@ -79,13 +76,13 @@ export async function prefetchPicture(atlas, path) {
  * @param {boolean} [options.lazy] load when it comes near the window
  * @returns {HTMLElement} a frame around the image
  */
-export function picture(atlas, path, { alternative, attributes = {}, lazy = true }) {
+export function imageFrame(atlas, path, { alternative, attributes = {}, lazy = true }) {
   const image = h('img', { alt: alternative, decoding: 'async', loading: lazy ? 'lazy' : 'eager', ...attributes })
-  const frame = h('span', { class: 'picture' }, image)
+  const frame = h('span', { class: 'image-frame' }, image)
   const packs = packsFor(atlas, path)
   image.addEventListener('error', () => {
-    showMissing(frame, 'Picture missing', path)
-    frame.title = `Expected an image at ${path} on ${location.host}, but it could not be loaded.`
+    showMissing(frame, SITE.missingImage, path)
+    frame.title = SITE.missingImageNote(path, location.host)
   })
   try {
     const address = atlas.url(path)
@@ -93,34 +90,25 @@ export function picture(atlas, path, { alternative, attributes = {}, lazy = true
     else if (lazy) whenNear(frame, () => showPacked(packs, path, frame, image))
     else showPacked(packs, path, frame, image)
   } catch {
-    showMissing(frame, 'Picture refused, its path is not plain', path)
+    showMissing(frame, SITE.refusedImage, path)
   }
   return frame
 }
 
-/**
- * @param {Packs} packs
- * @param {string} path
- * @param {HTMLElement} frame
- * @param {HTMLImageElement} image
- */
+/** @param {Packs} packs @param {string} path @param {HTMLElement} frame @param {HTMLImageElement} image */
 async function showPacked(packs, path, frame, image) {
   try {
     image.src = await packs.address(path)
   } catch (error) {
-    showMissing(frame, 'Picture missing', error instanceof LoadError ? error.message : path)
-    frame.title = error instanceof Error ? error.message : String(error)
+    showMissing(frame, SITE.missingImage, error instanceof LoadError ? error.message : path)
+    frame.title = reasonOf(error)
   }
 }
 
-/**
- * @param {HTMLElement} frame
- * @param {string} problem
- * @param {string} path
- */
+/** @param {HTMLElement} frame @param {string} problem @param {string} path */
 function showMissing(frame, problem, path) {
-  frame.classList.add('picture-missing')
-  fill(frame, h('span', { class: 'picture-message' }, h('b', {}, problem), ' ', h('span', {}, path)))
+  frame.classList.add('image-missing')
+  fill(frame, h('span', { class: 'image-message' }, h('b', {}, problem), ' ', h('span', {}, path)))
 }
 
 /**
@@ -137,14 +125,14 @@ function showMissing(frame, problem, path) {
  * @param {boolean} [options.lazy] load when it comes near the window
  * @returns {HTMLElement}
  */
-export function croppedPicture(atlas, path, { alternative, column, row, columns, rows, lazy = true }) {
+export function croppedImage(atlas, path, { alternative, column, row, columns, rows, lazy = true }) {
   const style = {
     width: `${columns * 100}%`,
     height: `${rows * 100}%`,
     left: `${-column * 100}%`,
     top: `${-row * 100}%`,
   }
-  const frame = picture(atlas, path, { alternative, attributes: { style }, lazy })
-  frame.classList.add('picture-cropped')
+  const frame = imageFrame(atlas, path, { alternative, attributes: { style }, lazy })
+  frame.classList.add('image-cropped')
   return frame
 }

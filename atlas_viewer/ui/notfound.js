@@ -2,25 +2,20 @@
 
 import { h, link, problem } from '../base/dom.js'
 import { nearestNames, nearestUnits, parseSearch } from '../base/query.js'
-import { emptyList, formatRoute, makeRoute } from '../base/router.js'
-import { methodTitle } from '../base/glossary.js'
+import { emptyList, makeRoute } from '../base/route.js'
+import { formatRoute } from '../base/router.js'
+import { methodTitle, NAMES } from '../base/glossary.js'
+import { NOT_FOUND, SITE } from '../base/glossary/site.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('../data/data.js').SiteEntry} SiteEntry
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  */
 
-/** @returns {import('../shell/main.js').View} */
+/** @returns {import('../base/route.js').View} */
 export function emptySiteView() {
-  return {
-    element: h(
-      'div',
-      { class: 'page' },
-      problem('No atlas here yet', ['sites.json lists no atlas. Publish one with “neuron-atlas site OUT ATLAS”.']),
-    ),
-    title: 'Neuron Atlas',
-  }
+  return { element: h('div', { class: 'page' }, problem(NOT_FOUND.noAtlases, [NOT_FOUND.publish])), title: SITE.name }
 }
 
 /**
@@ -28,78 +23,59 @@ export function emptySiteView() {
  * @param {Route} route
  * @param {Atlas | null} atlas
  * @param {SiteEntry[]} sites
- * @returns {import('../shell/main.js').View}
+ * @returns {import('../base/route.js').View}
  */
 export function unknownView(route, atlas, sites) {
   /** @type {[string, string][]} */
   const nearest = []
-  let reason = `“#${route.address}” is no address of this site.`
+  let reason = NOT_FOUND.address(route.address)
   if (!atlas) {
-    if (route.atlas) reason = `This site has no atlas “${route.atlas}”.`
-    for (const slug of nearestNames(
-      route.atlas,
-      sites.map((entry) => entry.slug),
-    )) {
+    if (route.atlas) reason = NOT_FOUND.atlas(route.atlas)
+    for (const slug of nearestNames(route.atlas, sites.map((entry) => entry.slug))) {
       const title = sites.find((entry) => entry.slug === slug)?.title ?? slug
-      nearest.push([formatRoute(makeRoute({ view: 'wall', atlas: slug })), title])
+      nearest.push([formatRoute(makeRoute({ view: 'gallery', atlas: slug })), title])
     }
   } else {
-    const wall = (/** @type {string} */ layer) =>
-      formatRoute(makeRoute({ view: 'wall', atlas: atlas.slug, list: { ...emptyList(), layer } }))
+    const gallery = (/** @type {string} */ layer) =>
+      formatRoute(makeRoute({ view: 'gallery', atlas: atlas.slug, list: { ...emptyList(), layer } }))
     const layer = atlas.layer(route.layer)
     if (layer && route.unit >= 0) {
       const { layer: layers, unit: units } = atlas.index.columns
       const known = units.filter((_, row) => layers[row] === layer.name)
-      reason = `This atlas has no unit ${route.unit} in the layer “${layer.name}”; it has ${known.length} of the layer’s ${layer.num_units} units.`
+      reason = NOT_FOUND.unit(route.unit, layer.name, known.length, layer.num_units)
       for (const unit of nearestUnits(route.unit, known)) {
         nearest.push([
           formatRoute(makeRoute({ view: 'neuron', atlas: atlas.slug, layer: layer.name, unit })),
-          `${layer.name}:${unit}`,
+          NAMES.neuron(layer.name, unit),
         ])
       }
     } else if (route.layer) {
-      if (!layer) reason = `This atlas has no layer “${route.layer}”.`
-      for (const name of nearestNames(
-        route.layer,
-        atlas.layers.map((candidate) => candidate.name),
-      ))
-        nearest.push([wall(name), name])
+      if (!layer) reason = NOT_FOUND.layer(route.layer)
+      for (const name of nearestNames(route.layer, atlas.layers.map((candidate) => candidate.name)))
+        nearest.push([gallery(name), name])
     }
-    nearest.push([wall(''), `All of ${atlas.title}`])
+    nearest.push([gallery(''), NOT_FOUND.all(atlas.title)])
   }
-  const list = h(
-    'ul',
-    { class: 'nearest' },
-    nearest.map(([hash, name]) => h('li', {}, link(hash, {}, name))),
-  )
+  const list = h('ul', { class: 'nearest' }, nearest.map(([hash, name]) => h('li', {}, link(hash, {}, name))))
   return {
-    element: h(
-      'div',
-      { class: 'page' },
-      h('h1', { class: 'visually-hidden', tabindex: '-1' }, 'Not found'),
-      problem('Nothing at this address', [reason, nearest.length ? 'Nearest:' : ''], list),
+    element: h('div', { class: 'page' },
+      h('h1', { class: 'visually-hidden', tabindex: '-1' }, NOT_FOUND.heading),
+      problem(NOT_FOUND.nothing, [reason, nearest.length ? NOT_FOUND.nearest : ''], list),
     ),
-    title: 'Not found · Neuron Atlas',
+    title: NOT_FOUND.title,
   }
 }
 
-/**
- * An empty wall in words, with ways out.
- * @param {Atlas} atlas
- * @param {Route} route
- * @returns {HTMLElement}
- */
-export function emptyWall(atlas, route) {
+/** An empty gallery in words, with ways out. @param {Atlas} atlas @param {Route} route @returns {HTMLElement} */
+export function emptyGallery(atlas, route) {
   const { list } = route
   const { layer: layers, unit: units } = atlas.index.columns
   const names = atlas.layers.map((layer) => layer.name)
   const hints = []
   if (list.layer && !names.includes(list.layer)) {
     hints.push(
-      h(
-        'p',
-        {},
-        `This atlas has no layer “${list.layer}”. Nearest: `,
+      h('p', {},
+        NOT_FOUND.nearestLayers(list.layer),
         nearestLinks(
           nearestNames(list.layer, names).map((name) => [
             formatRoute({ ...route, list: { ...list, layer: name } }),
@@ -109,21 +85,19 @@ export function emptyWall(atlas, route) {
       ),
     )
   }
-  const wanted = parseSearch(list.query).neurons
-  for (const neuron of wanted) {
+  const named = parseSearch(list.query).neurons
+  for (const neuron of named) {
     const exact = names.find((name) => name.toLowerCase() === neuron.layer.toLowerCase())
     const layer = exact ?? nearestNames(neuron.layer, names, 1)[0]
     const known = units.filter((_, row) => layers[row] === layer)
     if (exact && known.includes(neuron.unit)) continue // it exists, and another filter hides it
     hints.push(
-      h(
-        'p',
-        {},
-        `There is no ${neuron.layer}:${neuron.unit} in this atlas. Nearest: `,
+      h('p', {},
+        NOT_FOUND.nearestUnits(NAMES.neuron(neuron.layer, neuron.unit)),
         nearestLinks(
           nearestUnits(neuron.unit, known).map((unit) => [
             formatRoute({ ...route, view: 'neuron', layer, unit }),
-            `${layer}:${unit}`,
+            NAMES.neuron(layer, unit),
           ]),
         ),
       ),
@@ -131,22 +105,17 @@ export function emptyWall(atlas, route) {
   }
   const clear = { ...route, list: { ...list, query: '', layer: '', statuses: [], method: '' } }
   return problem(
-    'No neuron matches',
+    NOT_FOUND.noMatch,
     [
-      list.query ? `Nothing fits the search “${list.query}” together with the filters.` : 'Nothing fits these filters.',
-      list.method && `Only neurons that ${methodTitle(list.method)} was run for are looked at.`,
-      !wanted.length &&
-        list.query &&
-        'Words are looked for in layer names, class names and the labels of the photographs.',
+      list.query ? NOT_FOUND.search(list.query) : NOT_FOUND.filters,
+      list.method && NOT_FOUND.method(methodTitle(list.method)),
+      !named.length && list.query && NOT_FOUND.searched,
     ],
-    h('div', {}, hints, h('p', {}, link(formatRoute(clear), {}, 'Clear search and filters'))),
+    h('div', {}, hints, h('p', {}, link(formatRoute(clear), {}, NOT_FOUND.clear))),
   )
 }
 
-/**
- * @param {string[][]} nearest pairs of address and name
- * @returns {import('../base/dom.js').Child[]}
- */
+/** @param {string[][]} nearest pairs of address and name @returns {import('../base/dom.js').Child[]} */
 function nearestLinks(nearest) {
   return nearest.flatMap(([hash, name], order) => [order > 0 && ', ', link(hash, { class: 'code' }, name)])
 }

@@ -1,24 +1,25 @@
 /**
- * One tile of the wall. A dense wall shows hundreds of tiles at once: a sheet brings 64 of them in one file. Larger tiles
- * are shown from the neuron's own picture, which is sharper.
+ * One tile of the gallery. A dense gallery shows hundreds of tiles at once: a sheet brings 64 of them in one file. Larger tiles
+ * are shown from the neuron's own visualization, which is sharper.
  */
 
 import { h, link } from '../base/dom.js'
 import { statusLabel } from './filters.js'
 import { formatScore } from '../base/format.js'
-import { croppedPicture, picture } from './images.js'
+import { croppedImage, imageFrame } from './images.js'
 import { formatRoute } from '../base/router.js'
 import { labelsOf } from '../data/search.js'
-import { methodTitle, statusWords } from '../base/glossary.js'
+import { methodTitle, NAMES, statusNote } from '../base/glossary.js'
+import { GALLERY } from '../base/glossary/site.js'
 
 /**
  * @typedef {import('../data/data.js').Atlas} Atlas
  * @typedef {import('../data/results.js').Results} Results
- * @typedef {import('../base/router.js').Route} Route
+ * @typedef {import('../base/route.js').Route} Route
  */
 
 /**
- * The link of one tile: the picture, or in its place the status in words.
+ * The link of one tile: the visualization, or in its place the status in words.
  * @param {Atlas} atlas
  * @param {Results} results
  * @param {number} position
@@ -29,23 +30,20 @@ export function tileLink(atlas, { table, rows }, position, route) {
   const row = rows[position]
   const value = (/** @type {string} */ name) => table.columns[name]?.[row]
   const [layer, unit, status, label] = [value('layer'), value('unit'), value('status'), value('label') || '']
-  const name = `${layer}:${unit}`
+  const name = NAMES.neuron(layer, unit)
   const score = scoreText(atlas, route.list.sort, value(route.list.sort))
-  // A neuron that the method shown was not made for stands here with another method's picture.
-  const method = value('method') === (route.list.method || atlas.methods[0]) ? '' : `by ${methodTitle(value('method'))}`
-  const state = [method, status === 'ok' ? '' : status].filter(Boolean).map((words) => `, ${words}`)
-  const alternative = `Picture of ${label ? `“${label}”, ` : ''}neuron ${name}${state.join('')}`
-  const href = formatRoute({ ...route, view: 'neuron', layer, unit, variant: '', transparency: false, zoom: '' })
-  return link(
-    href,
-    { class: 'tile-link', title: [label, name, method, score].filter(Boolean).join(' · ') },
-    tilePicture(atlas, value, route.size, alternative),
+  // A neuron that the method shown was not made for stands here with another method's visualization.
+  const method =
+    value('method') === (route.list.method || atlas.methods[0]) ? '' : GALLERY.by(methodTitle(value('method')))
+  const notes = [method, status === 'ok' ? '' : status].filter(Boolean)
+  const alternative = GALLERY.alternative(name, label, notes)
+  const href = formatRoute({ ...route, view: 'neuron', layer, unit, variant: '', mask: false, zoom: '' })
+  return link(href, { class: 'tile-link', title: [label, name, method, score].filter(Boolean).join(' · ') },
+    tileImage(atlas, value, route.size, alternative),
     status !== 'ok' && value('image_path') && h('span', { class: 'tile-status' }, statusLabel(status)),
     route.size !== 'small' &&
-      h(
-        'span',
-        { class: 'tile-caption' },
-        h('span', { class: 'tile-name' }, label || (route.list.layer || !route.list.sort ? `unit ${unit}` : name)),
+      h('span', { class: 'tile-caption' },
+        h('span', { class: 'tile-name' }, label || (route.list.layer || !route.list.sort ? NAMES.unit(unit) : name)),
         score && h('span', { class: 'tile-score' }, score),
         route.size === 'large' && h('span', { class: 'tile-detail' }, label ? name : labelsOf(table, row) || name),
       ),
@@ -55,23 +53,21 @@ export function tileLink(atlas, { table, rows }, position, route) {
 /**
  * @param {Atlas} atlas
  * @param {(name: string) => any} value of a column
- * @param {import('../base/router.js').TileSize} size
+ * @param {import('../base/route.js').TileSize} size
  * @param {string} alternative
  * @returns {HTMLElement}
  */
-function tilePicture(atlas, value, size, alternative) {
+function tileImage(atlas, value, size, alternative) {
   const [path, sheet, tile, status] = [value('image_path'), value('sheet_path'), value('tile'), value('status')]
   if (!path) {
-    return h(
-      'span',
-      { class: 'picture picture-none' },
+    return h('span', { class: 'image-frame image-none' },
       statusLabel(status),
-      h('span', { class: 'visually-hidden' }, ` ${alternative}. ${statusWords(status).meaning}`),
+      h('span', { class: 'visually-hidden' }, GALLERY.noImage(alternative, statusNote(status).meaning)),
     )
   }
   if (size === 'small' && sheet && Number.isInteger(tile)) {
     const { sheet_columns: columns = 8, sheet_rows: rows = 8 } = atlas.manifest
-    return croppedPicture(atlas, sheet, {
+    return croppedImage(atlas, sheet, {
       alternative,
       column: tile % columns,
       row: Math.floor(tile / columns),
@@ -79,15 +75,10 @@ function tilePicture(atlas, value, size, alternative) {
       rows,
     })
   }
-  return picture(atlas, path, { alternative })
+  return imageFrame(atlas, path, { alternative })
 }
 
-/**
- * @param {Atlas} atlas
- * @param {string} column
- * @param {any} score
- * @returns {string}
- */
+/** @param {Atlas} atlas @param {string} column @param {any} score @returns {string} */
 function scoreText(atlas, column, score) {
   if (!column || !Number.isFinite(score)) return ''
   return formatScore(score, atlas.manifest.columns?.[column]?.unit ?? '')

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.atlas.site.site import read_atlas
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.errors import UserError
 from pipeline.evaluation.human.answer_files import Study, read_study
 from pipeline.evaluation.human.scores import METRICS, TASKS, HumanScore, human_scores

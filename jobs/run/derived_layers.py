@@ -1,7 +1,6 @@
 """Concepts and combinations of a recipe: their files read and pinned, their layers added to the model."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pipeline.derived_layers.combinations import add_combination
 from pipeline.derived_layers.concept_files import ConceptArrays, read_concepts, read_labels
@@ -32,8 +31,8 @@ def pin_concepts(recipe: Recipe) -> tuple[Recipe, dict[str, ConceptArrays]]:
                 f"says {block.sha256}; restore the file, or leave sha256 out and give another output.root"
             )
         arrays[block.name] = read
-        pinned.append(replace(block, sha256=read.sha256))
-    return replace(recipe, concepts=tuple(pinned)), arrays
+        pinned.append(block.replace(sha256=read.sha256))
+    return recipe.replace(concepts=tuple(pinned)), arrays
 
 
 def add_layers(model: Model, recipe: Recipe, arrays: Mapping[str, ConceptArrays]) -> None:
@@ -67,7 +66,7 @@ def _add_concepts(model: Model, block: ConceptsBlock, arrays: ConceptArrays) -> 
             directions.t() if block.transpose and directions.ndim == 2 else directions,
             bias=arrays.bias,
             center=arrays.center,
-            activation=block.activation,  # type: ignore[arg-type]
+            activation=block.activation,
             normalize=block.normalize,
             labels=labels,
         )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Container, Hashable, Iterator, Mapping, 
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.derived_layers.layer import derived_layers
 from pipeline.errors import UserError
 from pipeline.models import Model
 from pipeline.neurons import check_layer_name, match_layers, parse_units
@@ -125,7 +126,7 @@ def recorded_layers(recipe: Recipe, model: Model) -> list[str]:
     """
     available = model.layers()
     patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
-    chosen = {*match_layers(patterns, available), *model.derived_layers(), model.classifier_layer}
+    chosen = {*match_layers(patterns, available), *derived_layers(model.module), model.classifier_layer}
     return [check_layer_name(layer) for layer in available if layer in chosen]
 
 

@@ -191,10 +191,10 @@ def _remark(state: EvaluationState, evaluators: Sequence[EvaluatorRecord], num_u
     root = state.resolved.root
     others = ", ".join(evaluator.name for evaluator in evaluators[1:])
     by = f"the model and {others}" if others else "the model itself"
-    num_dataset_images = len(state.dataset_images.comparison_images) + len(state.dataset_images.further)
+    num_dataset_images = len(state.dataset_images.random_sample) + len(state.dataset_images.remaining_top_images)
     text = f"{num_dataset_images} dataset images; scored by {by}"
     problems = {
-        **PredictionFolder(root, MODEL, "comparison_images").problems(),
+        **PredictionFolder(root, MODEL, "random_sample").problems(),
         **PredictionFolder(root, MODEL, "top_images").problems(),
     }
     if problems:

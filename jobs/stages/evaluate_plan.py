@@ -24,7 +24,7 @@ from pipeline.synthesis.methods.vital_target import AlignmentPlan
 VISUALIZATIONS_PER_TASK: Final = 32  # one forward pass, whose features take about 1 GB at 224 px
 DATASET_IMAGES_PER_TASK: Final = 64  # some seconds on a CPU core, so that a lost task costs little
 SUMMARY_VERSION: Final = 1  # of what follows from predictions: another one makes derived scores and summaries anew
-KINDS: Final[tuple[Kind, ...]] = ("comparison_images", "top_images", "visualizations")
+KINDS: Final[tuple[Kind, ...]] = ("random_sample", "top_images", "visualizations")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -97,15 +97,15 @@ def plan_dataset_images(
     Args:
         evaluators: their keys.
         dataset_images: of the run.
-        done: (evaluator, kind) → samples that were predicted. Predictions of comparison images serve as those of
-            top-activating images too, not the other way round: of comparison images more is stored.
+        done: (evaluator, kind) → samples that were predicted. Predictions of the random sample serve as those of
+            top-activating images too, not the other way round: of the random sample more is stored.
     """
     chunks = []
     for evaluator in evaluators:
-        comparison_images = set(done[evaluator, "comparison_images"])
+        random_sample = set(done[evaluator, "random_sample"])
         kinds: tuple[tuple[Kind, Sequence[int], Collection[Hashable]], ...] = (
-            ("comparison_images", dataset_images.comparison_images, comparison_images),
-            ("top_images", dataset_images.further, comparison_images.union(done[evaluator, "top_images"])),
+            ("random_sample", dataset_images.random_sample, random_sample),
+            ("top_images", dataset_images.remaining_top_images, random_sample.union(done[evaluator, "top_images"])),
         )
         for kind, samples, seen in kinds:
             for members in chunk(samples, DATASET_IMAGES_PER_TASK):
@@ -139,9 +139,9 @@ class EvaluationState:
     @cached_property
     def predicted(self) -> dict[tuple[str, Kind], set[Hashable]]:
         """(evaluator, kind) → what it predicted."""
-        # Comparison images are predicted again for layers that were added later.
+        # The random sample is predicted again for layers that were added later.
         layers: dict[tuple[str, Kind], list[str]] = {
-            (MODEL, "comparison_images"): [activation_column(layer) for layer in self.resolved.layers]
+            (MODEL, "random_sample"): [activation_column(layer) for layer in self.resolved.layers]
         }
         return {
             (evaluator, kind): PredictionFolder(self.resolved.root, evaluator, kind).committed(

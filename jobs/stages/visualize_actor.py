@@ -20,6 +20,7 @@ from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.format.fragments import write_fragment
 from pipeline.atlas.format.schema import FRAGMENT_SCHEMA, alpha_path, image_path
 from pipeline.attribution.relevance import RULES
+from pipeline.derived_layers.layer import unit_label
 from pipeline.io.images import encode_webp
 from pipeline.io.root import Root
 from pipeline.models import Model, Precision
@@ -202,7 +203,7 @@ def base_row(model: Model, recipe: Recipe, batch: Batch, unit: int) -> Row:
         "neuron_id": Neuron(model.name, batch.layer, unit).id,
         "layer": batch.layer,
         "unit": unit,
-        "label": model.unit_label(batch.layer, unit),
+        "label": unit_label(model, batch.layer, unit),
         "method": batch.method,
         "seed": batch.seed,
         "facet": facet_of(recipe, batch.seed),

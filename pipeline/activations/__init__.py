@@ -1,1 +1,1 @@
-"""Mergeable statistics of every unit over a data set: one pass, one partial per tar shard, one store."""
+"""Mergeable statistics of every unit over a data set: one pass, shard statistics per tar shard, one store."""

@@ -1,11 +1,10 @@
-"""One streaming pass over the samples of a tar shard: decode, run the model once, keep statistics of all
-layers.
+"""The activation pass over one tar shard: decode, run the model once, keep statistics of all layers.
 
-Memory is bounded by one batch and the statistics themselves, whatever the number of images, but for one
-short row per image of the shard.
+Memory is bounded by some batches and the statistics themselves, whatever the number of images, plus one short row per
+image of the tar shard.
 
-Shapes: B images of a batch, U units, N positions, K classes. Positions are those that lie on the image: class and
-register tokens count nowhere.
+Shapes: B images of a batch, U units, N positions, K classes. Positions are those on the image: class and register
+tokens are left out.
 """
 
 import functools
@@ -39,8 +38,7 @@ from pipeline.io.images import MAX_PIXELS
 from pipeline.models import Model
 from pipeline.models.capture import channels_first
 
-# Batches are put together until they have so many images: ranking and adding up hardly take longer for these than
-# for 30.
+# Batches are joined until they have so many images, because ranking and adding up cost nearly the same for few.
 IMAGES_AT_ONCE: Final = 128
 
 
@@ -50,7 +48,7 @@ class NonFiniteActivationError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is kept of each image."""
+    """What is recorded of each image."""
 
     model: Model
     module: nn.Module  # the model's network, in the form that is quickest to run
@@ -61,14 +59,14 @@ class _Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """One batch: what is kept of each image, before it becomes statistics.
+class _Recorded:
+    """What is recorded of one batch, before it becomes statistics.
 
     Attributes:
         rows: one per image.
-        digest: sum of theirs.
-        reduced: layer → (features reduced over positions, width of the grid these form).
-        spectrum: mean of theirs.
+        digest: sum over the images.
+        reduced: layer → (features reduced over positions, width of their spatial grid).
+        spectrum: mean over the images.
     """
 
     rows: Sequence[SampleRow]
@@ -102,20 +100,21 @@ def collect(
         top_k: how many images each unit and each class keeps.
         batch_size: images per forward pass.
         activation: what one image's activation of a unit is, the maximum or the mean over positions.
-        budget: hears of every good sample and of every image that cannot be decoded; the caller, who passes
-            it to `iterate_samples` as well, decides with `budget.check()`.
+        budget: counts every good sample and every image that cannot be decoded; the caller, who passes it to
+            `iterate_samples` as well, decides with `budget.check()`.
         max_pixels: bound on a decoded image.
-        decode_threads: that decode beside the model, see `decoded_batches`; they change no result.
+        decode_threads: number of threads that decode while the model runs, see `decoded_batches`; they change no
+            result.
 
     Raises:
         NonFiniteActivationError: a unit gives NaN or infinity.
     """
     classifier = [] if model.classifier_layer is None else [model.classifier_layer]
-    recorded = tuple(dict.fromkeys([*layers, *classifier]))
+    recorded_layers = tuple(dict.fromkeys([*layers, *classifier]))
     plan = _Plan(
         model=model,
-        module=model.folded([*recorded, *feature_layers]),
-        layers=recorded,
+        module=model.folded([*recorded_layers, *feature_layers]),
+        layers=recorded_layers,
         feature_layers=tuple(feature_layers),
         top_k=top_k,
         activation=activation,
@@ -123,19 +122,19 @@ def collect(
     shards = frozenset({shard_index})
     total: ShardStatistics | None = None
     rows: list[SampleRow] = []
-    seen: list[_Seen] = []
+    recorded: list[_Recorded] = []
     skipped_before = budget.num_skipped
     batches = decoded_batches(
         model, samples, batch_size=batch_size, budget=budget, max_pixels=max_pixels, threads=decode_threads
     )
     for batch, inputs in batches:
-        seen.append(_predict_for(plan, shard_index, batch, inputs))
-        rows.extend(seen[-1].rows)
+        recorded.append(_record(plan, shard_index, batch, inputs))
+        rows.extend(recorded[-1].rows)
         budget.add_good(len(batch))
-        if sum(len(some.rows) for some in seen) >= IMAGES_AT_ONCE:
-            total, seen = _add(total, _statistics(plan, seen, shards)), []
-    if seen:
-        total = _add(total, _statistics(plan, seen, shards))
+        if sum(len(batch.rows) for batch in recorded) >= IMAGES_AT_ONCE:
+            total, recorded = _add(total, _statistics(plan, recorded, shards)), []
+    if recorded:
+        total = _add(total, _statistics(plan, recorded, shards))
     return replace(total or _empty(plan, shards), samples=rows, num_skipped=budget.num_skipped - skipped_before)
 
 
@@ -157,7 +156,7 @@ def _empty(plan: _Plan, shards: frozenset[int]) -> ShardStatistics:
     )
 
 
-def _predict_for(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> _Seen:
+def _record(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs: Tensor) -> _Recorded:
     """Run the model on one batch."""
     model = plan.model
     reduced = _run(plan, inputs)
@@ -182,7 +181,7 @@ def _predict_for(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs:
         }
         for i, sample in enumerate(batch)
     ]
-    return _Seen(
+    return _Recorded(
         rows=rows,
         digest=add_digests(sample_digest(label, sample.image) for label, sample in zip(labels, batch, strict=True)),
         reduced=reduced,
@@ -190,14 +189,14 @@ def _predict_for(plan: _Plan, shard_index: int, batch: Sequence[Sample], inputs:
     )
 
 
-def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> ShardStatistics:
+def _statistics(plan: _Plan, recorded: Sequence[_Recorded], shards: frozenset[int]) -> ShardStatistics:
     """Statistics of the images of some batches, without their rows."""
-    rows = [row for some in seen for row in some.rows]
+    rows = [row for batch in recorded for row in batch.rows]
     ids = np.array([row["sample"] for row in rows], np.int64)
     labels = np.array([row["label"] for row in rows], np.int64)
     reduced = {
-        layer: (FeatureSummary.joined([some.reduced[layer][0] for some in seen]), width)
-        for layer, (_, width) in seen[0].reduced.items()
+        layer: (FeatureSummary.joined([batch.reduced[layer][0] for batch in recorded]), width)
+        for layer, (_, width) in recorded[0].reduced.items()
     }
     classifier = plan.model.classifier_layer
     channel_means = {name: reduced[name][0].mean for name in plan.feature_layers}
@@ -205,26 +204,26 @@ def _statistics(plan: _Plan, seen: Sequence[_Seen], shards: frozenset[int]) -> S
         shards=shards,
         num_samples=len(rows),
         num_skipped=0,
-        digest=add_digests(some.digest for some in seen),
+        digest=add_digests(batch.digest for batch in recorded),
         layers={name: _layer_statistics(plan, *reduced[name], ids, channel_means) for name in plan.layers},
         classes=ClassTopK.empty(0, plan.top_k)
         if classifier is None
         else ClassTopK.of(_logits(reduced[classifier][0]), labels, ids, plan.top_k),
-        spectrum=functools.reduce(MeanSpectrum.merge, [some.spectrum for some in seen]),
+        spectrum=functools.reduce(MeanSpectrum.merge, [batch.spectrum for batch in recorded]),
     )
 
 
 def _logits(summary: FeatureSummary) -> np.ndarray:
-    """Of the classifier, float32 [B, K]: logits have one position, so their mean is their value."""
+    """Logits, float32 [B, K], of the classifier's summary: there is one position, so their mean is their value."""
     return summary.mean.astype(np.float32)
 
 
 def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
-    """One forward pass: layer → (features reduced over positions, width of the grid these form).
+    """One forward pass: layer → (features reduced over positions, width of their spatial grid).
 
-    Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum)
-    cannot change it any more, no copy is needed, and no more than one feature map is held. What is left of it is
-    fetched when all are done, so that a GPU does not stand still at every layer.
+    Each layer is reduced as soon as it is computed: a later in-place operation (a ReLU, a residual sum) cannot change
+    it, no copy is needed, and one feature map is held at a time. The results are fetched after the pass, so that a GPU
+    does not wait at every layer.
     """
     reduced: dict[str, tuple[int, dict[str, Tensor], int]] = {}
     with ExitStack() as stack:
@@ -250,7 +249,7 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
 def _layer_statistics(
     plan: _Plan, summary: FeatureSummary, width: int, ids: np.ndarray, channel_means: dict[str, np.ndarray]
 ) -> LayerStatistics:
-    """Statistics of one layer from its reduced features; `width` is that of its grid of positions."""
+    """Statistics of one layer from its reduced features; `width` is that of its spatial grid."""
     activation = summary.maximum if plan.activation == "max" else summary.mean.astype(np.float32)
     # Tokens without a grid are one row of positions, and logits a single one: their y is 0.
     position = np.stack(np.divmod(summary.peak, width), axis=-1).astype(np.int32)

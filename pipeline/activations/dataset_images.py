@@ -1,4 +1,4 @@
-"""The dataset images of samples, by byte range; of several, the next ones are fetched and decoded before their turn.
+"""The dataset images of samples, read by byte range; the next ones are fetched and decoded ahead.
 
 A request to an object store takes longer than decoding what it brings.
 """
@@ -15,13 +15,13 @@ from pipeline.data.shards import read_image_bytes
 from pipeline.io.images import BadImage, decode_image
 from pipeline.io.prefetch import READERS, ahead
 
-DATASET_IMAGES_AHEAD: Final = 16  # begun and not yet asked for, at most: a decoded dataset image may be large
+DATASET_IMAGES_AHEAD: Final = 16  # fetched and not yet taken, at most: a decoded dataset image may be large
 
 
 def dataset_images_ahead(
     top_images: Iterable[TopImage], *, max_pixels: int, keep_alpha: bool
 ) -> Iterator[tuple[TopImage, Image.Image | BadImage]]:
-    """Samples in order, each with its dataset image, or with what is wrong with it.
+    """Samples in order, each with its dataset image, or with the error of decoding it.
 
     Several are fetched at once; as many are decoded at once as the process has torch threads, which are the CPUs of a
     worker.

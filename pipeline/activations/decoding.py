@@ -1,7 +1,7 @@
-"""The samples of a tar shard as batches of a model's inputs, decoded beside the model where there are threads for it.
+"""The samples of a tar shard as batches of a model's inputs, decoded while the model runs if there are threads for it.
 
-Decoding on one core held `collect` at 190 to 225 dataset images per second beside an H200 (2026-11-26). Unpacking,
-scaling and normalizing visualizations leave Python's lock, so that threads use several cores.
+One core decodes slower than a GPU computes. Unpacking, scaling and normalizing images release Python's lock, so that
+threads use several cores.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,11 +24,11 @@ def decoded_batches(
 
     Args:
         model: whose preprocessing it is.
-        samples: asked for in the caller's thread.
+        samples: taken in the caller's thread.
         batch_size: images of every batch but the last, which has what is left.
-        budget: hears of every image that cannot be used, in order.
+        budget: counts every image that cannot be used, in order.
         max_pixels: bound on a decoded image.
-        threads: that decode the next batch while the caller is at work on one; 0 decodes when a batch is asked for.
+        threads: number that decode the next batch while the caller works on one; 0 decodes when a batch is requested.
     """
     decode = partial(_decode, model, max_pixels)
     decoded = (
@@ -58,8 +58,8 @@ def _decode(model: Model, max_pixels: int, sample: Sample) -> Tensor | SkippedSa
     except BadImage as error:
         return _skipped(sample, error.reason, error.detail)
     inputs = model.preprocess(image)
-    if not np.isfinite(inputs.numpy()).all():  # torch's takes 16 times as long
-        # A model's own preprocessing may divide by the spread of a uniform visualization: bad data, not a bad model.
+    if not np.isfinite(inputs.numpy()).all():  # much faster than torch's
+        # A model's own preprocessing may divide by the spread of a uniform image: bad data, not a bad model.
         return _skipped(sample, "not-finite", "preprocessing gives NaN or infinity")
     return inputs
 
@@ -69,7 +69,7 @@ def _skipped(sample: Sample, reason: str, detail: str) -> SkippedSample:
 
 
 def _on_device(inputs: list[Tensor], device: torch.device) -> Tensor:
-    """One batch; a GPU fetches it from pinned memory by itself, while the caller goes on."""
+    """One batch; copied to a GPU from pinned memory, while the caller goes on."""
     if device.type != "cuda":
         return torch.stack(inputs).to(device)
     pinned = torch.empty(len(inputs), *inputs[0].shape, dtype=inputs[0].dtype, pin_memory=True)

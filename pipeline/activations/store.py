@@ -1,4 +1,4 @@
-"""The statistics store of a run as every later stage reads it; `store_writing` says how it lies in storage."""
+"""The statistics store of a run as every later stage reads it; `storage.writing` describes its files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TopImage:
-    """One image that activates a unit or shows a class, with where to read it.
+    """One image that activates a unit or shows a class, and where to read it.
 
     Attributes:
         sample: sample id.
@@ -51,7 +51,7 @@ class TopImage:
         offset: first byte of the image in the tar shard.
         size: bytes of the image.
         label: class index; −1 without a label.
-        top1: class the model rates highest.
+        top1: class of the highest logit.
         activation: of the unit, or logit of the class.
         position: (y, x) of the peak in the layer's grid.
     """
@@ -130,7 +130,7 @@ class StatisticsStore:
         return self._layer(layer, "topk", names, TopK.from_arrays)
 
     def class_topk(self) -> ClassTopK:
-        """The labeled images of each class that its own logit rates highest."""
+        """The labeled images of each class with its highest logits."""
         names = ("class_topk_activation", "class_topk_sample", "class_count")
         return self._read("", "class_topk", names, ClassTopK.from_arrays)
 
@@ -167,8 +167,8 @@ class StatisticsStore:
     def percentile(self, layer: str, unit: int, value: float) -> float:
         """The percentage of images whose activation of the unit is at most `value`, in [0, 100].
 
-        Exact (a count) if `value` reaches the unit's kept top-k; below, estimated from the histogram to
-        within the share of images in one bin. NaN for NaN.
+        Exact (a count) if `value` reaches the unit's kept top-k; below, estimated from the histogram to within the
+        share of images in one bin. NaN for NaN.
         """
         kept = self.topk(layer).activation[unit, : self.topk(layer).num_kept(unit)]
         above = int((kept > value).sum())
@@ -190,20 +190,20 @@ class StatisticsStore:
         return self._top_images(topk.sample[unit], topk.activation[unit], topk.position[unit], count)
 
     def top_images_of(self, samples: Sequence[int]) -> list[TopImage]:
-        """Where given samples lie, in the order given; activation NaN and position (0, 0), which nobody asked for."""
+        """Where given samples lie, in the order given; their activation (NaN) and position (0, 0) are not known."""
         count = len(samples)
         activations = np.full(count, np.nan, np.float32)
         return self._top_images(np.array(samples, np.int64), activations, np.zeros((count, 2), np.int32), count)
 
     def class_top_images(self, class_index: int, count: int | None = None) -> list[TopImage]:
-        """The images labeled with a class that its logit rates highest, best first."""
+        """The images labeled with a class, those with its highest logits first."""
         topk = self.class_topk()
         sample = topk.sample[class_index]
         return self._top_images(sample, topk.activation[class_index], np.zeros((len(sample), 2), np.int32), count)
 
     @cached_property
     def samples(self) -> SampleTable:
-        """The images recorded: where they lie, their labels."""
+        """The recorded images: where they lie, their labels."""
         return SampleTable(self.root)
 
     def _top_images(

@@ -49,7 +49,7 @@ class NeuronTarget:
     Attributes:
         layers: feature layer → its target. Some keys are no feature layers of the model: `INPUT_PIXELS`, the image
             itself; `INPUT_EDGES`, differences of its pixels; `TARGET_LAYER`, all channels of the neuron's layer (of a
-            concept's or combination's source layer, see `Model.feature_space`), not weighted by relevance; and
+            concept's or combination's source layer, see `derived_layers.layer.feature_space`), not weighted by relevance; and
             `TARGET_UNIT`, the neuron's own channel.
         relevance: the rule by which features are weighted by their relevance for the neuron; `none` leaves it out.
         goal_activation: the neuron's activation on its top-activating image, None if unknown.

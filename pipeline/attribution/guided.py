@@ -1,7 +1,7 @@
 """Guided backpropagation: activations pass on only what raises the target.
 
 Reference: Springenberg et al., "Striving for simplicity: the all convolutional net", ICLR 2015 workshop; for
-    activations other than ReLU the gradient at their input is clamped likewise.
+    activations other than ReLU the gradient at their input is clamped likewise. In zennit: `ReLUGuidedBackprop`.
 """
 
 from collections.abc import Callable

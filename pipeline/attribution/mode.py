@@ -1,9 +1,9 @@
 """The LRP mode: runs a network as it is and gives each torch function a rule for the backward pass.
 
 While `RelevanceMode` is active, every torch function that a module calls comes here first. Its value is
-computed by the very same function, so the forward pass is bit-identical; only the node that autograd records
+computed by the same function, so the forward pass is bit-identical; only the node that autograd records
 is replaced, by one whose "gradient" is relevance. A functional `F.relu` or `x += skip` is therefore seen like
-any module, and the network itself is never touched. What to record is `pipeline.attribution.operations`' part.
+any module, and the network itself is never touched. `pipeline.attribution.operations` decides what to record.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ class UnsupportedOperationError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a tensor without looking at its values (which on a GPU would wait for them)."""
+    """What is known of a tensor without reading its values, for which a GPU would have to be waited for."""
 
     nonnegative: bool = False
     gate: bool = False  # came out of a sigmoid or softmax: in a product it is the gate, not the signal
@@ -134,7 +134,7 @@ class RelevanceMode(TorchFunctionMode):
 
     def _refuse(self, tensor: Tensor, operation: str) -> None:
         error = UnsupportedOperationError(
-            f"rule='lrp' has no formula for {operation} in {self._place()}; use rule='gradient' or "
+            f"rule='lrp' has no formula for {operation} in {self._place()}; use rule='gradient_x_activation' or "
             "rule='guided_backprop', which work for any network, or relevance = \"none\" in a recipe"
         )
 

@@ -1,7 +1,7 @@
 """Nodes of autograd's graph whose "gradient" is relevance: the ways of sharing it that operations use.
 
 Each computes its value by the very call that the network made. Shares are computed in float32 at least, since in half
-precision small numbers are zero, and features that nearly cancel leave no digit.
+precision small numbers are zero, and features that nearly cancel leave no digits.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""From raw relevance to the weights that sort matching uses (METHOD 3)."""
+"""From raw relevance to the weights that sort matching uses (VITAL, arXiv 2503.22399, supplement)."""
 
 from torch import Tensor
 
 from pipeline.errors import UserError
 
-# Published value. A channel whose relevance is of this size or less counts little, instead of as much as any other.
+# VITAL's value. A channel whose relevance is of this size or less counts little, instead of as much as any other.
 _EPSILON = 1e-6
 
 

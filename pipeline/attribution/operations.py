@@ -1,6 +1,6 @@
 """What each torch function does with relevance: the table `OPERATIONS` at the end, and its few kinds of rows.
 
-A row runs the function, notes what it knows of the result's sign, and records a node of autograd whose backward pass
+A row runs the function, notes the result's sign, and records a node of autograd whose backward pass
 is a rule of `pipeline.attribution.rules` or, where features are signed, of `pipeline.attribution.signed_rules`. Rows of
 products, layers with weights and attention are in `pipeline.attribution.products`.
 """
@@ -55,7 +55,7 @@ def pad(mode: RelevanceMode, call: Call) -> Tensor:
 def activate(
     mode: RelevanceMode, call: Call, *, nonnegative: bool = False, gate: bool = False, logarithm: bool = False
 ) -> Tensor:
-    """Identity on relevance: activations (METHOD 3)."""
+    """Identity on relevance (zennit's `Pass`): activations."""
     if len(call.carriers) != 1 or not call.carries(call.argument(0, "input")):
         return mode.unsupported(call, "more than one input depends on the image")
     gate = gate or mode.facts(call.carriers[0]).gate
@@ -146,7 +146,7 @@ def average(mode: RelevanceMode, call: Call, *, equal_shares: bool = False) -> T
 
 
 def max_pool(mode: RelevanceMode, call: Call, *, num_axes: int) -> Tensor:
-    """Max pooling, treated as average pooling to the same size (METHOD 3: AvgPool 2×2 where it halves)."""
+    """Max pooling, treated as average pooling to the same size: 2×2 where it halves, as in VITAL's supplement."""
     flag = 2 if call.function.__name__.startswith("adaptive") else 6
     if call.argument(flag, "return_indices", False):
         return mode.unsupported(call, "it returns indices")
@@ -206,7 +206,7 @@ OPERATIONS: dict[Callable[..., Any], Handler] = _table(
         (partial(layer, published_bias=False, bias_axis=-1), "linear"),
         (matrix_product, "matmul bmm mm __matmul__"),
         (partial(matrix_product, is_reversed=True), "__rmatmul__"),
-        (partial(matrix_product, num_derived=1), "addmm baddbmm"),
+        (partial(matrix_product, num_constants=1), "addmm baddbmm"),
         (einsum, "einsum"),
         (attend, "scaled_dot_product_attention"),
         (run_openly, "multi_head_attention_forward"),

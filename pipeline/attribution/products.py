@@ -50,7 +50,7 @@ def multiply(mode: RelevanceMode, call: Call) -> Tensor:
 
 
 def scale(mode: RelevanceMode, call: Call) -> Tensor:
-    """Identity on relevance: BatchNorm, and scaling or shifting by constants (METHOD 3)."""
+    """Identity on relevance (zennit's `Pass`): BatchNorm, and scaling or shifting by constants."""
     if len(call.carriers) != 1:
         return mode.unsupported(call, "more than one input depends on the image")
     facts = mode.facts(call.carriers[0])
@@ -79,7 +79,8 @@ def scaled_sum(mode: RelevanceMode, call: Call) -> Tensor:
 def layer(mode: RelevanceMode, call: Call, *, published_bias: bool, bias_axis: int) -> Tensor:
     """Convolutions and linear layers: z⁺, or the γ rule where features are signed.
 
-    z⁺ keeps the bias of convolutions and not of linear layers (METHOD 3): `published_bias`.
+    z⁺ keeps the bias of convolutions and not of linear layers, as VITAL's code does: `published_bias`. In zennit:
+    `ZPlus` and `Gamma`.
     """
     x, weight, bias = (call.argument(i, name) for i, name in enumerate(("input", "weight", "bias")))
     if len(call.carriers) != 1 or not call.carries(x):
@@ -95,12 +96,12 @@ def layer(mode: RelevanceMode, call: Call, *, published_bias: bool, bias_axis: i
     return _weighted(mode, call, x, weight, bias if published_bias or call.signed else None, operation)
 
 
-def matrix_product(mode: RelevanceMode, call: Call, *, is_reversed: bool = False, num_derived: int = 0) -> Any:
-    """`matmul`, `bmm`, `mm`, `@`, and with a constant added (`num_derived` = 1) `addmm` and `baddbmm`."""
+def matrix_product(mode: RelevanceMode, call: Call, *, is_reversed: bool = False, num_constants: int = 0) -> Any:
+    """`matmul`, `bmm`, `mm`, `@`, and with a constant added (`num_constants` = 1) `addmm` and `baddbmm`."""
     operands = list(tensors_in((call.args, call.kwargs)))
-    if len(operands) != 2 + num_derived or any(call.carries(added) for added in operands[:num_derived]):
+    if len(operands) != 2 + num_constants or any(call.carries(added) for added in operands[:num_constants]):
         return mode.unsupported(call, "what it adds depends on the image")
-    first, second = operands[num_derived:][::-1] if is_reversed else operands[num_derived:]
+    first, second = operands[num_constants:][::-1] if is_reversed else operands[num_constants:]
     return _bilinear(mode, call, first, second, torch.matmul)
 
 
@@ -191,7 +192,8 @@ def _share_weighted(
     signed: bool,
 ) -> Tensor:
     weight, bias = weight.to(x.dtype), None if bias is None else wide(bias)
-    # The first layer sees ones instead of the image (METHOD 3): a dark pixel is evidence like a bright one.
+    # As published, the first layer sees ones instead of the image: a dark pixel is evidence like a bright one.
+    # (zennit's `WSquare` and `Flat` put ones there too, with squared weights and with ones for weights.)
     if as_ones:
         return z_plus(relevance, torch.ones_like(x), weight, bias, operation, nonnegative=True)
     share = gamma_rule if signed else z_plus

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
 from pipeline.neurons import nearest
 
-RULES = ("lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient")
+RULES = ("lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient_x_activation")
 
 
 @torch.enable_grad()
@@ -39,19 +39,19 @@ def relevance(
 ) -> dict[str, Tensor]:
     """Relevance of each image's own neuron at the feature layers, before normalization.
 
-    Rules, and what the backward pass is seeded with at the target unit:
-        `lrp`: z⁺ relevance; seed: the unit's own activation map, with its sign (METHOD 3). A unit that is 0
+    Rules, and the seed of the backward pass at the target unit:
+        `lrp`: z⁺ relevance (zennit's `ZPlus`); seed: the unit's own activation map, with its sign. A unit that is 0
             everywhere on an image has nothing to explain: its seed is 1, for what would activate it.
-        `lrp_positive`: the same with the positive part of the map, so that no relevance is negative; another
-            rule only where no ReLU ends the target layer.
+        `lrp_positive`: the same with the positive part of the map, so that no relevance is negative. It differs from
+            `lrp` only where no ReLU ends the target layer.
         `lrp_restricted`: z⁺ relevance; seed: 1 at the position whose channel vector is most similar (cosine)
             to the unit's basis vector.
-            Behind a LayerNorm both use the rules for signed features, AttnLRP's: there relevance is a share of a
-            value, positive or negative, so `lrp_restricted` is seeded with the unit's value instead of 1, and a unit
-            that is 0 with -1.
-        `guided_backprop`: gradient, clamped at 0 at every activation and at the feature layer; target: the
-            unit's spatial mean.
-        `gradient`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
+            Behind a LayerNorm all three use the rules for signed features, AttnLRP's (zennit's `Gamma` and `Epsilon`):
+            there relevance is a share of a value, positive or negative, so `lrp_restricted` is seeded with the unit's
+            value instead of 1, and a unit that is 0 with -1.
+        `guided_backprop`: gradient, clamped at 0 at every activation (zennit's `ReLUGuidedBackprop`) and at the feature
+            layer; target: the unit's spatial mean.
+        `gradient_x_activation`: gradient × activation; target: the unit's spatial sum, so that relevance at the target
             layer itself is its activation map, as with `lrp`.
 
     If the target layer has an attribute `conditioned_on`, a (layer, unit), relevance passes that layer through that
@@ -61,9 +61,9 @@ def relevance(
         module: any network in evaluation mode; neither it nor its parameters are changed.
         images: `[B, 3, H, W]`, preprocessed, in the module's dtype.
         layer: path of the target layer in `named_modules()`.
-        units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: looking at its values would make
-            a GPU wait, and a traced function depend on them.
-        feature_layers: paths of the layers whose relevance is wanted, at or before the target layer.
+        units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: reading its values would make a
+            GPU wait, and a traced function depend on them.
+        feature_layers: paths of the layers whose relevance is asked for, at or before the target layer.
         rule: one of `RULES`.
         num_prefix: tokens at the start of the target layer that are no part of a unit's activation (class and
             register tokens, `Model.num_prefix`): nothing is seeded there.
@@ -88,8 +88,10 @@ def relevance(
             f'rule="{rule}" spreads one activation over a whole layer, and float16 has no numbers below 6e-8 for that; '
             "expected images and module in float32 or bfloat16"
         )
-    conditioned_on = getattr(dict(module.named_modules()).get(layer), "given", None)
-    trace = Trace(module, layer, feature_layers, keep_values=rule == "gradient", conditioned_on=conditioned_on)
+    conditioned_on = getattr(dict(module.named_modules()).get(layer), "conditioned_on", None)
+    trace = Trace(
+        module, layer, feature_layers, keep_values=rule == "gradient_x_activation", conditioned_on=conditioned_on
+    )
     image = _traceable(images)
     signed = False
     if rule.startswith("lrp"):
@@ -109,7 +111,7 @@ def relevance(
     maps = {}
     for name, flow in zip(feature_layers, flows, strict=True):
         value = trace.outputs[name][0].value
-        flow = trace.keep_given(flow) if trace.is_given(name) else flow
+        flow = trace.keep_condition(flow) if trace.is_condition(name) else flow
         flow = flow.clamp(min=0) if rule == "guided_backprop" else flow
         maps[name] = channels_first(flow if value is None else flow * value, name)
     return maps
@@ -196,7 +198,7 @@ def _require_upstream_condition(trace: Trace) -> None:
     outputs = trace.outputs.get(layer, [])
     if not any(output.edge.node in nodes for output in outputs):
         raise UserError(
-            f'layer "{trace.layer}" is given unit {unit} of layer "{layer}", which no relevance reaches; '
+            f'layer "{trace.layer}" is conditioned on unit {unit} of layer "{layer}", which no relevance reaches; '
             "choose a layer that feeds it"
         )
 

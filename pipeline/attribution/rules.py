@@ -7,6 +7,10 @@ comes from autograd, so one formula serves convolutions of any rank, stride and 
 Legend: R relevance of the output, x input, w weight, b bias, p a non-negative map, A a linear operation,
 `⁺`/`⁻` the positive and negative part.
 
+zennit's names (https://github.com/chr5tphr/zennit): `z_plus` is `ZPlus`, `spread` with the input as weights is `Norm`
+of the positive part and with ones `Flat`, and what passes on unchanged (activations, BatchNorm) is `Pass`. zennit has
+no counterpart to `share_of_first`, and leaves max pooling to its gradient.
+
 Reference: Bach et al., "On pixel-wise explanations …", PLOS ONE 2015 (z⁺ is their αβ rule with α=1, β=0);
     Montavon et al., "Explaining nonlinear classification decisions with deep Taylor decomposition", 2017;
     VITAL, arXiv 2503.22399, supplement, for the choice per operation.
@@ -18,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # stabilizes the denominators of z⁺ and of max pooling; published value (METHOD 3)
+EPSILON = 1e-5  # stabilizes the denominators of z⁺ and of max pooling; the value of VITAL's code
 
 # Stands in for zero in shares, so that `0 / 0` becomes an even split. Small beside every activation, and a
 # normal number in bfloat16 and float32 alike.
 TINY = 1e-12
 
 # A negative bias can take the denominator of a z⁺ share to zero, or below it. Before a ReLU such a unit is
-# silent and has no relevance to share, so the floor is rarely met; elsewhere it bounds the gain to tenfold.
+# zero and has no relevance to share, so the floor is rarely met; elsewhere it bounds the gain to tenfold.
 BIAS_FLOOR = 0.1
 
 # By number of axes.
@@ -51,6 +55,9 @@ def z_plus(
     `R_x = x⁺ · A(w⁺)ᵀ c + x⁻ · A(w⁻)ᵀ c` with `c = R / (A(w⁺) x⁺ + A(w⁻) x⁻ + b + ε)`. For x ≥ 0 this is the
     published z⁺ rule; for signed inputs the pairing keeps every share non-negative, where z⁺ alone divides by
     sums that cancel.
+
+    In zennit: `ZPlus`, or `AlphaBeta(alpha=1, beta=0)`. It counts only the positive part of b, where b itself counts
+    here.
 
     Args:
         relevance: relevance of the output, shaped like `operation(x, weight)`.
@@ -90,7 +97,10 @@ def spread(
 ) -> Tensor:
     """Share relevance over the window that each output was pooled from, in proportion to `weights`.
 
-    `R_x = p · Aᵀ(R / (A p + e))`. Weights of one give the published DenseNet transition (nearest upsampling / 4).
+    `R_x = p · Aᵀ(R / (A p + e))`. Weights of one give the published DenseNet transition (nearest
+    upsampling / 4).
+
+    In zennit: `Norm` of the pooling for the input as weights, `Flat` for ones.
 
     Args:
         relevance: relevance of the output, shaped like `operation(weights)`.
@@ -109,9 +119,9 @@ def spread(
 
 def average_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average pooling of the last axes to `size`: windows as even as can be, 2×2 where the map halves."""
-    intermediate = x.shape[-len(size) :]
-    if all(length % requested == 0 for length, requested in zip(intermediate, size, strict=True)):
-        window = [length // requested for length, requested in zip(intermediate, size, strict=True)]
+    lengths = x.shape[-len(size) :]
+    if all(length % requested == 0 for length, requested in zip(lengths, size, strict=True)):
+        window = [length // requested for length, requested in zip(lengths, size, strict=True)]
         return _AVERAGE_POOL[len(size)](x, window)
     return _ADAPTIVE_AVERAGE_POOL[len(size)](x, list(size))
 
@@ -119,7 +129,8 @@ def average_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
 def share_of_first(first: Tensor, second: Tensor) -> Tensor:
     """The share of a sum's relevance that its first term gets: `|first| / (|first| + |second|)`, in [0, 1].
 
-    The published split of a residual sum (METHOD 3); two zeros share evenly.
+    The published split of a residual sum; two zeros share evenly. zennit shares a sum by signed values (`Norm`), as
+    `signed_rules.share_of_first_term` does.
     """
     first, second = first.abs() + TINY, second.abs() + TINY
     return first / (first + second)

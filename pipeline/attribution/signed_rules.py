@@ -8,6 +8,10 @@ lowers it. All conserve: what they give to the inputs sums to what came from the
 Each returns relevance as `input × slope` with bounded slopes. As long as what comes in is a bounded multiple of the
 output too, no division by a value near zero can blow it up, however many layers follow each other.
 
+zennit's names (https://github.com/chr5tphr/zennit): `gamma_rule` is `Gamma`, `proportional` is `Epsilon` with ε = 0, or
+`Norm` for operations without weights, and `share_of_first_term` is `Norm` of a sum. zennit has no rules for LayerNorm
+and attention; those of AttnLRP's own library (lxt) are the models here.
+
 Legend: R relevance of the output z, x input, w weight, b bias; P and N the sums of positive contributions and of the
 sizes of negative ones, so z = P − N + b; `⁺`/`⁻` the positive and negative part.
 
@@ -46,6 +50,9 @@ def gamma_rule(
     proportion to them, so nothing is lost to it: β is `(1+γ) b` if b has their sign, else b. The denominator is then at
     least γ times the winning side, which bounds the sizes of all shares together by 1 + 2/γ.
 
+    In zennit: `Gamma`, generalized to both signs. Its shares are the same for a layer without bias; the bias there
+    takes a share of its own, which is lost.
+
     Args:
         relevance: relevance of the output, shaped like `operation(x, weight)`.
         x: input of the layer.
@@ -70,14 +77,14 @@ def gamma_rule(
     positive = torch.stack([contribution.detach() for contribution in contributions]).sum(0)
     negative = (positive - total.detach()).clamp(min=0)
     b = torch.zeros_like(positive) if bias is None else bias.detach()
-    is_excited = positive - negative + b >= 0
-    winner = torch.where(is_excited, positive, -negative)
-    b = torch.where((b >= 0) == is_excited, (1 + gamma) * b, b)
+    is_positive = positive - negative + b >= 0
+    winner = torch.where(is_positive, positive, -negative)
+    b = torch.where((b >= 0) == is_positive, (1 + gamma) * b, b)
     # Factors of p and of n in the numerators; the denominator is the same for all.
     favored = 1 + gamma + _ratio(b, winner)
-    slope = _ratio(relevance, (1 + gamma) * winner + b + torch.where(is_excited, -negative, positive))
-    slope_positive = slope * torch.where(is_excited, favored, 1)
-    slope_negative = slope * torch.where(is_excited, 1, favored)
+    slope = _ratio(relevance, (1 + gamma) * winner + b + torch.where(is_positive, -negative, positive))
+    slope_positive = slope * torch.where(is_positive, favored, 1)
+    slope_negative = slope * torch.where(is_positive, 1, favored)
     # n = p − x w, so `slope_positive · p − slope_negative · n` takes no products of opposite signs.
     differences = [slope_positive - slope_negative] * len(parts)
     slopes = torch.autograd.grad([total, *contributions], [whole, *parts], [slope_negative, *differences])
@@ -90,7 +97,8 @@ def gamma_rule(
 def proportional(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
     """Share relevance in proportion to the contributions to a weighted sum without bias: `R_x = x · Aᵀ(R / A x)`.
 
-    The ε rule, for means, and for attention with its weights held constant (Ali et al., 2022, eq. 8).
+    The ε rule with ε = 0, for means, and for attention with its weights held constant (Ali et al., 2022, eq. 8). In
+    zennit: `Epsilon` and `Norm`.
 
     Args:
         relevance: relevance of the output, shaped like `operation(x)`.
@@ -107,7 +115,8 @@ def proportional(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Ten
 def share_of_first_term(first: Tensor, second: Tensor) -> Tensor:
     """The share of a sum's relevance that its first term gets: `first / (first + second)`; two zeros share evenly.
 
-    Not in [0, 1] where the terms have opposite signs: the one that lost gets negative relevance (AttnLRP, eq. 8).
+    Not in [0, 1] where the terms have opposite signs: the one that lost gets negative relevance (AttnLRP, eq. 8). In
+    zennit: `Norm` of `zennit.layer.Sum`.
     """
     total = first + second
     return torch.where(total == 0, 0.5, _ratio(first, total))
@@ -119,8 +128,8 @@ def layer_norm(
     """Share relevance through a LayerNorm, `z = w (x − mean x) / σ + b`.
 
     σ counts as a constant (Ali et al., 2022; AttnLRP, proposition 3.4). What remains is linear in x, the mean
-    included, and is shared by the ε rule. The bias's part, which that would lose, goes to the normalized vector as a
-    whole: to each element by its size |x|.
+    included, and is shared by the ε rule with ε = 0. The bias's part, which that would lose, goes to the normalized
+    vector as a whole: to each element by its size |x|.
 
     Args:
         relevance: relevance of the output, shaped like x.

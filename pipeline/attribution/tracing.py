@@ -1,8 +1,8 @@
 """One forward pass up to a layer, keeping where in autograd's graph the outputs of named modules stand.
 
 The pass stops as soon as the target layer has its output. Nothing of the module is touched: the hooks are
-PyTorch's global module hooks, set for the length of the call, and they answer only to the thread that set
-them, so several threads may trace one module at once.
+PyTorch's global module hooks, set for the length of the call, and they act only in the thread that set them,
+so several threads may trace one module at once.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Trace:
         layer: path of the target layer.
         watched: paths of the layers whose outputs are kept.
         keep_values: whether to keep copies of their values too.
-        conditioned_on: (layer, unit); what flows back to that layer's other units is set to zero. None for no such condition.
+        conditioned_on: (layer, unit); what flows back to other units of that layer is set to zero. None: no condition.
 
     Attributes:
         target: the target layer's output, attached to the graph.
@@ -139,17 +139,18 @@ class Trace:
             unit, num_units = self.conditioned_on[1], channels_first(output, name).shape[1]
             if not 0 <= unit < num_units:
                 raise UserError(
-                    f'layer "{self.layer}" is given unit {unit} of layer "{name}"; expected 0 to {num_units - 1}'
+                    f'layer "{self.layer}" is conditioned on unit {unit} of layer "{name}"; '
+                    f"expected 0 to {num_units - 1}"
                 )
-            output.register_hook(self.keep_given)
+            output.register_hook(self.keep_condition)
         value = output.detach().clone() if self._keep_values else None
         self.outputs.setdefault(name, []).append(LayerOutput(edge=get_gradient_edge(output), value=value))
         if name == self.layer:
             self.target = output
             raise _LayerReached
 
-    def is_given(self, layer: str) -> bool:
-        """Whether the watched layer gives the very tensor that the given layer gives."""
+    def is_condition(self, layer: str) -> bool:
+        """Whether a watched layer's output is the very tensor that the conditioning layer gives."""
         if self.conditioned_on is None:
             return False
         ends = [
@@ -159,8 +160,8 @@ class Trace:
         ]
         return len(set(ends)) < len(ends)
 
-    def keep_given(self, flow: Tensor) -> Tensor:
-        """What flows back to the given layer, zero but for the given unit.
+    def keep_condition(self, flow: Tensor) -> Tensor:
+        """What flows back to the conditioning layer, zero but for the conditioning unit.
 
         Reference: Achtibat et al., "From attribution maps to human-understandable explanations through concept
             relevance propagation", Nature Machine Intelligence 5, 2023.

@@ -1,6 +1,6 @@
-"""Captions: what somebody wrote about a visualization, as a sample of a tar shard holds it, made one short line of text.
+"""Captions: what somebody wrote about an image, as a sample of a tar shard holds it, made one short line of text.
 
-A caption may be missing, damaged or not text at all; then it is "". It never is a reason to leave out a visualization.
+A caption may be missing, damaged or not text at all; then it is "". It never is a reason to leave out an image.
 """
 
 import json

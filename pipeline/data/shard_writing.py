@@ -1,6 +1,6 @@
-"""Writing tar shards: a folder of visualizations becomes `NAME-000000.tar`, … in webdataset's form.
+"""Writing tar shards: a folder of images becomes `NAME-000000.tar`, … in webdataset's form.
 
-Nothing of the moment or of the writer goes into a shard, so equal visualizations give equal bytes.
+Nothing of the moment or of the writer goes into a shard, so equal images give equal bytes.
 """
 
 import io
@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"
 
 @dataclass(frozen=True, kw_only=True)
 class NewSample:
-    """One sample to be written: the visualization's file, its class index if it has one, and a JSON description."""
+    """One sample to be written: the image's file, its class index if it has one, and a JSON description."""
 
     key: str
     suffix: str
@@ -43,8 +43,8 @@ class ShardReport:
         num_samples: samples in them.
         num_bytes: their size in bytes.
         class_names: by class index; empty without class folders.
-        skipped: visualizations that cannot be decoded.
-        num_ignored: files that are neither visualizations nor captions by their names.
+        skipped: images that cannot be decoded.
+        num_ignored: files that are neither images nor captions by their names.
     """
 
     shards: tuple[str, ...]
@@ -74,11 +74,11 @@ def write_shards(
     max_bytes: int = 256 * 1024 * 1024,
     labels: Mapping[str, int] | None = None,
 ) -> ShardReport:
-    """Pack a folder of visualizations into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
+    """Pack a folder of images into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
 
     With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt` lists
-    them; visualizations that lie flat get no label. Every visualization is decoded once and left out if that fails. The
-    text in a `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
+    them; images that lie flat get no label. Every image is decoded once and left out if that fails. The text in a
+    `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
 
     Args:
         images_folder: local folder with .jpg, .jpeg, .png and .webp files.
@@ -89,66 +89,104 @@ def write_shards(
         labels: class index by path relative to `images_folder`, used instead of the subfolders.
 
     Raises:
-        UserError: no such folder, no visualizations in it, or shards of an earlier, larger run remain.
+        UserError: no such folder, no images in it, or shards of an earlier, larger run remain.
         StorageError: the output cannot be written.
     """
-    folder, out = Path(images_folder), Root.open(str(out_folder))
+    source, out = _find_images(Path(images_folder), labels), Root.open(str(out_folder))
+    skipped: list[SkippedSample] = []
+    samples = _new_samples(source, skipped)
+    shards, num_samples = write_tar_shards(samples, out, name=name, max_samples=max_samples, max_bytes=max_bytes)
+    if source.classes:
+        out.write_text(f"{name}-classes.txt", "".join(f"{class_name}\n" for class_name in source.classes))
+    return ShardReport(
+        shards=tuple(shards),
+        num_samples=num_samples,
+        num_bytes=sum(out.size_bytes(shard) for shard in shards),
+        class_names=source.classes,
+        skipped=tuple(skipped),
+        num_ignored=source.num_ignored,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageFolder:
+    """The files of a folder of images, as paths relative to it, sorted.
+
+    Attributes:
+        folder: the folder.
+        images: files that are images by their names.
+        captions: text files that have an image beside them.
+        classes: names of the class subfolders; empty where labels were given.
+        labels: class index by path, given instead of the subfolders.
+        num_ignored: files of other kinds.
+    """
+
+    folder: Path
+    images: Sequence[Path]
+    captions: Set[Path]
+    classes: tuple[str, ...]
+    labels: Mapping[str, int] | None
+    num_ignored: int
+
+    def class_name(self, path: Path) -> str:
+        """The class subfolder of an image; nothing if it lies flat."""
+        return path.parts[0] if self.classes and len(path.parts) > 1 else ""
+
+    def label(self, path: Path) -> int | None:
+        """The class index of an image."""
+        if self.labels is not None:
+            return self.labels.get(path.as_posix())
+        class_name = self.class_name(path)
+        return self.classes.index(class_name) if class_name else None
+
+    def description(self, path: Path) -> dict[str, str]:
+        """What the JSON of a sample holds: file, class and caption, as far as there are any."""
+        description = {"file": path.as_posix(), "class_name": self.class_name(path)}
+        if (text := path.with_suffix(".txt")) in self.captions:
+            description["caption"] = _read_caption(self.folder / text)
+        return {key: value for key, value in description.items() if value}
+
+
+def _find_images(folder: Path, labels: Mapping[str, int] | None) -> _ImageFolder:
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: expected one with visualizations or class subfolders")
+        raise UserError(f"{folder} is not a folder: expected one with images or class subfolders")
     files = sorted(
         path.relative_to(folder)
         for path in (Path(top, file) for top, _, names in os.walk(folder, followlinks=True) for file in names)
         if not path.name.startswith(".")
     )
-    visualizations = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
-    if not visualizations:
-        raise UserError(f"{folder} holds no visualizations: expected {', '.join(_IMAGE_SUFFIXES)} files")
-    captions = {path.with_suffix(".txt") for path in visualizations} & set(files)
-    classes = () if labels is not None else tuple(sorted({p.parts[0] for p in visualizations if len(p.parts) > 1}))
-    index_of = {class_name: index for index, class_name in enumerate(classes)}
-    skipped: list[SkippedSample] = []
-
-    def samples() -> Iterator[NewSample]:
-        keys = unique_slugs([path.with_suffix("").as_posix() for path in visualizations])
-        for index, (path, key) in enumerate(zip(visualizations, keys, strict=True)):
-            data = (folder / path).read_bytes()
-            try:
-                decode_image(data)
-            except BadImage as error:
-                skipped.append(
-                    SkippedSample(
-                        key=key,
-                        tar_shard="",
-                        index=index,
-                        reason=error.reason,
-                        detail=f"{path}: {error.detail}",
-                    )
-                )
-                continue
-            class_name = path.parts[0] if classes and len(path.parts) > 1 else ""
-            label = labels.get(path.as_posix()) if labels is not None else index_of.get(class_name)
-            description = {"file": path.as_posix()} | ({"class_name": class_name} if class_name else {})
-            if path.with_suffix(".txt") in captions and (caption := _read_caption(folder / path.with_suffix(".txt"))):
-                description["caption"] = caption
-            yield NewSample(
-                key=key,
-                suffix=_IMAGE_SUFFIXES[path.suffix.lower()],
-                image=data,
-                label=label,
-                description=description,
-            )
-
-    shards, num_samples = write_tar_shards(samples(), out, name=name, max_samples=max_samples, max_bytes=max_bytes)
-    if classes:
-        out.write_text(f"{name}-classes.txt", "".join(f"{class_name}\n" for class_name in classes))
-    return ShardReport(
-        shards=tuple(shards),
-        num_samples=num_samples,
-        num_bytes=sum(out.size_bytes(shard) for shard in shards),
-        class_names=classes,
-        skipped=tuple(skipped),
-        num_ignored=len(files) - len(visualizations) - len(captions),
+    images = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
+    if not images:
+        raise UserError(f"{folder} holds no images: expected {', '.join(_IMAGE_SUFFIXES)} files")
+    captions = {path.with_suffix(".txt") for path in images} & set(files)
+    return _ImageFolder(
+        folder=folder,
+        images=images,
+        captions=captions,
+        classes=() if labels is not None else tuple(sorted({path.parts[0] for path in images if len(path.parts) > 1})),
+        labels=labels,
+        num_ignored=len(files) - len(images) - len(captions),
     )
+
+
+def _new_samples(source: _ImageFolder, skipped: list[SkippedSample]) -> Iterator[NewSample]:
+    """The samples of a folder; images that cannot be decoded go to `skipped`."""
+    keys = unique_slugs([path.with_suffix("").as_posix() for path in source.images])
+    for index, (path, key) in enumerate(zip(source.images, keys, strict=True)):
+        data = (source.folder / path).read_bytes()
+        try:
+            decode_image(data)
+        except BadImage as error:
+            detail = f"{path}: {error.detail}"
+            skipped.append(SkippedSample(key=key, tar_shard="", index=index, reason=error.reason, detail=detail))
+            continue
+        yield NewSample(
+            key=key,
+            suffix=_IMAGE_SUFFIXES[path.suffix.lower()],
+            image=data,
+            label=source.label(path),
+            description=source.description(path),
+        )
 
 
 def write_tar_shards(

@@ -1,8 +1,8 @@
-"""Tar shards: stream their samples, or read one visualization of them by byte range.
+"""Tar shards: stream their samples, or read one image of them by byte range.
 
 The form is webdataset's: the members of a sample follow each other and share the part of their names before
 the first dot (`n01440764_10026.jpg`, `.cls`, `.json`), so the public ImageNet shards are read unchanged.
-Streaming is a webdataset pipeline whose tar stage is ours, because we also keep each visualization's byte range.
+Streaming is a webdataset pipeline whose tar stage is ours, because we also keep each image's byte range.
 
 What is wrong with the *data* is reported sample by sample and bounded by `ErrorBudget`; an error of the
 *code* (or of the network) is never taken for a bad sample and goes through.
@@ -48,16 +48,16 @@ _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One visualization of a tar shard, not decoded yet.
+    """One image of a tar shard, not decoded yet.
 
     Attributes:
         key: the sample's name in the shard.
         tar_shard: URL of the shard.
         index: position in the shard, good and bad samples counted.
-        offset: first byte of the visualization's data in the shard.
-        size: length of the visualization's data in bytes.
+        offset: first byte of the image's data in the shard.
+        size: length of the image's data in bytes.
         label: class index, or None for an unlabeled sample.
-        image: the visualization's file, as stored.
+        image: the file, as stored.
         caption: one line of text, "" for a sample without one; None where captions were not asked for.
     """
 
@@ -88,7 +88,7 @@ def split_sample_id(number: int) -> tuple[int, int]:
 
 
 def read_image_bytes(tar_shard_url: str, offset: int, size: int) -> bytes:
-    """Return the visualization at a byte range of a tar shard, as stored.
+    """Return the image file at a byte range of a tar shard, as stored.
 
     Raises:
         FileNotFoundError, StorageError: the shard is gone, shorter than it was, or cannot be read.
@@ -114,7 +114,7 @@ def iterate_samples(
 
     Args:
         url: local path or fsspec URL of an uncompressed tar.
-        image_key: member suffixes that hold the visualization, separated by `;`, in order of preference.
+        image_key: member suffixes that hold the image, separated by `;`, in order of preference.
         label_key: member suffixes that hold the class index as text.
         caption_key: where the caption stands, member suffixes or `json:KEY`; "" for no captions. See `captions`.
         num_classes: classes of the model; None takes any label ≥ 0.
@@ -124,55 +124,81 @@ def iterate_samples(
         UserError: the shard is compressed.
         FileNotFoundError, StorageError: the shard is missing or cannot be read.
     """
-    image_suffixes, label_suffixes = _suffixes(image_key), _suffixes(label_key)
-    captions = caption_fields(caption_key)
-    requested: dict[str, int | None] = {}
-    for caption in captions:
-        requested[caption.suffix] = max(requested.get(caption.suffix) or 0, caption.max_bytes)
-    requested |= dict.fromkeys([*image_suffixes, *label_suffixes])
+    read = _SampleReader(url, image_key, label_key, caption_key, num_classes)
     with open_for_reading(url) as file:
-        members = _Members(file, requested=requested)
+        members = _Members(file, requested=read.max_bytes)
         _check_uncompressed(url, file)
-        group_stage = partial(group_by_keys, handler=members.note_duplicate)
         seen: set[str] = set()
-        usual_suffixes: set[str] = set()
         index = 0
-        for group in wds.DataPipeline(members.read, group_stage):
-            key = group["__key__"]
-            suffixes = {name for name in group if not name.startswith("__")}
-            # Once there is a fault, webdataset flushes the sample it was collecting: this one is the last.
-            if members.fault is not None and members.fault.may_cover(key, suffixes, usual_suffixes):
-                break
-            usual_suffixes = suffixes
-            skip = partial(SkippedSample, key=key, tar_shard=url)
-            image = _first(group, image_suffixes)
-            label = _parse_label(_first(group, label_suffixes), num_classes)
-            if key in seen:
-                on_skip(skip(index=index, reason="duplicate-key", detail="an earlier sample has this key"))
-            elif image is None:
-                expected = " or ".join(image_suffixes)
-                on_skip(skip(index=index, reason="no-image", detail=f"no member with suffix {expected}"))
-            elif isinstance(label, str):
-                on_skip(skip(index=index, reason="bad-label", detail=label))
+        for group in _groups(members):
+            found = read(group, index, is_repeated=group["__key__"] in seen)
+            if isinstance(found, SkippedSample):
+                on_skip(found)
             else:
-                yield Sample(
-                    key=key,
-                    tar_shard=url,
-                    index=index,
-                    offset=image.offset,
-                    size=len(image.data),
-                    label=label,
-                    image=image.data,
-                    caption=find_caption(captions, partial(_data_of, group)) if captions else None,
-                )
-            seen.add(key)
+                yield found
+            seen.add(group["__key__"])
             index += 1
             if members.take_duplicate():
-                on_skip(skip(index=index, reason="duplicate-key", detail="its members stand twice in a row"))
+                on_skip(read.skipped(group["__key__"], index, "duplicate-key", "its members stand twice in a row"))
                 index += 1
-        if members.fault is not None:
-            fault = members.fault
-            on_skip(SkippedSample(key=fault.key, tar_shard=url, index=index, reason=fault.reason, detail=fault.detail))
+        if (fault := members.fault) is not None:
+            on_skip(read.skipped(fault.key, index, fault.reason, fault.detail))
+
+
+class _SampleReader:
+    """Makes a sample of the members that share a key, or says why it cannot be used."""
+
+    def __init__(self, url: str, image_key: str, label_key: str, caption_key: str, num_classes: int | None) -> None:
+        self._url, self._num_classes = url, num_classes
+        self._image_suffixes, self._label_suffixes = _suffixes(image_key), _suffixes(label_key)
+        self._captions = caption_fields(caption_key)
+
+    @property
+    def max_bytes(self) -> dict[str, int | None]:
+        """Suffix → how many bytes of such a member are read at most, None for all; other members are not read."""
+        bounds: dict[str, int | None] = {}
+        for caption in self._captions:
+            bounds[caption.suffix] = max(bounds.get(caption.suffix) or 0, caption.max_bytes)
+        return bounds | dict.fromkeys([*self._image_suffixes, *self._label_suffixes])
+
+    def __call__(self, group: Mapping[str, Any], index: int, *, is_repeated: bool) -> Sample | SkippedSample:
+        key = group["__key__"]
+        if is_repeated:
+            return self.skipped(key, index, "duplicate-key", "an earlier sample has this key")
+        image = _first(group, self._image_suffixes)
+        if image is None:
+            expected = " or ".join(self._image_suffixes)
+            return self.skipped(key, index, "no-image", f"no member with suffix {expected}")
+        label = _parse_label(_first(group, self._label_suffixes), self._num_classes)
+        if isinstance(label, str):
+            return self.skipped(key, index, "bad-label", label)
+        return Sample(
+            key=key,
+            tar_shard=self._url,
+            index=index,
+            offset=image.offset,
+            size=len(image.data),
+            label=label,
+            image=image.data,
+            caption=find_caption(self._captions, partial(_data_of, group)) if self._captions else None,
+        )
+
+    def skipped(self, key: str, index: int, reason: str, detail: str) -> SkippedSample:
+        """A sample of this shard that is left out."""
+        return SkippedSample(key=key, tar_shard=self._url, index=index, reason=reason, detail=detail)
+
+
+def _groups(members: "_Members") -> Iterator[dict[str, Any]]:
+    """The members of each sample; without the last sample where its label may lie behind a fault of the shard."""
+    usual_suffixes: set[str] = set()
+    stages = (members.read, partial(group_by_keys, handler=members.note_duplicate))
+    for group in wds.DataPipeline(*stages):
+        suffixes = {name for name in group if not name.startswith("__")}
+        # Once there is a fault, webdataset flushes the sample it was collecting: this one is the last.
+        if members.fault is not None and members.fault.may_cover(group["__key__"], suffixes, usual_suffixes):
+            return
+        usual_suffixes = suffixes
+        yield group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +229,7 @@ class _Members:
         """`requested`: suffix → how many bytes of such a member are read at most, None for all."""
         self.fault: _Fault | None = None
         self._file = file
-        # Asked for first: a remote file drops what it has read ahead when it looks for the end.
+        # First, since a remote file drops what it has read ahead when it seeks to the end.
         self._file_size = file.seek(0, io.SEEK_END)
         file.seek(0)
         self._requested = requested
@@ -284,8 +310,8 @@ def _check_uncompressed(url: str, file: BinaryIO) -> None:
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             raise UserError(
-                f"{url} is compressed with {name}: visualizations inside it cannot be read by byte range. "
-                "Unpack it to a plain .tar (visualizations hardly shrink) and name that in data.shards"
+                f"{url} is compressed with {name}: images inside it cannot be read by byte range. "
+                "Unpack it to a plain .tar (images hardly shrink) and name that in data.shards"
             )
 
 

@@ -1,1 +1,1 @@
-"""Layers that we add to a network: concept directions and combinations of units."""
+"""Layers derived from those of a network: concept directions and combinations of units."""

@@ -1,18 +1,18 @@
-"""Combinations: several units as one, jointly or one given another upstream, as a layer of a single unit.
+"""Combinations: several units as one, jointly or one conditioned on another upstream, as a layer of a single unit.
 
 The value of a combination is the geometric mean of its units' positive activations, position by position, on the
 coarsest of their maps. It is zero where any unit is silent, and scaling a unit does not change which images or
 positions rank first. B images, n units, N positions.
 
 Reference: joint neurons: Olah et al., "Feature Visualization", Distill 2017, section on interaction; small
-    combinations: VITAL, ICCV 2025; relevance through a given unit: Achtibat et al., "From attribution maps to
+    combinations: VITAL, ICCV 2025; relevance through one unit: Achtibat et al., "From attribution maps to
     human-understandable explanations through concept relevance propagation", Nature Machine Intelligence 2023. The
     geometric mean is ours.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,10 @@ from torch import Tensor
 
 from pipeline.attribution.relevance import upstream_layers
 from pipeline.derived_layers.insert import insert
+from pipeline.derived_layers.layer import DerivedLayer, derived_layers
 from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
-from pipeline.models.derived_layer import DerivedLayer, derived_layers
-
-if TYPE_CHECKING:
-    from pipeline.models.load import Model
+from pipeline.models.model import Model
 
 KIND = "combinations"
 Unit = tuple[str, int]  # layer, unit
@@ -133,7 +131,7 @@ def geometric_mean(factors: Sequence[Tensor], constants: Sequence[Tensor] = ()) 
 
 
 def add_combination(
-    model: "Model",
+    model: Model,
     name: str,
     *,
     units: Sequence[Unit] = (),
@@ -144,9 +142,9 @@ def add_combination(
 
     Joint (`units`): images rank high where all units are active at once, and relevance is shared evenly among them.
 
-    Conditional (`unit` and `conditioned_on`): images rank high where both are active. The given unit counts as a
-    constant, so that visualizations are pushed toward `unit` alone, and `relevance` lets only the given unit pass at
-    its layer.
+    Conditional (`unit` and `conditioned_on`): images rank high where both are active. `conditioned_on` counts as
+    a constant, so that visualizations are pushed toward `unit` alone, and all relevance passes through it at its
+    layer.
 
     Args:
         model: extended in place.
@@ -159,7 +157,7 @@ def add_combination(
         The new layer's name.
 
     Raises:
-        UserError: an unknown layer or unit, neither or both of the two forms, a given unit that is not upstream, or
+        UserError: an unknown layer or unit, neither or both of the two forms, a condition that is not upstream, or
             units whose positions cannot be compared.
     """
     what = f"{KIND}.{name}"
@@ -187,17 +185,17 @@ def _in_words(units: Sequence[Unit], separator: str) -> str:
     return separator.join(f"{layer}:{unit}" for layer, unit in units)
 
 
-def _checked(model: "Model", what: str, one: Unit) -> Unit:
+def _checked(model: Model, what: str, one: Unit) -> Unit:
     layer, unit = model.resolve_layer(one[0]), one[1]
     if not 0 <= unit < model.units(layer):
         raise UserError(f'{what}: layer "{layer}" has units 0 to {model.units(layer) - 1}, got {unit}')
     return layer, unit
 
 
-def _require_upstream(model: "Model", what: str, unit: Unit, conditioned_on: Unit) -> None:
+def _require_upstream(model: Model, what: str, unit: Unit, conditioned_on: Unit) -> None:
     example = torch.zeros(1, len(model.mean), model.input_size_px, model.input_size_px, device=model.device)
     if conditioned_on[0] == unit[0] or not upstream_layers(model.module, example, unit[0], [conditioned_on[0]]):
-        is_derived = conditioned_on[0] in dict(derived_layers(model.module))
+        is_derived = conditioned_on[0] in derived_layers(model.module)
         raise UserError(
             f'{what}: layer "{unit[0]}" is not computed from layer "{conditioned_on[0]}"'
             + (", which lies beside the network" if is_derived else "")
@@ -206,7 +204,7 @@ def _require_upstream(model: "Model", what: str, unit: Unit, conditioned_on: Uni
 
 
 def _layout(
-    model: "Model", what: str, layers: Sequence[str]
+    model: Model, what: str, layers: Sequence[str]
 ) -> tuple[Literal["map", "tokens", "logits"], dict[str, int]]:
     """How the units of several layers are laid out together, and for tokens that become maps the number in front."""
     shapes = {layer: model.feature_shape(layer) for layer in layers}

@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 4 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptArrays:
-    """What a file says of a set of concepts: directions `[K, C]` or as they are stored, bias, center; and its hash."""
+    """A set of concepts in a file: directions `[K, C]` or as they are stored, bias, center; and its hash."""
 
     directions: Tensor
     bias: Tensor | None

@@ -8,20 +8,18 @@ Reference: directions as concepts: Kim et al., TCAV, ICML 2018; as factors of ac
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.derived_layers.insert import insert
+from pipeline.derived_layers.layer import DerivedLayer, floating_dtype
 from pipeline.errors import UserError
 from pipeline.models.capture import channels_first
-from pipeline.models.derived_layer import DerivedLayer, floating_dtype
+from pipeline.models.model import Model
 from pipeline.neurons import nearest
-
-if TYPE_CHECKING:
-    from pipeline.models.load import Model
 
 KIND = "concepts"
 Activation = Literal["projection", "relu", "cosine"]
@@ -83,7 +81,7 @@ class ConceptSet(DerivedLayer):
 
 
 def add_concepts(
-    model: "Model",
+    model: Model,
     name: str,
     layer: str,
     directions: Tensor,
@@ -99,8 +97,8 @@ def add_concepts(
     Args:
         model: extended in place.
         name: of the set: letters, digits and `_`.
-        layer: the layer whose features they are directions of, C units; may be an derived layer itself.
-        directions: `[K, C]`, or `[C]` for a single one. A direction of zeros makes a unit that is always silent.
+        layer: the layer whose features they are directions of, C units; may be a derived layer itself.
+        directions: `[K, C]`, or `[C]` for a single one. A direction of zeros makes a unit that is always zero.
         bias: `[K]`, the threshold of a linear probe or an autoencoder's encoder.
         center: `[C]`, subtracted from the features: the mean of a PCA, or an autoencoder's decoder bias.
         activation: `projection`, `relu` or `cosine`, see `ConceptSet`.

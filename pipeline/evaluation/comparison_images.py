@@ -1,4 +1,4 @@
-"""Which dataset images visualizations are compared with: a random panel of the data set, and the top-activating images of each neuron."""
+"""The dataset images that visualizations are compared with: a random sample, and top-activating images per neuron."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ class ComparisonImages:
     """The dataset images that the visualizations of a recipe are compared with, as sample ids.
 
     Attributes:
-        panel: drawn at random from the data set, ascending.
-        top_images: layer → unit → those that activate it most, but for its references; strongest first.
+        random_sample: drawn at random from the data set, ascending.
+        top_images: layer → unit → those that activate it most, without its references; strongest first.
         references: layer → unit → those that its visualizations were aligned with, of all its facets.
     """
 
-    comparison_images: tuple[int, ...]
+    random_sample: tuple[int, ...]
     top_images: Mapping[str, Mapping[int, tuple[int, ...]]]
     references: Mapping[str, Mapping[int, frozenset[int]]]
 
@@ -31,16 +31,16 @@ class ComparisonImages:
         return replace(self, top_images={layer: self.top_images[layer]}, references={layer: self.references[layer]})
 
     @property
-    def further(self) -> list[int]:
-        """The top-activating images that are not on the panel, each once, ascending."""
+    def remaining_top_images(self) -> list[int]:
+        """The top-activating images that are not in the random sample, each once, ascending."""
         every = {sample for units in self.top_images.values() for samples in units.values() for sample in samples}
-        return sorted(every - set(self.comparison_images))
+        return sorted(every - set(self.random_sample))
 
     def labeled(self, statistics: StatisticsStore, layer: str, classes: Collection[int]) -> list[int]:
-        """Of the panel and the top-activating images of the layer of classes those labeled with one of the classes, ascending."""
+        """The images of the random sample and a layer's top-activating images labeled with one of the classes."""
         top_images = self.top_images.get(layer, {}).values()
         every = np.array(
-            sorted({*self.comparison_images, *(sample for members in top_images for sample in members)}), np.int64
+            sorted({*self.random_sample, *(sample for members in top_images for sample in members)}), np.int64
         )
         return every[np.isin(statistics.samples.labels(every), sorted(classes))].tolist()
 
@@ -48,17 +48,17 @@ class ComparisonImages:
 def choose_comparison_images(
     root: Root, recipe: Recipe, statistics: StatisticsStore, units: Mapping[str, Sequence[int]]
 ) -> ComparisonImages:
-    """The panel of a run and the top-activating images of some units.
+    """The random sample of a run and the top-activating images of some units.
 
     Args:
-        root: the atlas folder; the references of the units are there.
+        root: the atlas folder, with the references of the units.
         recipe: of the run.
         statistics: of the run.
         units: layer → the units.
     """
     references = {layer: _references_of(root, layer, recipe.targets.facets) for layer in units}
     return ComparisonImages(
-        comparison_images=choose_sample(statistics.samples.ids, recipe.evaluate.num_dataset_images, recipe.seed),
+        random_sample=choose_random_sample(statistics.samples.ids, recipe.evaluate.num_dataset_images, recipe.seed),
         top_images={
             layer: {
                 unit: choose_top_images(
@@ -72,10 +72,10 @@ def choose_comparison_images(
     )
 
 
-def choose_sample(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
+def choose_random_sample(samples: np.ndarray, count: int, seed: int) -> tuple[int, ...]:
     """`count` samples drawn at random without replacement, all if there are no more; ascending.
 
-    A larger panel of the same seed contains the smaller one, so that enlarging it only adds work.
+    A larger random sample of the same seed contains the smaller one, so that enlarging it only adds work.
     """
     order = np.random.default_rng(seed).permutation(len(samples))
     return tuple(sorted(int(samples[place]) for place in order[:count]))
@@ -86,33 +86,32 @@ def choose_top_images(
 ) -> tuple[int, ...]:
     """The samples that activate a unit most, strongest first, without its references.
 
-    A visualization that is aligned with its references resembles them by construction; to be near other dataset images
-    that activate the unit is another matter. They come from the `statistics.top_k` that are kept, so a unit with as
-    many references has none. Dataset images that activate it no more than the minimally activating one does are none
-    either.
+    A visualization resembles its references by construction, so they are left out. The rest comes from the kept
+    `statistics.top_k`, so a unit with as many references has no top-activating images here. Minimally activating images
+    are left out too.
     """
     topk = statistics.topk(layer)
     floor = float(statistics.activation_moments(layer).minimum[unit])
     kept = zip(topk.sample[unit].tolist(), topk.activation[unit].tolist(), strict=True)
-    exciting = [sample for sample, activation in kept if sample != NO_SAMPLE and activation > floor]
-    return tuple([sample for sample in exciting if sample not in references][:count])
+    activating = [sample for sample, activation in kept if sample != NO_SAMPLE and activation > floor]
+    return tuple([sample for sample in activating if sample not in references][:count])
 
 
 def choose_minimally_activating(
-    comparison_images: Sequence[int], activations: np.ndarray, excluded: frozenset[int], count: int, seed: int
+    samples: Sequence[int], activations: np.ndarray, excluded: frozenset[int], count: int, seed: int
 ) -> tuple[int, ...]:
-    """The comparison images that activate a unit least, weakest first.
+    """The samples that activate a unit least, weakest first.
 
     Args:
-        comparison_images: sample ids.
-        activations: of the unit, one per comparison image.
+        samples: sample ids to choose from.
+        activations: of the unit, one per sample.
         excluded: its top-activating images and references.
         count: at most so many.
-        seed: decides among equals, of which there are many behind a ReLU.
+        seed: decides among equal activations, which are common behind a ReLU.
     """
-    tie_breaks = np.random.default_rng(seed).permutation(len(comparison_images))
+    tie_breaks = np.random.default_rng(seed).permutation(len(samples))
     order = np.lexsort((tie_breaks, activations))
-    return tuple([comparison_images[place] for place in order if comparison_images[place] not in excluded][:count])
+    return tuple([samples[place] for place in order if samples[place] not in excluded][:count])
 
 
 def _references_of(root: Root, layer: str, num_facets: int) -> dict[int, frozenset[int]]:

@@ -1,11 +1,10 @@
-"""An evaluator looks at dataset images and visualizations; the atlas's own model also keeps what only it can tell.
+"""An evaluator predicts dataset images and visualizations; the atlas's own model records more.
 
-Columns of a look: `embedding` [D] and `logits` [K] (none of an evaluator that does not classify). Those of the own
-model have besides
+Columns of a prediction: `embedding` [D] and `logits` [K] (none for an evaluator that does not classify). The model adds
 
 - `means/LAYER` [C]: the mean of each channel of each feature layer, for path similarity;
-- `activation/LAYER` [U], of the panel's dataset images: the activation of each unit of each recorded layer, by which the
-  dataset images that leave a unit quiet are found;
+- `activation/LAYER` [U], of the random sample: the activation of each unit of each recorded layer, by which minimally
+  activating images are found;
 - `alignment_distance` [1], of visualizations: see `alignment_distances`.
 """
 
@@ -24,7 +23,7 @@ from pipeline.activations.accumulators.reduction import extreme_of
 from pipeline.activations.dataset_images import dataset_images_ahead
 from pipeline.activations.store import StatisticsStore
 from pipeline.alignment.losses import NeuronTarget
-from pipeline.evaluation.evaluators.base import Evaluator
+from pipeline.evaluation.evaluators.base import Evaluator, Prediction
 from pipeline.evaluation.metrics.activation import visualization_inputs
 from pipeline.evaluation.predictions import Kind, PredictionFolder, activation_column
 from pipeline.io.images import BadImage
@@ -55,36 +54,36 @@ def predict_dataset_images(
     samples: Sequence[int],
     model: Model | None = None,
 ) -> dict[str, Any]:
-    """Look at some dataset images and commit what was seen. Dataset images that are no images (any more) are left out.
+    """Predict some dataset images and commit the predictions. Those that cannot be decoded (any more) are left out.
 
     Args:
         root: the atlas folder.
         recipe: of the run.
-        statistics: of the run, which know where the dataset images lie.
-        evaluator: who looks.
+        statistics: of the run, with the location of the dataset images.
+        evaluator: that predicts.
         key: of the evaluator.
-        kind: `comparison_images` or `top_images`.
+        kind: `random_sample` or `top_images`.
         name: of these dataset images together.
         samples: their ids.
         model: the atlas's own, if it is the evaluator.
 
     Returns:
-        How many were looked at (`ok`), how many left out (`skipped`), and the path of the commit (`committed`).
+        How many were predicted (`ok`), how many left out (`skipped`), and the path of the commit (`committed`).
     """
     has_alpha = model is not None and model.preprocessing.has_alpha
-    seen: list[tuple[int, Image.Image]] = []
+    batch: list[tuple[int, Image.Image]] = []
     problems: dict[int, str] = {}
     rows: list[dict[str, Any]] = []
 
-    def predict() -> None:
-        images = [image for _, image in seen]
-        columns = _answer(evaluator, images)
+    def predict_batch() -> None:
+        images = [image for _, image in batch]
+        columns = _columns(evaluator.predict(images))
         if model is not None:
             inputs = torch.stack([model.preprocess(image) for image in images]).to(model.device)
-            layers = statistics.layers if kind == "comparison_images" else []
-            columns |= own_columns(model, inputs, recipe, layers)
-        rows.extend(_rows([sample for sample, _ in seen], columns))
-        seen.clear()
+            layers = statistics.layers if kind == "random_sample" else []
+            columns |= model_columns(model, inputs, recipe, layers)
+        rows.extend(_rows([sample for sample, _ in batch], columns))
+        batch.clear()
 
     for top_image, dataset_image in dataset_images_ahead(
         statistics.top_images_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
@@ -92,11 +91,11 @@ def predict_dataset_images(
         if isinstance(dataset_image, BadImage):
             problems[top_image.sample] = f'"{top_image.key}" in {top_image.tar_shard}: {dataset_image}'
             continue
-        seen.append((top_image.sample, dataset_image))
-        if len(seen) == _BATCH_SIZE:
-            predict()
-    if seen:
-        predict()
+        batch.append((top_image.sample, dataset_image))
+        if len(batch) == _BATCH_SIZE:
+            predict_batch()
+    if batch:
+        predict_batch()
     committed = PredictionFolder(root, key, kind).commit(name, rows, problems)
     return {"ok": len(rows), "skipped": len(problems), "committed": committed}
 
@@ -109,31 +108,31 @@ def predict_visualizations(
     name: str,
     keys: Sequence[Key],
     visualizations: Sequence[np.ndarray],
-    **own: Any,
+    **model_arguments: Any,
 ) -> str:
-    """Look at some visualizations (uint8 [H, W, 3] each) and commit what was seen. Returns the path of the commit.
+    """Predict some visualizations (uint8 [H, W, 3]) and commit the predictions. Returns the path of the commit.
 
     Args:
         root: the atlas folder.
-        evaluator: who looks.
+        evaluator: that predicts.
         key: of the evaluator.
         name: of these visualizations together.
         keys: layer, unit, method and seed of each.
         visualizations: as published.
-        own: of the atlas's own model, the arguments of `own_visualization_columns`.
+        model_arguments: for the atlas's own model, the arguments of `model_visualization_columns`.
     """
     rows: list[dict[str, Any]] = []
     for start in range(0, len(visualizations), _BATCH_SIZE):
-        some = slice(start, start + _BATCH_SIZE)
-        columns = _answer(evaluator, visualizations[some])
-        if own:
-            some_own = own | {"units": own["units"][some], "targets": own["targets"][some]}
-            columns |= own_visualization_columns(visualizations=visualizations[some], **some_own)
-        rows += _rows(keys[some], columns)
+        batch = slice(start, start + _BATCH_SIZE)
+        columns = _columns(evaluator.predict(visualizations[batch]))
+        if model_arguments:
+            of_batch = {name: model_arguments[name][batch] for name in ("units", "targets")}
+            columns |= model_visualization_columns(visualizations=visualizations[batch], **model_arguments | of_batch)
+        rows += _rows(keys[batch], columns)
     return PredictionFolder(root, key, "visualizations").commit(name, rows)
 
 
-def own_visualization_columns(
+def model_visualization_columns(
     *,
     model: Model,
     recipe: Recipe,
@@ -142,24 +141,24 @@ def own_visualization_columns(
     targets: Sequence[NeuronTarget | None],
     visualizations: Sequence[np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """What only the atlas's own model can tell of visualizations of one layer, [B, …] each.
+    """The further columns of the atlas's own model for visualizations of one layer, [B, …] each.
 
     Args:
         model: the atlas's own.
         recipe: of the run.
         plan: of the layer.
         units: of each visualization.
-        targets: what each visualization is to be aligned with, None where there is nothing.
+        targets: of each visualization, None if it has none.
         visualizations: as published.
     """
-    columns = own_columns(model, visualization_inputs(model, visualizations), recipe, [])
+    columns = model_columns(model, visualization_inputs(model, visualizations), recipe, [])
     distances = np.full((len(visualizations), 1), np.nan, np.float32)
     aligned = [place for place, target in enumerate(targets) if target is not None]
     for start in range(0, len(aligned), _ALIGNED_AT_ONCE):
         places = aligned[start : start + _ALIGNED_AT_ONCE]
-        some = [target for place in places if (target := targets[place]) is not None]
+        present = [target for place in places if (target := targets[place]) is not None]
         distances[places, 0] = alignment_distances(
-            model, recipe, plan, [units[place] for place in places], some, [visualizations[place] for place in places]
+            model, recipe, plan, [units[i] for i in places], present, [visualizations[i] for i in places]
         )
     return columns | {"alignment_distance": distances}
 
@@ -172,17 +171,16 @@ def alignment_distances(
     targets: Sequence[NeuronTarget],
     visualizations: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """How far the features of published visualizations are from the targets of their neurons, float32 [B], ≥ 0.
+    """The distance of the features of published visualizations to the targets of their neurons, float32 [B], ≥ 0.
 
-    The sort-matching distance of VITAL (METHOD 2 and 3), whatever method made the visualization and whatever distance
-    its own objective used: at each aligned layer the mean squared difference of sorted features, over the variance of
-    the target; for intermediate neurons of features weighted by relevance, channels weighted by importance; then the
-    mean over layers with the plan's weights. 0 for the target's own distribution. Where no relevance weights anything,
-    1 for features that are all at the target's mean.
+    The sort-matching distance of VITAL, whatever method and objective made the visualization: at each aligned layer the
+    mean squared difference of sorted features, over the variance of the target; for intermediate neurons of features
+    weighted by relevance, channels weighted by importance; then the mean over layers with the plan's weights. 0 for the
+    target's own distribution. Where no relevance weights anything, 1 for features that are all at the target's mean.
 
     Reference: VITAL (ICCV 2025); the division by the variance is ours, so that layers have a common unit.
     """
-    # Only what an objective needs to be evaluated once; options for how a visualization is made have no say here.
+    # Only options that the objective itself uses matter; those of the optimization do not.
     options = replace(
         options_for(recipe),
         alignment="sort",
@@ -203,7 +201,7 @@ def alignment_distances(
 
 
 @torch.no_grad()
-def own_columns(model: Model, inputs: Tensor, recipe: Recipe, recorded: Sequence[str]) -> dict[str, np.ndarray]:
+def model_columns(model: Model, inputs: Tensor, recipe: Recipe, recorded: Sequence[str]) -> dict[str, np.ndarray]:
     """Channel means of the feature layers, activations of the units of recorded layers: see the module's text."""
     means = feature_layers(model, recipe)
     found: dict[str, np.ndarray] = {}
@@ -234,9 +232,8 @@ def feature_layers(model: Model, recipe: Recipe) -> list[str]:
     return [layer for layer in model.layers() if layer in names]
 
 
-def _answer(evaluator: Evaluator, images: Sequence[Image.Image | np.ndarray]) -> dict[str, np.ndarray]:
-    answer = evaluator.predict(images)
-    return {"embedding": answer.embedding} | ({} if answer.logits is None else {"logits": answer.logits})
+def _columns(prediction: Prediction) -> dict[str, np.ndarray]:
+    return {"embedding": prediction.embedding} | ({} if prediction.logits is None else {"logits": prediction.logits})
 
 
 def _rows(ids: Sequence[Any], columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:

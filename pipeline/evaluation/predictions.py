@@ -1,14 +1,14 @@
-"""Looks: what each evaluator saw, in storage. Numbers that visualizations and dataset images are compared by, not yet scores.
+"""Predictions of each evaluator in storage: the embeddings and logits that scores are computed from.
 
-run/evaluation/EVALUATOR/evaluator.json              which network it is; written when it was first loaded
-run/evaluation/EVALUATOR/comparison_images/NAME.parquet      embedding and logits of some dataset images of the panel
-run/evaluation/EVALUATOR/top_images/NAME.parquet  of top-activating images that are not on the panel
-run/evaluation/EVALUATOR/visualizations/NAME.parquet   of some visualizations
-                         .../NAME.json       which of them there are; written last, the commit
+run/evaluation/EVALUATOR/evaluator.json               the network and its weights; written when it was first loaded
+run/evaluation/EVALUATOR/random_sample/NAME.parquet   predictions of dataset images of the random sample
+run/evaluation/EVALUATOR/top_images/NAME.parquet      of top-activating images that are not in the random sample
+run/evaluation/EVALUATOR/visualizations/NAME.parquet  of visualizations
+                         .../NAME.json                the images in NAME.parquet; written last, the commit
 
-EVALUATOR is `model` for the atlas's own model, whose looks hold more: see `pipeline.evaluation.predict`. A held-out
-evaluator's folder is named after its name and weights, so that evaluators can be added and taken away, and each looks
-once.
+EVALUATOR is `model` for the atlas's own model, whose predictions have more columns: see `pipeline.evaluation.predict`.
+A held-out evaluator's folder is named after its name and weights, so that evaluators can be added and removed, and each
+predicts an image once.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ FOLDER: Final = "run/evaluation"
 MODEL: Final = "model"  # key and slug of the atlas's own model as an evaluator
 _MAX_KEY_LENGTH = 48
 
-Kind = Literal["comparison_images", "top_images", "visualizations"]
+Kind = Literal["random_sample", "top_images", "visualizations"]
 Id = int | tuple[str, int, str, int]  # sample, or (layer, unit, method, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorRecord:
-    """An evaluator as atlases name it.
+    """An evaluator as an atlas records it.
 
     Attributes:
         key: its folder.
@@ -42,7 +42,7 @@ class EvaluatorRecord:
         role: `model`, `held-out` or `clip`.
         name, weights: as in the recipe.
         weights_sha256: hash of all parameters and buffers.
-        num_classes: 0 of one that does not classify.
+        num_classes: 0 for one that does not classify.
     """
 
     key: str
@@ -54,12 +54,12 @@ class EvaluatorRecord:
     num_classes: int
 
     def published(self) -> dict[str, Any]:
-        """What `provenance.evaluators` of atlas.json says of it."""
+        """Its entry in `provenance.evaluators` of atlas.json."""
         return {name: value for name, value in asdict(self).items() if name != "key"}
 
 
 def evaluator_key(evaluator: EvaluatorChoice) -> str:
-    """The folder of a held-out evaluator: its slug and a hash of what it is."""
+    """The folder of a held-out evaluator: its slug and a hash of its name and weights."""
     digest = hashlib.sha256(json.dumps([evaluator.name, evaluator.weights]).encode()).hexdigest()[:8]
     return f"{evaluator.slug[:_MAX_KEY_LENGTH]}-{digest}"
 
@@ -86,12 +86,12 @@ def role_of(evaluator: EvaluatorChoice) -> str:
 
 
 def activation_column(layer: str) -> str:
-    """The column of the model's panel that holds the activation of each unit of a layer."""
+    """The column of the model's predictions with the activation of each unit of a layer; of the random sample only."""
     return f"activation/{layer}"
 
 
 class PredictionFolder:
-    """The looks of one evaluator at things of one kind."""
+    """The predictions of one evaluator for images of one kind."""
 
     def __init__(self, root: Root, key: str, kind: Kind) -> None:
         self._root = root
@@ -99,12 +99,12 @@ class PredictionFolder:
         self._is_visualizations = kind == "visualizations"
 
     def commit(self, name: str, rows: Sequence[Mapping[str, Any]], problems: Mapping[int, str] | None = None) -> str:
-        """Commit the looks at some things; the same things have the same name. Returns the path of the commit.
+        """Commit the predictions of some images; the same images have the same name. Returns the path of the commit.
 
         Args:
             name: of the file.
             rows: `id` and float arrays, the same ones in each row.
-            problems: sample → why it could not be looked at.
+            problems: sample → why it could not be predicted.
         """
         vectors = [column for column in rows[0] if column != "id"] if rows else []
         if rows:
@@ -124,24 +124,24 @@ class PredictionFolder:
         return path
 
     def committed(self, columns: Collection[str] = ()) -> set[Hashable]:
-        """What was looked at and has these columns; dataset images that could not be read are among it."""
+        """Ids of the predictions that have these columns, and of dataset images that could not be read."""
         found: set[Hashable] = set()
         for _, entry in self._entries():
             found.update(dict(entry["problems"]))
-            if set(columns) <= set(entry.get("columns", ())):  # earlier versions did not say them
+            if set(columns) <= set(entry["columns"]):
                 found.update(self._ids(entry))
         return found
 
     def problems(self) -> dict[int, str]:
-        """Sample → why it could not be looked at."""
+        """Sample → why it could not be predicted."""
         return {sample: reason for _, entry in self._entries() for sample, reason in entry["problems"]}
 
     def names(self) -> list[str]:
-        """The names of what is committed, sorted; they depend on the things looked at alone."""
+        """The names of the commits, sorted; they depend on the ids alone."""
         return [name.removesuffix(".json") for name in self._root.list(self._path) if name.endswith(".json")]
 
     def read(self, columns: Sequence[str], requested: Collection[Any]) -> dict[Any, dict[str, np.ndarray]]:
-        """Id → column → float32 array, of those of `requested` that were looked at; file by file, so little is held."""
+        """Id → column → float32 array, of the predictions among `requested`; file by file, so little is held."""
         requested = set(requested)
         found: dict[Any, dict[str, np.ndarray]] = {}
         for name, entry in self._entries():
@@ -164,11 +164,11 @@ class PredictionFolder:
 def read_dataset_images(
     root: Root, key: str, columns: Sequence[str], samples: Collection[int]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Sample → column → what an evaluator saw of it, float32, ascending; of the samples that were looked at.
+    """Sample → column → float32 array, ascending, of the dataset images that an evaluator predicted.
 
-    Those of the panel are taken from there, since its looks hold all that the others do.
+    Predictions of the random sample come first, since they have all columns of the others.
     """
     found: dict[int, dict[str, np.ndarray]] = {}
-    for kind in ("top_images", "comparison_images"):
+    for kind in ("top_images", "random_sample"):
         found |= PredictionFolder(root, key, kind).read(columns, samples)
     return dict(sorted(found.items()))

@@ -1,6 +1,6 @@
 """Scores of each visualization against the data set, and the status ok, weak or dead.
 
-A status is on the visualization as published: decoded from the atlas, shown to the model.
+Scores are of the visualization as published: decoded from the atlas, then given to the model.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,14 @@ def score_visualizations(
     """Score the visualizations of units of one layer.
 
     Args:
-        model: whose neurons they are.
+        model: of the neurons.
         statistics: of the data set, collected with this model.
         layer: of the units.
         units: the unit of each visualization.
         visualizations: as published, uint8 [H, W, 3].
         reduction: of the activation over positions, as in the statistics: `max` or `mean`.
         weak_percentile: a visualization below it is `weak`, in [0, 100].
-        num_references: so many of the top-activating dataset images set the activation that a visualization is to
-        reach.
+        num_references: number of top-activating images whose mean activation a visualization has to reach.
 
     Returns:
         Per visualization the columns that `evaluate` adds to a row (`pipeline.atlas.format.schema.SCORE_SCHEMA`).
@@ -69,7 +68,7 @@ def score_visualizations(
 
 
 def data_columns(statistics: StatisticsStore, layer: str, unit: int) -> dict[str, Any]:
-    """The columns that say what the data set does to a unit; they need no visualization."""
+    """The columns of a unit's activations over the data set; they need no visualization."""
     moments = statistics.activation_moments(layer)
     counts, low, high = statistics.display_histogram(layer, unit)
     return {
@@ -83,7 +82,7 @@ def data_columns(statistics: StatisticsStore, layer: str, unit: int) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationRange:
-    """How the dataset images of the data set activate a unit.
+    """The activations of a unit over the data set.
 
     Attributes:
         lowest, highest: activation over all dataset images.
@@ -110,7 +109,7 @@ class ActivationRange:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all dataset images activate the unit equally, but for rounding: a ReLU's unit that is always 0, say."""
+        """Whether all dataset images activate the unit equally up to rounding: for example never, behind a ReLU."""
         return self.highest - self.lowest <= _ROUNDING * max(abs(self.highest), abs(self.lowest))
 
 
@@ -119,21 +118,21 @@ def status_of(
 ) -> tuple[str, str]:
     """Status and reason of a visualization with this activation of its unit.
 
-    `dead`: no dataset image activates the unit, all give the same activation; so no visualization says anything of it.
-    `weak`: the visualization activates its unit less than the unit's top-activating dataset images do on average, or
-    less than `weak_percentile` percent of the data set do. Dataset images are the bar because they are shown beside the
-    visualization.
+    `dead`: all dataset images give the same activation, so no visualization can represent the unit.
+    `weak`: the visualization activates its unit less than the unit's top-activating images do on average, or more than
+    fewer than `weak_percentile` percent of the data set. Dataset images are the bar because a reader compares with
+    them.
     """
     if activation_range.is_constant:
         return "dead", f"the activation is {activation_range.highest:.4g} on every image of the data set"
     if not activation >= activation_range.top_mean:  # not "<": NaN is weak too
         return "weak", (
-            f"the visualization's activation is {activation:.4g}; the {activation_range.num_top} top-activating images of the data "
-            f"set have {activation_range.top_mean:.4g} on average"
+            f"the visualization's activation is {activation:.4g}; the {activation_range.num_top} top-activating images "
+            f"of the data set have {activation_range.top_mean:.4g} on average"
         )
     if percentile < weak_percentile:
         return "weak", (
             f"the visualization activates the neuron more than {percentile:.1f} % of the images do; "
-            f"{weak_percentile:g} % were asked for"
+            f"at least {weak_percentile:g} % are required"
         )
     return "ok", ""

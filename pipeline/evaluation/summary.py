@@ -1,7 +1,7 @@
-"""Scores of the methods of an atlas: means over neurons, and distances between sets of visualizations and dataset images.
+"""Scores of the methods of an atlas: means over neurons, distances between sets of visualizations and dataset images.
 
-Written as `run/evaluation/scores.parquet` and `scores.md`, which `build` publishes. What a run cannot measure is left
-out and said so.
+Written as `run/evaluation/scores.parquet` and `scores.md`, which `build` publishes. The text lists what a run cannot
+measure, with the reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.format.schema import STATUSES, VISUALIZED_STATUSES
 from pipeline.atlas.format.scores import DATASET_IMAGES, KINDS, SUMMARY_SCHEMA, code, scores_text
 from pipeline.evaluation.comparison_images import ComparisonImages
-from pipeline.evaluation.derived import held_out_classifiers, interpreters, labels_of
+from pipeline.evaluation.derived import held_out_classifiers, two_afc_columns
 from pipeline.evaluation.metrics.accuracy import class_rank
 from pipeline.evaluation.metrics.bootstrap import mean_interval
 from pipeline.evaluation.metrics.diversity import diversity
@@ -44,9 +44,9 @@ class Summarizer:
         root: the atlas folder.
         recipe: of the run.
         statistics: of the run.
-        dataset_images: of the run.
+        dataset_images: that the visualizations are compared with.
         evaluators: the model's record first.
-        rows: of the visualizations that the recipe wants, with all their scores; failed ones too.
+        rows: of the requested visualizations, with all their scores; failed ones too.
         class_layer: the layer whose neurons are classes, None if there is none.
         left_out: what could not be measured, filled in by `summarize`.
     """
@@ -111,8 +111,7 @@ class Summarizer:
             ("path_similarity", MODEL, "path_similarity"),
             ("alignment_distance", MODEL, "alignment_distance"),
         ]
-        for place, evaluator in enumerate(interpreters(self.evaluators)):
-            found.append(("two_afc", evaluator.slug, "two_afc" if place == 0 else f"mis_{evaluator.slug}"))
+        found += [("two_afc", evaluator.slug, column) for column, evaluator in two_afc_columns(self.evaluators).items()]
         for k in (1, 5):
             found.append((f"accuracy_top{k}", MODEL, f"accuracy_top{k}"))
             found += [
@@ -129,27 +128,26 @@ class Summarizer:
         columns = ["embedding", *(["logits"] if evaluator.num_classes else [])]
         predictions = PredictionFolder(self.root, evaluator.key, "visualizations").read(columns, keys)
         dataset_images = read_dataset_images(
-            self.root, evaluator.key, columns, {*self.dataset_images.comparison_images, *self._labeled}
+            self.root, evaluator.key, columns, {*self.dataset_images.random_sample, *self._labeled}
         )
         real = self._real(kind, dataset_images)
         sizes = []
         for method in self._methods(visualized):
-            own = [key for key in keys if key[2] == method and key in predictions]
-            if not own:
+            of_method = [key for key in keys if key[2] == method and key in predictions]
+            if not of_method:
                 continue
-            made = np.stack([predictions[key]["embedding"] for key in own])
-            place = {"method": method, "evaluator": evaluator.slug, "num_visualizations": len(own)}
-            yield from _diversity(place, own, predictions)
-            if len(own) < MIN_VISUALIZATIONS or len(real) < MIN_VISUALIZATIONS:
+            made = np.stack([predictions[key]["embedding"] for key in of_method])
+            place = {"method": method, "evaluator": evaluator.slug, "num_visualizations": len(of_method)}
+            yield from _diversity(place, of_method, predictions)
+            if len(of_method) < MIN_VISUALIZATIONS or len(real) < MIN_VISUALIZATIONS:
                 continue
-            sizes.append(len(own))
+            sizes.append(len(of_method))
             yield from _distances(place, real, made)
             if evaluator.num_classes:
-                logits = np.stack([predictions[key]["logits"] for key in own])
+                logits = np.stack([predictions[key]["logits"] for key in of_method])
                 yield place | {"metric": "inception_score", "value": inception_score(logits)}
         place = {"method": DATASET_IMAGES, "evaluator": evaluator.slug}
-        # Two disjoint sets of dataset images, one of them as large as the visualizations of a method: the least to be
-        # reached.
+        # Between two disjoint sets of dataset images, one as large as the visualizations of a method: the lower bound.
         size = min(max(sizes, default=0), len(real) // 2)
         if size >= MIN_VISUALIZATIONS:
             order = np.random.default_rng(self.recipe.seed).permutation(len(real))
@@ -159,37 +157,35 @@ class Summarizer:
             and evaluator.num_classes
             and evaluator in (self.evaluators[0], *held_out_classifiers(self.evaluators))
         ):
-            yield from self._naming_of_dataset_images(place, dataset_images)
+            yield from self._accuracy_on_dataset_images(place, dataset_images)
 
-    def _naming_of_dataset_images(self, place: Row, dataset_images: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
-        """How often the evaluator names the labeled dataset images of the panel, whatever their class."""
-        comparison_images = np.array(
-            [sample for sample in self.dataset_images.comparison_images if sample in dataset_images], np.int64
+    def _accuracy_on_dataset_images(self, place: Row, dataset_images: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
+        """Accuracy of the evaluator on the labeled images of the random sample, of all classes."""
+        samples = np.array(
+            [sample for sample in self.dataset_images.random_sample if sample in dataset_images], np.int64
         )
         ranks = [
             class_rank(dataset_images[sample]["logits"], int(label))
-            for sample, label in zip(
-                comparison_images.tolist(), labels_of(self.statistics, comparison_images), strict=True
-            )
+            for sample, label in zip(samples.tolist(), self.statistics.samples.labels(samples), strict=True)
             if label >= 0
         ]
         for k in (1, 5):
             if ranks:
-                named = [float(rank < k) for rank in ranks]
-                yield place | _interval(f"accuracy_top{k}", place["evaluator"], named, len(ranks))
+                right = [float(rank < k) for rank in ranks]
+                yield place | _interval(f"accuracy_top{k}", place["evaluator"], right, len(ranks))
 
     def _real(self, kind: str, dataset_images: Mapping[int, Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Embeddings [N, D] of the dataset images that visualizations of a kind are held against.
+        """Embeddings [N, D] of the dataset images that visualizations of a kind are compared with.
 
-        Of classes those labeled with one of them, as many as were looked at, if there are enough; else the panel.
+        Of classes those labeled with one of them, if there are enough; else the random sample.
         """
-        chosen = self._labeled if kind == "class" and self._real_are_labeled else self.dataset_images.comparison_images
-        seen = [dataset_images[sample]["embedding"] for sample in chosen if sample in dataset_images]
-        return np.stack(seen) if seen else np.empty((0, 0))
+        chosen = self._labeled if kind == "class" and self._real_are_labeled else self.dataset_images.random_sample
+        found = [dataset_images[sample]["embedding"] for sample in chosen if sample in dataset_images]
+        return np.stack(found) if found else np.empty((0, 0))
 
     @cached_property
     def _labeled(self) -> list[int]:
-        """The dataset images labeled with one of the classes that there are visualizations of."""
+        """The dataset images labeled with one of the visualized classes."""
         classes = {row["unit"] for row in self.rows if row["layer"] == self.class_layer}
         return self.dataset_images.labeled(self.statistics, self.class_layer or "", classes)
 
@@ -197,23 +193,23 @@ class Summarizer:
     def _real_are_labeled(self) -> bool:
         return len(self._labeled) >= MIN_VISUALIZATIONS
 
-    # ---- words ----
+    # ---- the text ----
 
     def facts(self) -> list[str]:
-        """What the numbers are of, a sentence each."""
-        (own, *others) = self.evaluators
+        """What the numbers are computed from, a sentence each."""
+        (model, *others) = self.evaluators
         count = self.recipe.evaluate.num_top_images
-        labeled = "those labeled with one of the classes" if self._real_are_labeled else "the panel"
+        labeled = "those labeled with one of the classes" if self._real_are_labeled else "the random sample"
         lines = [
-            f"Visualizations are compared with a panel of {len(self.dataset_images.comparison_images)} dataset images, drawn at random from "
-            f"{self.statistics.num_samples}, and with up to {count} per neuron that activate it most and that its "
-            "visualizations were not made from.",
-            f"FID and KID of classes are distances to {labeled}, all others to the panel.",
-            f"`{MODEL}` is the network of the atlas itself, {code(own.name)} (weights {own.weights_sha256[:12]}).",
+            f"Visualizations are compared with a random sample of {len(self.dataset_images.random_sample)} of the data "
+            f"set's {self.statistics.num_samples} images, and with up to {count} top-activating images per neuron that "
+            "are not among its references.",
+            f"FID and KID of classes are distances to {labeled}, all others to the random sample.",
+            f"`{MODEL}` is the network of the atlas itself, {code(model.name)} (weights {model.weights_sha256[:12]}).",
         ]
         lines += [
-            f"`{evaluator.slug}` is {code(evaluator.name)} (weights {evaluator.weights_sha256[:12]}), held out: it had no part in "
-            "making the visualizations."
+            f"`{evaluator.slug}` is {code(evaluator.name)} (weights {evaluator.weights_sha256[:12]}), held out: it was "
+            "not used to make the visualizations."
             for evaluator in others
         ]
         return lines
@@ -222,47 +218,51 @@ class Summarizer:
         notes, found = self.left_out, {row["metric"] for row in summary}
         if len(self.evaluators) == 1:
             notes.append(
-                "Recognition by others: no held-out network is named in `evaluate.held_out_models`, so the model is "
-                "the only evaluator of its own visualizations."
+                "Held-out accuracy: `evaluate.held_out_models` names no network, so the model is the only evaluator of "
+                "its own visualizations."
             )
         if self.recipe.evaluate.clip is None:
             notes.append("CLIP zero-shot accuracy: `evaluate.clip` names no network.")
-        named = held_out_classifiers(self.evaluators)
+        classifiers = held_out_classifiers(self.evaluators)
         for evaluator in self.evaluators[1:]:
-            if evaluator not in named:
+            if evaluator not in classifiers:
                 notes.append(
                     f"Accuracy by `{evaluator.slug}`: it has {evaluator.num_classes or 'no'} classes, the model "
                     f"{self.evaluators[0].num_classes}."
                 )
         has_classes = any(self._kind(row) == "class" for row in self.rows)
         if has_classes and not any(r["method"] == DATASET_IMAGES and r["metric"] == "accuracy_top1" for r in summary):
-            notes.append("Accuracy on dataset images: none of the panel is labeled with a class of the model.")
+            notes.append("Accuracy on dataset images: none of the random sample is labeled with a class of the model.")
         if has_classes and not self._real_are_labeled:
             notes.append(
-                f"FID and KID of classes to dataset images of those classes: fewer than {MIN_VISUALIZATIONS} that were looked "
-                "at are labeled with one."
+                f"FID and KID of classes to dataset images of those classes: fewer than {MIN_VISUALIZATIONS} of the "
+                "comparison images are labeled with one."
             )
         if "diversity" not in found:
             notes.append("Diversity: one visualization per neuron; `visualize.seeds` makes more.")
         for kind in KINDS[:-1]:
             of_kind = [row for row in self.rows if self._kind(row) == kind]
             for method in self._methods(of_kind):
-                rows = [row for row in of_kind if row["method"] == method]
-                place = f"of {kind} neurons by `{method}`"
-                count = sum(row["status"] in VISUALIZED_STATUSES for row in rows)
-                if count < MIN_VISUALIZATIONS or len(self.dataset_images.comparison_images) < MIN_VISUALIZATIONS:
-                    notes.append(
-                        f"FID, KID and Inception Score {place}: {count} visualizations, {len(self.dataset_images.comparison_images)} "
-                        f"dataset images; at least {MIN_VISUALIZATIONS} of each are needed."
-                    )
-                for column, what in (("two_afc", "TWO_AFC"), ("path_similarity", "Path similarity")):
-                    without = sum(row["status"] in VISUALIZED_STATUSES and row.get(column) is None for row in rows)
-                    if without:
-                        notes.append(
-                            f"{what} {place}: {without} of {count} visualizations have none: too few dataset images that activate "
-                            "their neuron are left beside its references (raise `statistics.top_k`), or the network "
-                            "does not tell them from others."
-                        )
+                notes += self._missing_of_method(kind, method, [row for row in of_kind if row["method"] == method])
+
+    def _missing_of_method(self, kind: str, method: str, rows: Sequence[Row]) -> Iterator[str]:
+        """What cannot be measured of the visualizations of one kind of neurons by one method."""
+        place = f"of {kind} neurons by `{method}`"
+        visualized = [row for row in rows if row["status"] in VISUALIZED_STATUSES]
+        count, num_images = len(visualized), len(self.dataset_images.random_sample)
+        if min(count, num_images) < MIN_VISUALIZATIONS:
+            yield (
+                f"FID, KID and Inception Score {place}: {count} visualizations, {num_images} dataset images; at least "
+                f"{MIN_VISUALIZATIONS} of each are needed."
+            )
+        for column, what in (("two_afc", "2-AFC"), ("path_similarity", "Path similarity")):
+            without = sum(row.get(column) is None for row in visualized)
+            if without:
+                yield (
+                    f"{what} {place}: {without} of {count} visualizations have none: too few top-activating images of "
+                    "their neuron are not among its references (raise `statistics.top_k`), or the network does not "
+                    "separate them from others."
+                )
 
     def _kind(self, row: Row) -> str:
         return "class" if row["layer"] == self.class_layer else "intermediate"
@@ -273,7 +273,7 @@ class Summarizer:
 
 
 def write_summary(summarizer: Summarizer, *, sources: str) -> dict[str, Any]:
-    """Make and commit the summary; the marker, written last, says what it was made of. Returns the marker."""
+    """Make and commit the summary; the marker, written last, records its sources. Returns the marker."""
     rows = summarizer.summarize()
     root = summarizer.root
     text = scores_text(
@@ -324,9 +324,10 @@ def _diversity(place: Row, keys: Sequence[Key], predictions: Mapping[Key, Any]) 
     by_neuron: dict[tuple[str, int], list[Key]] = {}
     for key in keys:
         by_neuron.setdefault(key[:2], []).append(key)
-    several = {neuron: own for neuron, own in sorted(by_neuron.items()) if len(own) > 1}
+    several = {neuron: members for neuron, members in sorted(by_neuron.items()) if len(members) > 1}
     if several:
-        values = [diversity(np.stack([predictions[key]["embedding"] for key in own])) for own in several.values()]
+        embeddings = [np.stack([predictions[key]["embedding"] for key in members]) for members in several.values()]
+        values = [diversity(of_neuron) for of_neuron in embeddings]
         yield {**place, **_interval("diversity", place["evaluator"], values, sum(map(len, several.values())))}
 
 

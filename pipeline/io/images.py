@@ -1,6 +1,6 @@
 """Images: bytes to pixels and back, at the edge where other people's files come in.
 
-Whatever a file holds, the result is an upright RGB visualization or a `BadImage` that says why not.
+Whatever a file holds, the result is an upright RGB image or a `BadImage` that says why not.
 """
 
 import contextlib
@@ -20,12 +20,11 @@ from pipeline.errors import UserError
 Reason = Literal["empty", "truncated", "corrupt", "too-large", "unsupported"]
 
 MAX_PIXELS = 80_000_000
-# What data sets of dataset images hold. Others that Pillow knows start programs (EPS) or are a world of their
-# own, with pixels of any type (TIFF).
+# What data sets of images hold. Others that Pillow knows start programs (EPS) or have pixels of any type (TIFF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
 
-# EXIF 2.32, tag 0x0112: how the stored visualization must be turned to stand upright.
+# EXIF 2.32, tag 0x0112: how the stored image must be turned to stand upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +44,7 @@ _HEADER_LOCK = threading.Lock()
 
 
 class BadImage(UserError):  # noqa: N818 - a state of the data, counted more often than raised
-    """A visualization that cannot be used; `reason` is one word for counting, the message has the detail."""
+    """An image that cannot be used; `reason` is one word for counting, the message has the detail."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -57,9 +56,9 @@ class BadImage(UserError):  # noqa: N818 - a state of the data, counted more oft
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool = False) -> Image.Image:
-    """Return the visualization in an image file as an upright RGB image.
+    """Return an image file as an upright RGB image.
 
-    The EXIF orientation is applied; CMYK, gray, palette and 16-bit visualizations become 8-bit RGB; transparency is
+    The EXIF orientation is applied; CMYK, gray, palette and 16-bit images become 8-bit RGB; transparency is
     laid over white; of an animation the first frame is taken.
 
     Args:
@@ -92,7 +91,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def encode_webp(array: np.ndarray, *, quality: int = 90, lossless: bool = False) -> bytes:
-    """Return a visualization as WebP; equal pixels give equal bytes.
+    """Return an image as WebP; equal pixels give equal bytes.
 
     Args:
         array: uint8 [H, W, 3] RGB or [H, W, 4] RGBA.
@@ -170,7 +169,7 @@ def _upright(image: Image.Image) -> Image.Image:
         with _no_warnings():
             orientation = image.getexif().get(_ORIENTATION_TAG)
     except _READ_ERRORS:
-        # The pixels are good: a visualization is not given up for the camera's notes beside them.
+        # The pixels are good: an image is not given up for the camera's notes beside them.
         return image
     transpose = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if transpose is None else image.transpose(transpose)

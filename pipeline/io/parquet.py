@@ -1,4 +1,4 @@
-"""Parquet tables. With `sorted_table`, which looks rows up in large ones, the only modules that import pyarrow.
+"""Parquet tables. Only this module and `parquet_lookup`, which looks rows up in large ones, import pyarrow.
 
 What is written here is read by a browser (hyparquet), pandas, DuckDB and Polars, so the files keep to the
 plain core of the format: Snappy, data page version 1, int32/int64/float32/float64/bool/utf8 and lists of
@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.io.root import Root, StorageError
 from pipeline.neurons import nearest
 
-# A reader of whole files pays per group and column; one of 100k rows should still be able to breathe between
-# groups. 8,192 rows hold every layer of the usual networks in one group.
+# Readers of whole files pay per group and column; readers of 100,000 rows want to pause between groups. 8,192 rows hold
+# every layer of the usual networks in one group.
 ROW_GROUP_ROWS: Final = 8192
 # Above this a column falls back to its plain texts: a dictionary of 300,000 captions takes 20 MB.
 MAX_DICTIONARY_BYTES: Final = 64 << 20
@@ -250,10 +250,10 @@ def _arrow_schema(schema: Mapping[str, str]) -> Any:
 
 
 def _arrow_type(kind: str) -> Any:
-    intermediate = kind.removeprefix("list<").removesuffix(">")
-    if intermediate not in _SCALARS or kind not in (intermediate, f"list<{intermediate}>"):
+    scalar = kind.removeprefix("list<").removesuffix(">")
+    if scalar not in _SCALARS or kind not in (scalar, f"list<{scalar}>"):
         raise UserError(f"column type {kind!r}: expected one of {sorted(_SCALARS)} or a list<…> of one")
-    return _SCALARS[intermediate] if kind == intermediate else pa.list_(_SCALARS[intermediate])
+    return _SCALARS[scalar] if kind == scalar else pa.list_(_SCALARS[scalar])
 
 
 def _type_word(kind: Any) -> str:

@@ -1,7 +1,7 @@
-"""Work on one thing after the other, some of it begun ahead in threads: the results in order, never many of them held.
+"""Prefetch: work on items in threads before their turn; the results come in order, and few of them are held.
 
-Reading files ahead hides the latency of object stores. Hashing, scaling, packing and most of unpacking visualizations
-leave Python's lock, so that they use several cores.
+Reading files ahead hides the latency of object stores. Hashing, scaling, packing and most of unpacking images release
+Python's lock, so that they use several cores.
 """
 
 from collections import deque
@@ -17,25 +17,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(work: Callable[[T], R], things: Iterable[T], *, threads: int, most: int) -> Iterator[tuple[T, R]]:
-    """(thing, what `work` gives for it) in order; what it raises is raised when its thing has its turn.
+def ahead(work: Callable[[T], R], items: Iterable[T], *, threads: int, most: int) -> Iterator[tuple[T, R]]:
+    """(item, what `work` gives for it) in order; what it raises is raised when its item has its turn.
 
     Args:
         work: runs in one of the threads.
-        things: asked for in the caller's thread.
-        threads: work at once.
-        most: things begun whose turn has not come.
+        items: taken in the caller's thread.
+        threads: how many work at once.
+        most: how many items may be begun before their turn.
     """
-    left = iter(things)
+    left = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         begun: deque[tuple[T, Future[R]]] = deque()
         try:
-            begun.extend((thing, pool.submit(work, thing)) for thing in islice(left, most))
+            begun.extend((item, pool.submit(work, item)) for item in islice(left, most))
             while begun:
-                thing, future = begun.popleft()
+                item, future = begun.popleft()
                 result = future.result()
-                begun.extend((thing, pool.submit(work, thing)) for thing in islice(left, 1))
-                yield thing, result
+                begun.extend((item, pool.submit(work, item)) for item in islice(left, 1))
+                yield item, result
         finally:
             for _, future in begun:
                 future.cancel()

@@ -43,7 +43,7 @@ class _RangeFile(io.RawIOBase):
         if len(data) != requested:
             raise StorageError(
                 errno.EIO,
-                f"{self._name}: bytes {self._position}–{self._position + requested} are wanted but the store gave only "
+                f"{self._name}: bytes {self._position}–{self._position + requested} are needed but the store gave only "
                 f"{len(data)}; the file changed while it was read: run the command again",
             )
         buffer[:requested] = data

@@ -1,8 +1,8 @@
 """Remote storage: requests to object stores and web servers, tried again when they fail for a while.
 
 The one module that imports fsspec. Each request is whole and idempotent (an object is put, a range is got, a prefix
-is listed), so it is sent again as it is, and this is the one place that does so: what the libraries below would retry
-by themselves is switched off, or the tries would multiply (botocore 5 × s3fs 5 × ours).
+is listed), so it is sent again as it is. This is the one place that does so: the libraries' own retries are switched
+off, or the attempts would multiply (botocore 5 × s3fs 5 × ours).
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from pipeline.io.range_file import open_ranges
 T = TypeVar("T")
 
 # Waits of 0.5, 1, 2, 4, 8, 16 and 20 s, 51 s together: S3 asks for exponential backoff on SlowDown and needs tens of
-# seconds to spread a busy prefix; a restarted gateway needs as long. Who is away longer stops the run, which resumes.
+# seconds to spread a busy prefix; a restarted gateway needs as long. A longer outage stops the run, which resumes.
 MAX_TRIES: Final = 8
 FIRST_WAIT_S: Final = 0.5
 MAX_WAIT_S: Final = 20.0
 # gcsfs sends each request up to six times, over half a minute, and has no setting for it.
 _TRIES_OF_PROTOCOL: Final = {"gs": 2, "gcs": 2}
-TELL_FROM_S: Final = 4.0  # shorter waits are daily business, longer ones are told
+LOG_FROM_S: Final = 4.0  # shorter waits are usual and not logged
 # A request that gets no byte for this long is sent again: the defaults of s3fs, for web servers too (aiohttp: 300 s).
 CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 15.0
@@ -58,26 +58,26 @@ def request(url: str, action: str, call: Callable[[], T]) -> T:
         FileNotFoundError: there is no such file (and `action` is not write).
         StorageError: the store refuses, or failed `MAX_TRIES` times.
     """
-    tries = _Tries(url, action)
+    attempts = _Attempts(url, action)
     while True:
         try:
             return call()
         except Exception as error:
-            time.sleep(tries.failed(error))
+            time.sleep(attempts.failed(error))
 
 
 async def request_async(url: str, action: str, call: Callable[[], Awaitable[T]]) -> T:
     """As `request`, for a coroutine function."""
-    tries = _Tries(url, action)
+    attempts = _Attempts(url, action)
     while True:
         try:
             return await call()
         except Exception as error:
-            await asyncio.sleep(tries.failed(error))
+            await asyncio.sleep(attempts.failed(error))
 
 
-class _Tries:
-    """The tries of one request."""
+class _Attempts:
+    """The attempts of one request."""
 
     def __init__(self, url: str, action: str) -> None:
         self._url = url
@@ -88,7 +88,7 @@ class _Tries:
         self._started_at = time.monotonic()
 
     def failed(self, error: Exception) -> float:
-        """Say how many seconds to wait before the next try; raise what the caller is to see if there is none."""
+        """The seconds to wait before the next attempt; raises what the caller gets if there is none left."""
         if not is_storage_failure(error):
             raise error
         if isinstance(error, StorageError) or not is_transient(error):
@@ -100,7 +100,7 @@ class _Tries:
             raise explained(error, self._url, self._action, after=after) from error
         wait_s = self._wait_s * _jitter.uniform(0.5, 1.0)
         self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)
-        if wait_s >= TELL_FROM_S:
+        if wait_s >= LOG_FROM_S:
             _log.warning("cannot %s %s: %s; next try in %.0f s", self._action, self._url, error, wait_s)
         return wait_s
 

@@ -61,7 +61,7 @@ class Root:
         if is_local(text):
             # Absolute, because a worker may run in another current folder.
             return Root(os.path.abspath(local_path(text)))
-        remote.filesystem(text)  # says now what is wrong with it
+        remote.filesystem(text)  # raises now if it cannot be used
         return Root(text.rstrip("/") if not text.endswith("://") else text)
 
     @property
@@ -165,7 +165,7 @@ class Root:
         return sorted(name for name in names if not is_temporary(name))
 
     def wait_until_listed(self, folder: str, names: Collection[str], *, timeout_s: float = LISTING_TIMEOUT_S) -> None:
-        """Return once `list(folder)` shows all of `names`, which their writers say are committed.
+        """Return once `list(folder)` shows all of `names`, which their writers have committed.
 
         S3 shows an object as soon as it is written; some stores that speak its protocol lag. A stage waits at its
         end, so that the next one, which lists what is committed, sees all of it. On a local root nothing is asked.

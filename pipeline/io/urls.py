@@ -31,10 +31,10 @@ def explaining(path: str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = explained(error, path, action)
-        if told is error:
+        explanation = explained(error, path, action)
+        if explanation is error:
             raise
-        raise told from error
+        raise explanation from error
 
 
 def read_range(url: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -56,7 +56,7 @@ def read_range(url: str, offset: int = 0, size: int | None = None) -> bytes:
     if size is not None and len(data) != size:
         raise StorageError(
             errno.EIO,
-            f"{url}: bytes {offset}–{offset + size} are wanted but the file gave only {len(data)}; "
+            f"{url}: bytes {offset}–{offset + size} are needed but the file gave only {len(data)}; "
             "it changed since it was read first: restore it, or collect the statistics again",
         )
     return data

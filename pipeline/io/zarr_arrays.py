@@ -2,8 +2,7 @@
 
 Every chunk carries a CRC-32C, checked on reading: without it a flipped bit is read silently. A chunk (or
 Zarr shard, where one is used) is the unit of writing, is replaced atomically, and has exactly one owner:
-two processes that write into one shard lose chunks of each other. `write_rows` therefore takes whole units
-only.
+two processes that write into one shard lose chunks of each other. `write_rows` therefore takes whole units only.
 
 Every unit is stored, even one full of the fill value, so that a missing file is a fault and never reads as
 zeros.
@@ -22,7 +21,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from pipeline.errors import UserError
 from pipeline.io import remote
@@ -126,7 +125,7 @@ def create_array(
 
     Raises:
         UserError: an array of another shape, dtype or chunking is already there, or the chunks cut an
-            inner axis.
+            axis after the first.
     """
     if tuple(chunks[1:]) != tuple(shape[1:]) or (shards is not None and tuple(shards[1:]) != tuple(shape[1:])):
         raise UserError(f"array {path!r}: chunks {tuple(chunks)} must span all but the first axis of {tuple(shape)}")
@@ -136,7 +135,7 @@ def create_array(
         found = (there.shape, there.dtype, there.chunks, there.shards)
         if found != requested:
             raise UserError(
-                f"array {path!r} exists with (shape, dtype, chunks, shards) {found}, wanted {requested}; "
+                f"array {path!r} exists with (shape, dtype, chunks, shards) {found}, requested {requested}; "
                 "it belongs to another recipe: remove it or choose another output.root"
             )
         return
@@ -217,56 +216,59 @@ def default_chunks(shape: Sequence[int], dtype: Any) -> tuple[int, ...]:
     return (rows, *(max(1, length) for length in shape[1:]))
 
 
-def _store(place: Root, *, read_only: bool) -> LocalStore | FsspecStore:
+def _store(place: Root, *, read_only: bool) -> "LocalStore | _RemoteStore":
     if place.is_local:
         return LocalStore(place.local_path, read_only=read_only)
     fs, path = remote.filesystem(place.url, asynchronous=True)
-    return _RemoteStore(fs, read_only=read_only, path=path)
+    return _RemoteStore(FsspecStore(fs, read_only=read_only, path=path))
 
 
-class _RemoteStore(FsspecStore):
-    """Zarr's store on fsspec, where each request is tried again as all of ours are: chunks are written whole.
+class _RemoteStore(WrapperStore[FsspecStore]):
+    """Zarr's store on fsspec with each request repeated as all of ours are: chunks are written whole.
 
-    It remembers the documents that it wrote itself. For each array Zarr looks at those of all groups above it, and
-    clears its place: on an object store that would be ten requests for one array, of which two write it.
+    It remembers the documents that it wrote itself. For each array Zarr reads those of all groups above it and clears
+    its place: on an object store that would be ten requests for one array, of which two write it.
     """
 
     is_own = False  # whether the store was made empty by this object, so that what is there is what it wrote
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, store: FsspecStore) -> None:
+        super().__init__(store)
         self._written: dict[str, Buffer | None] = {}  # documents, and the names of chunks
 
-    def _url(self, key: str) -> str:
-        return f"{self.fs.unstrip_protocol(self.path)}/{key}"
+    def url(self, key: str = "") -> str:
+        """Where a key lies."""
+        return "/".join(filter(None, (self._store.fs.unstrip_protocol(self._store.path), key)))
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if byte_range is None and (document := self._written.get(key)) is not None:
             return document
-        get = super().get
-        return await remote.request_async(self._url(key), "read", lambda: get(key, prototype, byte_range))
+        return await remote.request_async(self.url(key), "read", lambda: self._store.get(key, prototype, byte_range))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        get, requested = super().get_partial_values, list(key_ranges)
-        return await remote.request_async(self._url(""), "read", lambda: get(prototype, requested))
+        requested = list(key_ranges)
+        return await remote.request_async(
+            self.url(), "read", lambda: self._store.get_partial_values(prototype, requested)
+        )
 
-    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
-        put = super().set
-        await remote.request_async(self._url(key), "write", lambda: put(key, value, byte_range))
+    async def set(self, key: str, value: Buffer) -> None:
+        await remote.request_async(self.url(key), "write", lambda: self._store.set(key, value))
         self._written[key] = value if key.endswith("zarr.json") else None
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
 
     async def exists(self, key: str) -> bool:
         if key in self._written:
             return True
-        exists = super().exists
-        return await remote.request_async(self._url(key), "read", lambda: exists(key))
+        return await remote.request_async(self.url(key), "read", lambda: self._store.exists(key))
 
     async def delete(self, key: str) -> None:
         self._written.pop(key, None)
-        delete = super().delete
-        await remote.request_async(self._url(key), "remove", lambda: delete(key))
+        await remote.request_async(self.url(key), "remove", lambda: self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         below = [key for key in self._written if not prefix or key.startswith(f"{prefix}/")]
@@ -274,16 +276,13 @@ class _RemoteStore(FsspecStore):
             return
         for key in below:
             del self._written[key]
-        delete = super().delete_dir
-        await remote.request_async(self._url(prefix), "remove", lambda: delete(prefix))
+        await remote.request_async(self.url(prefix), "remove", lambda: self._store.delete_dir(prefix))
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        list_dir = super().list_dir
-
         async def call() -> list[str]:
-            return [name async for name in list_dir(prefix)]
+            return [name async for name in self._store.list_dir(prefix)]
 
-        for name in await remote.request_async(self._url(prefix), "list", call):
+        for name in await remote.request_async(self.url(prefix), "list", call):
             yield name
 
 
@@ -319,8 +318,8 @@ def _create(
 def _place(group: Group, path: str = "") -> str:
     """Where an array lies, as messages name it: a local path or a URL."""
     store = group.store_path.store
-    assert isinstance(store, LocalStore | FsspecStore)
-    root = str(store.root) if isinstance(store, LocalStore) else store.fs.unstrip_protocol(store.path)
+    assert isinstance(store, LocalStore | _RemoteStore)
+    root = str(store.root) if isinstance(store, LocalStore) else store.url()
     return "/".join(part for part in (root.rstrip("/"), group.store_path.path, path) if part)
 
 

@@ -57,7 +57,7 @@ def _chunk_bias(bias: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 class _ThroughHeads:
-    """The pre-hook that leads the input of a projection through `heads`; a class, since it travels with the model."""
+    """The pre-hook that sends the input of a projection through `heads`; a class, so that it pickles with the model."""
 
     def __init__(self, heads: nn.Module) -> None:
         self.heads = heads

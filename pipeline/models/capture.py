@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.neurons import nearest
 
 
 class UnsupportedOutputError(UserError):
@@ -17,8 +18,9 @@ def channels_first(output: object, layer: str) -> Tensor:
     """A module's output as features: [B, C, H, W] maps, [B, C, T] tokens or [B, C] logits.
 
     Axis 1 always counts units. Transformers give [B, T, C], and Swin and the inside of ConvNeXt [B, H, W, C]; their
-    channel axis is moved to the front. Which of four axes the channels are is told by the shape: maps of square
-    images are square, so [B, n, n, C] with C ≠ n has them last. Where C = H = W nothing tells; channels-first wins.
+    channel axis is moved to the front. The shape shows which of four axes the channels are: maps of square
+    images are square, so [B, n, n, C] with C ≠ n has them last. Where C = H = W the shape cannot show it, and they are
+    taken to come first.
 
     Raises:
         UnsupportedOutputError: the output is no tensor, or has a number of axes no feature map has.
@@ -46,8 +48,6 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
     Raises:
         UserError: a layer is not a module of `module`.
     """
-    from pipeline.neurons import nearest
-
     modules = dict(module.named_modules())
     features: dict[str, Tensor] = {}
     handles = []
@@ -68,7 +68,7 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
 
 
 class _AllCapturedError(Exception):
-    """Ends a forward pass whose remaining layers nobody asked for; never leaves `features_of`."""
+    """Ends a forward pass whose remaining layers are not needed; never leaves `features_of`."""
 
 
 def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
 
 
 class _OwnMaps(torch.autograd.Function):
-    """Its gradient is written, in the order of the features; that of indexing is added up, which takes sorting."""
+    """Indexing whose gradient is written in one pass; autograd's own adds up by index, for which it sorts."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, units: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Feature layers: where distributions are aligned. The published ones by name, otherwise found in the network.
 
-Every published choice is the stem plus the end of each of four stages (METHOD 4); for a network without an
-entry here the same visualization is read off its own modules and the shapes of their outputs.
+Every published choice is the stem plus the end of each of four stages; for a network without an entry here the same
+layers are found from its modules and the shapes of their outputs.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ PUBLISHED: Mapping[str, list[FeatureLayer]] = {
     ),
 }
 
-# Intermediate neurons: the stem counts a tenth, the last stage is left out (METHOD 4).
+# Intermediate neurons: the stem counts a tenth, the last stage is left out (VITAL's code).
 INTERMEDIATE_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 0.0)
 _NUM_STAGES = 4
 # Children that are the stem by name, however many convolutions it has; its first one stands for it.
@@ -138,12 +138,11 @@ class _Network:
             path = f"{prefix}.{child_name}" if prefix else child_name
             if child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
                 continue
-            intermediate = self._blocks(path) if prefix.count(".") < 2 else []
-            intermediate = intermediate or self._convolutions(path)
-            spans_stages = len({self._resolutions[layer] for layer in intermediate}) >= _NUM_STAGES - 1
+            inside = (self._blocks(path) if prefix.count(".") < 2 else []) or self._convolutions(path)
+            spans_stages = len({self._resolutions[layer] for layer in inside}) >= _NUM_STAGES - 1
             holds_ends = any(end is not None and f"{end}.".startswith(f"{path}.") for end in self._ends())
             if path not in self._shapes or spans_stages:
-                found += intermediate
+                found += inside
             elif not holds_ends:
                 found.append(path)
         return found

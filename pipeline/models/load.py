@@ -175,16 +175,16 @@ def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
         raise UserError(
             f'model.name = "python:{path}": the factory gave {type(module).__name__}, expected a torch.nn.Module'
         )
-    given: dict[str, Any] = {
+    stated: dict[str, Any] = {
         name: getattr(module, name)
         for name in ("input_size_px", "crop_fraction", "interpolation", "mean", "std", "in_chans")
         if hasattr(module, name)
     }
-    mean, std = for_channels(given.get("in_chans", 3), _IMAGENET_MEAN, _IMAGENET_STD)
+    mean, std = for_channels(stated.get("in_chans", 3), _IMAGENET_MEAN, _IMAGENET_STD)
     return module, Preprocessing(
-        input_size_px=request.input_size_px or given.get("input_size_px", 224),
-        crop_fraction=given.get("crop_fraction", 0.875),
-        interpolation=given.get("interpolation", "bilinear"),
-        mean=tuple(given.get("mean", mean)),
-        std=tuple(given.get("std", std)),
+        input_size_px=request.input_size_px or stated.get("input_size_px", 224),
+        crop_fraction=stated.get("crop_fraction", 0.875),
+        interpolation=stated.get("interpolation", "bilinear"),
+        mean=tuple(stated.get("mean", mean)),
+        std=tuple(stated.get("std", std)),
     )

@@ -1,4 +1,4 @@
-"""`Model`: a network with what is known of its input, its layers, its tokens and its classes."""
+"""`Model`: a network with its input, its layers, its tokens and its classes."""
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.capture import capture, unit_activation
-from pipeline.models.derived_layer import derived_layers
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
@@ -25,7 +24,7 @@ from pipeline.neurons import nearest
 
 
 class Model:
-    """A vision network in eval mode with frozen parameters, and what is known of its input and layers."""
+    """A vision network in eval mode with frozen parameters, its preprocessing and its layers."""
 
     def __init__(
         self,
@@ -45,11 +44,7 @@ class Model:
         self.move_to(device)
 
     def move_to(self, device: str | torch.device) -> None:
-        """Move the network, its convolutions channels-last: GPUs have their kernels for that, and CPUs are faster too.
-
-        Measured 2026-11-26, forward and back, on one and two CPU threads: EfficientNet-Lite0 at 0.8 and 0.65 of the
-        time, ResNet-50 at 0.9 and 0.75.
-        """
+        """Move the network, its convolutions channels-last, which is faster on GPUs and on CPUs."""
         self.device = torch.device(device)
         self.module.to(self.device)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -218,7 +213,7 @@ class Model:
 
     @cached_property
     def classifier_layer(self) -> str | None:
-        """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None of a backbone without one."""
+        """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone."""
         return find_classifier(self.module, self._probe(self.input_size_px))
 
     @property
@@ -228,12 +223,12 @@ class Model:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the classifier; 0 of a backbone."""
+        """Number of classes of the classifier; 0 for a backbone."""
         return 0 if self.classifier_layer is None else self.units(self.classifier_layer)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Text of each class, by index; of a backbone the names that a file of labels gives to the data's labels."""
+        """Text of each class, by index; for a backbone the names that a file of labels gives to the data's labels."""
         return class_names(self._labels, self.num_classes)
 
     def resolve_layer(self, layer: str) -> str:
@@ -252,27 +247,6 @@ class Model:
         self.feature_shape(layer)
         return layer
 
-    def derived_layers(self) -> list[str]:
-        """The concept sets and combinations that were added to the network, as layer names."""
-        return [name for name, _ in derived_layers(self.module)]
-
-    def feature_space(self, layer: str) -> str:
-        """The layer of the network whose features the units of a layer are read from.
-
-        That is the layer itself, of concepts the one they are directions in, of a combination the last of its units'.
-        """
-        added = dict(derived_layers(self.module))
-        while layer in added:
-            layer = added[layer].sources[-1]
-        return layer
-
-    def unit_label(self, layer: str, unit: int) -> str:
-        """What a unit stands for: the name of its class, its concept or its combination; nothing for other units."""
-        added = dict(derived_layers(self.module))
-        if layer in added:
-            return added[layer].unit_label(unit)
-        return self.class_names[unit] if layer == self.classifier_layer else ""
-
     def default_feature_layers(self) -> list[FeatureLayer]:
-        """Where distributions are aligned unless the recipe says otherwise: stem and stages."""
+        """Where distributions are aligned by default: stem and stages."""
         return default_feature_layers(self.name, self.module, self.feature_shapes, self.classifier_layer)

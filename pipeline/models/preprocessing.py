@@ -13,7 +13,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
             "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # fmt: skip
 # Pillow's mode for so many channels: gray, gray and opacity, color, color and opacity.
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Opacity is no part of the statistics that means and deviations are taken from: from [0, 1] to [−1, 1].
+# The statistics of data sets know no opacity, so it goes from [0, 1] to [−1, 1].
 _ALPHA_MEAN = _ALPHA_STD = 0.5
 
 
@@ -58,7 +58,7 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """Pillow's mode of visualizations with these channels: L, LA, RGB or RGBA."""
+        """Pillow's mode of images with these channels: L, LA, RGB or RGBA."""
         return _MODES[self.num_channels]
 
     @property
@@ -79,18 +79,18 @@ class Preprocessing:
         return resized.crop((left, top, left + size, top + size))
 
     def to_tensor(self, image: Image.Image | np.ndarray) -> Tensor:
-        """A square visualization as a normalized float32 tensor [channels, H, W]; nothing is resized.
+        """A square image as a normalized float32 tensor [channels, H, W]; nothing is resized.
 
         Args:
             image: in any of Pillow's modes, or uint8 [H, W, 3] or [H, W, 4].
         """
-        visualization = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        pixels = torch.from_numpy(np.array(visualization.convert(self.mode), dtype=np.uint8))
+        opened = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        pixels = torch.from_numpy(np.array(opened.convert(self.mode), dtype=np.uint8))
         channels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         return self.normalize(channels.float().div_(255))
 
     def to_visualization(self, pixels: Tensor) -> np.ndarray:
-        """Pixels [channels, H, W] in [0, 1] as a visualization to publish, uint8 [H, W, 3], or [H, W, 4] with opacity.
+        """Pixels [channels, H, W] in [0, 1] as an image to publish, uint8 [H, W, 3], or [H, W, 4] with opacity.
 
         Gray is written as three equal channels, so that `to_tensor` gives the same numbers back, rounded to 8 bits.
         """

@@ -1,14 +1,14 @@
-"""What one forward pass shows of a network: the layers that have units, their shapes, and which one classifies."""
+"""One forward pass through a network: the layers that have units, their shapes, and which one classifies."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.capture import UnsupportedOutputError, channels_first
-from pipeline.models.derived_layer import DerivedLayers
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 
@@ -16,9 +16,16 @@ Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 _NUM_IMAGES = 2
 
 
+class PassThrough(nn.Module):
+    """A submodule that holds others and is no layer of the network; a Sequential that runs it gets its input back."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was seen.
+    """What one forward pass showed.
 
     Attributes:
         shapes: layer → feature shape without the batch axis, in order of completion; layers without units are left
@@ -47,7 +54,7 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         device: where the module lives.
     """
     named = module.named_modules()
-    names = {child: name for name, child in named if name and not isinstance(child, DerivedLayers)}
+    names = {child: name for name, child in named if name and not isinstance(child, PassThrough)}
     shapes: dict[str, Shape] = {}
     calls: list[str] = []
     vectors: dict[str, Tensor] = {}  # the outputs that could be the logits
@@ -103,11 +110,11 @@ def _as_logits(output: object) -> Tensor | None:
 
 
 def find_classifier(module: nn.Module, seen: Probe) -> str | None:
-    """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None of a backbone.
+    """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone.
 
     A network classifies if its last layer with weights maps to its K outputs; a backbone ends with a normalization or
-    a residual sum. Where they disagree, what the network says of itself goes first: `num_classes = 0` is a
-    backbone, as timm has it, and `get_classifier()` names the classifier.
+    a residual sum. Where they disagree, the network's own attributes decide: `num_classes = 0` is a
+    backbone, as in timm, and `get_classifier()` names the classifier.
 
     The layer found is that of the weights (`fc`, `classifier.6`), or where these give a map (SqueezeNet's
     convolution) the first layer after them that gives the network's output (its pooling).
@@ -124,8 +131,8 @@ def find_classifier(module: nn.Module, seen: Probe) -> str | None:
             return candidate
         if len(shape) == 3 and seen.output_layers:
             return seen.output_layers[0]
-    says_so = getattr(module, "num_classes", None) == seen.num_logits
-    return seen.output_layers[0] if says_so and seen.output_layers else None
+    has_logits = getattr(module, "num_classes", None) == seen.num_logits
+    return seen.output_layers[0] if has_logits and seen.output_layers else None
 
 
 def _last_with_weights(modules: Mapping[str, nn.Module], seen: Probe) -> str | None:
@@ -139,15 +146,15 @@ def _named_by_library(module: nn.Module) -> list[str]:
     get_classifier = getattr(module, "get_classifier", None)
     if not callable(get_classifier):
         return []
-    given = get_classifier()
-    requested = given if isinstance(given, tuple | list) else [given]
+    named = get_classifier()
+    classifiers = named if isinstance(named, tuple | list) else [named]
     names = {child: name for name, child in module.named_modules()}
-    parts = [part for child in requested if isinstance(child, nn.Module) for part in child.modules()]
+    parts = [part for child in classifiers if isinstance(child, nn.Module) for part in child.modules()]
     return [names[part] for part in parts if part in names]
 
 
 def _maps_to(module: nn.Module, num_outputs: int) -> bool:
-    """Whether a module holds a matrix or kernel with K outputs: [K, in], [K, in, 1, 1], or [in, K] of one's own."""
+    """Whether a module holds a matrix or kernel with K outputs: [K, in], [K, in, 1, 1], or [in, K] of another kind."""
     is_own = not isinstance(module, nn.Linear | nn.Conv2d)
     matrices = [parameter.shape for parameter in module.parameters(recurse=False) if parameter.ndim > 1]
     return any(shape[0] == num_outputs or (is_own and shape[-1] == num_outputs) for shape in matrices)

@@ -96,17 +96,17 @@ def _resampled_positions(module: nn.Module, state: StateDict) -> dict[str, Tenso
     """
     resampled = {}
     for name in ("pos_embed", "encoder.pos_embedding"):  # timm's, torchvision's
-        own, given = module.state_dict().get(name), state.get(name)
-        if own is None or given is None or own.ndim != 3 or given.ndim != 3 or own.shape == given.shape:
+        own, stored = module.state_dict().get(name), state.get(name)
+        if own is None or stored is None or own.ndim != 3 or stored.ndim != 3 or own.shape == stored.shape:
             continue
         # Patches form a square; a class token, or two of a distilled network, are what T has beyond it.
         num_prefix = next(n for n in range(own.shape[1]) if _is_square(own.shape[1] - n))
-        if not _is_square(given.shape[1] - num_prefix):
+        if not _is_square(stored.shape[1] - num_prefix):
             continue
         from timm.layers import resample_abs_pos_embed
 
         side = math.isqrt(own.shape[1] - num_prefix)
-        resampled[name] = resample_abs_pos_embed(given, new_size=[side, side], num_prefix_tokens=num_prefix)
+        resampled[name] = resample_abs_pos_embed(stored, new_size=[side, side], num_prefix_tokens=num_prefix)
     return resampled
 
 
@@ -176,8 +176,8 @@ def _from_efficientnet_pytorch(state: StateDict) -> dict[str, Tensor]:
         if parts[0] == "_blocks":
             block = int(parts[1])
             table = expanded if f"_blocks.{block}._expand_conv.weight" in state else plain
-            intermediate = (table | squeeze).get(parts[2], parts[2])
-            renamed[".".join(("blocks", *map(str, places[block]), intermediate, *parts[3:]))] = value
+            module = (table | squeeze).get(parts[2], parts[2])
+            renamed[".".join(("blocks", *map(str, places[block]), module, *parts[3:]))] = value
         else:
             renamed[".".join((stem.get(parts[0], parts[0]), *parts[1:]))] = value
     return renamed

@@ -1,90 +1,71 @@
 """[[concepts]] and [[combinations]] of a recipe: the layers that are added to the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal, Self
 
-from pipeline.neurons import check_layer_name
-from pipeline.recipe import fields as checks
-from pipeline.recipe.fields import RecipeError, Section, Unexpected
-from pipeline.recipe.toml import plain
+from pydantic import Field, model_validator
 
-CONCEPT_ACTIVATIONS = ("projection", "relu", "cosine")
-
-_NAME = checks.text(pattern=r"[A-Za-z0-9_]+", expected='letters, digits and "_": it becomes part of a layer\'s name')
-
-
-def _layer(value: Any) -> str:
-    try:
-        return check_layer_name(value)
-    except (ValueError, TypeError):
-        raise Unexpected('an exact layer name such as "blocks.5"') from None
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise Unexpected("true or false")
-    return value
-
-
-def _labels(value: Any) -> str | tuple[str, ...]:
-    if isinstance(value, str):
-        return value
-    return tuple(checks.many(checks.text(), what="texts, or the path or URL of a text file")(value))
-
+from pipeline.recipe.section import RecipeError, Section
+from pipeline.recipe.values import LayerName, Listed, Text, form
 
 _UNIT_FORM = r"\w+(\.\w+)*:\d+"
-_UNIT = checks.text(pattern=_UNIT_FORM, expected='"LAYER:UNIT" such as "blocks.4:14"')
-_UNIT_OR_NONE = checks.text(
-    pattern=f"({_UNIT_FORM})?", expected='"LAYER:UNIT" such as "blocks.4:14", or nothing', may_be_empty=True
-)
+BlockName = Annotated[str, form(r"[A-Za-z0-9_]+", 'letters, digits and "_": it becomes part of a layer\'s name')]
+UnitName = Annotated[str, form(_UNIT_FORM, '"LAYER:UNIT" such as "blocks.4:14"')]
+UnitNameOrNone = Annotated[str, form(f"({_UNIT_FORM})?", '"LAYER:UNIT" such as "blocks.4:14", or nothing')]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConceptsBlock(Section):
-    """[[concepts]]: directions in a layer's feature space, which become the units of the layer `concepts.NAME`.
+class ConceptsBlock(Section, title="[[concepts]]"):
+    """Directions in a layer's feature space, which become the units of the derived layer `concepts.NAME`."""
 
-    `sha256` is that of the file: given, another content is refused; left out, a run fills it in, so that results
-    are bound to the content.
-    """
+    name: BlockName
+    """Name of the set."""
+    layer: LayerName
+    """The layer whose features the directions lie in."""
+    directions: Annotated[str, form(r".+\.(safetensors|npz)", "path or URL of a .safetensors or .npz")]
+    """The file of the directions."""
+    key: str = ""
+    """Name of the array of directions in the file; may be left out if there is no other."""
+    transpose: bool = False
+    """The array is [channels, directions]."""
+    bias: str = ""
+    """Name of an array that is added to the projections."""
+    center: str = ""
+    """Name of an array that is subtracted from the features first."""
+    activation: Literal["projection", "relu", "cosine"] = "projection"
+    """The projection, its positive part, or the cosine of the angle."""
+    normalize: bool = True
+    """Bring each direction to length 1, and divide its bias alike."""
+    labels: Annotated[
+        str | Annotated[tuple[Text, ...], Listed("texts", or_single=False)],
+        Field(title="a list of texts, or the path or URL of a text file"),
+    ] = ()
+    """What the directions are: texts, or path or URL of a text file with one per line."""
+    sha256: Annotated[str, form(r"([0-9a-f]{64})?", "64 hexadecimal digits, or nothing")] = ""
+    """Hash of the file. Given: another content is refused. Empty: a run fills it in."""
 
-    section: ClassVar[str] = "concepts"
-    name: str = checks.key(_NAME)
-    layer: str = checks.key(_layer)
-    directions: str = checks.key(
-        checks.text(pattern=r".+\.(safetensors|npz)", expected="path or URL of a .safetensors or .npz")
-    )
-    key: str = checks.key(checks.text(may_be_empty=True), "")
-    transpose: bool = checks.key(_switch, False)
-    bias: str = checks.key(checks.text(may_be_empty=True), "")
-    center: str = checks.key(checks.text(may_be_empty=True), "")
-    activation: str = checks.key(checks.choice(*CONCEPT_ACTIVATIONS), "projection")
-    normalize: bool = checks.key(_switch, True)
-    labels: str | tuple[str, ...] = checks.key(_labels, ())
-    sha256: str = checks.key(
-        checks.text(pattern=r"([0-9a-f]{64})?", expected="64 hexadecimal digits, or nothing", may_be_empty=True), ""
-    )
 
+class CombinationsBlock(Section, title="[[combinations]]"):
+    """Several units as one: either `units` jointly, or `unit` conditioned on one upstream of it."""
 
-@dataclass(frozen=True, kw_only=True)
-class CombinationsBlock(Section):
-    """[[combinations]]: several units as one, either `units` jointly, or `unit` given one upstream of it."""
+    name: BlockName
+    """Name of the combination."""
+    units: Annotated[tuple[UnitName, ...], Listed('"LAYER:UNIT" texts', unique=True)] = ()
+    """At least two units, which are to be active at one place."""
+    unit: UnitNameOrNone = ""
+    """One unit, as far as it is computed from that of `conditioned_on`."""
+    conditioned_on: UnitNameOrNone = ""
+    """A unit of an earlier layer."""
 
-    section: ClassVar[str] = "combinations"
-    name: str = checks.key(_NAME)
-    units: tuple[str, ...] = checks.key(checks.many(_UNIT, what='"LAYER:UNIT" texts', unique=True), ())
-    unit: str = checks.key(_UNIT_OR_NONE, "")
-    conditioned_on: str = checks.key(_UNIT_OR_NONE, "")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         is_joint = len(self.units) >= 2 and not self.unit and not self.conditioned_on
         is_conditional = not self.units and bool(self.unit) and bool(self.conditioned_on)
         if not is_joint and not is_conditional:
             raise RecipeError(
                 f'combinations "{self.name}": expected either `units`, at least two, or `unit` and `conditioned_on`; '
-                f'got units = {list(self.units)}, unit = "{self.unit}", given = "{self.conditioned_on}"'
+                f'got units = {list(self.units)}, unit = "{self.unit}", conditioned_on = "{self.conditioned_on}"'
             )
+        return self
 
 
 def require_distinct_names(blocks: Sequence[ConceptsBlock | CombinationsBlock]) -> None:
@@ -101,16 +82,14 @@ def require_distinct_names(blocks: Sequence[ConceptsBlock | CombinationsBlock]) 
 
 
 def derived_keys(blocks: Sequence[ConceptsBlock | CombinationsBlock], *, with_labels: bool) -> dict[str, Any]:
-    """What the blocks contribute to `Recipe.stage_keys`: all that changes results, by the name of the layer.
+    """Return what the blocks contribute to `Recipe.stage_keys`: all that changes results, by the name of the layer.
 
     Of a file that is its content, not where it lies; labels change rows and no statistics.
     """
     left_out = {"name", "directions", *(() if with_labels else ("labels",))}
     return {
         f"{block.section}.{block.name}": {
-            item.name: plain(getattr(block, item.name))
-            for item in fields(block)
-            if item.name not in left_out and getattr(block, item.name) not in ("", ())
+            key: value for key, value in block.to_table().items() if key not in left_out and value not in ("", [])
         }
         for block in blocks
     }

@@ -1,83 +1,60 @@
-"""[evaluate] of a recipe: the networks that score the visualizations, the dataset images that they are compared with."""
-# ruff: noqa: RUF009 - `key` makes a dataclass field
+"""[evaluate] of a recipe: the networks that score the visualizations, and what these are compared with."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, Self
 
-from pipeline.recipe import fields as checks
-from pipeline.recipe.fields import RecipeError, Section, Unexpected, key
+from pydantic import Field, model_validator
+
+from pipeline.neurons import evaluator_slug
+from pipeline.recipe.section import RecipeError, Section
+from pipeline.recipe.values import Count, Listed, ModelName, Shorthand, Text, form
 
 MAX_SLUG_LENGTH = 80  # it becomes part of column names
 
-_OPEN_CLIP = r"open_clip:\S+"
 
+class EvaluatorChoice(Section, title="evaluate.held_out_models"):
+    """A network that had no part in making the visualizations, and its weights."""
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluatorChoice(Section):
-    """One of evaluate.held_out_models: a network that never saw how the visualizations were made, and its weights."""
-
-    section: ClassVar[str] = "evaluate.held_out_models"
-    name: str = key(checks.text(pattern=checks.MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:…"))
-    weights: str = key(checks.text(), "pretrained")
+    name: ModelName
+    """The network, as in model.name."""
+    weights: Text = "pretrained"
+    """Its weights, as in model.weights."""
 
     @property
     def slug(self) -> str:
         """The name as part of column names: lower-case letters, digits and `_`."""
-        # Imported here: it belongs to the evaluators, and most uses of a recipe have none.
-        from pipeline.neurons import evaluator_slug
-
         return evaluator_slug(self.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipChoice(EvaluatorChoice):
-    """evaluate.clip: an open_clip network, which compares visualizations with the names of the classes.
+class ClipChoice(EvaluatorChoice, title="evaluate.clip"):
+    """An open_clip network. It has no default weights, so that a run never downloads any by itself."""
 
-    It has no default weights, so that a run never downloads any by itself.
-    """
-
-    section: ClassVar[str] = "evaluate.clip"
-    name: str = key(checks.text(pattern=_OPEN_CLIP, expected="open_clip:ARCHITECTURE, such as open_clip:ViT-B-32"))
-    weights: str = key(checks.text(expected="the path of the network's weights"))
+    name: Annotated[str, form(r"open_clip:\S+", "open_clip:ARCHITECTURE, such as open_clip:ViT-B-32")]
+    """The network's architecture."""
+    weights: Annotated[str, Field(pattern=r"\S", title="the path of the network's weights")]
+    """A local file."""
 
 
-def _evaluator(value: Any) -> EvaluatorChoice:
-    if isinstance(value, EvaluatorChoice):
-        return value
-    table = {"name": value} if isinstance(value, str) else value
-    if not isinstance(table, Mapping):
-        raise Unexpected('a model name or {name = "timm:…", weights = "…"}')
-    return EvaluatorChoice.from_table(table)
+class EvaluateSection(Section, title="[evaluate]"):
+    """Who scores the visualizations beside the model itself, and what they are compared with."""
 
+    held_out_models: Annotated[
+        tuple[Annotated[EvaluatorChoice, Shorthand("name")], ...], Listed("model names or tables")
+    ] = ()
+    """Evaluators: networks that had no part in making the visualizations. Empty: the model alone."""
+    clip: ClipChoice | None = None
+    """An open_clip network, which compares visualizations with the names of the classes."""
+    num_dataset_images: Annotated[int, Field(ge=2)] = 1000
+    """Random dataset images that visualizations are compared with."""
+    num_top_images: Count = 9
+    """Top-activating images per neuron, without its references, that visualizations are compared with."""
+    weak_percentile: Annotated[float, Field(ge=0, le=100)] = 99.0
+    """A visualization that activates its neuron less than this percentile of the data set is weak."""
 
-def _clip(value: Any) -> ClipChoice:
-    if isinstance(value, ClipChoice):
-        return value
-    if not isinstance(value, Mapping):
-        raise Unexpected('a table {name = "open_clip:ViT-B-32", weights = "PATH"}')
-    return ClipChoice.from_table(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSection(Section):
-    """[evaluate]: who scores the visualizations beside the model itself, and what they are compared with.
-
-    `num_dataset_images` random dataset images of the data set are the panel that visualizations are compared with, and
-    `num_top_images` per neuron those that activate it. `weak_percentile`: a visualization that activates its neuron
-    less than this percentile of the data set is weak.
-    """
-
-    section: ClassVar[str] = "evaluate"
-    held_out_models: tuple[EvaluatorChoice, ...] = key(checks.many(_evaluator, what="model names or tables"), ())
-    clip: ClipChoice | None = key(checks.either(None, _clip), None)
-    num_dataset_images: int = key(checks.whole(minimum=2), 1000)
-    num_top_images: int = key(checks.whole(minimum=1), 9)
-    weak_percentile: float = key(checks.number(minimum=0, maximum=100), 99.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         _require_distinct_columns(self.evaluators)
+        return self
 
     @property
     def evaluators(self) -> tuple[EvaluatorChoice, ...]:
@@ -95,13 +72,13 @@ def _require_distinct_columns(evaluators: Sequence[EvaluatorChoice]) -> None:
     for evaluator in evaluators:
         if len(evaluator.slug) > MAX_SLUG_LENGTH:
             raise RecipeError(
-                f'{evaluator.section} = "{evaluator.name}": its scores get columns named after it, so its name may have at '
-                f"most {MAX_SLUG_LENGTH} letters and digits; it has {len(evaluator.slug)}"
+                f'{evaluator.section} = "{evaluator.name}": its scores get columns named after it, so its name may '
+                f"have at most {MAX_SLUG_LENGTH} letters and digits; it has {len(evaluator.slug)}"
             )
         if evaluator.slug in names:
             raise RecipeError(
-                f'evaluate.held_out_models: "{names[evaluator.slug]}" and "{evaluator.name}" would both write the column '
-                f'"accuracy_top1_{evaluator.slug}": expected names that differ in letters or digits; score with the other '
-                "one in a run of its own"
+                f'evaluate.held_out_models: "{names[evaluator.slug]}" and "{evaluator.name}" would both write the '
+                f'column "accuracy_top1_{evaluator.slug}": expected names that differ in letters or digits; score '
+                "with the other one in a run of its own"
             )
         names[evaluator.slug] = evaluator.name

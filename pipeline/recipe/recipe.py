@@ -1,25 +1,27 @@
-"""Recipe: what a run is. TOML in, frozen dataclasses out, validated once; each stage has a fingerprint.
+"""Recipe: what a run is. TOML in, frozen models out, validated once; each stage has a fingerprint.
 
     recipe = load_recipe("lite0.toml", ["statistics.top_k=32"])
     recipe.fingerprint("targets")      # 16 hex digits: equal as long as the stage's results would be equal
 
 Paths of data and output are relative to the current folder, not to the recipe's file.
 """
-# ruff: noqa: RUF009 - `key` makes a dataclass field
 
 import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+
+import tomli_w
+from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.io.root import StorageError, read_range
-from pipeline.recipe import fields as checks
 from pipeline.recipe.derived_layers import CombinationsBlock, ConceptsBlock, derived_keys, require_distinct_names
 from pipeline.recipe.evaluate import EvaluateSection
-from pipeline.recipe.fields import Check, RecipeError, Section, Unexpected, key
+from pipeline.recipe.overrides import apply_override
+from pipeline.recipe.renamed import SCHEMA, require_current_names
+from pipeline.recipe.section import RecipeError, Section
 from pipeline.recipe.sections import (
     AtlasSection,
     ComputeSection,
@@ -30,58 +32,37 @@ from pipeline.recipe.sections import (
     StatisticsSection,
     TargetsSection,
 )
-from pipeline.recipe.toml import apply_override, key_lines, plain, toml_value
+from pipeline.recipe.values import Listed, form
 from pipeline.recipe.visualize import VisualizeSection
-
-SCHEMA = "recipe/1"
 
 Stage = Literal["collect", "targets", "visualize", "evaluate", "build"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
-def _part(section_type: type[Section]) -> Check:
-    def check(value: Any) -> Section:
-        if isinstance(value, section_type):
-            return value
-        if not isinstance(value, Mapping):
-            raise Unexpected(f"a table [{section_type.section}]")
-        return section_type.from_table(value)
-
-    return check
-
-
-def _blocks(value: Any) -> tuple[NeuronsBlock, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise Unexpected("at least one block [[neurons]]")
-    return tuple(_part(NeuronsBlock)(block) for block in value)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe(Section):
     """One run: one model, one data set, one atlas. Equal recipes have equal TOML."""
 
-    schema: str = key(checks.choice(SCHEMA), SCHEMA)
-    name: str = key(
-        checks.text(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", expected="letters, digits, '.', '_' and '-' only")
-    )
-    seed: int = key(checks.whole(minimum=0, maximum=2**63 - 1), 0)
-    model: ModelSection = key(_part(ModelSection))
-    data: DataSection = key(_part(DataSection))
-    output: OutputSection = key(_part(OutputSection))
-    concepts: tuple[ConceptsBlock, ...] = key(checks.many(_part(ConceptsBlock), what="tables [[concepts]]"), ())
-    combinations: tuple[CombinationsBlock, ...] = key(
-        checks.many(_part(CombinationsBlock), what="tables [[combinations]]"), ()
-    )
-    statistics: StatisticsSection = key(_part(StatisticsSection), factory=StatisticsSection)
-    neurons: tuple[NeuronsBlock, ...] = key(_blocks)
-    targets: TargetsSection = key(_part(TargetsSection), factory=TargetsSection)
-    visualize: VisualizeSection = key(_part(VisualizeSection), factory=VisualizeSection)
-    evaluate: EvaluateSection = key(_part(EvaluateSection), factory=EvaluateSection)
-    atlas: AtlasSection = key(_part(AtlasSection), factory=AtlasSection)
-    compute: ComputeSection = key(_part(ComputeSection), factory=ComputeSection)
+    version: Literal["recipe/2"] = Field(default=SCHEMA, alias="schema")
+    """Version of this format."""
+    name: Annotated[str, form(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-' only")]
+    """Name of the atlas."""
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """Seed of the run; the seed of every visualization follows from it."""
+    model: ModelSection
+    data: DataSection
+    output: OutputSection
+    concepts: Annotated[tuple[ConceptsBlock, ...], Listed("tables [[concepts]]", or_single=False)] = ()
+    combinations: Annotated[tuple[CombinationsBlock, ...], Listed("tables [[combinations]]", or_single=False)] = ()
+    statistics: StatisticsSection = StatisticsSection()
+    neurons: Annotated[tuple[NeuronsBlock, ...], Listed("tables [[neurons]]", minimum=1, or_single=False)]
+    targets: TargetsSection = TargetsSection()
+    visualize: VisualizeSection = VisualizeSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    atlas: AtlasSection = AtlasSection()
+    compute: ComputeSection = ComputeSection()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         require_distinct_names([*self.concepts, *self.combinations])
         if self.targets.num_references > self.statistics.top_k:
             raise RecipeError(
@@ -105,9 +86,20 @@ class Recipe(Section):
                 f"targets.min_references = {self.targets.min_references}: expected at most "
                 f"targets.num_references = {self.targets.num_references}"
             )
+        return self
 
-    @staticmethod
-    def from_toml(text: str, overrides: Sequence[str] = (), source: str = "recipe") -> "Recipe":
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Return the recipe that a TOML table describes.
+
+        Raises:
+            RecipeError: a key is unknown, missing or of an earlier version, or a value is not what is expected.
+        """
+        require_current_names(table)
+        return cls(**table)
+
+    @classmethod
+    def from_toml(cls, text: str, overrides: Sequence[str] = (), source: str = "recipe") -> Self:
         """Return the recipe that a TOML text describes.
 
         Args:
@@ -125,23 +117,13 @@ class Recipe(Section):
         for override in overrides:
             apply_override(table, override)
         try:
-            return Recipe.from_table(table)
+            return cls.from_table(table)
         except RecipeError as error:
             raise RecipeError(f"{source}: {error}") from None
 
     def to_toml(self) -> str:
         """Return the recipe as TOML, every default written out; `from_toml` gives an equal recipe back."""
-        lines: list[str] = []
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Section):
-                lines += ["", f"[{item.name}]", *key_lines(value)]
-            elif item.name in ("neurons", "concepts", "combinations"):
-                for block in value:
-                    lines += ["", f"[[{item.name}]]", *key_lines(block)]
-            else:
-                lines.append(f"{item.name} = {toml_value(value)}")
-        return "\n".join(lines) + "\n"
+        return tomli_w.dumps(self.to_table())
 
     def stage_keys(self, stage: Stage) -> dict[str, Any]:
         """Return the keys, by full name, that change the results of a stage or of one before it.
@@ -162,24 +144,24 @@ class Recipe(Section):
         if self.model.weights == "random":
             names.append("seed")
         if stage == "collect":
-            names.append(
-                "data.caption_key"
-            )  # kept beside the statistics, which do not depend on it, nor do visualizations
+            names.append("data.caption_key")  # kept beside the statistics, which do not depend on it
         if self.targets.relevance == "correlation":
             names += ["targets.relevance", "targets.feature_layers"]  # the pass keeps co-moments for these
-        keys = {name: plain(self._value(name)) for name in names}
+        table = self.to_table()
+        keys = {name: _value(table, name) for name in names}
         if "data.shards" in keys:
             keys["data.shards"] = sorted(keys["data.shards"])  # a set, whatever the order
-        keys = {name: value for name, value in keys.items() if name not in _NEUTRAL or value != _NEUTRAL[name]}
+        if stage != "collect":
+            keys["visualize.preset_version"] = self.visualize.preset_version
         makes_rows = STAGES.index(stage) >= STAGES.index("visualize")
         keys |= derived_keys([*self.concepts, *self.combinations], with_labels=makes_rows)
-        chosen = [plain(block) for block in self.neurons if block.references or block.reference_keys]
+        chosen = [block.to_table() for block in self.neurons if block.references or block.reference_keys]
         if chosen and stage != "collect":
             keys["neurons"] = [{k: v for k, v in block.items() if k != "methods"} for block in chosen]
         for option, value in self.visualize.further_keys().items():
             in_targets = stage == "targets" and option in _TARGET_OPTIONS
             if in_targets or makes_rows:
-                keys[f"visualize.{option}"] = plain(value)
+                keys[f"visualize.{option}"] = value
         return dict(sorted(keys.items()))
 
     def fingerprint(self, stage: Stage) -> str:
@@ -187,11 +169,11 @@ class Recipe(Section):
         canonical = json.dumps(self.stage_keys(stage), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def _value(self, name: str) -> Any:
-        value: Any = self
-        for part in name.split("."):
-            value = getattr(value, part)
-        return value
+
+def _value(table: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a key by its full name, None if it is left out."""
+    section, _, key = name.rpartition(".")
+    return (table[section] if section else table).get(key)
 
 
 # By stage, what changes its results beyond the keys of the stages before it.
@@ -212,10 +194,9 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     "targets": (
         "data.shards",
         "model.labels",
-        *(f"targets.{name}" for name in checks.known_keys(TargetsSection)),
+        *(f"targets.{name}" for name in TargetsSection.model_fields),
         "visualize.image_size_px",
         "visualize.preset",
-        "visualize.preset_version",
     ),
     "visualize": ("seed", "visualize.steps", "visualize.precision"),
     "evaluate": ("evaluate.weak_percentile",),
@@ -231,16 +212,6 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "atlas.publish_examples",
         "data.caption_key",
     ),
-}
-# Values with which a key changes nothing: they are left out, so that results from before the key was there stay valid.
-_NEUTRAL: Mapping[str, Any] = {
-    "model.input_size_px": None,
-    "model.options": {},
-    "data.caption_key": "",
-    "targets.facets": 1,
-    "targets.duplicate_distance": -1,
-    "targets.reference_ranking": "activation",
-    "visualize.preset_version": 1,
 }
 # Synthesis options that change what a target holds, and only VITAL has targets: its cells, extra distributions in it.
 _TARGET_OPTIONS = tuple(

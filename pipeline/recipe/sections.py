@@ -1,191 +1,178 @@
-"""The sections of a recipe but [visualize] and [evaluate]: frozen dataclasses whose values are checked once."""
+"""The sections of a recipe but [visualize] and [evaluate]: frozen models whose values are checked once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema, model_validator
 
 from pipeline.data.captions import CAPTION_KEY
-from pipeline.neurons import check_layer_name, check_units
-from pipeline.recipe import fields as checks
-from pipeline.recipe.fields import RecipeError, Section, Unexpected, key
-from pipeline.recipe.visualize import METHODS
+from pipeline.neurons import check_units
+from pipeline.recipe.section import RecipeError, Section
+from pipeline.recipe.values import Count, LayerName, Listed, ModelName, Shorthand, Text, form
+from pipeline.recipe.visualize import Method
 
 CLASSIFIER = "classifier"  # as a layer in [[neurons]]: the model's class logits, whatever their layer is called
 MAX_PIXELS = 80_000_000
 MAX_FACETS = 64
-RELEVANCE_RULES = (
-    "auto", "none", "lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient", "correlation",
-)  # fmt: skip
+RelevanceRule = Literal[
+    "auto", "none", "lrp", "lrp_positive", "lrp_restricted", "guided_backprop", "gradient_x_activation", "correlation"
+]
+RELEVANCE_RULES: tuple[str, ...] = get_args(RelevanceRule)
 
 _LAYER_GLOB = r"[A-Za-z0-9_.*?\[\]!-]+"
+_UNITS_SCHEMA = {
+    "title": '"all", a range such as "0:64", or a list of units such as [3, 7]',
+    "anyOf": [
+        {"type": "string", "pattern": "^(all|[0-9]*:[0-9]*|[0-9]+)$"},
+        {"type": "integer", "minimum": 0},
+        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+    ],
+}
+_Keyword = Annotated[str, Field(pattern=r"^[^\W\d]\w*$")]
 
 
-def _layer(value: Any) -> str:
-    try:
-        return check_layer_name(value)
-    except (ValueError, TypeError):
-        raise Unexpected('an exact layer name such as "blocks.5"') from None
+class ModelSection(Section, title="[model]"):
+    """The network, where its weights come from, and the names of its classes."""
 
-
-def _feature_layer(value: Any) -> "FeatureLayerChoice":
-    if isinstance(value, FeatureLayerChoice):
-        return value
-    table = {"layer": value} if isinstance(value, str) else value
-    if not isinstance(table, Mapping) or not {"layer"} <= set(table) <= {"layer", "weight"}:
-        raise Unexpected('a layer name or {layer = "blocks.2", weight = 1.0}')
-    return FeatureLayerChoice(**table)
-
-
-def _units(value: Any) -> str | tuple[int, ...]:
-    try:
-        return check_units(value)
-    except ValueError as error:
-        raise Unexpected(str(error).partition("expected ")[2]) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSection(Section):
-    """[model]: the network, where its weights come from, and the names of its classes.
-
-    `input_size_px` None is the network's own; `options` are further keyword arguments of its constructor.
-    """
-
-    section: ClassVar[str] = "model"
-    name: str = key(
-        checks.text(pattern=checks.MODEL_NAME, expected="timm:NAME, torchvision:NAME or python:package.module:factory")
+    name: ModelName
+    """The network: of timm, of torchvision, or a function that returns one."""
+    weights: Text = "pretrained"
+    """pretrained, random, package:NAME, or path or URL of a file of weights."""
+    labels: Text = "imagenet1k"
+    """Names of the classes: imagenet1k, or path or URL of a text file with one name per line."""
+    input_size_px: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Side of the square input; left out: the network's own."""
+    options: dict[_Keyword, JsonValue] = Field(
+        default={}, title="a table of keyword arguments, such as { num_classes = 0 }, of numbers, texts, lists, tables"
     )
-    weights: str = key(checks.text(), "pretrained")
-    labels: str = key(checks.text(), "imagenet1k")
-    input_size_px: int | None = key(checks.either(None, checks.whole(minimum=8, maximum=4096)), None)
-    options: Mapping[str, Any] = key(checks.keywords(), factory=dict)
+    """Further keyword arguments of the network's constructor."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSection(Section):
-    """[data]: the tar shards and what to make of bad samples in them."""
+class DataSection(Section, title="[data]"):
+    """The tar shards and what to make of bad samples in them."""
 
-    section: ClassVar[str] = "data"
-    shards: tuple[str, ...] = key(checks.many(checks.text(), what="paths, globs or URLs", minimum=1))
-    image_key: str = key(checks.text(), "jpg;jpeg;png;webp")
-    label_key: str = key(checks.text(), "cls")
-    caption_key: str = key(
-        checks.text(
-            pattern=CAPTION_KEY,
-            expected='suffixes such as "txt", or "json:KEY" for a key of the JSON member; "" for no captions',
-            may_be_empty=True,
-        ),
-        "",
-    )
-    max_error_fraction: float = key(checks.number(minimum=0, maximum=1), 0.01)
-    max_pixels: int = key(checks.whole(minimum=1), MAX_PIXELS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputSection(Section):
-    """[output]: the atlas folder, local or remote."""
-
-    section: ClassVar[str] = "output"
-    root: str = key(checks.text())
+    shards: Annotated[tuple[Text, ...], Listed("paths, globs or URLs", minimum=1)]
+    """The tar shards: paths or URLs with braces and globs."""
+    image_key: Text = "jpg;jpeg;png;webp"
+    """Suffixes of the images in the tar shards."""
+    label_key: Text = "cls"
+    """Suffixes of the class index."""
+    caption_key: Annotated[
+        str, form(CAPTION_KEY, 'suffixes such as "txt", or "json:KEY" for a key of the JSON member; "" for no captions')
+    ] = ""
+    """Suffixes of the captions, or json:KEY; empty: no captions."""
+    max_error_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of bad samples that is skipped; above it the run stops."""
+    max_pixels: Count = MAX_PIXELS
+    """Larger images are bad samples."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatisticsSection(Section):
-    """[statistics]: the layers recorded in one pass; classes need none, they come from the classifier."""
+class OutputSection(Section, title="[output]"):
+    """Where the atlas goes."""
 
-    section: ClassVar[str] = "statistics"
-    layers: tuple[str, ...] = key(
-        checks.many(
-            checks.text(pattern=_LAYER_GLOB, expected='a layer name or glob such as "blocks.*"'),
-            what="layer names or globs",
-        ),
-        (),
-    )
-    top_k: int = key(checks.whole(minimum=1), 64)
-    batch_size: int = key(checks.whole(minimum=1), 128)
-    activation: Literal["max", "mean"] = key(checks.choice("max", "mean"), "max")
+    root: Text
+    """The atlas folder, a path or URL."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NeuronsBlock(Section):
-    """[[neurons]]: units of one layer (or of the layers of a glob) that get a visualization.
+class StatisticsSection(Section, title="[statistics]"):
+    """The layers recorded in one pass; classes need none, they come from the classifier."""
 
-    `methods`: those of visualize.methods that these units get; empty means all. `references` (a folder of images) or
-    `reference_keys` (samples of the data set) take the place of the reference images that would be chosen.
-    """
+    layers: Annotated[
+        tuple[Annotated[str, form(_LAYER_GLOB, 'a layer name or glob such as "blocks.*"')], ...],
+        Listed("layer names or globs"),
+    ] = ()
+    """The layers to record: exact names, or globs."""
+    top_k: Count = 64
+    """Top-activating images that are kept per unit."""
+    batch_size: Count = 128
+    """Images per forward pass."""
+    activation: Literal["max", "mean"] = "max"
+    """A unit's activation by an image: the largest or the mean of its positions."""
 
-    section: ClassVar[str] = "neurons"
-    layer: str = key(
-        checks.text(pattern=_LAYER_GLOB, expected=f'a layer name, a glob, or "{CLASSIFIER}" for the classes')
-    )
-    units: str | tuple[int, ...] = key(_units, "all")
-    methods: tuple[str, ...] = key(checks.many(checks.choice(*METHODS), what="methods", unique=True), ())
-    references: str = key(checks.text(may_be_empty=True), "")
-    reference_keys: tuple[str, ...] = key(checks.many(checks.text(), what="sample keys", unique=True), ())
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+class NeuronsBlock(Section, title="[[neurons]]"):
+    """Units of one layer, or of the layers of a glob, that get visualizations."""
+
+    layer: Annotated[str, form(_LAYER_GLOB, f'a layer name, a glob, or "{CLASSIFIER}" for the classes')]
+    """A layer's name, a glob, or classifier."""
+    units: Annotated[str | tuple[int, ...], BeforeValidator(check_units), WithJsonSchema(_UNITS_SCHEMA)] = "all"
+    """Which units: all, a range such as 0:64, or a list."""
+    methods: Annotated[tuple[Method, ...], Listed("methods", unique=True)] = ()
+    """Those of visualize.methods that these units get; empty: all."""
+    references: str = ""
+    """Folder of images that take the place of the chosen references."""
+    reference_keys: Annotated[tuple[Text, ...], Listed("sample keys", unique=True)] = ()
+    """Samples of the data set that take the place of the chosen references."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.references and self.reference_keys:
             raise RecipeError(
                 f'neurons.references = "{self.references}" (layer "{self.layer}"): expected either references or '
                 "reference_keys, not both"
             )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureLayerChoice(Section):
-    """One of targets.feature_layers: a layer whose distribution is aligned, and its weight in the loss."""
+class FeatureLayerChoice(Section, title="targets.feature_layers"):
+    """A layer whose distribution is aligned, and its weight in the loss."""
 
-    section: ClassVar[str] = "targets.feature_layers"
-    layer: str = key(_layer)
-    weight: float = key(checks.number(minimum=0), 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetsSection(Section):
-    """[targets]: which real images a neuron's visualization is aligned with, and in which layers.
-
-    `feature_layers` empty takes the model's default; a class with at least `min_references` labeled samples
-    uses these alone; `grid` sorts within grid × grid cells, 0 leaves it to the preset; `facets` clusters the
-    references of a neuron, each cluster a target of its own; references closer than `duplicate_distance` (bits of
-    a perceptual hash, −1: none) are one dataset image; `reference_ranking` chooses among the activating images.
-    """
-
-    section: ClassVar[str] = "targets"
-    feature_layers: tuple[FeatureLayerChoice, ...] = key(
-        checks.many(_feature_layer, what='layer names or {layer = "…", weight = …}', unique=True), ()
-    )
-    num_references: int = key(checks.whole(minimum=1), 50)
-    reference_mode: str = key(checks.choice("image", "patch"), "image")
-    relevance: str = key(checks.choice(*RELEVANCE_RULES), "auto")
-    min_references: int = key(checks.whole(minimum=1), 3)
-    grid: int = key(checks.whole(minimum=0), 0)
-    patch_size_px: int = key(checks.whole(minimum=1), 64)
-    facets: int = key(checks.whole(minimum=1, maximum=MAX_FACETS), 1)
-    duplicate_distance: int = key(checks.whole(minimum=-1, maximum=64), 8)
-    reference_ranking: Literal["activation", "relevance"] = key(checks.choice("activation", "relevance"), "activation")
+    layer: LayerName
+    """The layer's exact name."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Its weight in the loss."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AtlasSection(Section):
-    """[atlas]: what the published atlas says of itself, and what of the data set it may show."""
+class TargetsSection(Section, title="[targets]"):
+    """Which real images a neuron's visualization is aligned with, and in which layers."""
 
-    section: ClassVar[str] = "atlas"
-    title: str = key(checks.text(may_be_empty=True), "")
-    publish_examples: str = key(checks.choice("none", "thumbnails", "keys"), "none")
-    license: str = key(checks.text(may_be_empty=True), "")
-    homepage: str = key(
-        checks.text(pattern=r"(https?://\S+)?", expected="an http(s) address, or nothing", may_be_empty=True),
-        "",
-    )
+    feature_layers: Annotated[
+        tuple[Annotated[FeatureLayerChoice, Shorthand("layer")], ...],
+        Listed('layer names or {layer = "…", weight = …}', unique=True),
+    ] = ()
+    """The layers that are aligned; empty: the model's default."""
+    num_references: Count = 50
+    """Reference images per neuron, at most."""
+    reference_mode: Literal["image", "patch"] = "image"
+    """Intermediate neurons: whole images, or patches around the place of the activation."""
+    relevance: RelevanceRule = "auto"
+    """How the channels of the feature layers are weighted."""
+    min_references: Count = 3
+    """A class with so many labeled images uses these alone."""
+    grid: Annotated[int, Field(ge=0)] = 0
+    """Sort within grid × grid cells of each map; 0 leaves it to the preset."""
+    patch_size_px: Count = 64
+    """Side of a patch."""
+    facets: Annotated[int, Field(ge=1, le=MAX_FACETS)] = 1
+    """Clusters of a neuron's references, each of which is a target of its own."""
+    duplicate_distance: Annotated[int, Field(ge=-1, le=64)] = 8
+    """References whose perceptual hashes differ in at most so many bits are one image; -1 keeps all."""
+    reference_ranking: Literal["activation", "relevance"] = "activation"
+    """Which of the top-activating images of an intermediate neuron become references."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComputeSection(Section):
-    """[compute]: how the work is spread; nothing here changes a result."""
+class AtlasSection(Section, title="[atlas]"):
+    """Title and terms of the published atlas, and what of the data set it may show."""
 
-    section: ClassVar[str] = "compute"
-    cpus_per_task: int = key(checks.whole(minimum=1), 1)
-    gpus_per_actor: float | str = key(checks.either("auto", checks.number(minimum=0)), "auto")
-    gpus_per_task: float | str = key(checks.either("auto", checks.number(minimum=0)), "auto")
-    max_retries: int = key(checks.whole(minimum=0), 3)
-    num_actors: int | str = key(checks.either("auto", checks.whole(minimum=1)), "auto")
+    title: str = ""
+    """Heading of the atlas; empty: its name."""
+    publish_examples: Literal["none", "thumbnails", "keys"] = "none"
+    """What of the dataset images is published beside labels and activations."""
+    license: str = ""
+    """Terms of the atlas."""
+    homepage: Annotated[str, form(r"(https?://\S+)?", "an http(s) address, or nothing")] = ""
+    """Page of the project."""
+
+
+class ComputeSection(Section, title="[compute]"):
+    """How the work is spread; nothing here changes a result."""
+
+    cpus_per_task: Count = 1
+    """CPUs and torch threads of each worker."""
+    gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs of each actor of visualize."""
+    gpus_per_task: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs of each task of the other stages."""
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    """How often a task is tried again."""
+    num_actors: Literal["auto"] | Count = "auto"
+    """Workers that make visualizations at the same time."""

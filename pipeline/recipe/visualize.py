@@ -1,92 +1,96 @@
-"""[visualize] of a recipe: how the visualizations are made, and the settings of each method."""
+"""[visualize] of a recipe: how the visualizations are made, and the options of each method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pipeline.recipe import fields as checks
-from pipeline.recipe.fields import RecipeError, Section, Unexpected, key
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
+from pipeline.recipe.method_options import option_table, require_valid
+from pipeline.recipe.section import RecipeError, Section, unknown_key
+from pipeline.recipe.values import Count, Listed
+
+Method = Literal["vital", "maco", "fourier", "deepinversion", "pixel"]
+METHODS: tuple[str, ...] = get_args(Method)
 # Preset → version of its settings, raised whenever they change: visualizations by other settings must not mix in one
 # folder.
 PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 4}
 PRESETS = tuple(PRESET_VERSIONS)
 
 
-def _options(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise Unexpected("a table of synthesis options")
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+class VisualizeSection(Section, title="[visualize]", extra="allow"):
+    """How the visualizations are made. What is left out is the preset's or the model's.
 
-
-def _method_options(value: Any) -> dict[str, dict[str, Any]]:
-    for method, options in value.items():
-        if method not in METHODS or not isinstance(options, Mapping):
-            raise Unexpected(f"tables of synthesis options, such as [visualize.{METHODS[0]}]")
-    return {method: _options(options) for method, options in value.items() if options}
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisualizeSection(Section):
-    """[visualize]: how the visualizations are made; None leaves a value to the preset or the model.
-
-    `options` are the further keys of the section, for all methods: any field of
-    `pipeline.synthesis.methods.presets.SynthesisOptions`. `method_options` are its sub-tables, such as
-    [visualize.maco]: the same keys, and `steps`, for one method; they go before those of the section.
+    Further keys are options for all methods. A table such as [visualize.maco] holds options, `steps` among them, for
+    one method; they go before those of the section.
     """
 
-    section: ClassVar[str] = "visualize"
-    methods: tuple[str, ...] = key(
-        checks.many(checks.choice(*METHODS), what="methods", minimum=1, unique=True), ("vital",)
-    )
-    preset: str = key(checks.choice(*PRESETS), "published")
-    steps: int | None = key(checks.either(None, checks.whole(minimum=1)), None)
-    image_size_px: int | None = key(checks.either(None, checks.whole(minimum=16, maximum=4096)), None)
-    seeds: int = key(checks.whole(minimum=1, maximum=1000), 1)
-    batch_size: int | str = key(checks.either("auto", checks.whole(minimum=1)), "auto")
-    precision: str = key(checks.choice("auto", "float32", "bfloat16"), "auto")
-    compile: bool | str = key(checks.either("auto", checks.flag()), "auto")
-    options: Mapping[str, Any] = key(_options, factory=dict)
-    method_options: Mapping[str, Mapping[str, Any]] = key(_method_options, factory=dict)
+    methods: Annotated[tuple[Method, ...], Listed("methods", minimum=1, unique=True)] = ("vital",)
+    """Every neuron gets visualizations by each of these methods."""
+    preset: Literal["published", "fast", "best"] = "published"
+    """Where the options start from."""
+    steps: Count | None = None
+    """Optimizer steps per visualization."""
+    image_size_px: Annotated[int, Field(ge=16, le=4096)] | None = None
+    """Side of references and visualizations; left out: the model's."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Visualizations per neuron and method, each from another seed."""
+    batch_size: Literal["auto"] | Count = "auto"
+    """Neurons optimized together."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the network's arithmetic."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether torch compiles the step of a layer."""
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Make the section from its TOML table: what is no key of the section is a method's table, or an option."""
-        own = cls._own_keys()
-        further = {name: value for name, value in table.items() if name not in own}
-        return cls(
-            **{name: table[name] for name in own if name in table},
-            options={name: value for name, value in further.items() if name not in METHODS},
-            method_options={name: value for name, value in further.items() if name in METHODS},
-        )
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options for all methods."""
+        return {key: value for key, value in (self.model_extra or {}).items() if key not in METHODS}
 
-    @classmethod
-    def _own_keys(cls) -> list[str]:
-        return [name for name in checks.known_keys(cls) if name not in ("options", "method_options")]
+    @property
+    def method_options(self) -> dict[str, dict[str, Any]]:
+        """Method → options of its table."""
+        return {key: value for key, value in (self.model_extra or {}).items() if key in METHODS}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.options and not self.method_options:
-            return
-        # Imported here: the options belong to the synthesis, and most uses of a recipe have none.
-        from pipeline.synthesis.methods.presets import SynthesisOptions
-        from pipeline.synthesis.methods.registry import preset
-
-        own, every = self._own_keys(), [item.name for item in fields(SynthesisOptions)]
-        further = [name for name in every if name not in own]
-        _reject_unknown(self.options, known=further, expected=[*own, *further, *METHODS], section=self.section)
-        for method, options in self.method_options.items():
-            _reject_unknown(options, known=every, expected=every, section=f"{self.section}.{method}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Check the further keys, and keep them sorted, so that equal recipes have equal TOML."""
+        if not self.model_extra:
+            return self
+        known = self.json_schema()["properties"]
+        for key, value in self.model_extra.items():
+            if key not in known:
+                raise unknown_key(self.section, key, value, list(known))
+            if key in METHODS and not isinstance(value, Mapping):
+                raise RecipeError(f"visualize.{key} = {value!r}: expected a table [visualize.{key}]")
+        tables = {
+            method: _set_keys(option_table(f"visualize.{method}")(**table))
+            for method, table in sorted(self.method_options.items())
+        }
+        checked = _set_keys(option_table("visualize")(**self.options))
+        self.model_extra.clear()
+        self.model_extra.update(checked | {method: table for method, table in tables.items() if table})
         for method in METHODS:
-            for place, options in (("", self.options), (f"[visualize.{method}]: ", self.options_of(method))):
-                try:
-                    preset(self.preset, method, **options)
-                except ValueError as error:
-                    raise RecipeError(f"{place}{error}") from None
+            require_valid(self.preset, method, self.options, place="")
+        for method in self.method_options:
+            require_valid(self.preset, method, self.options_of(method), place=f"[visualize.{method}]: ")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the further keys too."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        further = option_table("visualize").json_schema()["properties"]
+        schema["properties"] = schema["properties"] | {
+            **{key: option for key, option in further.items() if key not in schema["properties"]},
+            **{method: option_table(f"visualize.{method}").json_schema() for method in METHODS},
+        }
+        schema["additionalProperties"] = False
+        return reference
 
     def options_of(self, method: str) -> dict[str, Any]:
-        """What replaces the preset's settings of one method: the keys of the section, then those of its table."""
+        """Return what replaces the preset's settings of one method: the section's keys, then those of its table."""
         steps = {} if self.steps is None else {"steps": self.steps}
         return {**self.options, **steps, **self.method_options.get(method, {})}
 
@@ -96,10 +100,10 @@ class VisualizeSection(Section):
         return PRESET_VERSIONS[self.preset]
 
     def further_keys(self) -> dict[str, Any]:
-        """Every synthesis option that is set, by its name within the section: `learning_rate`, `maco.num_crops`."""
+        """Return every option that is set, by its name within the section: `learning_rate`, `maco.num_crops`."""
         tables = {f"{m}.{name}": value for m, table in self.method_options.items() for name, value in table.items()}
         return {**self.options, **tables}
 
 
-def _reject_unknown(options: Mapping[str, Any], *, known: list[str], expected: list[str], section: str) -> None:
-    checks.reject_unknown({n: value for n, value in options.items() if n not in known}, expected, section)
+def _set_keys(table: Section) -> dict[str, Any]:
+    return dict(sorted(table.model_dump(mode="json", exclude_unset=True).items()))

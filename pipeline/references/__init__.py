@@ -1,1 +1,1 @@
-"""Targets: the reference images of each neuron, and the sorted features made of them."""
+"""The reference images of each neuron, and the targets of sorted features that are made of them."""

@@ -1,4 +1,4 @@
-"""Build targets: for a batch of neurons choose references, read them, compute and store the targets."""
+"""Targets: choose the references of a batch of neurons, read them, compute and store the targets."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.activations.store import StatisticsStore
 from pipeline.attribution.relevance import RULES
+from pipeline.derived_layers.layer import derived_layers
 from pipeline.io.root import Root
 from pipeline.models import FeatureLayer, Model
 from pipeline.recipe.recipe import Recipe
@@ -27,7 +28,7 @@ def options_for(recipe: Recipe, method: str = "vital") -> SynthesisOptions:
     """The synthesis settings of a method in a recipe.
 
     They are those of the method's preset, with the keys that [visualize] sets for all methods, then those that
-    [visualize.METHOD] sets for this one; `targets.grid` goes first.
+    [visualize.METHOD] sets for this one; `targets.grid` overrides both.
 
     Raises:
         UserError: an unknown method.
@@ -39,7 +40,7 @@ def options_for(recipe: Recipe, method: str = "vital") -> SynthesisOptions:
 
 
 def check_targets(recipe: Recipe, model: Model) -> None:
-    """Find the mistakes in what a recipe says of references that can be found before work starts.
+    """Check the references of a recipe before work starts.
 
     Raises:
         UserError: as `blocks_with_references`; references ranked by relevance for a model without classifier.
@@ -83,13 +84,13 @@ def build_targets(
 ) -> list[dict[str, Any]]:
     """Compute, store and commit the targets of a batch of units of one layer, all facets of each.
 
-    A unit that no image of the data set activates has no target: its rows say `dead` and why. A facet for which there
-    are no images left is `skipped`.
+    A unit that no image of the data set activates has no target: the status of its rows is `dead`. A facet without
+    references is `skipped`.
 
     Args:
-        root: the atlas folder, whose arrays of the layer are there.
+        root: the atlas folder, in which the arrays of the layer exist.
         recipe: of the run.
-        model: whose neurons they are.
+        model: of the neurons.
         statistics: of the run.
         plan: of the layer.
         units: of the layer.
@@ -125,7 +126,7 @@ class _TargetBuilder:
             }
         self._ranking: RelevanceRanking | None = None
         # Nothing in the network is computed from a concept or a combination, so they have no relevance for a class.
-        unranked = [model.classifier_layer, *model.derived_layers()]
+        unranked = [model.classifier_layer, *derived_layers(model.module)]
         if recipe.targets.reference_ranking == "relevance" and plan.layer not in unranked:
             rule = plan.rule if plan.rule in RULES else "lrp"
             self._ranking = RelevanceRanking(model, plan.layer, self._reader, rule=rule)
@@ -146,10 +147,10 @@ class _TargetBuilder:
         for facet, members in enumerate(clusters):
             target = reference_target(self._model, self._plan, unit, images[members], importance=importance)
             self._writer.write(unit, facet, target)
-            rows.append(self._row(unit, facet, references.some(members)))
+            rows.append(self._row(unit, facet, references.subset(members)))
         for facet in range(len(clusters), num_facets):
-            reason = f"the {len(images)} references of this unit are images of {len(clusters)} kinds only"
-            rows.append(self._row(unit, facet, references.some([]), "skipped", f"{reason}: facet {facet} has none"))
+            reason = f"the {len(images)} references of this unit form only {len(clusters)} clusters"
+            rows.append(self._row(unit, facet, references.subset([]), "skipped", f"{reason}: facet {facet} has none"))
         return rows
 
     def _references(self, unit: int) -> tuple[References, Tensor]:

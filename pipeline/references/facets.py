@@ -1,7 +1,7 @@
 """Facets: the references of a neuron in clusters of like images, each of which gets a visualization of its own.
 
-A neuron may answer to several unlike things. The mean quantile function of all its references then describes none of
-them; one target per cluster shows each.
+A neuron may be activated by several unlike kinds of image. The mean quantile function of all its references then
+describes none of them; one target per cluster shows each.
 
 Shapes: R references, D channels.
 References: Nguyen, Yosinski, Clune, Multifaceted Feature Visualization, 2016, arXiv 1602.03616 (clusters of the images
@@ -16,22 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.derived_layers.layer import feature_space
 from pipeline.models import Model, features_of
 from pipeline.models.capture import channels_first
 
 _BATCH_SIZE = 16  # images in one forward pass: bounds memory, changes nothing
-_MAX_ITERATIONS = 100  # a bound for the case of cycling ties; dozens of references settle within ten
+_MAX_ITERATIONS = 100  # a bound for the case of cycling ties; dozens of references converge within ten
 # Vectors of a higher cosine are one direction: single-precision features of equal images agree to about 1e-7.
 _SAME_DIRECTION = 1 - 1e-6
 
 
 def cluster(vectors: Tensor, activations: Sequence[float], num_clusters: int) -> list[list[int]]:
-    """Spherical k-means without chance: clusters of like direction, the one with the highest activation first.
+    """Deterministic spherical k-means: clusters of like direction, the one with the highest activation first.
 
     Each seed is the vector by which the similarity of all vectors to their nearest seed grows most. (The vector
-    farthest from the seeds before, the usual choice without chance, is an outlier: for two of five units of
-    EfficientNet-Lite0 it left one of 12 dataset images alone.) There are fewer clusters than asked for if there are
-    fewer directions.
+    farthest from the seeds before, the usual deterministic choice, is often an outlier.) There are fewer clusters than
+    requested if there are fewer directions. scikit-learn has no spherical k-means, and its seeds are random.
 
     Args:
         vectors: [R, D], R ≥ 1; only their directions matter.
@@ -52,7 +52,7 @@ def cluster(vectors: Tensor, activations: Sequence[float], num_clusters: int) ->
         membership = F.one_hot(labels, len(centers)).double()
         centers = F.normalize(membership.T @ directions, dim=1)
     clusters = [(labels == index).nonzero().flatten().tolist() for index in range(len(centers))]
-    clusters = [members for members in clusters if members]  # one may lose all its members to others, though none did
+    clusters = [members for members in clusters if members]  # one may lose all its members to others
     return sorted(clusters, key=lambda members: (-max(activations[i] for i in members), members[0]))
 
 
@@ -69,21 +69,21 @@ def _seeds(directions: Tensor, count: int) -> list[int]:
 
 @torch.no_grad()
 def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
-    """What references are clustered by: the mean over positions of every channel at their neuron's layer.
+    """The vectors that references are clustered by: the mean over positions of every channel at their neuron's layer.
 
-    For a class this is what the classifier is computed from, the penultimate features: logits tell classes apart,
-    these what kinds of image a class has. For a concept or a combination it is the layer that these lie in.
+    For a class these are the penultimate features, the input of the classifier: they separate the kinds of image within
+    a class, which logits do not. For a concept direction or a combination it is the layer in which these lie.
 
     Args:
-        model: whose neuron it is.
+        model: of the neuron.
         layer: the neuron's layer.
         images: [R, 3, H, W] in the model's input space.
 
     Returns:
-        [R, D] on the CPU. Class and register tokens do not count.
+        [R, D] on the CPU, without class and register tokens.
     """
     is_class = layer == model.classifier_layer
-    space = model.feature_space(layer)
+    space = feature_space(model.module, layer)
     vectors = []
     for batch in images.to(model.device).split(_BATCH_SIZE):
         if is_class:
@@ -96,7 +96,7 @@ def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
 
 
 def _input_of(module: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The features that a layer of a network is given, channels first."""
+    """The input of a layer of a network, channels first."""
     found: list[Tensor] = []
     hook = module.get_submodule(layer).register_forward_pre_hook(
         lambda _module, inputs: found.append(channels_first(inputs[0], layer))

@@ -1,4 +1,4 @@
-"""Reading reference images: by byte range, as the model sees them, with the latest ones kept."""
+"""Reading reference images by byte range, as the model's input; the latest ones are kept."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from pipeline.errors import UserError
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 from pipeline.models import Model
-from pipeline.references.near_duplicates import Predictions, predict_for
+from pipeline.references.near_duplicates import Fingerprint, fingerprint_of
 
 _CACHED_IMAGES = 256  # decoded references kept per process: neighbors in a layer share many
-FOLDER_SAMPLE = -1  # the sample id of an image that is none of the data set's
+FOLDER_SAMPLE = -1  # the sample id of an image that is not in the data set
 
 Place = tuple[str, int]  # file, first byte
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in 0–1 of the square crop
@@ -31,20 +31,20 @@ class ReferenceReader:
         self._size_px = image_size_px
         self._max_pixels = max_pixels
         self._crops: OrderedDict[Place, Image.Image] = OrderedDict()
-        self._predictions: dict[Place, Predictions] = {}
+        self._fingerprints: dict[Place, Fingerprint] = {}
 
     def load(self, top_images: Iterable[TopImage]) -> None:
-        """Have the crops of samples that will be asked for at hand, several of them read at once.
+        """Read the crops of samples that will be requested, several at once.
 
         Raises:
-            OSError, ValueError: as `crop`.
+            OSError, UserError: as `crop`.
         """
-        asked = {self._place(top_image): top_image for top_image in top_images}
-        for place in asked.keys() & self._crops.keys():
-            self._crops.move_to_end(place)  # those that are here are not to make room for the others
-        requested = [top_image for place, top_image in asked.items() if place not in self._crops][:_CACHED_IMAGES]
+        requested = {self._place(top_image): top_image for top_image in top_images}
+        for place in requested.keys() & self._crops.keys():
+            self._crops.move_to_end(place)  # so that the others do not displace them
+        absent = [top_image for place, top_image in requested.items() if place not in self._crops][:_CACHED_IMAGES]
         for top_image, dataset_image in dataset_images_ahead(
-            requested, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
+            absent, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
         ):
             if isinstance(dataset_image, BadImage):
                 raise UserError(
@@ -55,11 +55,11 @@ class ReferenceReader:
                 self._crops.popitem(last=False)
 
     def crop(self, top_image: TopImage) -> Image.Image:
-        """The square crop of a sample as the model sees it, at the run's image size.
+        """The square crop of a sample, as the model's preprocessing makes it, at the run's image size.
 
         Raises:
             OSError: the tar shard cannot be read any more.
-            UserError: its bytes are no image: of the data set, no longer, since they were when statistics were made.
+            UserError: its bytes are not an image, or no longer since the activation pass.
         """
         place = self._place(top_image)
         if place not in self._crops:
@@ -67,12 +67,12 @@ class ReferenceReader:
         self._crops.move_to_end(place)
         return self._crops[place]
 
-    def predict(self, top_image: TopImage) -> Predictions:
-        """What near-duplicates of a sample are recognized by."""
+    def fingerprint(self, top_image: TopImage) -> Fingerprint:
+        """The features by which near-duplicates of a sample are found."""
         place = self._place(top_image)
-        if place not in self._predictions:
-            self._predictions[place] = predict_for(self.crop(top_image))
-        return self._predictions[place]
+        if place not in self._fingerprints:
+            self._fingerprints[place] = fingerprint_of(self.crop(top_image))
+        return self._fingerprints[place]
 
     def images(self, top_images: Sequence[TopImage]) -> Tensor:
         """Whole reference images, [R, 3, H, W] in the model's input space."""
@@ -95,7 +95,7 @@ class ReferenceReader:
 
 
 def folder_top_image(folder: Root, name: str) -> TopImage:
-    """An image file of a folder, as if it were a sample: unlabeled, its activation not known yet."""
+    """An image file of a folder as a sample without a label, whose activation is not known yet."""
     return TopImage(
         sample=FOLDER_SAMPLE,
         key=name,

@@ -1,6 +1,6 @@
-"""References by relevance: of the images that activate a unit, those whose classification it serves most.
+"""References by relevance: of the images that activate a unit, those for whose class the unit is most relevant.
 
-A unit may be activated strongly by images in which what it sees does not matter. Relevance maximization (RelMax) ranks
+A unit may be activated strongly by images whose class does not depend on it. Relevance maximization (RelMax) ranks
 images by how much of the evidence for their own strongest class flows through the unit.
 
 Reference: Achtibat et al., From attribution maps to human-understandable explanations through Concept Relevance
@@ -59,7 +59,7 @@ class RelevanceRanking:
 
 
 def require_classifier(model: Model) -> str:
-    """The layer of the class logits, without which nothing can be relevant for a class.
+    """The layer of the class logits, which relevance starts from.
 
     Raises:
         UserError: the model has none.

@@ -1,7 +1,7 @@
-"""Reference images of a neuron: which real images stand for it.
+"""Reference images of a neuron: the dataset images that its target is made of.
 
 Classes take their labeled samples; intermediate units the images that activate them most, whole or as patches around
-the place that does (METHOD 4). Near-duplicates among them are left out, and the next best take their place.
+the peak of activation, as VITAL does (ICCV 2025). Near-duplicates are left out, and the next best take their place.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from torch import Tensor
 from pipeline.activations.store import StatisticsStore, TopImage
 from pipeline.models import Model, features_of
 from pipeline.recipe.sections import TargetsSection
-from pipeline.references.near_duplicates import DistinctVisualizations
+from pipeline.references.near_duplicates import DistinctImages
 from pipeline.references.reading import Box, ReferenceReader
 from pipeline.references.relmax import RelevanceRanking
 
-_PATCH_CANDIDATES = 2  # patches searched per reference wanted
+_PATCH_CANDIDATES = 2  # patches scored per requested reference
 _BATCH_SIZE = 16  # patches in one forward pass: bounds memory, changes nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """The reference images of one neuron, those that activate it most first (or, ranked so, the most relevant ones).
+    """The reference images of one neuron, the most activating ones first (or the most relevant ones).
 
     Attributes:
         top_images: which samples, with their activation.
         source: how they were found: `label`, `label+top_logit`, `top_logit`, `top_activation`, `top_relevance`,
             `folder` or `keys`.
-        boxes: for intermediate units (x0, y0, x1, y1) in 0–1 of the square crop around what activates the unit; else
-        empty.
+        boxes: for intermediate units (x0, y0, x1, y1) in 0–1 of the square crop, around the peak of activation; else
+            empty.
         num_duplicates: near-duplicates of these that were left out.
-        folder: where they lie if they are no samples of the data set, else "".
+        folder: where they lie if they are not in the data set, else "".
     """
 
     top_images: Sequence[TopImage]
@@ -42,8 +42,8 @@ class References:
     num_duplicates: int = 0
     folder: str = ""
 
-    def some(self, members: Sequence[int]) -> "References":
-        """Those at some places, in the order given."""
+    def subset(self, members: Sequence[int]) -> "References":
+        """Those at the given places, in that order."""
         boxes = [self.boxes[i] for i in members] if self.boxes else []
         return replace(self, top_images=[self.top_images[i] for i in members], boxes=boxes)
 
@@ -71,13 +71,13 @@ def choose_class_references(
     *,
     num_references: int,
     min_references: int,
-    distinct: DistinctVisualizations[TopImage],
+    distinct: DistinctImages[TopImage],
 ) -> References:
-    """References of a class: its labeled samples, those its logit rates highest first.
+    """References of a class: its labeled samples, those of the highest logit first.
 
     A class with fewer than `min_references` of them is filled up to that number with the unlabeled or
-    otherwise labeled samples of the highest logit; one with none takes `num_references` of these, as an inner
-    unit does. The source says so.
+    otherwise labeled samples of the highest logit; one with none takes `num_references` of these, as an
+    intermediate unit does. The source says so.
     """
     candidates = statistics.class_top_images(unit)
     labeled = distinct.take(candidates, num_references)
@@ -98,27 +98,26 @@ def choose_unit_references(
     *,
     num_references: int,
     box_side: float,
-    distinct: DistinctVisualizations[TopImage],
+    distinct: DistinctImages[TopImage],
     ranking: RelevanceRanking | None = None,
 ) -> References:
-    """References of an intermediate unit: the images that activate it most, each marked where it does.
+    """References of an intermediate unit: the images that activate it most, each with a box at the peak.
 
     Args:
         statistics: of the run.
         layer: the unit's layer.
         unit: index in the layer.
-        map_shape: (H, W) of the grid in which the layer's positions are given, None where they have no place in the
-            image.
-        num_references: at most so many; images that do not activate the unit at all are left out.
-        box_side: side of the marking square, as a fraction of the image's.
+        map_shape: (H, W) of the layer's spatial grid, None where positions have no place in the image.
+        num_references: at most so many; minimally activating images are left out.
+        box_side: side of the box, as a fraction of the image's.
         distinct: leaves out near-duplicates.
-        ranking: orders the activating images anew; None keeps those of the highest activation.
+        ranking: orders the images by relevance; None keeps the order of activation.
     """
     floor = float(statistics.activation_moments(layer).minimum[unit])
-    exciting = [e for e in statistics.top_images(layer, unit) if e.activation > floor]
+    activating = [e for e in statistics.top_images(layer, unit) if e.activation > floor]
     if ranking is not None:
-        exciting = ranking.rank(exciting, unit)
-    chosen = distinct.take(exciting, num_references)
+        activating = ranking.rank(activating, unit)
+    chosen = distinct.take(activating, num_references)
     return References(
         top_images=chosen,
         source="top_activation" if ranking is None else "top_relevance",
@@ -141,8 +140,8 @@ def best_patches(
 ) -> tuple[References, Tensor]:
     """Of the candidate patches, those on which the unit's spatial mean is highest, each from its own image.
 
-    The published search scores every square on a grid of half-patch steps over each candidate image; ours the one
-    around the peak alone, which is where a unit that answers to a place answers.
+    The published search scores every square on a grid of half-patch steps over each candidate image; ours only the one
+    around the peak.
 
     Reference: VITAL (ICCV 2025), patch references: candidates by spatial maximum, scored by spatial mean.
     """
@@ -151,8 +150,8 @@ def best_patches(
         features = features_of(model.module, batch, [layer])[layer]
         scores.append(model.activation(features, layer, [unit] * len(batch), "mean").cpu())
     best = torch.cat(scores).sort(descending=True, stable=True).indices[:num_references].tolist()
-    order = sorted(best)  # candidates come by activation, and so do the chosen ones
-    return candidates.some(order), patches[order]
+    order = sorted(best)  # keeps the order of activation
+    return candidates.subset(order), patches[order]
 
 
 def gather_references(
@@ -167,7 +166,7 @@ def gather_references(
     """Choose and read the references of a neuron.
 
     Args:
-        model: whose neuron it is.
+        model: of the neuron.
         statistics: of the run.
         reader: at the run's image size.
         layer: the neuron's layer.
@@ -179,7 +178,7 @@ def gather_references(
         The references and their images [R, 3, H, W]; R = 0 for a unit that no image activates.
     """
     count = settings.num_references
-    distinct = DistinctVisualizations(reader.predict, settings.duplicate_distance, reader.load)
+    distinct = DistinctImages(reader.fingerprint, settings.duplicate_distance, reader.load)
     if layer == model.classifier_layer:
         chosen = choose_class_references(
             statistics, layer, unit, num_references=count, min_references=settings.min_references, distinct=distinct
@@ -209,16 +208,16 @@ def gather_references(
 def measure_references(
     model: Model, layer: str, unit: int, references: References, images: Tensor, *, reduction: str, box_side: float
 ) -> tuple[References, Tensor]:
-    """References that somebody chose, with the unit's activation and the place of its peak; the best come first.
+    """References that a user chose, with the unit's activation and the box at its peak; the best come first.
 
     Args:
-        model: whose neuron it is.
+        model: of the neuron.
         layer: the neuron's layer.
         unit: index in the layer.
         references: without activations.
-        images: [R, 3, H, W] of theirs.
+        images: [R, 3, H, W] of the references.
         reduction: over positions, as in the statistics: `max` or `mean`.
-        box_side: side of the marking square, as a fraction of the image's.
+        box_side: side of the box, as a fraction of the image's.
     """
     map_shape = None if layer == model.classifier_layer else model.map_shape(layer, images.shape[-1])
     activations: list[float] = []
@@ -227,10 +226,10 @@ def measure_references(
         features = features_of(model.module, batch, [layer])[layer]
         activations += model.activation(features, layer, [unit] * len(batch), reduction).tolist()
         if map_shape is not None:
-            own = features[:, unit].flatten(1)[:, model.num_prefix(layer) :]
+            maps = features[:, unit].flatten(1)[:, model.num_prefix(layer) :]
             boxes += [
-                box_around(divmod(peak, map_shape[1]), map_shape, box_side) for peak in own.argmax(dim=1).tolist()
+                box_around(divmod(peak, map_shape[1]), map_shape, box_side) for peak in maps.argmax(dim=1).tolist()
             ]
     top_images = [replace(e, activation=a) for e, a in zip(references.top_images, activations, strict=True)]
     order = sorted(range(len(top_images)), key=lambda i: -top_images[i].activation)
-    return replace(references, top_images=top_images, boxes=boxes).some(order), images[order]
+    return replace(references, top_images=top_images, boxes=boxes).subset(order), images[order]

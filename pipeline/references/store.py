@@ -31,9 +31,9 @@ REFERENCE_SCHEMA = {
     "status_reason": "string",
     "goal_activation": "float32",
     "num_references": "int32",
-    "num_duplicates": "int32",  # near-duplicates of better references that were left out, of all facets together
+    "num_duplicates": "int32",  # near-duplicates that were left out, of all facets together
     "reference_source": "string",
-    "reference_folder": "string",  # where they lie if they are no samples of the data set, else ""
+    "reference_folder": "string",  # where they lie if they are not in the data set, else ""
     "reference_keys": "list<string>",
     "reference_samples": "list<int64>",
     "reference_activations": "list<float32>",
@@ -57,7 +57,7 @@ def prepare_store(
     shapes: Mapping[str, tuple[int, int]],
     model_channels: Mapping[str, int],
 ) -> None:
-    """Create the arrays of one layer before any worker writes to them; nothing is done if they are there.
+    """Create the arrays of one layer before any worker writes to them. Idempotent.
 
     Args:
         root: the atlas folder.
@@ -67,7 +67,7 @@ def prepare_store(
         model_channels: feature layer → C.
 
     Raises:
-        UserError: the arrays there have other shapes: they belong to another recipe.
+        UserError: the existing targets were made with another recipe.
     """
     path = _store_path(plan.layer)
     attributes = {
@@ -90,7 +90,7 @@ def prepare_store(
             raise UserError(
                 f'{root.url}: the targets of layer "{plan.layer}" were made with another '
                 f"{', '.join(different)}: {[present.get(k) for k in different]} there, "
-                f"{[attributes.get(k) for k in different]} wanted; choose another output.root"
+                f"{[attributes.get(k) for k in different]} requested; choose another output.root"
             )
         return
     group = create_group(root, path, attributes)
@@ -104,7 +104,7 @@ def prepare_store(
 
 
 class TargetWriter:
-    """Writes targets of one layer, whose store it opens once; the only writer of the units it is given."""
+    """Writes targets of one layer, whose store it opens once; each unit has one writer."""
 
     def __init__(self, root: Root, plan: AlignmentPlan) -> None:
         self._plan = plan
@@ -122,14 +122,14 @@ class TargetWriter:
 def read_targets(
     root: Root, plan: AlignmentPlan, units: Sequence[int], facet: int = 0
 ) -> dict[int, tuple[NeuronTarget | None, dict[str, Any]]]:
-    """Unit → (target, references as committed) of one facet of some units of a layer.
+    """Unit → (target, references as committed) of one facet of the given units of a layer.
 
     The target is None for a unit that is dead and for a facet that has no references.
 
     Raises:
         KeyError: a unit has no committed target.
     """
-    references = _read_some(root, plan.layer, units, facet)
+    references = _read_subset(root, plan.layer, units, facet)
     ready = [unit for unit in units if references[unit]["status"] == "ok"]
     layers = _read_layers(root, plan, [_row_of(plan, unit, facet) for unit in ready])
     targets = {
@@ -142,7 +142,7 @@ def read_targets(
 
 
 def _read_layers(root: Root, plan: AlignmentPlan, rows: Sequence[int]) -> list[dict[str, LayerTarget]]:
-    """The aligned layers of each row; array by array, because on an object store opening one costs a round trip."""
+    """The aligned layers of each row; array by array, because opening one costs a round trip to an object store."""
     group = open_group(root, _store_path(plan.layer))
     found: list[dict[str, LayerTarget]] = [{} for _ in rows]
     for name, weight in plan.weights.items():
@@ -181,8 +181,8 @@ def committed_targets(root: Root, layer: str) -> set[int]:
     return set(read_references(root, layer))
 
 
-def _read_some(root: Root, layer: str, units: Sequence[int], facet: int) -> dict[int, dict[str, Any]]:
-    """As `read_references`, of some units only, in as few files as hold them: a layer of 1,000 units has dozens."""
+def _read_subset(root: Root, layer: str, units: Sequence[int], facet: int) -> dict[int, dict[str, Any]]:
+    """As `read_references`, of some units only: reads no more files than hold them."""
     missing = set(units)
     found: dict[int, dict[str, Any]] = {}
     for first, name in _batches(root, layer):

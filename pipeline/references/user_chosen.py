@@ -91,7 +91,7 @@ def _with_keys(keys: tuple[str, ...], statistics: StatisticsStore) -> References
     missing = [key for key, found in samples.items() if not found]
     if missing:
         raise UserError(
-            f"neurons.reference_keys: {len(missing)} of {len(keys)} are no keys of the data set, the first is "
+            f"neurons.reference_keys: {len(missing)} of {len(keys)} are not keys of the data set, the first is "
             f'"{missing[0]}"{nearest(missing[0], statistics.samples.keys())}'
         )
     repeated = [key for key, found in samples.items() if len(found) > 1]

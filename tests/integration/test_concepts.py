@@ -12,6 +12,7 @@ from jobs.run.resolved import resolve
 from jobs.runner import run_stages
 from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.validation.validate import validate
+from pipeline.derived_layers.layer import unit_label
 from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import STAGES, Recipe, RecipeError
@@ -127,7 +128,7 @@ def test_labels_may_come_from_a_file(data, tmp_path):
     (tmp_path / "labels.txt").write_text("eins\nzwei\ndrei\n")
     text = concept_recipe(data, tmp_path / "out").to_toml()
     text = text.replace('labels = ["two", "zero", "one"]', f'labels = "{tmp_path}/labels.txt"')
-    assert resolve(Recipe.from_toml(text)).model.unit_label("concepts.basis", 1) == "zwei"
+    assert unit_label(resolve(Recipe.from_toml(text)).model, "concepts.basis", 1) == "zwei"
     with pytest.raises(RecipeError, match=r'labels.txt_": there is no such file'):
         resolve(Recipe.from_toml(text.replace("labels.txt", "labels.txt_")))
 

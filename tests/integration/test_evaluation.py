@@ -245,7 +245,7 @@ def test_more_comparison_images_are_predicted_alone(shards, tmp_path):
 
 def count_dataset_images(out):
     entries = read_log(Root.open(out))
-    return sum(e["count"] for e in entries if e["task"].startswith(("model/comparison_images", "model/top_images")))
+    return sum(e["count"] for e in entries if e["task"].startswith(("model/random_sample", "model/top_images")))
 
 
 def test_scores_of_other_visualizations_are_not_published(copied, shards):
@@ -279,16 +279,16 @@ def test_the_plan_and_the_status_know_what_is_left(copied, shards):
 
 def test_dataset_images_are_planned_once_per_evaluator():
     top_images = {"x": {0: (5, 900), 1: (901, 5)}}
-    dataset_images = ComparisonImages(comparison_images=tuple(range(100)), top_images=top_images, references={})
-    done = {(evaluator, kind): set() for evaluator in ("a", "b") for kind in ("comparison_images", "top_images")}
-    done["a", "comparison_images"] = set(range(DATASET_IMAGES_PER_TASK))
+    dataset_images = ComparisonImages(random_sample=tuple(range(100)), top_images=top_images, references={})
+    done = {(evaluator, kind): set() for evaluator in ("a", "b") for kind in ("random_sample", "top_images")}
+    done["a", "random_sample"] = set(range(DATASET_IMAGES_PER_TASK))
     done["b", "top_images"] = {900}
     chunks = plan_dataset_images(["a", "b"], dataset_images, done)
     expected = [
-        ("a", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
+        ("a", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
         ("a", "top_images", (900, 901)),
-        ("b", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK))),
-        ("b", "comparison_images", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
+        ("b", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK))),
+        ("b", "random_sample", tuple(range(DATASET_IMAGES_PER_TASK, 100))),
         ("b", "top_images", (901,)),
     ]
     assert chunks == [DatasetImageChunk(evaluator=j, kind=k, samples=s) for j, k, s in expected]

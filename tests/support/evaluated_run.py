@@ -1,4 +1,4 @@
-"""Runs with evaluators: which ones, the recipes that name them, and what is read from the results."""
+"""Runs with evaluators: their names, the recipes that name them, and readers of the results."""
 
 import json
 
@@ -22,7 +22,7 @@ def evaluated_by(*evaluators: str) -> str:
 
 
 def backbone() -> nn.Module:
-    """A network that names no classes."""
+    """A network without classes."""
     module = small_net()
     return nn.Sequential(module.stem, nn.ReLU(), module.stage1, module.stage2)
 

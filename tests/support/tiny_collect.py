@@ -1,4 +1,4 @@
-"""A network and dataset images small and exact enough to activation pass in milliseconds and to check to the bit."""
+"""A network and dataset images small and exact enough to record in milliseconds and to check to the bit."""
 
 import io
 
@@ -49,7 +49,7 @@ def tiny_model(module: nn.Module | None = None) -> Model:
 
 
 def png(seed: int) -> bytes:
-    """A visualization of noise around a color of its own, so that images activate units differently."""
+    """An image of noise around a color of its own, so that images activate units differently."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3)) // 2 + rng.integers(0, 128, 3)
     buffer = io.BytesIO()

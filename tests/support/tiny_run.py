@@ -71,7 +71,7 @@ def recipe_toml(shards: str, root: Path | str, **changes: str) -> str:
         return changes.get(section, "")
 
     return f"""
-schema = "recipe/1"
+schema = "recipe/2"
 name = "tiny"
 seed = 7
 [model]

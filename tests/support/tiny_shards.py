@@ -28,7 +28,7 @@ def tar_bytes(members: Iterable[tuple[str, bytes]], tar_format: int = tarfile.US
 
 def good(key: str, label: int = 1) -> list[tuple[str, bytes]]:
     return [
-        (f"{key}.jpg", b"visualization of " + key.encode()),
+        (f"{key}.jpg", b"image of " + key.encode()),
         (f"{key}.cls", b"%d" % label),
         (f"{key}.json", b"{}"),
     ]

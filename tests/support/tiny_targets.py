@@ -1,4 +1,4 @@
-"""An atlas folder with the statistics of a few visualizations, for tests of references and targets."""
+"""An atlas folder with the statistics of a few images, for tests of references and targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,40 +14,36 @@ from pipeline.data.shards import iterate_samples
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe
-from pipeline.references.near_duplicates import DistinctVisualizations
+from pipeline.references.near_duplicates import DistinctImages
 from pipeline.references.reading import ReferenceReader
 
-RequestedUnits = Mapping[str, Sequence[Image.Image]]  # folder of a class → its visualizations
+ImageFolders = Mapping[str, Sequence[Image.Image]]  # folder of a class → its images
 RECORDED = ("stage2", "stage3")
 
 
-def random_visualizations(counts: Mapping[str, int], seed: int = 0) -> dict[str, list[Image.Image]]:
-    """Smooth random visualizations of 48 × 40 px, all unlike."""
+def random_images(counts: Mapping[str, int], seed: int = 0) -> dict[str, list[Image.Image]]:
+    """Smooth random images of 48 × 40 px, all unlike."""
     rng = np.random.default_rng(seed)
 
-    def visualization() -> Image.Image:
+    def image() -> Image.Image:
         coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
         return coarse.resize((48, 40), Image.Resampling.BILINEAR)
 
-    return {name: [visualization() for _ in range(count)] for name, count in counts.items()}
+    return {name: [image() for _ in range(count)] for name, count in counts.items()}
 
 
-def write_folder(folder: Path, visualizations: RequestedUnits) -> Path:
-    """Write visualizations as `CLASS/CLASSi.png`; a class "" lies in the folder itself."""
-    for name, images in visualizations.items():
+def write_folder(folder: Path, images: ImageFolders) -> Path:
+    """Write images as `CLASS/CLASSi.png`; a class "" lies in the folder itself."""
+    for name, members in images.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(images):
+        for index, image in enumerate(members):
             image.save(folder / name / f"{name or 'image'}{index}.png")
     return folder
 
 
-def write_tiny_store(
-    folder: Path, model: Model, visualizations: RequestedUnits, *, feature_layers: Sequence[str] = ()
-) -> Root:
-    """Survey the visualizations, in tar shards of five; returns the atlas folder."""
-    write_shards(
-        str(write_folder(folder / "images", visualizations)), str(folder / "shards"), name="tiny", max_samples=5
-    )
+def write_tiny_store(folder: Path, model: Model, images: ImageFolders, *, feature_layers: Sequence[str] = ()) -> Root:
+    """Collect the images in tar shards of five; returns the atlas folder."""
+    write_shards(str(write_folder(folder / "images", images)), str(folder / "shards"), name="tiny", max_samples=5)
     urls = sorted(str(path) for path in (folder / "shards").glob("*.tar"))
     root = Root.open(str(folder / "atlas"))
     for index, url in enumerate(urls):
@@ -94,9 +90,9 @@ grid = 2
     return Recipe.from_toml(text, overrides)
 
 
-def any_visualizations() -> DistinctVisualizations:
+def any_images() -> DistinctImages:
     """Takes all candidates, duplicates too."""
-    return DistinctVisualizations(lambda _: None, -1)
+    return DistinctImages(lambda _: None, -1)
 
 
 def tiny_reader(model: Model) -> ReferenceReader:

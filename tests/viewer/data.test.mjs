@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
 
-import { decodeTable, LoadError, resolvePath, rowObject } from '../../atlas_viewer/data/data.js'
+import { LoadError, resolvePath } from '../../atlas_viewer/base/files.js'
+import { decodeTable, rowObject } from '../../atlas_viewer/data/tables.js'
 
 test('plain paths resolve below the base, each segment escaped', () => {
   const base = 'https://host/site/atlases/a/'

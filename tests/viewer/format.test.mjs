@@ -3,9 +3,8 @@ import { test } from 'node:test'
 
 import { citation, fileStem } from '../../atlas_viewer/ui/actions.js'
 import { barHeight, makeScale } from '../../atlas_viewer/ui/charts.js'
-import { referenceBox } from '../../atlas_viewer/ui/examples.js'
+import { referenceBox } from '../../atlas_viewer/ui/topimages.js'
 import {
-  columnTitle,
   commonLabels,
   formatBytes,
   formatNumber,
@@ -15,14 +14,15 @@ import {
   plural,
 } from '../../atlas_viewer/base/format.js'
 import {
+  columnTitle,
   layerKind,
   methodMeaning,
   methodSource,
   methodTitle,
-  methodWords,
-  sourceWords,
+  methodSummary,
+  sourceMeaning,
   STATUSES,
-  statusWords,
+  statusNote,
 } from '../../atlas_viewer/base/glossary.js'
 
 test('numbers keep about four significant digits', () => {
@@ -81,6 +81,8 @@ test('column names as words', () => {
   assert.equal(columnTitle('activation_percentile'), 'Activation percentile')
   assert.equal(columnTitle('accuracy_top1'), 'Recognized (top 1)')
   assert.equal(columnTitle('accuracy_top5_squeezenet1_1'), 'Recognized (top 5) by squeezenet1_1')
+  assert.equal(columnTitle('two_afc'), 'Two-alternative score')
+  assert.equal(columnTitle('two_afc_vit_s'), 'Two-alternative score by vit_s')
 })
 
 test('common labels: by frequency, then by place; empty ones do not count', () => {
@@ -99,7 +101,7 @@ test('the scale holds the histogram and every mark', () => {
   assert.equal(makeScale(3, 3, []).fraction(3), 0)
 })
 
-test('bars are logarithmic: one photograph stays visible beside a thousand', () => {
+test('bars are logarithmic: one dataset image stays visible next to a thousand', () => {
   assert.equal(barHeight(0, 1000), 0)
   assert.equal(barHeight(1000, 1000), 1)
   assert.ok(barHeight(1, 1000) > 0.05)
@@ -136,12 +138,12 @@ test('a citation names the neuron, the atlas, its build and the method', () => {
 })
 
 test('every status has a shape of its own and a meaning; unknown codes pass through', () => {
-  assert.equal(new Set(STATUSES.map((status) => statusWords(status).mark)).size, STATUSES.length)
-  for (const status of STATUSES) assert.ok(statusWords(status).meaning.length > 20)
-  assert.equal(statusWords('new').mark, '?')
+  assert.equal(new Set(STATUSES.map((status) => statusNote(status).mark)).size, STATUSES.length)
+  for (const status of STATUSES) assert.ok(statusNote(status).meaning.length > 20)
+  assert.equal(statusNote('new').mark, '?')
   assert.equal(methodTitle('vital'), 'VITAL')
-  assert.equal(methodWords('new'), 'new')
-  assert.equal(sourceWords('new'), 'new')
+  assert.equal(methodSummary('new'), 'new')
+  assert.equal(sourceMeaning('new'), 'new')
 })
 
 test('every method has a meaning and a source; an unknown one has none', () => {
@@ -154,6 +156,6 @@ test('every method has a meaning and a source; an unknown one has none', () => {
 
 test('added layers are told by their names', () => {
   assert.equal(layerKind('concepts.textures'), 'concept')
-  assert.equal(layerKind('circuits.eye'), 'circuit')
-  for (const layer of ['blocks.5', 'concepts', 'my.concepts.a', 'circuits_x']) assert.equal(layerKind(layer), '', layer)
+  assert.equal(layerKind('combinations.eye'), 'combination')
+  for (const layer of ['blocks.5', 'concepts', 'my.concepts.a', 'combinations_x']) assert.equal(layerKind(layer), '', layer)
 })

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import {
   bandOf,
   HEADING_HEIGHT_PX,
-  layoutWall,
+  layoutGallery,
   MAXIMUM_TILES,
   movePosition,
   tileMetrics,
@@ -12,7 +12,7 @@ import {
 } from '../../atlas_viewer/gallery/layout.js'
 
 const metrics = { minimumWidth: 100, gap: 10, captionHeight: 20 }
-const plain = (/** @type {number} */ count, width = 430) => layoutWall({ count, width, metrics, headingOf: null })
+const plain = (/** @type {number} */ count, width = 430) => layoutGallery({ count, width, metrics, headingOf: null })
 
 test('columns fill the width evenly', () => {
   const layout = plain(10)
@@ -31,7 +31,7 @@ test('every position is in exactly one band, whatever the counts and headings', 
   ]
   for (const count of [0, 1, 4, 5, 63, 64, 65]) {
     for (const headingOf of headings) {
-      const layout = layoutWall({ count, width: 430, metrics, headingOf })
+      const layout = layoutGallery({ count, width: 430, metrics, headingOf })
       const positions = layout.bands.flatMap((band) =>
         Array.from({ length: band.end - band.start }, (_, i) => band.start + i),
       )
@@ -50,7 +50,7 @@ test('every position is in exactly one band, whatever the counts and headings', 
 })
 
 test('a heading stands above each run, with its count', () => {
-  const layout = layoutWall({ count: 6, width: 430, metrics, headingOf: (position) => (position < 5 ? 'a' : 'b') })
+  const layout = layoutGallery({ count: 6, width: 430, metrics, headingOf: (position) => (position < 5 ? 'a' : 'b') })
   const headings = layout.bands.filter((band) => band.heading)
   assert.deepEqual(
     headings.map((band) => [band.heading, band.count]),
@@ -74,7 +74,7 @@ test('what meets the window is drawn, and the rest is bounded', () => {
   }
 })
 
-test('above and below the wall nothing is needed but the margin', () => {
+test('above and below the gallery nothing is needed but the margin', () => {
   const layout = plain(1000)
   const [first, last] = visibleBands(layout, -5000, -4000)
   assert.equal(first, 0)

@@ -13,7 +13,7 @@ Ranges = Literal["ignored", "wrong place", "cut off"]
 def run_to_the_end(server: ThreadingHTTPServer) -> str:
     """Serve in the background until all tests are over, and the address.
 
-    A page may still be asking for pictures when its test ends: a server that ended with the test would make errors in
+    A page may still be asking for images when its test ends: a server that ended with the test would make errors in
     it, now and then.
     """
     threading.Thread(target=server.serve_forever, daemon=True).start()

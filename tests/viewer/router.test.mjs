@@ -1,16 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import {
-  compareNeuron,
-  compareResults,
-  emptyList,
-  formatRoute,
-  makeRoute,
-  parseRoute,
-  rebase,
-  studyOf,
-} from '../../atlas_viewer/base/router.js'
+import { compareNeuron, compareResults, emptyList, makeRoute, rebase, studyOf } from '../../atlas_viewer/base/route.js'
+import { formatRoute, parseRoute } from '../../atlas_viewer/base/router.js'
 
 test('the bare address is home', () => {
   for (const hash of ['', '#', '#/', '#//']) assert.equal(parseRoute(hash).view, 'home')
@@ -18,7 +10,7 @@ test('the bare address is home', () => {
 
 test('a neuron address carries the neuron and the result list', () => {
   const route = parseRoute(
-    '#/atlas/lite0/blocks.5/54?q=castle&layer=blocks.5&status=ok,weak&sort=-loss&show=maco:1&transparency=1',
+    '#/atlas/lite0/blocks.5/54?q=castle&layer=blocks.5&status=ok,weak&sort=-loss&show=maco:1&mask=1',
   )
   assert.equal(route.view, 'neuron')
   assert.equal(route.layer, 'blocks.5')
@@ -32,12 +24,12 @@ test('a neuron address carries the neuron and the result list', () => {
     descending: true,
   })
   assert.equal(route.variant, 'maco:1')
-  assert.equal(route.transparency, true)
+  assert.equal(route.mask, true)
 })
 
-test('a layer address is the wall of that layer', () => {
+test('a layer address is the gallery of that layer', () => {
   const route = parseRoute('#/atlas/lite0/blocks.5')
-  assert.equal(route.view, 'wall')
+  assert.equal(route.view, 'gallery')
   assert.equal(route.list.layer, 'blocks.5')
 })
 
@@ -54,8 +46,8 @@ test('format and parse are inverse for every view and every parameter', () => {
     makeRoute(),
     makeRoute({ view: 'about' }),
     makeRoute({ view: 'about', atlas: 'a b/ü' }),
-    makeRoute({ view: 'wall', atlas: 'lite0' }),
-    makeRoute({ view: 'wall', atlas: 'lite0', list, size: 'small' }),
+    makeRoute({ view: 'gallery', atlas: 'lite0' }),
+    makeRoute({ view: 'gallery', atlas: 'lite0', list, size: 'small' }),
     makeRoute({ view: 'neuron', atlas: 'lite0', layer: 'conv_stem', unit: 0 }),
     makeRoute({
       view: 'neuron',
@@ -65,12 +57,12 @@ test('format and parse are inverse for every view and every parameter', () => {
       list,
       size: 'large',
       variant: 'vital:1',
-      transparency: true,
+      mask: true,
       zoom: 'native',
     }),
     makeRoute({ view: 'about', atlas: 'lite0', section: 'methods' }),
     makeRoute({ view: 'compare', atlas: 'lite0' }),
-    makeRoute({ view: 'compare', atlas: 'a b/ü', list, size: 'large', from: 25, transparency: true }),
+    makeRoute({ view: 'compare', atlas: 'a b/ü', list, size: 'large', from: 25, mask: true }),
     makeRoute({ view: 'compare', atlas: 'lite0', neurons: ['blocks.5:54', 'a&b:1', 'no neuron'], from: 2 }),
     makeRoute({ view: 'map', atlas: 'a b/ü' }),
     makeRoute({ view: 'map', atlas: 'lite0', list, neurons: ['blocks.5:54'], at: '0.5,0.25,8' }),
@@ -87,28 +79,28 @@ test('format and parse are inverse for every view and every parameter', () => {
   for (const route of routes) {
     const hash = formatRoute(route)
     const { address, ...parsed } = parseRoute(hash)
-    const { address: unused, ...wanted } = route
-    assert.deepEqual(parsed, wanted, hash)
+    const { address: unused, ...expected } = route
+    assert.deepEqual(parsed, expected, hash)
     assert.equal(`#${address}`, hash)
   }
 })
 
 test('parameters at their default are left out', () => {
-  assert.equal(formatRoute(makeRoute({ view: 'wall', atlas: 'lite0', list: emptyList() })), '#/atlas/lite0')
+  assert.equal(formatRoute(makeRoute({ view: 'gallery', atlas: 'lite0', list: emptyList() })), '#/atlas/lite0')
 })
 
-test('the wall does not carry what belongs to a neuron page', () => {
+test('the gallery does not carry what belongs to a neuron page', () => {
   const hash = formatRoute(
-    makeRoute({ view: 'wall', atlas: 'a', variant: 'maco:1', transparency: true, zoom: 'native' }),
+    makeRoute({ view: 'gallery', atlas: 'a', variant: 'maco:1', mask: true, zoom: 'native' }),
   )
   assert.equal(hash, '#/atlas/a')
 })
 
 test('a comparison is of a result list or of named neurons, from its beginning', () => {
-  const wall = parseRoute('#/atlas/lite0?q=castle&sort=-loss')
-  assert.equal(formatRoute(compareResults({ ...wall, from: 9 })), '#/compare/lite0?q=castle&sort=-loss')
-  const neuron = parseRoute('#/atlas/lite0/blocks.5/54?q=castle&show=maco:1&transparency=1')
-  assert.equal(formatRoute(compareNeuron(neuron)), '#/compare/lite0?q=castle&n=blocks.5%3A54&transparency=1')
+  const gallery = parseRoute('#/atlas/lite0?q=castle&sort=-loss')
+  assert.equal(formatRoute(compareResults({ ...gallery, from: 9 })), '#/compare/lite0?q=castle&sort=-loss')
+  const neuron = parseRoute('#/atlas/lite0/blocks.5/54?q=castle&show=maco:1&mask=1')
+  assert.equal(formatRoute(compareNeuron(neuron)), '#/compare/lite0?q=castle&n=blocks.5%3A54&mask=1')
 })
 
 test('a first place that is none is the first', () => {
@@ -119,11 +111,11 @@ test('a first place that is none is the first', () => {
 })
 
 test('a study is of what a view shows; the address of a rater says nothing of methods', () => {
-  const wall = parseRoute('#/atlas/lite0?q=castle&method=maco')
-  assert.equal(formatRoute(studyOf(wall)), '#/study/lite0?q=castle&method=maco')
+  const gallery = parseRoute('#/atlas/lite0?q=castle&method=maco')
+  assert.equal(formatRoute(studyOf(gallery)), '#/study/lite0?q=castle&method=maco')
   const begun = { ...parseRoute('#/study/lite0?methods=vital,maco&seed=7'), session: 'ab12' }
   assert.equal(formatRoute(begun), '#/study/lite0/ab12')
-  assert.equal(formatRoute({ ...begun, view: 'wall' }), '#/atlas/lite0')
+  assert.equal(formatRoute({ ...begun, view: 'gallery' }), '#/atlas/lite0')
 })
 
 test('seeds and counts that are none are left to the page', () => {
@@ -169,10 +161,10 @@ test('malformed percent signs and sizes do no harm', () => {
 test('a change is made to another address than the one it was thought for', () => {
   const shown = parseRoute('#/atlas/lite0?status=ok&sort=-loss')
   const coming = parseRoute('#/atlas/lite0?status=ok&sort=-loss&q=castle')
-  const wanted = parseRoute('#/atlas/lite0?status=ok,weak&sort=-loss&size=large')
-  assert.equal(formatRoute(rebase(shown, wanted, coming)), formatRoute(parseRoute(
+  const expected = parseRoute('#/atlas/lite0?status=ok,weak&sort=-loss&size=large')
+  assert.equal(formatRoute(rebase(shown, expected, coming)), formatRoute(parseRoute(
     '#/atlas/lite0?q=castle&status=ok,weak&sort=-loss&size=large',
   )))
-  assert.deepEqual(rebase(shown, wanted, shown), wanted)
+  assert.deepEqual(rebase(shown, expected, shown), expected)
   assert.deepEqual(rebase(shown, shown, coming), coming)
 })

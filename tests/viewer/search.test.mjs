@@ -1,17 +1,16 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { scoreColumns, sortRows } from '../../atlas_viewer/base/columns.js'
+import { scoreColumns, sortRows } from '../../atlas_viewer/data/columns.js'
 import {
   editDistance,
-  findNeuron,
   nearestNames,
   nearestUnits,
   parseNeuron,
   parseSearch,
 } from '../../atlas_viewer/base/query.js'
-import { emptyList } from '../../atlas_viewer/base/router.js'
-import { labelsOf, selectRows } from '../../atlas_viewer/data/search.js'
+import { emptyList } from '../../atlas_viewer/base/route.js'
+import { findNeuron, labelsOf, selectRows } from '../../atlas_viewer/data/search.js'
 import { packLabels } from '../../atlas_viewer/data/tables.js'
 
 const index = {
@@ -34,7 +33,7 @@ test('an empty list state selects everything in the order of the table', () => {
   assert.deepEqual(select({}), [0, 1, 2, 3, 4, 5])
 })
 
-test('words are looked for in layer, label and exemplar labels, whatever their case; all must occur', () => {
+test('words are looked for in layer, label and labels of top-activating images, whatever their case; all must occur', () => {
   assert.deepEqual(select({ query: 'CASTLE' }), [1, 5])
   assert.deepEqual(select({ query: 'castle blocks' }), [1])
   assert.deepEqual(select({ query: 'castle zebra' }), [])

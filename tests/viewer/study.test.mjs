@@ -24,12 +24,12 @@ import {
 
 const METHODS = ['vital', 'maco', 'fourier']
 
-/** A neuron that every method pictured, with photographs and a label of its own. */
+/** A neuron that every method visualized, with datasetImages and a label of its own. */
 function neuron(
   unit,
   { isClass = false, methods = METHODS, seeds = 1, strip = true, label = '', layer = 'blocks.5' } = {},
 ) {
-  const picture = (method, seed) => ({
+  const visualization = (method, seed) => ({
     path: `images/${unit}-${method}-s${seed}.webp`,
     seed,
     sha256: `${unit}${method}${seed}`,
@@ -40,8 +40,8 @@ function neuron(
     unit,
     label: isClass ? label || `class ${unit}` : label,
     isClass,
-    pictures: Object.fromEntries(
-      methods.map((method) => [method, Array.from({ length: seeds }, (_, seed) => picture(method, seed))]),
+    visualizations: Object.fromEntries(
+      methods.map((method) => [method, Array.from({ length: seeds }, (_, seed) => visualization(method, seed))]),
     ),
     strip: strip
       ? {
@@ -55,9 +55,9 @@ function neuron(
   }
 }
 
-const inner = Array.from({ length: 7 }, (_, unit) => neuron(unit))
+const intermediate = Array.from({ length: 7 }, (_, unit) => neuron(unit))
 const classes = Array.from({ length: 5 }, (_, unit) => neuron(unit, { isClass: true, layer: 'classifier' }))
-const everyone = [...inner, ...classes]
+const everyone = [...intermediate, ...classes]
 const settings = (parts = {}) => ({ tasks: [...TASKS], methods: METHODS, items: 100, ...parts })
 const draw = (parts = {}, seed = 1, candidates = everyone, others = candidates) =>
   drawStudy({ candidates, others, settings: settings(parts), seed })
@@ -120,7 +120,7 @@ test('the same seed draws the same questions, another seed other ones about the 
   for (const task of TASKS) assert.deepEqual(about(one, task), about(other, task))
 })
 
-test('over raters every neuron is pictured by every method', () => {
+test('over raters every neuron is visualized by every method', () => {
   const pairs = new Set()
   for (let seed = 0; seed < 60; seed++) {
     for (const { task, neuron: id, method } of draw({ items: 5 }, seed))
@@ -136,7 +136,7 @@ test('tasks come in the order that gives nothing away, and each is shuffled', ()
     order,
     [...order].sort((a, b) => a - b),
   )
-  const units = questions.filter(({ task }) => task === 'inner').map(({ neuron: id }) => id)
+  const units = questions.filter(({ task }) => task === 'intermediate').map(({ neuron: id }) => id)
   assert.notDeepEqual(units, [...units].sort())
 })
 
@@ -144,12 +144,12 @@ test('each task asks what it should, of whom it should', () => {
   const questions = draw()
   const count = (task) => questions.filter((question) => question.task === task).length
   assert.deepEqual(TASKS.map(count), [12, 12, 7 * 3, 5 * 3]) // once per neuron, or once per neuron and method
-  for (const { task, label, pictures, photographs, neuron: id } of questions) {
+  for (const { task, label, visualizations, datasetImages, neuron: id } of questions) {
     assert.equal(label !== '', task === 'class')
-    assert.equal(pictures.length, 1)
-    assert.equal(photographs.length, { words: 0, choice: 2, inner: 4, class: 0 }[task])
+    assert.equal(visualizations.length, 1)
+    assert.equal(datasetImages.length, { words: 0, choice: 2, intermediate: 4, class: 0 }[task])
     if (task === 'class') assert.match(id, /classifier/)
-    if (task === 'inner') assert.match(id, /blocks/)
+    if (task === 'intermediate') assert.match(id, /blocks/)
   }
   for (const task of TASKS) {
     const some = questions.filter((question) => question.task === task)
@@ -159,21 +159,21 @@ test('each task asks what it should, of whom it should', () => {
   }
 })
 
-test('of two photographs one is the neuron’s own, left as often as right, the other of the same layer', () => {
+test('of two dataset images one is the neuron’s own, left as often as right, the other of the same layer', () => {
   const layerOf = (id) => id.split('/')[1]
   const questions = draw({ tasks: ['choice'] }, 5)
-  const lefts = questions.filter(({ neuron: id, photographs }) => photographs[0].neuron === id).length
+  const lefts = questions.filter(({ neuron: id, datasetImages }) => datasetImages[0].neuron === id).length
   assert.equal(lefts, questions.length / 2)
-  for (const { neuron: id, photographs } of questions) {
-    assert.equal(photographs.filter((photograph) => photograph.neuron === id).length, 1)
-    for (const { neuron: of, rank, count } of photographs) {
+  for (const { neuron: id, datasetImages } of questions) {
+    assert.equal(datasetImages.filter((datasetImage) => datasetImage.neuron === id).length, 1)
+    for (const { neuron: of, rank, count } of datasetImages) {
       assert.equal(layerOf(of), layerOf(id))
       assert.ok(rank >= 0 && rank < count)
     }
   }
 })
 
-test('a neuron with a photograph or a label in common is no foil; without a foil nothing is asked', () => {
+test('a neuron with a dataset image or a label in common is no foil; without a foil nothing is asked', () => {
   const [one, other] = [neuron(0), neuron(1)]
   assert.ok(areDissimilar(one.strip, other.strip))
   assert.ok(!areDissimilar(one.strip, { ...other.strip, labels: ['x', 'thing 0'] }))
@@ -186,19 +186,19 @@ test('a neuron with a photograph or a label in common is no foil; without a foil
 
 test('several seeds explain a neuron in a choice, one is shown elsewhere', () => {
   const many = Array.from({ length: 3 }, (_, unit) => neuron(unit, { seeds: 6 }))
-  for (const { task, pictures } of draw({}, 1, many)) assert.equal(pictures.length, task === 'choice' ? 4 : 1)
+  for (const { task, visualizations } of draw({}, 1, many)) assert.equal(visualizations.length, task === 'choice' ? 4 : 1)
 })
 
-test('only neurons that every chosen method pictured are asked about', () => {
+test('only neurons that every chosen method visualized are asked about', () => {
   const lacking = neuron(9, { methods: ['vital'] })
-  assert.deepEqual(eligible('words', [inner[0], lacking], METHODS), [inner[0]])
-  assert.deepEqual(eligible('words', [inner[0], lacking], ['vital']), [inner[0], lacking])
-  assert.deepEqual(eligible('words', inner, []), [])
-  assert.deepEqual(eligible('inner', [neuron(1, { strip: false })], METHODS), [])
-  assert.deepEqual(eligible('class', [...inner, { ...classes[0], label: '' }], METHODS), [])
+  assert.deepEqual(eligible('words', [intermediate[0], lacking], METHODS), [intermediate[0]])
+  assert.deepEqual(eligible('words', [intermediate[0], lacking], ['vital']), [intermediate[0], lacking])
+  assert.deepEqual(eligible('words', intermediate, []), [])
+  assert.deepEqual(eligible('intermediate', [neuron(1, { strip: false })], METHODS), [])
+  assert.deepEqual(eligible('class', [...intermediate, { ...classes[0], label: '' }], METHODS), [])
 })
 
-test('candidates are read from a layer’s table: first facets, pictures by method and seed, photographs', () => {
+test('candidates are read from a layer’s table: first facets, visualizations by method and seed, dataset images', () => {
   const columns = {
     neuron_id: ['n/l/3', 'n/l/3', 'n/l/3', 'n/l/3', 'n/l/4'],
     unit: [3, 3, 3, 3, 4],
@@ -216,13 +216,13 @@ test('candidates are read from a layer’s table: first facets, pictures by meth
   }
   const layer = { name: 'l', num_units: 9, num_neurons: 2, is_classes: false, file: '' }
   const [three, four] = layerCandidates({ numRows: 5, columns }, layer)
-  assert.deepEqual(three.pictures.vital, [
+  assert.deepEqual(three.visualizations.vital, [
     { path: 'a', seed: 0, sha256: 'sa' },
     { path: 'b', seed: 2, sha256: 'sb' },
   ])
-  assert.deepEqual(three.pictures.maco, [{ path: 'c', seed: 0, sha256: 'sc' }])
+  assert.deepEqual(three.visualizations.maco, [{ path: 'c', seed: 0, sha256: 'sc' }])
   assert.deepEqual(three.strip, { path: 'strip', count: 2, keys: ['k'], labels: ['x'], positions: [0, 0, 1, 1] })
-  assert.deepEqual(four, { id: 'n/l/4', layer: 'l', unit: 4, label: '', isClass: false, pictures: {}, strip: null })
+  assert.deepEqual(four, { id: 'n/l/4', layer: 'l', unit: 4, label: '', isClass: false, visualizations: {}, strip: null })
 })
 
 /** A storage with the parts that the page uses: keys are its own properties, as in a browser. */
@@ -305,13 +305,13 @@ test('the file tells what was asked, shown and answered, and nothing of question
   assert.equal(file.planned, session.questions.length)
   assert.equal(file.answers.length, 2)
   assert.equal('questions' in file, false)
-  const [{ neuron: id, method, pictures }] = session.questions
+  const [{ neuron: id, method, visualizations }] = session.questions
   assert.deepEqual(file.answers[0], {
     task: 'words',
     neuron: id,
     method,
-    seed: pictures[0].seed,
-    shown: { label: '', pictures: [{ seed: pictures[0].seed, sha256: pictures[0].sha256 }], photographs: [] },
+    seed: visualizations[0].seed,
+    shown: { label: '', visualizations: [{ seed: visualizations[0].seed, sha256: visualizations[0].sha256 }], dataset_images: [] },
     answer: 'a dog',
     milliseconds: 12,
   })

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 GALLERY = "#/atlas/synthetic"
 COMPARE = "#/compare/synthetic"
-BESIDE = f"{COMPARE}?n=conv_stem:3&with=synthetic&m=classifier:1"
+SIDE_BY_SIDE = f"{COMPARE}?n=conv_stem:3&with=synthetic&m=classifier:1"
 MAP = "#/map/synthetic"
 VIEWS = (
     "",
@@ -22,7 +22,7 @@ VIEWS = (
     "#/about?atlas=synthetic",
     f"{COMPARE}?n=conv_stem:3,conv_stem:5",
     f"{COMPARE}?n=conv_stem:0,classifier:5",
-    BESIDE,
+    SIDE_BY_SIDE,
     MAP,
 )
 
@@ -113,7 +113,7 @@ def test_axe_finds_nothing(visitor: Visitor, site: str, width: int, scheme: str)
         f"{GALLERY}/classifier/3",
         "#/about?atlas=synthetic",
         f"{COMPARE}?n=conv_stem:3",
-        BESIDE,
+        SIDE_BY_SIDE,
         f"{MAP}?n=conv_stem:3",
     ):
         session = visit.page.context.new_cdp_session(visit.open(address))

@@ -42,14 +42,14 @@ def titles(page: Page) -> list[str]:
 
 def test_a_neuron_has_a_line_per_facet_and_a_column_per_method(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:0")
-    assert titles(page) == ["Neuron", "ComparisonImages", *METHOD_TITLES]
+    assert titles(page) == ["Neuron", "Dataset images", *METHOD_TITLES]
     lines = group(page, "conv_stem:0").locator("tr")
     assert lines.count() == 3
     for facet in range(3):
         images = lines.nth(facet).locator(".compare-cell img")
         sources = images.evaluate_all("images => images.map(image => image.src.split('/').pop())")
         assert sources == [f"00000-{method}-s{facet}.webp" for method in METHODS]
-        strip = lines.nth(facet).locator(".dataset image-strip img")
+        strip = lines.nth(facet).locator(".dataset-strip img")
         suffix = f"-f{facet}" if facet else ""
         assert strip.first.get_attribute("src").endswith(f"examples/conv_stem/00000{suffix}.webp")
         assert lines.nth(facet).locator(".compare-facet").inner_text().lower() == f"facet {facet + 1} of 3"
@@ -58,16 +58,18 @@ def test_a_neuron_has_a_line_per_facet_and_a_column_per_method(comparison: Visit
     assert image.evaluate("i => [i.getAttribute('width'), i.getAttribute('height')]") == [str(VISUALIZATION_PX)] * 2
     assert lines.nth(1).locator(".compare-score").first.text_content() == "●okactivation percentile 99 %"
     comparison.wait_for_image("tbody tr:nth-child(3) .compare-cell img")
-    comparison.wait_for_image("tbody tr:nth-child(3) .dataset image-strip img")
+    comparison.wait_for_image("tbody tr:nth-child(3) .dataset-strip img")
 
 
 def test_the_dataset_images_are_cut_into_two_lines_with_their_frames(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:0")
-    strips = group(page, "conv_stem:0").locator("tr").first.locator(".dataset image-strip")
+    strips = group(page, "conv_stem:0").locator("tr").first.locator(".dataset-strip")
     assert strips.count() == 2
     style = "image => [image.style.left, image.style.width]"
     assert [strips.nth(line).locator("img").evaluate(style) for line in (0, 1)] == [["0%", "200%"], ["-100%", "200%"]]
-    boxes = strips.nth(1).locator(".example-box").evaluate_all("boxes => boxes.map(b => [b.style.left, b.style.width])")
+    boxes = (
+        strips.nth(1).locator(".top-image-box").evaluate_all("boxes => boxes.map(b => [b.style.left, b.style.width])")
+    )
     # The part from a quarter to a half of each of the three dataset images of a line.
     assert boxes == [["8.33%", "8.33%"], ["41.67%", "8.33%"], ["75%", "8.33%"]]
     assert (
@@ -96,7 +98,7 @@ def test_what_is_missing_is_said_in_words(comparison: Visit) -> None:
 
 def test_columns_are_the_methods_of_the_neurons_shown(comparison: Visit) -> None:
     page = comparison.open(f"{COMPARISON}?n=conv_stem:2")
-    assert titles(page) == ["Neuron", "ComparisonImages", "MACO", "Pixel"]
+    assert titles(page) == ["Neuron", "Dataset images", "MACO", "Pixel"]
     assert "No column for VITAL, Fourier and DeepInversion" in page.locator(".compare-page").inner_text()
 
 
@@ -183,30 +185,30 @@ def test_a_neuron_page_leads_there_and_others_are_added_and_removed(visit: Visit
 
 
 def test_a_visualization_leads_to_its_variant_on_the_neuron_page(comparison: Visit) -> None:
-    page = comparison.open(f"{COMPARISON}?layer=conv_stem&transparency=1")
+    page = comparison.open(f"{COMPARISON}?layer=conv_stem&mask=1")
     group(page, "conv_stem:0").get_by_alt_text("Pixel visualization of conv_stem:0, facet 3 of 3").click()
     page.wait_for_function("() => document.querySelector('.stage img')?.src.endsWith('00000-pixel-s2.webp')")
-    assert page.get_by_role("button", name="Transparency").get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("button", name="Attribution mask").get_attribute("aria-pressed") == "true"
     assert "1 of 11 results" in page.locator(".place").inner_text()
 
 
-def test_transparency_is_in_the_address_and_shows_masks(visit: Visit) -> None:
+def test_mask_is_in_the_address_and_shows_masks(visit: Visit) -> None:
     page = visit.open(f"{SYNTHETIC}?n=conv_stem:0")
     page.keyboard.press("t")
     masked = "document.querySelector('.compare-cell img')?.style.maskImage.includes('00000-vital-s0-alpha.webp')"
     page.wait_for_function(f"() => {masked}")
-    assert "transparency=1" in page.evaluate("location.hash")
-    page.get_by_role("button", name="Transparency").click()
+    assert "mask=1" in page.evaluate("location.hash")
+    page.get_by_role("button", name="Attribution mask").click()
     page.wait_for_function("() => !document.querySelector('.compare-cell img').style.maskImage")
-    assert page.evaluate("document.activeElement.textContent") == "Transparency"
+    assert page.evaluate("document.activeElement.textContent") == "Attribution mask"
 
 
 def test_a_missing_mask_leaves_the_visualization_and_says_so_in_its_cell(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     visit.page.route("**/00000-maco-s0-alpha.webp", lambda route: route.fulfill(status=404))
-    page = visit.open(f"{SYNTHETIC}?n=conv_stem:0&transparency=1")
+    page = visit.open(f"{SYNTHETIC}?n=conv_stem:0&mask=1")
     cells = group(page, "conv_stem:0").locator(".compare-cell")
-    cells.nth(1).get_by_text("The transparency mask could not be loaded").wait_for()
+    cells.nth(1).get_by_text("The attribution mask could not be loaded").wait_for()
     assert cells.nth(1).locator("img").evaluate("image => image.style.maskImage") == ""
     assert "could not be loaded" not in cells.nth(0).inner_text()
 
@@ -234,7 +236,7 @@ def test_dataset_images_that_are_not_published_are_said_to_be_so(
     base = serving(tmp_path)
     page = visitor(base).open(SYNTHETIC)
     assert "not published; labeled tench, Tinca tinca" in group(page, "conv_stem:0").inner_text()
-    assert page.locator(".dataset image-strip").count() == 0
+    assert page.locator(".dataset-strip").count() == 0
 
 
 def test_a_comparison_is_offered_only_where_there_are_several_methods(
@@ -283,7 +285,7 @@ def test_titles_stay_in_sight_below_the_header(comparison: Visit) -> None:
 def test_nothing_moves_while_visualizations_arrive(visit: Visit) -> None:
     page = visit.open(f"{SYNTHETIC}?layer=blocks.2.1")
     visit.wait_for_image(".compare-cell img")
-    visit.wait_for_image(".dataset image-strip img")
+    visit.wait_for_image(".dataset-strip img")
     shift = page.evaluate(
         """() => new Promise(resolve => {
              let sum = 0
@@ -299,7 +301,7 @@ def test_a_stacked_table_is_still_a_table_and_fits_a_narrow_window(visitor: Visi
     visit = visitor(comparison_site, viewport={"width": 360, "height": 740}, has_touch=True)
     page = visit.open(f"{COMPARISON}?n=conv_stem:0,combinations.eye:0")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.get_by_role("columnheader").all_inner_texts() == ["Neuron", "ComparisonImages", *METHOD_TITLES]
+    assert page.get_by_role("columnheader").all_inner_texts() == ["Neuron", "Dataset images", *METHOD_TITLES]
     assert page.get_by_role("rowheader").count() == 2
     assert page.get_by_role("cell").count() == 2 * 3 * (1 + len(METHODS))  # the notes below the titles are left out
     assert page.locator(".compare-column", has_text="MACO").first.is_visible()

@@ -31,8 +31,8 @@ def test_hostile_labels_are_text(visit: Visit) -> None:
     assert page.locator("h1").text_content() == "</script><script>alert(2)</script>"
     unit = 10  # its last reference's key is hostile
     visit.open(f"{GALLERY}/classifier/{unit}")
-    page.locator(".examples summary").click()
-    assert HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)] in page.locator(".examples td").all_text_contents()
+    page.locator(".top-images summary").click()
+    assert HOSTILE_STRINGS[unit % len(HOSTILE_STRINGS)] in page.locator(".top-images td").all_text_contents()
     assert (
         page.evaluate(
             "document.querySelectorAll('#content script, #content img[src=x], #content em, #content td b').length"
@@ -77,19 +77,19 @@ def test_a_missing_visualization_is_said_in_words(visit: Visit) -> None:
     page = visit.page
     page.route("**/images/conv_stem/00001-vital-s0.webp", lambda route: route.fulfill(status=404))
     visit.open(f"{GALLERY}?layer=conv_stem")
-    message = page.locator(".tile .visualization-missing")
+    message = page.locator(".tile .image-missing")
     message.wait_for()
-    assert "Visualization missing" in message.inner_text()
+    assert "Image missing" in message.inner_text()
     assert "images/conv_stem/00001-vital-s0.webp" in message.inner_text()
     visit.open(f"{GALLERY}/conv_stem/1")
-    page.locator(".stage .visualization-missing", has_text="Visualization missing").wait_for()
+    page.locator(".stage .image-missing", has_text="Image missing").wait_for()
 
 
 def test_a_missing_mask_leaves_the_visualization_and_says_so(visit: Visit) -> None:
     visit.expected_messages.append("Failed to load resource.*404")
     visit.page.route("**/*-alpha.webp", lambda route: route.fulfill(status=404))
-    page = visit.open(f"{GALLERY}/conv_stem/1?transparency=1")
-    page.get_by_text("The transparency mask could not be loaded").wait_for()
+    page = visit.open(f"{GALLERY}/conv_stem/1?mask=1")
+    page.get_by_text("The attribution mask could not be loaded").wait_for()
     visit.wait_for_image(".stage img")
     assert page.locator(".stage img").evaluate("image => image.style.maskImage") == ""
 
@@ -195,9 +195,9 @@ def test_dataset_images_that_are_not_published_are_listed_by_name(
     )
     base = serving(tmp_path)
     page = visitor(base).open(f"{GALLERY}/conv_stem/0")
-    assert "does not publish the dataset images" in page.locator(".examples").inner_text()
-    assert "photo-0000-0" in page.locator(".examples td").all_inner_texts()
-    assert page.locator(".examples img").count() == 0
+    assert "does not publish the dataset images" in page.locator(".top-images").inner_text()
+    assert "photo-0000-0" in page.locator(".top-images td").all_inner_texts()
+    assert page.locator(".top-images img").count() == 0
 
 
 def test_without_javascript_the_page_says_what_to_do(visitor: Visitor, site: str) -> None:

@@ -31,7 +31,7 @@ def test_the_gallery_shows_tiles_of_every_layer_and_their_visualizations(visit: 
         "() => [...document.querySelectorAll('.tile img')].filter(i => i.getBoundingClientRect().bottom < innerHeight)"
         ".every(image => image.complete && image.naturalWidth > 0)"
     )
-    assert page.locator(".visualization-missing").count() == 0
+    assert page.locator(".image-missing").count() == 0
 
 
 def test_small_tiles_are_cut_from_the_sheet_that_shows_their_neuron(visit: Visit) -> None:
@@ -57,7 +57,7 @@ def test_only_the_tiles_near_the_window_are_in_the_page(visit: Visit, size: str)
 
 def test_a_neuron_without_a_visualization_says_why_instead(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}?status=dead,failed,skipped")
-    texts = page.locator(".tile .visualization-none .status").all_inner_texts()
+    texts = page.locator(".tile .image-none .status").all_inner_texts()
     assert len(texts) > 5
     assert {text.split()[-1] for text in texts} == {"dead", "failed", "skipped"}
     assert all(len(text.split()) == 2 for text in texts)  # a shape and a word: not by color alone

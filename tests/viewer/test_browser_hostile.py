@@ -6,7 +6,6 @@ and a request to another origin.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
         patch.setattr(synthetic_atlas, "CAPTIONS", HOSTILE)
         patch.setattr(synthetic_atlas, "_REASONS", dict.fromkeys(synthetic_atlas._REASONS, HOSTILE[0]))
         patch.setattr(synthetic_atlas, "recipe", lambda **options: _titled(recipe(**options)))
-        further = {"similar": True, "captions": True}
+        further = {"neighbors": True, "captions": True}
         texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, **further)
         names = build_synthetic_atlas(str(folder / "names"), name="names", layers=LAYERS, seeds=1)
     without_head(names)
@@ -75,7 +74,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _titled(recipe: synthetic_atlas.Recipe) -> synthetic_atlas.Recipe:
-    return dataclasses.replace(recipe, atlas=dataclasses.replace(recipe.atlas, title=TITLE))
+    return recipe.replace(atlas=recipe.atlas.replace(title=TITLE))
 
 
 def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:

@@ -141,15 +141,15 @@ def test_a_finger_drags_the_map_on_a_phone_and_nothing_is_wider_than_the_screen(
 
 def test_a_neuron_page_shows_similar_neurons_of_all_layers(visit: Visit) -> None:
     page = visit.open("#/atlas/synthetic/conv_stem/2")
-    page.locator(".similar li").first.wait_for()
-    links = page.eval_on_selector_all(".similar li a", "links => links.map(link => link.getAttribute('href'))")
+    page.locator(".neighbors li").first.wait_for()
+    links = page.eval_on_selector_all(".neighbors li a", "links => links.map(link => link.getAttribute('href'))")
     assert len(links) == 12
     assert all(int(link.rsplit("/", 1)[1]) % 5 == 2 for link in links)  # one group in the synthetic atlas
     assert len({link.split("/")[3] for link in links}) > 1
-    values = [int(re.search(r"(\d+) %", text)[1]) for text in page.locator(".similar li").all_inner_texts()]
+    values = [int(re.search(r"(\d+) %", text)[1]) for text in page.locator(".neighbors li").all_inner_texts()]
     assert values == sorted(values, reverse=True)
-    assert "made of the 8 dataset images" in page.locator(".similar-how").inner_text()
-    page.locator(".similar li a").first.focus()
+    assert "made of the 8 dataset images" in page.locator(".neighbor-how").inner_text()
+    page.locator(".neighbors li a").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("address => location.hash === address", arg=links[0])
     name = "{}:{}".format(*links[0].split("/")[3:5])
@@ -164,29 +164,29 @@ def test_similar_neurons_are_asked_for_once_the_reader_comes_near_them(visitor: 
     page = visit.open("#/atlas/synthetic/conv_stem/2")
     page.wait_for_load_state("networkidle")
     assert any("conv_stem" in url for url in asked)
-    assert not any("/similar/" in url for url in asked)
-    page.locator(".similar").scroll_into_view_if_needed()
-    page.locator(".similar li").first.wait_for()
+    assert not any("/neighbors/" in url for url in asked)
+    page.locator(".neighbors").scroll_into_view_if_needed()
+    page.locator(".neighbors li").first.wait_for()
 
 
-def test_a_neuron_that_no_dataset_image_excites_says_so(visit: Visit) -> None:
+def test_a_neuron_that_no_dataset_image_activates_says_so(visit: Visit) -> None:
     page = visit.open("#/atlas/synthetic/conv_stem/4")
-    page.locator(".similar-body p").wait_for()
-    assert "no dataset image activates this neuron" in page.locator(".similar-body").inner_text()
+    page.locator(".neighbor-body p").wait_for()
+    assert "no dataset image activates this neuron" in page.locator(".neighbor-body").inner_text()
 
 
 def test_what_cannot_be_read_is_said_in_its_place(visit: Visit) -> None:
     visit.expected_messages += ["Failed to load resource"]
     page = visit.page
     page.route("**/map/0000.webp", lambda route: route.fulfill(status=404))
-    page.route("**/similar/*.parquet", lambda route: route.fulfill(status=500))
+    page.route("**/neighbors/*.parquet", lambda route: route.fulfill(status=500))
     visit.open(MAP)
     page.locator(".problem", has_text="map/0000.webp").wait_for()
     visit.open("#/atlas/synthetic/conv_stem/2")
-    page.locator(".similar .problem", has_text="HTTP 500").wait_for()
-    page.unroute("**/similar/*.parquet")
-    page.locator(".similar").get_by_role("button", name="Try again").click()
-    page.locator(".similar li").first.wait_for()
+    page.locator(".neighbors .problem", has_text="HTTP 500").wait_for()
+    page.unroute("**/neighbors/*.parquet")
+    page.locator(".neighbors").get_by_role("button", name="Try again").click()
+    page.locator(".neighbors li").first.wait_for()
 
 
 def test_an_atlas_without_a_map_says_why(visitor: Visitor, comparison_site: str) -> None:

@@ -21,10 +21,10 @@ def test_a_deep_link_opens_the_neuron_with_visualization_and_dataset_images(visi
     page = visit.open(f"{GALLERY}/blocks.2.1/54")
     assert page.locator("h1").inner_text() == "blocks.2.1:54"
     visit.wait_for_image(".stage img")
-    visit.wait_for_image(".example img")
-    assert page.locator(".example").count() == 6
-    assert page.locator(".example-value").first.inner_text() == "12.5"
-    box = page.locator(".example-box").first.evaluate("box => [box.style.left, box.style.top, box.style.width]")
+    visit.wait_for_image(".top-image img")
+    assert page.locator(".top-image").count() == 6
+    assert page.locator(".top-image-value").first.inner_text() == "12.5"
+    box = page.locator(".top-image-box").first.evaluate("box => [box.style.left, box.style.top, box.style.width]")
     assert box == ["25%", "25%", "25%"]
     assert page.locator(".variant").count() == 4
     assert page.locator(".histogram svg rect").count() > 5
@@ -34,34 +34,37 @@ def test_a_deep_link_opens_the_neuron_with_visualization_and_dataset_images(visi
         assert words in scores
 
 
-def test_dataset_images_chosen_by_label_are_not_called_the_most_exciting(visit: Visit) -> None:
+def test_dataset_images_chosen_by_label_are_not_called_top_activating(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/classifier/1")
-    assert page.locator(".examples h2").inner_text() == "Dataset images of this class"
+    assert page.locator(".top-images h2").inner_text() == "Dataset images of this class"
     page = visit.open(f"{GALLERY}/conv_stem/1")
-    assert page.locator(".examples h2").inner_text() == "Dataset images that activate it most"
+    assert page.locator(".top-images h2").inner_text() == "Top-activating images"
 
 
 def test_the_example_strip_is_cut_into_its_dataset_images(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/0")
-    visit.wait_for_image(".example:nth-child(3) img")
-    assert page.locator(".example:nth-child(3) img").evaluate("i => [i.style.left, i.style.width]") == ["-200%", "600%"]
-    tile = page.locator(".example:nth-child(3) .visualization").bounding_box()
+    visit.wait_for_image(".top-image:nth-child(3) img")
+    assert page.locator(".top-image:nth-child(3) img").evaluate("i => [i.style.left, i.style.width]") == [
+        "-200%",
+        "600%",
+    ]
+    tile = page.locator(".top-image:nth-child(3) .image-frame").bounding_box()
     assert tile["width"] == pytest.approx(tile["height"])
 
 
-def test_the_transparency_mask_is_applied_and_in_the_address(visit: Visit) -> None:
+def test_the_mask_mask_is_applied_and_in_the_address(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/0")
-    page.get_by_role("button", name="Transparency").click()
+    page.get_by_role("button", name="Attribution mask").click()
     page.wait_for_function(
         "() => document.querySelector('.stage img').style.maskImage.includes('00000-vital-s0-alpha.webp')"
     )
-    assert "transparency=1" in page.evaluate("location.hash")
+    assert "mask=1" in page.evaluate("location.hash")
     page.keyboard.press("t")
     page.wait_for_function("() => !document.querySelector('.stage img').style.maskImage")
 
 
 def test_a_mask_of_fewer_pixels_is_stretched_over_its_visualization(visit: Visit) -> None:
-    page = visit.open(f"{GALLERY}/conv_stem/0?transparency=1")
+    page = visit.open(f"{GALLERY}/conv_stem/0?mask=1")
     page.wait_for_function("() => document.querySelector('.stage img')?.style.maskImage")
     assert page.locator(".stage img").evaluate("image => getComputedStyle(image).maskSize") == "100% 100%"
 
@@ -72,10 +75,10 @@ def test_facets_are_named_and_bring_their_own_dataset_images(visitor: Visitor, c
     page.locator(".variant", has_text="MACO, facet 2 of 3 · seed 0").click()
     page.wait_for_function("() => document.querySelector('.stage img').src.endsWith('00000-maco-s1.webp')")
     assert "facet 2 of 3 · seed 0" in page.locator("figcaption").first.inner_text()
-    assert page.locator(".examples h2").inner_text() == "Dataset images that activate it most: facet 2 of 3"
-    assert page.locator(".example img").first.get_attribute("src").endswith("examples/conv_stem/00000-f1.webp")
-    page.locator(".examples summary").click()
-    assert "photo-0000-6" in page.locator(".examples td").all_inner_texts()
+    assert page.locator(".top-images h2").inner_text() == "Top-activating images: facet 2 of 3"
+    assert page.locator(".top-image img").first.get_attribute("src").endswith("examples/conv_stem/00000-f1.webp")
+    page.locator(".top-images summary").click()
+    assert "photo-0000-6" in page.locator(".top-images td").all_inner_texts()
 
 
 def test_concepts_and_combinations_are_called_so(visitor: Visitor, comparison_site: str) -> None:
@@ -142,7 +145,7 @@ def test_a_failed_neuron_gives_its_reason_as_text(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/5")
     assert "RuntimeError: <b>CUDA out of memory</b> at step 17" in page.locator(".notice").inner_text()
     assert page.locator(".notice b").count() == 0
-    assert "failed" in page.locator(".visualization-none").inner_text()
+    assert "failed" in page.locator(".image-none").inner_text()
 
 
 def test_the_row_and_the_visualization_can_be_taken_along(visit: Visit) -> None:
@@ -165,7 +168,7 @@ def test_the_row_and_the_visualization_can_be_taken_along(visit: Visit) -> None:
 
 def test_captions_stand_with_the_dataset_images_and_are_whole_in_the_table(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/0")
-    captions = page.locator(".example-caption")
+    captions = page.locator(".top-image-caption")
     assert captions.first.inner_text() == CAPTIONS[0]
     assert captions.count() == 5  # the fifth dataset image has none
     assert captions.nth(3).evaluate("caption => caption.scrollHeight > caption.clientHeight")  # clipped
@@ -177,6 +180,6 @@ def test_captions_stand_with_the_dataset_images_and_are_whole_in_the_table(visit
 
 def test_an_atlas_without_captions_does_not_speak_of_them(visitor: Visitor, comparison_site: str) -> None:
     page = visitor(comparison_site).open("#/atlas/comparison/conv_stem/0")
-    assert page.locator(".example-caption, .caption-cell").count() == 0
+    assert page.locator(".top-image-caption, .caption-cell").count() == 0
     assert page.get_by_text("Names of 6 dataset images").count() == 1
     assert page.locator("#search").get_attribute("placeholder") == "Search neurons and labels"

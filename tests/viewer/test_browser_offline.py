@@ -54,7 +54,7 @@ def test_what_is_loaded_stays_usable_without_a_network_and_the_rest_says_so(visi
     visit.wait_for_image(".tile img")
     visit.page.evaluate(f"location.hash = '{GALLERY}/conv_stem/1?layer=conv_stem'")
     visit.wait_for_image(".stage img")
-    page.locator(".similar li").first.wait_for()  # they come last, and by themselves
+    page.locator(".neighbors li").first.wait_for()  # they come last, and by themselves
     visit.expected_messages.append("ERR_INTERNET_DISCONNECTED")
     page.context.set_offline(True)
     page.keyboard.press("Escape")  # back to the gallery

@@ -32,7 +32,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def messages(visit: Visit, address: str = STEM) -> str:
     """What stands in place of the first visualization of a gallery."""
-    message = visit.open(address).locator(".tile .visualization-message").first
+    message = visit.open(address).locator(".tile .image-message").first
     message.wait_for()
     return message.inner_text()
 
@@ -51,16 +51,16 @@ def test_visualizations_come_out_of_the_archives_by_range(visitor: Visitor, serv
     visit.wait_for_image(".tile img")
     assert statuses
     assert {status for status, _ in statuses} == {206}
-    visit.open(f"{GALLERY}/conv_stem/1?transparency=1")
+    visit.open(f"{GALLERY}/conv_stem/1?mask=1")
     visit.wait_for_image(".stage img")
-    visit.wait_for_image(".examples img")
-    page.locator(".visualization-masked").wait_for()
+    visit.wait_for_image(".top-images img")
+    page.locator(".image-masked").wait_for()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download the visualization as WebP").click()
     assert saved.value.path().read_bytes()[8:12] == b"WEBP"
     visit.open("#/compare/synthetic?layer=conv_stem")
     visit.wait_for_image("#content img")
-    assert page.locator(".visualization-missing").count() == 0
+    assert page.locator(".image-missing").count() == 0
 
 
 @pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzip"])
@@ -73,7 +73,7 @@ def test_small_archives_are_taken_whole_from_a_host_without_ranges(
     visit.wait_for_image(".tile img")
     visit.open(f"{GALLERY}/conv_stem/1")
     visit.wait_for_image(".stage img")
-    assert page.locator(".visualization-missing").count() == 0
+    assert page.locator(".image-missing").count() == 0
 
 
 def test_large_archives_are_not_and_the_page_says_why(visitor: Visitor, packed: Path) -> None:

@@ -62,7 +62,7 @@ def test_two_models_stand_side_by_side_and_scroll_together(visitor: Visitor, two
     left, right = panes(page)
     assert left[:2] == ["conv_stem:0", "conv_stem:1"]
     assert right == [name if name != "conv_stem:8" else "" for name in left]
-    assert "none known to stand for conv_stem:8" in page.locator(".compare-pane").nth(1).inner_text()
+    assert "no unit that matches conv_stem:8" in page.locator(".compare-pane").nth(1).inner_text()
     link = page.locator(".compare-pane").nth(1).locator(".compare-link").first
     assert link.get_attribute("href") == "#/atlas/few/conv_stem/0?show=vital%3A0"
 
@@ -85,7 +85,7 @@ def test_the_second_of_a_pair_is_chosen_and_stays_in_the_address(visitor: Visito
     visit = visitor(two_models)
     page = visit.open("#/compare/many?n=conv_stem:8,classifier:1&with=few")
     assert panes(page) == [["conv_stem:8", "classifier:1"], ["", "classifier:1"]]
-    box = page.get_by_label("beside conv_stem:8").first
+    box = page.get_by_label("compare with conv_stem:8").first
     box.fill("nothing:1")
     box.press("Enter")
     page.get_by_text("has no neuron “nothing:1”").wait_for()

@@ -83,7 +83,7 @@ def test_a_study_is_answered_by_keyboard_and_its_file_scores(
     base = serving(tmp_path / "atlas")
     page = start(visitor(base), "?items=3&seed=11")
     answer_all(page)
-    assert page.locator(".study-facts dd").nth(1).inner_text() == "11"
+    assert page.locator(".study-metadata dd").nth(1).inner_text() == "11"
     answers = download(page, tmp_path)
     assert answers["schema"] == "human-answers/1"
     assert (answers["rater"], answers["seed"], answers["planned"]) == ("ada", 11, 12)
@@ -106,7 +106,7 @@ def test_a_study_is_answered_by_keyboard_and_its_file_scores(
 
 def test_no_question_tells_the_method(visitor: Visitor, comparison_site: str) -> None:
     visit = visitor(comparison_site)
-    page = visit.open("#/study/comparison?items=3&tasks=words,choice,inner,class&methods=vital,maco,fourier")
+    page = visit.open("#/study/comparison?items=3&tasks=words,choice,intermediate,class&methods=vital,maco,fourier")
     page.get_by_role("button", name=re.compile("^Start")).click()
     wait_for_question(page, 1)
     for number in range(1, number_of_questions(page) + 1):
@@ -214,10 +214,10 @@ def test_hostile_class_names_are_text(visit: Visit) -> None:
 
 
 def test_intermediate_questions_show_all_dataset_images_with_their_parts(visit: Visit) -> None:
-    page = start(visit, "?tasks=inner&items=1")
-    assert page.locator(".study-dataset images img").count() == NUM_REFERENCES
-    assert page.locator(".study-dataset images .example-box").count() == NUM_REFERENCES
-    ranks = page.eval_on_selector_all(".study-dataset images img", "images => images.map(image => image.style.left)")
+    page = start(visit, "?tasks=intermediate&items=1")
+    assert page.locator(".study-dataset img").count() == NUM_REFERENCES
+    assert page.locator(".study-dataset .top-image-box").count() == NUM_REFERENCES
+    ranks = page.eval_on_selector_all(".study-dataset img", "images => images.map(image => image.style.left)")
     assert ranks == [f"{-100 * rank}%" if rank else "0%" for rank in range(NUM_REFERENCES)]
 
 
@@ -231,7 +231,7 @@ def test_without_dataset_images_their_tasks_say_so_and_are_left_out(
     page = visitor(base).open(STUDY)
     settings = page.locator(".study-settings").inner_text()
     assert settings.count("left out, this atlas does not publish its dataset images") == 2
-    assert page.locator("[data-keep=task-inner]").is_disabled()
+    assert page.locator("[data-keep=task-intermediate]").is_disabled()
     assert page.locator(".study-asked li").count() == 2
 
 
@@ -253,7 +253,7 @@ def test_settings_stand_in_the_address_and_the_copied_link_is_without_the_name(v
     page.get_by_role("button", name="Copy a link to this study").click()
     page.get_by_role("button", name="Copied").wait_for()
     link = page.evaluate("navigator.clipboard.readText()")
-    assert link.endswith("#/study/synthetic?layer=classifier&tasks=choice%2Cinner%2Cclass&methods=vital&items=2")
+    assert link.endswith("#/study/synthetic?layer=classifier&tasks=choice%2Cintermediate%2Cclass&methods=vital&items=2")
 
 
 def test_settings_changed_one_right_after_the_other_all_stay(visit: Visit) -> None:

@@ -25,7 +25,7 @@ VIEWS = {
     "neuron": ("#/atlas/synthetic/conv_stem/0", ".stage img"),
     "map": ("#/map/synthetic?n=conv_stem:0", ".map-near img"),
     "compare": ("#/compare/synthetic?n=conv_stem:0,classifier:1", ".compare-cell img"),
-    "beside": ("#/compare/synthetic?n=conv_stem:0&with=synthetic&m=classifier:1", ".compare-cell img"),
+    "side-by-side": ("#/compare/synthetic?n=conv_stem:0&with=synthetic&m=classifier:1", ".compare-cell img"),
 }
 WINDOWS = {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 # WCAG relative luminance that separates a dark page from a light one by far.

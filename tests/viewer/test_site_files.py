@@ -151,7 +151,7 @@ def test_what_is_published_is_our_code_without_comments_and_vendored_code_as_it_
     script = published_bytes(files["shell/views.js"]).decode()
     assert "@param" in files["shell/views.js"].read_text()
     assert "@param" not in script
-    assert "import{wallView}from'../gallery/gallery.js'" in script
+    assert "import{GalleryView}from'../gallery/gallery.js'" in script
     style = published_bytes(files["shell/style.css"])
     assert b"/*" not in style
     assert len(style) < len(files["shell/style.css"].read_bytes())

@@ -1,4 +1,4 @@
-"""Per class: how many images are labeled with it, and which of them its own logit rates highest; mergeable.
+"""Per class: how many images are labeled with it, and those with the highest logit of the class; mergeable.
 
 Shapes: B images, K classes, k ranks.
 """

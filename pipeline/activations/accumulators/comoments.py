@@ -1,7 +1,7 @@
 """Correlation between the units of a layer and the channels of a feature layer over the data set, mergeable.
 
-The pair is, per image, the activation of a unit and the spatial mean of a channel (METHOD 6, `relevance =
-"correlation"`).
+The pair is, per image, the activation of a unit and the spatial mean of a channel. Its correlation weights channels
+under `targets.relevance = "correlation"`.
 
 Shapes: B images, U units, C channels.
 Reference: Chan, Golub, LeVeque, The American Statistician 37, 1983 (the merge rule, here for a product of

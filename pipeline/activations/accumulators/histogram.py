@@ -14,10 +14,9 @@ from typing import Final
 
 import numpy as np
 
-# 256 on each side: a unit whose values fill a quarter of its range still has 128 bins, twice what is ever
-# drawn.
+# 256 on each side: a unit whose values fill a quarter of its range still has 128 bins, twice what is ever drawn.
 HALF_BINS: Final = 256
-# Values below 2^−32 in size cannot be told from zero beside any activation of interest; dead units end here.
+# Values below 2^−32 in size are zero compared with any activation of interest; dead units end here.
 MIN_EXPONENT: Final = -32
 # Width of a drawn histogram (column `histogram_counts` of an atlas).
 DISPLAY_BINS: Final = 64

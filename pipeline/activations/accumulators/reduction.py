@@ -1,8 +1,8 @@
 """A batch of feature maps reduced over positions, once for all statistics of a layer.
 
-The maps are read where they lie, in either order of memory: `rows` (all positions of a unit side by side, as
-convolutions give them that are not channels-last) or `columns` (all units of a position side by side: channels-last
-maps, tokens). To bring columns into rows takes longer than to reduce them.
+The maps are read in place, in either order of memory: `rows` (all positions of a unit adjacent, as convolutions give
+them that are not channels-last) or `columns` (all units of a position adjacent: channels-last maps, tokens). Copying
+columns into rows takes longer than reducing them.
 
 Shapes: B images of a batch, U units, N positions.
 Reference: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", The American Statistician 37, 1983
@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Maps are reduced block by block, so that the passes over a block find it in the cache: three times as fast on
-# 112 × 112 maps as passes over the whole batch (measured with 1 MiB of L2 per core).
+# Maps are reduced block by block, so that all passes over a block find it in the cache (of 1 MiB of L2 per core).
 CPU_BLOCK_BYTES: Final = 2 << 20
-# torch takes the extremes of columns in vectors only where this divides their number; of 16, 24 and 40 columns they
-# take 9 to 35 times as long as the sum (2.13, on an EPYC with AVX-512).
+# torch vectorizes the extremes of columns only where this divides their number.
 _VECTOR_COLUMNS: Final = 32
 
 _Extreme = Callable[..., Tensor]
@@ -106,11 +104,11 @@ def _reduce(maps_BUN: Tensor) -> dict[str, Tensor]:
 def extreme_of(maps_BUN: Tensor, extreme: _Extreme) -> Tensor:
     """The smallest or largest value of each map, [B, U]; `extreme` is `torch.amin` or `torch.amax`."""
     num_images, num_units, num_positions = maps_BUN.shape
-    beside = _VECTOR_COLUMNS // math.gcd(_VECTOR_COLUMNS, num_units)  # positions that fill whole vectors
-    if beside == 1 or num_positions % beside or not _is_columns(maps_BUN):
+    adjacent = _VECTOR_COLUMNS // math.gcd(_VECTOR_COLUMNS, num_units)  # positions that fill whole vectors
+    if adjacent == 1 or num_positions % adjacent or not _is_columns(maps_BUN):
         return extreme(maps_BUN, dim=2)
-    folded = maps_BUN.transpose(1, 2).reshape(num_images, num_positions // beside, beside * num_units)
-    return extreme(extreme(folded, dim=1).reshape(num_images, beside, num_units), dim=1)
+    folded = maps_BUN.transpose(1, 2).reshape(num_images, num_positions // adjacent, adjacent * num_units)
+    return extreme(extreme(folded, dim=1).reshape(num_images, adjacent, num_units), dim=1)
 
 
 def _first_peak(maps_BUN: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
@@ -118,11 +116,10 @@ def _first_peak(maps_BUN: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
     if not _is_columns(maps_BUN):
         return torch.from_numpy(maps_BUN.numpy().argmax(axis=2))
     _, num_units, num_positions = maps_BUN.shape
-    # Maps that are the same everywhere, as those of silent units, peak at their first position; to list all others
-    # that are as high would take longer than all the rest.
+    # Constant maps, as those of silent units, peak at their first position; all their positions need not be listed.
     highest_BU = np.where(minimum.numpy() < maximum.numpy(), maximum.numpy(), np.nan)
     is_highest_BNU = maps_BUN.transpose(1, 2).numpy() == highest_BU[:, None]
-    # One flat list: `nonzero` of three axes takes 15 times as long.
+    # One flat list is much faster than `nonzero` of three axes.
     images, positions, units = np.unravel_index(np.flatnonzero(is_highest_BNU), is_highest_BNU.shape)
     peak = np.where(np.isnan(highest_BU), 0, num_positions).ravel()
     np.minimum.at(peak, images * num_units + units, positions)
@@ -130,5 +127,5 @@ def _first_peak(maps_BUN: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
 
 
 def _is_columns(maps_BUN: Tensor) -> bool:
-    """Whether the units of a position lie side by side, not the positions of a unit."""
+    """Whether the units of a position are adjacent in memory, not the positions of a unit."""
     return maps_BUN.stride(1) == 1 and maps_BUN.stride(2) != 1

@@ -1,6 +1,6 @@
 """The statistics of some tar shards: all layers at once, as one object that merges.
 
-`arrays` and `from_arrays` give the same names to a partial in storage and to the final store (Zarr).
+Arrays have the same names in the files of a tar shard and in the final store (Zarr).
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import TopK
 from pipeline.errors import UserError
 
-# One row per image that was used. `label` is −1 without a label; `offset` and `size` are the byte range of
-# the image in its tar shard; `top1` is the class that the model rates highest, −1 (and a logit of NaN) of a
-# model without classifier.
+# One row per image that was recorded. `label` is −1 without a label; `offset` and `size` are the byte range of the
+# image in its tar shard; `top1` is the class of the highest logit, −1 (and a logit of NaN) for a model without
+# classifier.
 SAMPLE_SCHEMA: Final = {
     "sample": "int64",
     "key": "string",
@@ -31,7 +31,7 @@ SAMPLE_SCHEMA: Final = {
     "top1": "int32",
     "top1_logit": "float32",
 }
-CAPTION_SCHEMA: Final = {"caption": "string"}  # further columns where captions were asked for; "" without one
+CAPTION_SCHEMA: Final = {"caption": "string"}  # further columns if captions were requested; "" without one
 SampleRow = dict[str, Any]
 
 _ACTIVATION_PREFIX: Final = "activation_"
@@ -103,14 +103,13 @@ class ShardStatistics:
 
     Attributes:
         shards: indices of the tar shards covered.
-        num_samples: images used.
+        num_samples: images recorded.
         num_skipped: samples left out as bad data.
-        digest: sum of the SHA-256 of all (label, image bytes) modulo 2^256: what was seen, whatever the
-            order.
+        digest: sum of the SHA-256 of all (label, image bytes) modulo 2^256, the same in any order.
         layers: layer → its statistics, in model order; the classifier, if there is one, is among them.
         classes: per-class counts and best labeled images; of no class without a classifier.
         spectrum: mean Fourier magnitude of the preprocessed images.
-        samples: one row per image in order of sample id; kept per shard, so a merged partial has none.
+        samples: one row per image in order of sample id; kept per tar shard, so merged statistics have none.
     """
 
     shards: frozenset[int]
@@ -126,8 +125,7 @@ class ShardStatistics:
         """Statistics over the shards of both, without their sample rows.
 
         Raises:
-            UserError: a tar shard is in both (its images would count twice), or they are of different
-                layers.
+            UserError: a tar shard is in both (its images would count twice), or they are of different layers.
         """
         twice = sorted(self.shards & other.shards)
         if twice:
@@ -155,7 +153,7 @@ class ShardStatistics:
 
     @property
     def data_fingerprint(self) -> str:
-        """16 hexadecimal digits that name the set of images and labels seen."""
+        """16 hexadecimal digits that identify the set of images and labels."""
         return hashlib.sha256(self.digest.to_bytes(32, "big")).hexdigest()[:16]
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -166,7 +164,7 @@ class ShardStatistics:
         return found
 
     def header(self) -> dict[str, Any]:
-        """What the arrays do not say, as JSON values."""
+        """Everything but the arrays and the sample rows, as JSON values."""
         return {
             "shards": sorted(self.shards),
             "num_samples": self.num_samples,

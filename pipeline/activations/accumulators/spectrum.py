@@ -37,7 +37,7 @@ class MeanSpectrum:
         if num_images == 0:
             return cls.empty(num_channels, size_px)
         squares = torch.view_as_real(torch.fft.rfft2(images)).square()
-        # `abs` guards against overflow, of which pixels have none, for three times the time.
+        # `abs` of complex numbers guards against overflow, which pixels cannot cause, and is slower.
         magnitude = (squares[..., 0] + squares[..., 1]).sqrt_().sum(dim=0).double() / num_images
         return cls(count=num_images, magnitude=magnitude.cpu().numpy())
 

@@ -91,8 +91,8 @@ class TopK:
 
 def best_columns(activation: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     """Columns of the k best of each row of [U, M], best first: [U, min(k, M)]; ties: lower sample."""
-    # On lists that are sorted already a stable sort by activation alone takes a sixth of the time of `lexsort` (2,000
-    # rows of 64 and 64), and ties come out right where they stood by sample before.
+    # A stable sort by activation alone is much faster than `lexsort`, and ties come out right if they were ordered by
+    # sample before. Only the other rows are sorted by both.
     order = np.argsort(-activation, axis=-1, kind="stable")
     ordered, tie = np.take_along_axis(activation, order, axis=1), np.take_along_axis(sample, order, axis=1)
     (wrong,) = np.nonzero(((ordered[:, :-1] == ordered[:, 1:]) & (tie[:, :-1] > tie[:, 1:])).any(axis=1))
@@ -104,10 +104,9 @@ def best_columns(activation: np.ndarray, sample: np.ndarray, k: int) -> np.ndarr
 def entering(
     activation: np.ndarray, sample: np.ndarray, new_activation: np.ndarray, new_sample: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """What of new images [U, k'] can rank among the best [U, k], both best first: (rows, how many leading columns).
+    """Which new images [U, k'] can rank among the best [U, k], both best first: (rows, number of leading columns).
 
-    In a long pass hardly any unit changes with one more batch or tar shard, and that by an image or two: only those
-    are sorted.
+    In a long pass one more batch or tar shard changes few units, by an image or two each. Only those are sorted.
     """
     last, last_sample = activation[:, -1:], sample[:, -1:]
 

@@ -1,8 +1,7 @@
-"""The merge of many shard statistics: what adds up exactly in place, what is rounded as a tree.
+"""The merge of the statistics of many tar shards: exact ones in place, rounded ones as a tree.
 
-Counts and best images come out the same however they are grouped, so they are added to one set of arrays, which takes
-little memory and sorts little. Sums of real numbers depend on the grouping, and their error on its depth: they are
-merged pairwise, and are small.
+Counts and best images are the same in any grouping, so they are added to one set of arrays, which takes little memory.
+Sums of real numbers depend on the grouping, and their error on its depth: they are small, and are merged pairwise.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,8 +20,8 @@ _NO_TOPK: Final = TopK.empty(0, 1)
 def merge_all(shard_statistics: Iterable[ShardStatistics]) -> ShardStatistics:
     """Merge shard statistics in the order they come: the result is that of `merge_tree`, to the bit.
 
-    Memory: the histograms and best images of one partial beside those of all, and log2(shard statistics) + 2 times the
-    rest.
+    Memory: the histograms and best images of all and of one tar shard, and log2(number of tar shards) + 2 times the
+    other statistics of one.
 
     Raises:
         UserError: there are none.
@@ -35,7 +34,7 @@ def merge_all(shard_statistics: Iterable[ShardStatistics]) -> ShardStatistics:
 def merge_tree(shard_statistics: Iterable[ShardStatistics]) -> ShardStatistics:
     """Merge shard statistics pairwise as they come, like the carries of a binary counter.
 
-    The grouping depends on the number of shard statistics alone.
+    The grouping depends on their number alone.
 
     Raises:
         UserError: there are none.
@@ -63,7 +62,7 @@ class _Exact:
         self._layers: Mapping[str, tuple[Histogram, TopK]] | None = None
 
     def take_out(self, shard_statistics: ShardStatistics) -> ShardStatistics:
-        """Add those of a partial; returns the rest of it."""
+        """Add those of some shard statistics; returns the others."""
         if self._layers is None:
             self._layers = {
                 name: (Histogram.empty(len(layer.histogram.counts)), TopK.empty(*layer.topk.sample.shape))
@@ -79,7 +78,7 @@ class _Exact:
         return replace(shard_statistics, layers=rest)
 
     def put_back(self, merged: ShardStatistics) -> ShardStatistics:
-        """The merged rest with the sums."""
+        """The merged others with the sums."""
         assert self._layers is not None
         layers = {
             name: replace(layer, histogram=self._layers[name][0], topk=self._layers[name][1])

@@ -1,9 +1,8 @@
-"""The arrays of a partial as bytes: whole numbers made narrow, in safetensors, compressed with Zstandard.
+"""The arrays of shard statistics as bytes: whole numbers made narrow, in safetensors, compressed with Zstandard.
 
-A thousand shard statistics are read one after the other when `collect` ends, so reading them is what the merge costs.
-Counts, ids and positions of the images of one tar shard fit one or two bytes; nothing is rounded.
-`numpy.savez_compressed` keeps a fifth more bytes and unpacks several times as slowly
-(benchmarks/results/2026-11-24-scale.md).
+The statistics of all tar shards are read when `collect` ends, so reading them is the cost of the merge. Counts, ids and
+positions of the images of one tar shard fit one or two bytes; nothing is rounded. `numpy.savez_compressed` takes more
+bytes and unpacks more slowly.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""The images that were recorded, where each lies and what it is: `run/samples.parquet`, ordered by sample id.
+"""The recorded images, where each lies and its label: `run/samples.parquet`, ordered by sample id.
 
-A data set has millions of them, so nobody holds them all as Python objects: the table is written shard by shard, and
-a look-up reads the row groups with the samples that are asked for.
+A data set has millions of them, so they are never all held as Python objects: the table is written tar shard by tar
+shard, and a look-up reads the row groups of the requested samples.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class SampleTable:
 
     @cached_property
     def _captions(self) -> SortedTable:
-        """Apart, because few look-ups want them and they are longer than all the rest of a row."""
+        """A table of their own, because few look-ups need them and they are longer than all other columns."""
         return SortedTable(self._root, SAMPLES, by="sample", columns=list(CAPTION_SCHEMA))
 
     @cached_property

@@ -1,12 +1,12 @@
-"""One partial per tar shard on disk, and their merge.
+"""The statistics of each tar shard in storage, and their merge.
 
     run/shard_statistics/<shard:06d>.safetensors.zst   arrays, see `packing`
     run/shard_statistics/<shard:06d>.parquet           one row per sample
-    run/shard_statistics/<shard:06d>.json              marker, written last: whose they are, and the SHA-256 of both files
+    run/shard_statistics/<shard:06d>.json              marker, written last: recipe, tar shard, SHA-256 of both files
 
-A shard is committed if its marker is there, names this recipe, these layers and this tar shard. A partial of another
-recipe or of a data set that was since rearranged is as good as none. Layers that are wanted after the merge get
-shard statistics of their own in another folder, `run/shard_statistics-<hash of the layers>`.
+A tar shard is committed if its marker names this recipe, these layers and this tar shard. Statistics of another recipe
+or of another tar shard count as none. Layers that are requested after the merge get shard statistics of their own in
+another folder, `run/shard_statistics-<hash of the layers>`.
 """
 
 import hashlib
@@ -23,23 +23,23 @@ from pipeline.io.prefetch import ahead
 from pipeline.io.root import Root
 
 SHARD_STATISTICS: Final = "run/shard_statistics"
-SHARD_STATISTICS_SCHEMA: Final = "partial/2"
+SHARD_STATISTICS_SCHEMA: Final = "shard_statistics/1"
 ARRAYS_SUFFIX: Final = "safetensors.zst"
-# Threads that read for the merge: unpacking takes as long as adding, and a request to object storage longer.
+# Threads that read for the merge: unpacking takes as long as adding, a request to object storage longer.
 SHARD_FILES_AHEAD: Final = 3
 _REMEDY: Final = "; remove the marker (.json) beside it and run `neuron-atlas collect` again"
 
 
 class StaleShardStatisticsError(UserError):
-    """A partial that is absent, or was made by another recipe or from another tar shard."""
+    """Shard statistics are absent, or were made by another recipe or from another tar shard."""
 
 
 class CorruptShardStatisticsError(OSError):
-    """A partial whose files are not those its marker speaks of."""
+    """Files of shard statistics are not those that their marker names."""
 
 
 def folder_of(layers: Collection[str]) -> str:
-    """Where the shard statistics of layers lie that were added to a data set that was recorded before."""
+    """The folder of the shard statistics of layers that were added after the merge."""
     return f"{SHARD_STATISTICS}-{hashlib.sha256(json.dumps(sorted(layers)).encode()).hexdigest()[:8]}"
 
 
@@ -53,7 +53,7 @@ def write_shard_statistics(
     folder: str = SHARD_STATISTICS,
     captions: bool = False,
 ) -> None:
-    """Commit the partial of one tar shard below `root`.
+    """Commit the statistics of one tar shard below `root`.
 
     Args:
         root: the atlas folder.
@@ -61,7 +61,7 @@ def write_shard_statistics(
         shard_statistics: of this tar shard alone, with its sample rows.
         recipe_fingerprint: of the collect stage.
         shard_url: of the tar shard.
-        folder: PARTIALS, or that of derived layers.
+        folder: SHARD_STATISTICS, or `folder_of` the layers that were added after the merge.
         captions: whether the sample rows have captions.
     """
     assert shard_statistics.shards == {shard_index}, (sorted(shard_statistics.shards), shard_index)
@@ -93,9 +93,9 @@ def committed_shards(
     layers: Collection[str] | None = None,
     folder: str = SHARD_STATISTICS,
 ) -> set[int]:
-    """Indices into `shard_urls` of the tar shards with a committed partial of this recipe.
+    """Indices into `shard_urls` of the tar shards with committed statistics of this recipe.
 
-    `layers`: those it must be of; None takes any.
+    `layers`: those that they must be of; None takes any.
     """
     names = set(root.list(folder))
     there = (i for i in range(len(shard_urls)) if _name(folder, i, "json").rpartition("/")[2] in names)
@@ -111,19 +111,19 @@ def committed_shards(
 def read_shard_statistics(
     root: Root, shard_index: int, *, recipe_fingerprint: str, shard_url: str, folder: str = SHARD_STATISTICS
 ) -> ShardStatistics:
-    """The committed partial of one tar shard, without its sample rows.
+    """The committed statistics of one tar shard, without its sample rows.
 
     Raises:
-        StaleShardStatisticsError: there is none, or it is of another recipe or tar shard.
-        CorruptShardStatisticsError: its arrays changed since they were written.
+        StaleShardStatisticsError: there are none, or they are of another recipe or tar shard.
+        CorruptShardStatisticsError: their arrays changed since they were written.
     """
     marker = _marker(root, folder, shard_index)
     if not _matches(marker, recipe_fingerprint, shard_url):
         found = {key: marker.get(key) for key in ("schema", "recipe_fingerprint", "shard_url")}
         raise StaleShardStatisticsError(
-            f"{root.url}/{_name(folder, shard_index, 'json')}: expected the partial of recipe "
+            f"{root.url}/{_name(folder, shard_index, 'json')}: expected the shard statistics of recipe "
             f"{recipe_fingerprint} and {shard_url}, found {found if marker else 'none'}; "
-            "run `neuron-atlas collect` to make it"
+            "run `neuron-atlas collect` to make them"
         )
     return ShardStatistics.from_arrays(
         marker, unpack(_checked(root, marker, _name(folder, shard_index, ARRAYS_SUFFIX)))
@@ -147,14 +147,14 @@ def merge_shard_statistics(
     without: Collection[int] = (),
     folder: str = SHARD_STATISTICS,
 ) -> ShardStatistics:
-    """Merge the shard statistics of all tar shards but those at `without`, in the order of `shard_urls`, see `merge_all`.
+    """Merge the statistics of all tar shards but those at `without`, in the order of `shard_urls`, see `merge_all`.
 
     The grouping depends on the number of tar shards alone, so equal shard statistics give equal bytes. Memory: that of
-    `merge_all`, and `SHARD_FILES_AHEAD` more shard statistics.
+    `merge_all`, and the statistics of `SHARD_FILES_AHEAD` more tar shards.
 
     Raises:
-        StaleShardStatisticsError: a tar shard has no partial of this recipe.
-        CorruptShardStatisticsError: a partial changed since it was written.
+        StaleShardStatisticsError: a tar shard has no statistics of this recipe.
+        CorruptShardStatisticsError: files changed since they were written.
         UserError: there are no tar shards.
     """
     shards = {index: url for index, url in enumerate(shard_urls) if index not in without}
@@ -203,5 +203,5 @@ def _checked(root: Root, marker: dict[str, Any], name: str) -> bytes:
             f"{root.url}/{name} is missing although its marker is there{_REMEDY}"
         ) from error
     if hashlib.sha256(data).hexdigest() != marker.get("sha256", {}).get(name):
-        raise CorruptShardStatisticsError(f"{root.url}/{name} is not the file its marker speaks of{_REMEDY}")
+        raise CorruptShardStatisticsError(f"{root.url}/{name} is not the file that its marker names{_REMEDY}")
     return data

@@ -21,8 +21,7 @@ STORE: Final = "run/statistics.zarr"
 MARKER: Final = "run/statistics.json"
 STATISTICS_SCHEMA: Final = "statistics/1"
 
-# Axes of the arrays, by the last or last but one part of their path; those not named have the one axis
-# "unit".
+# Axes of the arrays, by the last or last but one part of their path; all others have the one axis "unit".
 _DIMENSIONS: Final = {
     "histogram": ("unit", "bin"),
     "topk_activation": ("unit", "rank"),
@@ -44,12 +43,12 @@ def write_statistics(root: Root, merged: ShardStatistics, attrs: Mapping[str, An
 
     Args:
         root: the atlas folder; it holds the committed shard statistics, from which the sample rows come.
-        merged: the partial of all tar shards.
+        merged: the statistics of all tar shards.
         attrs: model, weights_sha256, preprocessing, recipe_fingerprint, …, kept with the store; `caption_key` if the
             sample rows have captions.
 
     Raises:
-        UserError: there is not one image.
+        UserError: there is no image.
     """
     if not merged.num_samples:
         raise UserError(f"no usable image in {len(merged.shards)} tar shards ({merged.num_skipped} skipped)")
@@ -71,16 +70,16 @@ def write_statistics(root: Root, merged: ShardStatistics, attrs: Mapping[str, An
 
 
 def add_layers(root: Root, merged: ShardStatistics, layers: Sequence[str], order: Sequence[str]) -> None:
-    """Add layers to the committed store; what it holds of others stays as it is.
+    """Add layers to the committed store; the other layers stay as they are.
 
     Args:
         root: the atlas folder.
-        merged: the partial of all tar shards for (at least) these layers.
+        merged: the statistics of all tar shards for (at least) these layers.
         layers: those to add.
         order: all layers of the model in model order.
 
     Raises:
-        UserError: the tar shards gave other images than those that the store is of.
+        UserError: the tar shards have other images than those of the store.
     """
     header = committed_statistics(root)
     assert header is not None
@@ -103,7 +102,7 @@ def _write_arrays(group: Group, arrays: Mapping[str, np.ndarray], layers: Iterab
     for path, array in arrays.items():
         write_array(group, path, array, dimensions=_dimensions(path))
     for layer in layers:
-        # Foreign readers see the bins without knowing our rule: edges at exponent 0.
+        # Edges at exponent 0, so that other readers know the bins.
         write_array(
             group,
             f"layers/{layer}/bin_edge",

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atlas.format.manifest import Manifest
-from pipeline.atlas.format.schema import MAP_TABLE
-from pipeline.atlas.format.schema import SHEET_QUALITY
+from pipeline.atlas.format.schema import MAP_TABLE, SHEET_QUALITY
 from pipeline.atlas.format.sheets import tile_box
 from pipeline.io.images import decode_image, encode_webp
 from pipeline.io.parquet import parse_table, table_bytes
@@ -37,7 +36,7 @@ def embedding_table(manifest: Manifest, rows: Sequence[Mapping[str, Any]], read:
 
     Args:
         manifest: atlas.json.
-        rows: of index.parquet, with `top_labels` as text, and `top_captions` where there are captions.
+        rows: of index.parquet, with `top_labels` and `top_captions` as text.
         read: gives the bytes of a file of the atlas.
     """
     scores = [name for name in manifest["columns"] if rows and name in rows[0]]
@@ -76,7 +75,7 @@ def has_map(manifest: Manifest) -> bool:
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row.get("top_captions")]
+    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row["top_captions"]]
     return " · ".join(word for word in words if word)
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.atlas.format.schema import check_atlas_path
-from pipeline.io.root import Root
-from pipeline.io.parquet import column_types, parse_table, table_bytes
 from pipeline.errors import UserError
+from pipeline.io.parquet import column_types, parse_table, table_bytes
+from pipeline.io.root import Root
 
 PACKS_FOLDER: Final = "packs"
 PACKED_FOLDERS: Final = ("images", "examples")

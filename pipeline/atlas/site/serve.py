@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
-from pipeline.atlas.site.data_card import card_files
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.atlas.format.schema import check_atlas_path
-from pipeline.atlas.site.site import atlas_folder, read_atlas, site_entry, sites_json, slug_of
+from pipeline.atlas.site.data_card import card_files
+from pipeline.atlas.site.site import atlas_folder, site_entry, sites_json, slug_of
 from pipeline.atlas.site.static_pages import META_SECURITY_POLICY
-from pipeline.io.root import Root
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 
 # Stands as a <meta> tag in the pages too; frame-ancestors only counts in a header.
 SECURITY_POLICY: Final = f"{META_SECURITY_POLICY}; frame-ancestors 'none'"

@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.atlas.format.manifest import manifest_bytes, read_atlas
+from pipeline.atlas.format.schema import SITE_SCHEMA_VERSION
 from pipeline.atlas.site.host_limits import SiteReport
-from pipeline.atlas.format.manifest import Manifest, manifest_bytes, manifest_problems
 from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
-from pipeline.atlas.format.schema import HEAD_PATH, SITE_SCHEMA_VERSION
 from pipeline.atlas.site.site_parts import PLAIN, SiteForm, write_static_parts
-from pipeline.io.root import Root
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 
 MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was cut short
 # What may already lie in a folder that becomes a site: the clone of a Pages branch, say.
@@ -86,20 +86,6 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     )
 
 
-def read_atlas(source: Root) -> Manifest:
-    """atlas.json of a built atlas.
-
-    Raises:
-        UserError: there is none, or it is not what `build` writes.
-    """
-    if not source.exists("atlas.json"):
-        raise UserError(f"{source.url}: no atlas.json; build the atlas first with `neuron-atlas build RECIPE`")
-    atlas = source.read_json("atlas.json")
-    for problem in manifest_problems(atlas):
-        raise UserError(f"{source.url}/atlas.json: {problem}; build the atlas again")
-    return atlas
-
-
 def slug_of(name: str) -> str:
     """A name as it stands in addresses: lower-case ASCII letters, digits and single dashes.
 
@@ -120,10 +106,8 @@ def atlas_folder(slug: str, atlas: Mapping[str, Any]) -> str:
 
 def site_entry(slug: str, atlas: Mapping[str, Any], *, packed: bool = False) -> dict[str, Any]:
     """What sites.json says about one atlas; `packed` and `head` (it has a head.json) stand there only if true."""
-    has_head = any(entry["path"] == HEAD_PATH for entry in atlas["files"])
     return {
         **({"packed": True} if packed else {}),
-        **({"head": True} if has_head else {}),
         "slug": slug,
         "title": atlas["title"],
         "path": atlas_folder(slug, atlas),

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.atlas.format.manifest import Manifest
+from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.data_card import card_files
 from pipeline.atlas.site.embedding_table import embedding_command, embedding_path, embedding_table, has_map
-from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.site.neuron_pages import PAGES_FOLDER, ROBOTS_MARK, layer_page_path, neuron_pages, sitemap_files
-from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.static_pages import check_base_url
-from pipeline.io.root import Root
-from pipeline.io.parquet import parse_table
 from pipeline.errors import UserError
+from pipeline.io.parquet import parse_table
+from pipeline.io.root import Root
 
 Entry = Mapping[str, Any]  # of sites.json
 
@@ -123,8 +123,7 @@ def _is_our_robots(root: Root) -> bool:
 def _index(folder: Root) -> list[dict[str, Any]]:
     """Rows of index.parquet of an atlas, with `top_labels` and `top_captions` as text."""
     columns = parse_table(folder.read_bytes(INDEX_PATH), source=f"{folder.url}/{INDEX_PATH}")
-    if "top_labels" not in columns:  # versions before labels.parquet have it in the index
-        labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
-        for name in ("top_labels", "top_captions"):  # earlier versions have no captions
-            columns[name] = ["; ".join(found or ()) for found in labels.get(name, [()] * len(columns["layer"]))]
+    labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
+    for name in ("top_labels", "top_captions"):
+        columns[name] = ["; ".join(found) for found in labels[name]]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -33,6 +33,7 @@ from pipeline.atlas.format.schema import (
     LAYER_SCHEMA,
     MAP_FOLDER,
     MAP_TABLE,
+    NEIGHBORS_FOLDER,
     SITE_SCHEMA_VERSION,
     STATUSES,
     index_path,
@@ -40,7 +41,7 @@ from pipeline.atlas.format.schema import (
     part_path,
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
-from pipeline.atlas.neighbors.find import NEIGHBORS_FOLDER, NeuronKey
+from pipeline.atlas.neighbors.find import NeuronKey
 from pipeline.atlas.neighbors.nearest import NEIGHBORS_SCHEMA
 from pipeline.atlas.neighbors.projection import MAP_SCHEMA
 from pipeline.atlas.site.site import check_site_entry, site_entry
@@ -49,6 +50,7 @@ from pipeline.atlas.validation.listed_files import Fault, ListedFiles, parsed, r
 from pipeline.atlas.validation.map_checks import map_problems, map_sheet_problems, map_sheet_rows, neighbor_problems
 from pipeline.atlas.validation.primary_rows import PrimaryRows
 from pipeline.atlas.validation.table_checks import TableChecks, WholeTable
+from pipeline.errors import UserError
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 
@@ -92,7 +94,7 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
     for entry in entries:
         try:
             check_site_entry(entry)
-        except ValueError as error:
+        except UserError as error:
             faults.append(Fault("sites.json", str(error)))
             continue
         folder = entry["path"]
@@ -186,8 +188,8 @@ class _AtlasCheck:
             return
         if counts != self.manifest["counts"]:
             self.files.add("atlas.json", f"counts are {self.manifest['counts']}, the tables say {counts}")
-        if captioned != self.manifest.get("has_captions", False):
-            self.files.add("atlas.json", f"has_captions is not {str(captioned).lower()}, as the tables say")
+        if captioned != self.manifest["has_captions"]:
+            self.files.add("atlas.json", f"has_captions must be {str(captioned).lower()}, as the tables say")
         for table in (index, labels):
             if table is not None:
                 self.tables.end(table)
@@ -202,9 +204,6 @@ class _AtlasCheck:
         part: list[Row] = []
         if index is not None:
             part = index_rows(layer, index.schema)
-            if "top_labels" in index.schema:
-                for row, text in zip(part, _labels_as_text(layer), strict=True):
-                    row["top_labels"] = text
             self.tables.compare_next(index, part)
             self.tables.check_copy(index_path(layer.name), part, index.schema)
         if labels is not None:
@@ -365,8 +364,3 @@ class _AtlasCheck:
         for path in sheets:
             if path not in self.files.listed:
                 self.files.add(path, "missing: this contact sheet is not listed in atlas.json")
-
-
-def _labels_as_text(layer: LayerRows) -> list[str]:
-    """`top_labels` of the index as versions before head.json wrote it, by neuron."""
-    return ["; ".join(dict.fromkeys(filter(None, row["reference_labels"]))) for row in layer.primary_rows]

@@ -1,1 +1,1 @@
-"""Held-out models that score visualizations."""
+"""Evaluators: held-out models that score visualizations."""

@@ -1,4 +1,4 @@
-"""The protocol of evaluators: networks that did not take part in the synthesis score its visualizations."""
+"""The protocol of evaluators: networks whose predictions score visualizations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ EvaluatorInput = Image.Image | np.ndarray  # a dataset image, or a visualization
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What an evaluator says of a batch of images.
+    """The output of an evaluator for a batch of images.
 
     Attributes:
-        embedding: float32 [B, D], where the images lie in the evaluator's feature space.
-        logits: float32 [B, K], one per class; None of an evaluator that does not classify.
+        embedding: float32 [B, D], in the evaluator's feature space.
+        logits: float32 [B, K], one per class; None for an evaluator that does not classify.
     """
 
     embedding: np.ndarray
@@ -24,12 +24,12 @@ class Prediction:
 
 
 class Evaluator(Protocol):
-    """A network that looks at images.
+    """A network that embeds images and, if it has classes, classifies them.
 
     Attributes:
         name: as in the recipe: `torchvision:squeezenet1_1`, `open_clip:ViT-B-32`.
         slug: the name in lower-case letters, digits and `_`, for names of columns.
-        num_classes: K of the logits; None of an evaluator that does not classify.
+        num_classes: K of the logits; None for an evaluator that does not classify.
         weights_sha256: hash of all parameters and buffers, see `hash_state`.
     """
 
@@ -43,11 +43,11 @@ class Evaluator(Protocol):
     def weights_sha256(self) -> str: ...
 
     def predict(self, images: Sequence[EvaluatorInput]) -> Prediction:
-        """The answers to at least one image, in one forward pass.
+        """The prediction for at least one image, in one forward pass.
 
         Args:
             images: dataset images (Pillow) go through the evaluator's own resizing and center crop; visualizations,
-                uint8 [H, W, 3], are resized whole to the evaluator's input, since all of a visualization was
-                synthesized.
+                uint8 [H, W, 3], are resized whole to the evaluator's input, since a visualization has no
+                margin to crop.
         """
         ...

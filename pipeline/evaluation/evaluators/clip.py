@@ -24,7 +24,7 @@ _TAG = "pretrained:"
 def load_clip_evaluator(
     architecture: str, weights: str, *, device: str | torch.device, class_names: Sequence[str] | None
 ) -> Evaluator:
-    """An open_clip model as an evaluator; nothing is downloaded unless the weights say `pretrained:TAG`.
+    """An open_clip model as an evaluator; nothing is downloaded unless the weights are `pretrained:TAG`.
 
     The embedding is the image embedding, of length 1. The logits are the model's own for the zero-shot classifier of
     the class names: exp(logit scale) × cosine of image and text embedding, plus the model's bias if it has one. A
@@ -100,7 +100,7 @@ class _ClipEvaluator:
         return Prediction(embedding=_array(embedding), logits=None if logits is None else _array(logits))
 
     def _as_dataset_image(self, image: EvaluatorInput) -> Image.Image:
-        """A visualization is resized whole, so that the resizing and center crop that follow leave it as it is."""
+        """A visualization is resized whole, so that the resizing and center crop that follow do not change it."""
         if isinstance(image, Image.Image):
             return image.convert("RGB")
         side = (self._side_px, self._side_px)
@@ -135,7 +135,7 @@ def _zero_shot_classifier(
 
 
 def _check_needs_no_download(open_clip: ModuleType, architecture: str, *, with_text: bool) -> None:
-    """Refuse what open_clip would fetch whatever the weights: text towers and tokenizers of the Hugging Face hub."""
+    """Refuse an architecture whose text tower or tokenizer open_clip would download from the Hugging Face hub."""
     text = open_clip.get_model_config(architecture)["text_cfg"]
     foreign = text.get("hf_model_name") or (text.get("hf_tokenizer_name") if with_text else None)
     if foreign:

@@ -1,9 +1,4 @@
-"""Evaluators: networks that look at images as published and answer with an embedding and, if they classify, logits.
-
-Every held-out judgment goes through this one interface: whether a network that never saw the synthesis names the class
-(accuracy, Inception Score), and in whose feature space visualizations and dataset images are compared (FID, KID,
-machine interpretability, diversity).
-"""
+"""A network of `load_model` as an evaluator: penultimate features are the embedding, its classes the logits."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +16,16 @@ from pipeline.neurons import evaluator_slug
 
 
 def model_evaluator(model: Model) -> Evaluator:
-    """A network that is loaded already as an evaluator: the atlas's own model can score its own visualizations."""
+    """A loaded network as an evaluator; the atlas's own model can score its own visualizations."""
     return _NetworkEvaluator(model)
 
 
 class _NetworkEvaluator:
     """A network of `load_model`.
 
-    Its embedding is what enters the classifier, averaged over positions: the penultimate features that FID is usually
-    taken in (of Inception, ResNet and EfficientNet the pooled features, of SqueezeNet the maps before the last 1 × 1
-    convolution). A backbone without classifier gives the last of its default feature layers, averaged over the
+    Its embedding is the input of the classifier, averaged over positions: the penultimate features in which FID is
+    usually computed (of Inception, ResNet and EfficientNet the pooled features, of SqueezeNet the maps before the last
+    1 × 1 convolution). A backbone without classifier gives the last of its default feature layers, averaged over the
     positions on the image.
     """
 
@@ -89,15 +84,15 @@ class _NetworkEvaluator:
 
 @contextmanager
 def _input_of(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """What enters a layer in each forward pass inside the `with` block, averaged over positions: [B, C] each."""
-    seen: list[Tensor] = []
+    """The inputs of a layer in each forward pass inside the `with` block, averaged over positions: [B, C] each."""
+    inputs_of_layer: list[Tensor] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(_mean_over_positions(channels_first(inputs[0], layer)))
+        inputs_of_layer.append(_mean_over_positions(channels_first(inputs[0], layer)))
 
     handle = module.get_submodule(layer).register_forward_pre_hook(keep)
     try:
-        yield seen
+        yield inputs_of_layer
     finally:
         handle.remove()
 

@@ -1,8 +1,7 @@
-"""Agreement: whether raters tell the same of the same visualization, and how sure a share of right answers is."""
-
-from statistics import NormalDist
+"""Agreement between raters, and the interval of a share of right answers."""
 
 import numpy as np
+from scipy.stats import binomtest
 
 
 def krippendorff_alpha(ratings: np.ndarray) -> float:
@@ -14,19 +13,19 @@ def krippendorff_alpha(ratings: np.ndarray) -> float:
 
     and α = 1 − D_o / D_e, where D_o is the mean δ² between the ratings of one visualization (each visualization's pairs
     weighed by 1 / (number of its ratings − 1)) and D_e that between any two of all paired ratings. Visualizations with
-    one rating say nothing of agreement and are left out.
+    one rating are left out.
 
     Args:
         ratings: float [raters, visualizations]; NaN where a rater did not rate a visualization. Only the order of
         values counts.
 
     Returns:
-        NaN if no visualization has two ratings, or if all paired ratings are equal: nothing is then known of agreement.
+        NaN if no visualization has two ratings, or if all paired ratings are equal.
 
     Reference: Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011; "Content Analysis", 2004, chapter 11.
     """
-    given = ~np.isnan(ratings)
-    paired = ratings[:, given.sum(axis=0) >= 2]
+    rated = ~np.isnan(ratings)
+    paired = ratings[:, rated.sum(axis=0) >= 2]
     values = np.unique(paired[~np.isnan(paired)])
     if len(values) < 2:
         return float("nan")
@@ -48,10 +47,6 @@ def krippendorff_alpha(ratings: np.ndarray) -> float:
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
     """A share of successes with Wilson's score interval, all in [0, 1]; it keeps its confidence near 0 and 1.
 
-    With p̂ = successes / trials and z the normal quantile of the confidence,
-
-        (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n).
-
     Trials count as independent. Answers of one rater, or about one neuron, are not quite: the true interval is wider.
 
     Args:
@@ -66,9 +61,5 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     """
     if not trials:
         return float("nan"), float("nan"), float("nan")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / trials
-    center = share + z**2 / (2 * trials)
-    reach = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return share, float(max(0.0, (center - reach) / scale)), float(min(1.0, (center + reach) / scale))
+    interval = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
+    return successes / trials, float(interval.low), float(interval.high)

@@ -1,8 +1,8 @@
 """Answer files of human studies (`human-answers/1`), as the viewer's study page writes them, checked against an atlas.
 
 The files come from people's browsers, by way of their mail: nothing in them is trusted. Every answer must be about a
-visualization that the atlas really has, byte for byte (its SHA-256), so that answers survive a new build of the same
-visualizations and never count for others.
+visualization of the atlas, by its SHA-256, so that answers stay valid for a new build of the same visualizations and
+never count for others.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.atlas.site.site import read_atlas
+from pipeline.atlas.format.manifest import read_atlas
 from pipeline.errors import UserError
 from pipeline.evaluation.human.scores import RATED_TASKS, RATINGS, TASKS, HumanAnswer
 from pipeline.io.parquet import read_table
@@ -33,7 +33,7 @@ VisualizationKey = tuple[str, str, int]  # neuron id, method, seed
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasVisualizations:
-    """What answers are checked against."""
+    """The visualizations of an atlas, which answers are checked against."""
 
     url: str
     name: str
@@ -59,7 +59,7 @@ class AnswerFile:
 
 @dataclass(kw_only=True)
 class Study:
-    """The answers of all files, each once, and what became of the rest."""
+    """The answers of all files, each once, and counts of the rest."""
 
     answers: list[HumanAnswer] = field(default_factory=list)
     num_sessions: int = 0

@@ -1,12 +1,12 @@
-"""Human judgement: what the answers of a blind study say of each method.
+"""Scores of each method by the answers of a blind human study.
 
-The tasks are those of the paper's study (VITAL, section 5) and a choice between two dataset images (2-AFC; Borowski et
+The tasks are those of VITAL's study (section 5) and a choice between two dataset images (2-AFC; Borowski et
 al., ICLR 2021; Zimmermann et al., NeurIPS 2021):
 
-    class    rate a visualization, given the class's name: 1 (not at all) to 5 (very well)
-    inner    rate a visualization beside the top-activating images of the neuron: 1 to 5
-    words    describe a visualization freely
-    choice   given the visualization, tell which of two dataset images activates the neuron strongly
+    class         rate a visualization, given the class's name: 1 (not at all) to 5 (very well)
+    intermediate  rate a visualization shown with the top-activating images of the neuron: 1 to 5
+    words         describe a visualization freely
+    choice        given the visualization, choose which of two dataset images activates the neuron strongly
 
 Raters and neurons are both samples: another study would have others of either. So intervals come from drawing raters
 and neurons with replacement, independently of each other.
@@ -89,9 +89,9 @@ def human_scores(
     for task in TASKS:
         asked = [answer for answer in answers if answer.task == task]
         for method in methods:
-            some = [answer for answer in asked if answer.method == method]
-            if some:
-                scores += _scores_of(task, method, some, resamples, seed)
+            of_method = [answer for answer in asked if answer.method == method]
+            if of_method:
+                scores += _scores_of(task, method, of_method, resamples, seed)
         if task in RATED_TASKS and asked:
             scores.append(_score(task, "", "agreement", asked, (rating_agreement(asked), *_UNKNOWN)))
     return scores
@@ -109,8 +109,9 @@ def crossed_interval(
 ) -> tuple[float, float, float]:
     """The mean or median of answers with its interval over raters and neurons, both drawn with replacement.
 
-    An answer counts as often as its rater was drawn times as often as its neuron was (the pigeonhole bootstrap). That
-    errs on the side of wide intervals. A draw without any answer is drawn no second time but left out.
+    An answer counts as often as its rater was drawn times as often as its neuron was (the pigeonhole bootstrap). It
+    errs on the side of wide intervals. A draw without any answer is left out.
+    `scipy.stats.bootstrap` cannot draw two crossed factors.
 
     Args:
         values: one per answer.
@@ -165,7 +166,7 @@ def rating_agreement(answers: Sequence[HumanAnswer]) -> float:
 
 
 def rater_similarity(answers: Sequence[HumanAnswer], **options: int) -> tuple[float, float, float]:
-    """Overlap of two raters' descriptions of a visualization, averaged over pairs, then over neurons, with its interval.
+    """Word overlap of two raters' descriptions of a visualization, averaged over pairs, then over neurons.
 
     The interval is over neurons alone: pairs of raters are not a sample that can be drawn from.
 
@@ -230,7 +231,7 @@ def _visualization(answer: HumanAnswer) -> tuple[str, str, int]:
 
 
 def _draws(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """How often each of `count` things is drawn in `count` draws with replacement: [size, count]."""
+    """How often each of `count` items is drawn in `count` draws with replacement: [size, count]."""
     return rng.multinomial(count, np.full(count, 1 / count), size=size)
 
 

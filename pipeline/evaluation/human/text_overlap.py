@@ -4,11 +4,11 @@ import re
 import unicodedata
 from typing import Final
 
-# Words that tell nothing of what a visualization shows.
+# Words that do not describe the content of a visualization.
 FUNCTION_WORDS: Final = frozenset(
     {
         *("a", "an", "and", "are", "as", "at", "but", "by", "for", "from", "in", "into", "is", "it", "its", "like"),
-        *("predictions", "maybe", "of", "on", "or", "some", "something", "that", "the", "there", "this", "to", "with"),
+        *("looks", "maybe", "of", "on", "or", "some", "something", "that", "the", "there", "this", "to", "with"),
     }
 )
 _WORD = re.compile(r"[^\W\d_]+")
@@ -30,7 +30,7 @@ def word_overlap(one: str, other: str) -> float:
 
     Two descriptions of which one has no content word share nothing: 0.
 
-    The paper compares embeddings of the texts, which take "puppy" and "dog" for alike; this does not, so its numbers
+    VITAL's study compares embeddings of the texts, which take "puppy" and "dog" for alike; this does not, so its values
     are lower and only compare methods within one study. Reference of the coefficient: Dice, Ecology 26, 1945.
     """
     first, second = content_words(one), content_words(other)

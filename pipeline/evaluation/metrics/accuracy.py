@@ -1,10 +1,10 @@
-"""Accuracy: whether a classifier names the class that a visualization was made for (Acc@1, Acc@5 of METHOD 8)."""
+"""Accuracy: whether a classifier predicts the class that a visualization was made for (Acc@1, Acc@5 of VITAL)."""
 
 import numpy as np
 
 
 def class_rank(logits: np.ndarray, class_index: int) -> int:
-    """How many classes are rated above the given one: 0 is first place. A tie counts against the class.
+    """The number of classes with a higher logit: 0 is first place. A tie counts against the class.
 
     Args:
         logits: [num_classes].

@@ -1,4 +1,4 @@
-"""Activation: how strongly a visualization activates the neuron it stands for."""
+"""Activation: how strongly a visualization activates its neuron."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from pipeline.models import Model, features_of
 def visualization_inputs(model: Model, visualizations: Sequence[np.ndarray]) -> Tensor:
     """Published visualizations as the model's input: uint8 [H, W, 3 or 4] each → [B, channels, S, S], S its input size.
 
-    A visualization of another size is resized as a whole, never cropped: all of it was synthesized for the neuron.
+    A visualization of another size is resized as a whole, never cropped: it has no margin.
     """
     size = (model.input_size_px, model.input_size_px)
     images = [Image.fromarray(visualization) for visualization in visualizations]
@@ -28,14 +28,14 @@ def measure(
     """Activations of the units by the visualizations, and the logits of the classes.
 
     Args:
-        model: whose neurons they are.
+        model: of the neurons.
         visualizations: uint8 [H, W, 3], one per unit.
         layer: of the units.
         units: the unit of each visualization.
         reduction: over positions, as in the statistics: `max` or `mean`.
 
     Returns:
-        activation float32 [B], logits float32 [B, num_classes]; no columns of a model without classifier.
+        activation float32 [B], logits float32 [B, num_classes]; no columns for a model without classifier.
     """
     classifier = model.classifier_layer
     requested = {layer} if classifier is None else {layer, classifier}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from pipeline.errors import UserError
 
@@ -31,16 +32,19 @@ def mean_interval(
     kept = kept[~np.isnan(kept)]
     if not len(kept):
         return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    rows = max(1, _BLOCK_VALUES // len(kept))
-    means = np.concatenate(
-        [
-            kept[rng.integers(len(kept), size=(min(rows, resamples - start), len(kept)))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(kept.mean()), float(low), float(high)
+    mean = float(kept.mean())
+    if len(kept) == 1:  # scipy wants at least two
+        return mean, mean, mean
+    low, high = bootstrap(
+        (kept,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, _BLOCK_VALUES // len(kept)),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return mean, float(low), float(high)
 
 
 def paired_difference(

@@ -1,4 +1,4 @@
-"""Diversity: how different the visualizations of one neuron are that grew from different seeds."""
+"""Diversity: how much the visualizations of one neuron differ between seeds."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from pipeline.evaluation.metrics.similarity import cosine
 
 
 def diversity(embeddings: np.ndarray) -> float:
-    """Mean cosine distance, 1 − cos, over the pairs of a neuron's visualizations: 0 for equal visualizations, at most 2.
+    """Mean cosine distance, 1 − cos, over the pairs of a neuron's visualizations: 0 for equal ones, at most 2.
 
-    A method whose visualizations differ only in noise stays near 0; different facets of a neuron raise it. It says
-    nothing of quality: noise that an evaluator does see is diverse too.
+    A method whose visualizations differ only in noise stays near 0; different facets of a neuron raise it. It does
+    not measure quality: noise to which an evaluator is sensitive is diverse too.
 
     Args:
         embeddings: [S, D] of the visualizations, by a named evaluator, one per seed.

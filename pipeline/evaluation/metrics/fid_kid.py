@@ -1,10 +1,10 @@
-"""Distances between sets of visualizations in an evaluator's feature space: FID, KID, and the Inception Score of its logits.
+"""Distances between sets of images in an evaluator's feature space (FID, KID), and the Inception Score of its logits.
 
 The features are a *named* evaluator's (`pipeline.evaluation.evaluators.network`); values of two feature spaces cannot
 be compared, nor with values in the literature, which are in Inception-v3's. FID is also biased upward by few
 visualizations: between two sets of one distribution it is above 0, the more so the fewer the visualizations and the
-more the dimensions (Bińkowski et al., ICLR 2018). So compare only values of sets of one size, beside what as many
-dataset images get. KID is unbiased, and can be negative.
+more the dimensions (Bińkowski et al., ICLR 2018). So compare only values of sets of one size, and with the value of as
+many dataset images. KID is unbiased, and can be negative.
 """
 
 import math
@@ -64,10 +64,10 @@ def kernel_distance(real: np.ndarray, made: np.ndarray) -> float:
 
 
 def inception_score(logits: np.ndarray) -> float:
-    """Inception Score under a named classifier: exp of the mean divergence of p(class | visualization) from its average.
+    """Inception Score of a classifier: exp of the mean divergence of p(class | visualization) from its average.
 
-    Higher if each visualization is named with certainty and all together show many classes; in [1, K]. One split over
-    all visualizations: it grows with their number, so compare only sets of one size and of the same neurons.
+    Higher if each visualization is classified with certainty and all together show many classes; in [1, K]. One split
+    over all visualizations: it grows with their number, so compare only sets of one size and of the same neurons.
 
     Args:
         logits: [N, K], N ≥ 1.

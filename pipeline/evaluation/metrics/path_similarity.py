@@ -1,9 +1,10 @@
-"""Path similarity: whether a visualization runs through the network as dataset images of the same thing do."""
+"""Path similarity: whether a visualization activates the layers of a network as dataset images of its unit do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class PathCorrelations:
     def per_layer(self) -> np.ndarray:
         """(made − other) / (same − other), [L]; NaN where the unit's dataset images are no nearer to each other."""
         scale = self.same - self.other
-        told_apart = scale > 0  # False for NaN
-        return np.divide(self.made - self.other, scale, out=np.full_like(scale, np.nan), where=told_apart)
+        separates = scale > 0  # False for NaN
+        return np.divide(self.made - self.other, scale, out=np.full_like(scale, np.nan), where=separates)
 
     def overall(self) -> float:
-        """One value for all layers: the ratio of the sums over the layers where dataset images are told apart.
+        """One value for all layers: the ratio of the sums over the layers that separate dataset images.
 
-        A mean over layers, each weighted by how well it tells the unit's dataset images from others. Early layers
-        hardly do; a plain mean would be ruled by their small denominators.
+        A mean over layers, each weighted by how well it separates the unit's dataset images from others. Early layers
+        hardly do; their small denominators would dominate a plain mean.
         """
         scale = self.same - self.other
         used = (scale > 0) & np.isfinite(self.made)
@@ -85,7 +86,7 @@ def shared_scale_similarities(
 def path_similarity(
     made: Mapping[str, np.ndarray], same: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """How similar a visualization's activations are to those of the unit's dataset images, layer by layer, on a natural scale.
+    """How similar a visualization's activations are to those of the unit's dataset images, layer by layer.
 
     Spearman's rank correlation of the visualization's activations with each dataset image's, averaged, then scaled: 1
     is as similar as dataset images of the unit are to each other, 0 as similar as they are to those of other units. No
@@ -103,7 +104,7 @@ def path_similarity(
         other: layer → [S, C], of dataset images of other classes or units, S ≥ 1.
 
     Returns:
-        float64 [L], in the order of `made`'s layers; NaN where the layer does not tell the dataset images apart.
+        float64 [L], in the order of `made`'s layers; NaN where the layer does not separate the dataset images.
 
     Reference: Geirhos et al., "Don't trust your eyes: on the (un)reliability of feature visualizations", ICML 2024,
     section 4.
@@ -116,13 +117,7 @@ def _standard_ranks(rows: np.ndarray) -> np.ndarray:
 
     Rows without any variation become NaN.
     """
-    ranks = np.stack([_ranks(row) for row in np.asarray(rows)]) if len(rows) else np.empty(np.shape(rows))
+    ranks = rankdata(rows, axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(ranks, axis=1, keepdims=True)
     return np.divide(ranks, norms, out=np.full_like(ranks, np.nan), where=norms > 0)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """float64 ranks from 1 upward; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -23,6 +23,7 @@ from pipeline.alignment.losses import (
 from pipeline.alignment.spatial_grid import partition
 from pipeline.attribution.normalization import normalize_relevance
 from pipeline.attribution.relevance import RULES, relevance
+from pipeline.derived_layers.layer import feature_space
 from pipeline.errors import UserError
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.synthesis.methods.activation_maximization import MIN_GOAL
@@ -54,7 +55,7 @@ def aligned_features(
         features: layer → features of the images.
         relevance: feature layer → relevance in [0, 1] shaped like its features; absent layers are not weighted.
         layer: the neurons' layer.
-        space: the layer that `TARGET_LAYER` stands for, `Model.feature_space` of the neurons' layer.
+        space: the layer that `TARGET_LAYER` stands for, `feature_space` of the neurons' layer.
         units: the unit of each image.
         grid: cells per side; the unit's own map is always sorted as a whole.
         side: to which larger maps are thinned, see `partition`; the neurons' own layer is always taken whole.
@@ -100,7 +101,7 @@ class AlignmentObjective:
         if any(t.layers.keys() != first.layers.keys() or t.relevance != first.relevance for t in targets):
             raise UserError("targets of one batch must share their feature layers and their relevance rule")
         self._module = model.module
-        self._layer, self._space = layer, model.feature_space(layer)
+        self._layer, self._space = layer, feature_space(model.module, layer)
         self._is_class = layer == model.classifier_layer
         self._num_prefix = model.num_prefix(layer)
         self._options = options

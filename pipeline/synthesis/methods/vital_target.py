@@ -22,6 +22,7 @@ from pipeline.alignment.losses import (
 from pipeline.alignment.spatial_grid import partition
 from pipeline.attribution.normalization import channel_importance, normalize_relevance
 from pipeline.attribution.relevance import RULES, relevance, upstream_layers
+from pipeline.derived_layers.layer import feature_space
 from pipeline.errors import UserError
 from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INTERMEDIATE_WEIGHTS
@@ -101,7 +102,7 @@ def plan_alignment(
         example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
         upstream = upstream_layers(model.module, example, layer, list(weights))
         if options.layer_weight:  # then the layer itself is aligned on its own terms
-            upstream = [name for name in upstream if name not in (layer, model.feature_space(layer))]
+            upstream = [name for name in upstream if name not in (layer, feature_space(model.module, layer))]
         weights = {name: weights[name] for name in upstream}
     if options.pixel_weight:
         weights[INPUT_PIXELS] = options.pixel_weight
@@ -160,7 +161,7 @@ def reference_target(
     sums: dict[str, Tensor] = {}
     importance_sums: dict[str, Tensor] = {}
     activations: list[Tensor] = []
-    space = model.feature_space(plan.layer)
+    space = feature_space(model.module, plan.layer)
     for images in references.to(model.device).split(_BATCH_SIZE):
         units = [unit] * len(images)
         features = features_of(model.module, images, {plan.layer, space, *plan.feature_layers})
@@ -224,7 +225,7 @@ def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int
         elif name == TARGET_UNIT:
             shape = (1, *shapes[plan.layer][1:])
         else:
-            shape = shapes[model.feature_space(plan.layer) if name == TARGET_LAYER else name]
+            shape = shapes[feature_space(model.module, plan.layer) if name == TARGET_LAYER else name]
         grid = 1 if name == TARGET_UNIT else plan.grid
         side = 0 if name in (TARGET_UNIT, TARGET_LAYER) else plan.side
         rows = partition(torch.empty(1, *shape), grid, side).shape

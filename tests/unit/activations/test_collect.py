@@ -35,7 +35,7 @@ LABELS = np.array([-1 if sample.label is None else sample.label for sample in SA
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 @pytest.mark.parametrize("activation", ["max", "mean"])
-def test_a_collect_equals_one_pass_over_all_features(batch_size: int, activation: str) -> None:
+def test_collect_equals_one_pass_over_all_features(batch_size: int, activation: str) -> None:
     shard_statistics = tiny_collect(SAMPLES, 3, batch_size=batch_size, activation=activation)
     assert list(shard_statistics.layers) == [*LAYERS, "fc"]
     for layer, statistics in shard_statistics.layers.items():
@@ -91,7 +91,7 @@ def test_comoments_pair_activations_with_channel_means() -> None:
     assert not tiny_collect(SAMPLES, feature_layers=()).layers["block"].comoments
 
 
-def test_the_spectrum_is_that_of_the_visualizations_in_zero_to_one() -> None:
+def test_the_spectrum_is_that_of_the_images_in_zero_to_one() -> None:
     spectrum = tiny_collect(SAMPLES).spectrum
     assert spectrum.count == 10
     assert spectrum.magnitude.shape == (3, SIZE_PX, SIZE_PX // 2 + 1)
@@ -99,7 +99,7 @@ def test_the_spectrum_is_that_of_the_visualizations_in_zero_to_one() -> None:
     np.testing.assert_allclose(spectrum.magnitude[:, 0, 0], pixels.sum(dim=(2, 3)).mean(0), rtol=1e-5)
 
 
-def test_a_layer_is_seen_as_it_was_before_an_in_place_operation() -> None:
+def test_a_layer_is_recorded_as_it_was_before_an_in_place_operation() -> None:
     assert features_of_all(SAMPLES, "stem").min() < 0  # or the ReLU after it would change nothing
     assert (tiny_collect(SAMPLES).layers["stem"].moments.minimum < 0).any()
 
@@ -156,13 +156,13 @@ def test_an_undecodable_image_is_skipped_and_counted() -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
 def test_threads_that_decode_change_nothing(batch_size: int) -> None:
     samples = [replace(sample, image=sample.image[:40]) if i in (2, 7) else sample for i, sample in enumerate(SAMPLES)]
-    alone, beside = ErrorBudget(0.5), ErrorBudget(0.5)
+    alone, threaded = ErrorBudget(0.5), ErrorBudget(0.5)
     options = {"shard_index": 3, "layers": LAYERS, "feature_layers": ["stem"], "top_k": 4, "batch_size": batch_size}
     expected = collect(tiny_model(), samples, budget=alone, **options)
-    shard_statistics = collect(tiny_model(), iter(samples), budget=beside, decode_threads=3, **options)
+    shard_statistics = collect(tiny_model(), iter(samples), budget=threaded, decode_threads=3, **options)
     assert shard_statistics.samples == expected.samples
     assert (shard_statistics.num_samples, shard_statistics.num_skipped) == (8, 2)
-    assert beside.skipped == alone.skipped
+    assert threaded.skipped == alone.skipped
     assert shard_statistics.data_fingerprint == expected.data_fingerprint
     for path, array in expected.arrays().items():
         np.testing.assert_array_equal(shard_statistics.arrays()[path], array)
@@ -181,7 +181,7 @@ def test_batches_put_together_give_what_one_gives(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(shard_statistics.arrays()[path], array, rtol=1e-6)
 
 
-def test_threads_decode_the_next_batch_beside_the_model_and_no_more() -> None:
+def test_threads_decode_the_next_batch_while_the_model_runs_and_no_more() -> None:
     model, asked = tiny_model(), []
 
     def stream() -> Iterator[Sample]:
@@ -231,7 +231,7 @@ def test_skips_of_the_tar_shard_itself_count_too() -> None:
     assert (shard_statistics.num_samples, shard_statistics.num_skipped) == (2, 1)
 
 
-def test_a_shard_without_good_samples_gives_an_empty_partial() -> None:
+def test_a_shard_without_good_samples_gives_empty_statistics() -> None:
     shard_statistics = tiny_collect([])
     assert shard_statistics.num_samples == 0
     whole = tiny_collect(SAMPLES, 1)

@@ -1,4 +1,4 @@
-"""Dataset images read before their turn: in order, several at once, decoded by as many as the worker has threads."""
+"""Dataset images read ahead: in order, several at once, decoded by as many as the worker has threads."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ def sample(path: Path, image: bytes, number: int) -> TopImage:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[TopImage]:
-    return [sample(tmp_path, b"no visualization" if number == 5 else png(number), number) for number in range(24)]
+    return [sample(tmp_path, b"no image" if number == 5 else png(number), number) for number in range(24)]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> tuple[Gauge, Gauge]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_dataset_images_come_in_order_and_what_is_none_is_said_in_its_turn(
+def test_dataset_images_come_in_order_and_errors_come_in_their_turn(
     samples: list[TopImage], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -119,7 +119,7 @@ def test_references_are_read_together_once_and_are_those_read_alone(
     assert requests.total == before  # nothing is read again
 
 
-def test_references_at_hand_do_not_make_room_for_those_that_are_read(
+def test_cached_references_are_not_displaced_by_those_that_are_read(
     samples: list[TopImage], gauges: tuple[Gauge, Gauge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_CACHED_IMAGES", 4)

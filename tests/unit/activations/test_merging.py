@@ -21,7 +21,7 @@ U, C, N, S, K = 3, 2, 4, 4, 3  # units, channels, positions, side in pixels, ran
 
 
 class Batch(NamedTuple):
-    """B images with all that any statistic wants of them."""
+    """B images with the inputs of every statistic."""
 
     features: np.ndarray  # float32 [B, U, N]
     channels: np.ndarray  # float32 [B, C]
@@ -214,7 +214,7 @@ def test_correlation_equals_numpy_and_is_zero_for_what_never_varies() -> None:
     np.testing.assert_array_equal(correlation[2], 0.0)
 
 
-def test_the_spectrum_of_a_plain_visualization_is_its_mean_alone() -> None:
+def test_the_spectrum_of_a_uniform_image_is_its_mean_alone() -> None:
     spectrum = MeanSpectrum.of(torch.full((2, 3, S, S), 0.25)).magnitude
     assert spectrum.shape == (3, S, S // 2 + 1)
     np.testing.assert_allclose(spectrum[:, 0, 0], 0.25 * S * S)

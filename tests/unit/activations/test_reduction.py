@@ -60,7 +60,7 @@ def test_any_order_of_memory_is_reduced_to_what_numpy_finds(order: str, maps: Te
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_mean_tells_of_one_value_that_is_not_finite(order: str, bad: float) -> None:
+def test_one_value_that_is_not_finite_makes_the_mean_so(order: str, bad: float) -> None:
     maps = torch.zeros(2, 16, 6)
     maps[1, 3, 4] = bad
     finite = np.isfinite(summarize(ORDERS[order](maps)).mean)

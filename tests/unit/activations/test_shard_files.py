@@ -1,4 +1,4 @@
-"""Partials on disk: committed by a marker, never stale, packed to the bit, merged to the same in any order."""
+"""Shard statistics in storage: committed by a marker, never stale, merged to the same bits in any order."""
 
 import time
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Root:
     return Root.open(tmp_path)
 
 
-def test_a_partial_comes_back_equal(root: Root) -> None:
+def test_shard_statistics_come_back_equal(root: Root) -> None:
     commit(root, 1)
     assert_equal(read_shard_statistics(root, 1, recipe_fingerprint=RECIPE, shard_url=URLS[1]), SHARD_STATISTICS[1])
     assert committed(root) == {1}
@@ -68,7 +68,7 @@ def test_a_writer_killed_before_its_marker_commits_nothing(
     root: Root, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     write = Root.write_bytes
-    for before in ("nothing", "an older partial"):
+    for before in ("nothing", "older statistics"):
         left = iter([True] * writes)
 
         def killed(self: Root, path: str, data: bytes, left: Iterator[bool] = left) -> None:
@@ -87,7 +87,7 @@ def test_a_writer_killed_before_its_marker_commits_nothing(
         assert committed(root) == {1}
 
 
-def test_a_partial_of_another_recipe_or_tar_shard_is_never_merged(root: Root) -> None:
+def test_statistics_of_another_recipe_or_tar_shard_are_never_merged(root: Root) -> None:
     for index in range(3):
         commit(root, index)
     other_urls = [URLS[0], "s3://b/new.tar", URLS[2]]
@@ -110,7 +110,7 @@ def test_a_damaged_marker_commits_nothing(root: Root, text: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors.zst", "parquet"])
-def test_a_damaged_partial_is_noticed_before_it_is_merged(root: Root, suffix: str) -> None:
+def test_damaged_shard_statistics_are_noticed_before_they_are_merged(root: Root, suffix: str) -> None:
     for index in range(3):
         commit(root, index)
     name = f"run/shard_statistics/000001.{suffix}"
@@ -208,7 +208,7 @@ def test_the_merge_equals_one_pass_over_all_images() -> None:
 
 @given(st.integers(1, 40))
 @settings(deadline=None)
-def test_the_tree_merges_each_partial_once_and_holds_few(count: int) -> None:
+def test_the_tree_merges_each_shard_once_and_holds_few(count: int) -> None:
     alive: set[frozenset[int]] = set()
     most = 0
 

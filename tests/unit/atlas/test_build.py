@@ -226,7 +226,7 @@ def test_neighbors_of_other_neurons_are_refused(tmp_path: Path) -> None:
     write_run(root, **SMALL)
     others = synthetic_atlas.nearest_neighbors({"conv_stem": (16, 11), "classifier": (30, 8)})
     manifest = build_synthetic_atlas("memory://atlas-for-its-model", **SMALL).read_json("atlas.json")
-    with pytest.raises(ValueError, match="layer 'conv_stem': neighbors were sought for other neurons"):
+    with pytest.raises(ValueError, match="layer 'conv_stem': the neighbors are of other neurons"):
         build_atlas(
             root,
             recipe=synthetic_atlas.recipe(),

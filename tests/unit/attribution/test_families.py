@@ -13,14 +13,14 @@ import torchvision  # noqa: E402
 
 # name, options, target layer, feature layers, input side in pixels
 CNNS = [
-    ("torchvision:resnet50", {}, "layer3", ["conv1", "layer1"], 64),
-    ("torchvision:mobilenet_v3_small", {}, "features.8", ["features.0", "features.4"], 64),
-    ("torchvision:efficientnet_b0", {}, "features.5", ["features.0", "features.3"], 64),
-    ("torchvision:regnet_y_400mf", {}, "trunk_output.block3", ["stem", "trunk_output.block1"], 64),
-    ("timm:resnetv2_50", {}, "stages.2", ["stem.conv", "stages.0"], 64),
-    ("timm:resnetv2_50x1_bit", {}, "stages.2", ["stem.conv", "stages.0"], 64),  # standardized weights, GroupNorm
-    ("timm:regnetx_002", {}, "s3", ["stem", "s1"], 64),
-    ("timm:vgg11_bn", {"mlp_ratio": 0.01}, "features.20", ["features.0", "features.8"], 64),
+    ("timm:resnet26", {}, "layer3", ["conv1", "layer1"], 32),  # bottlenecks
+    ("torchvision:mobilenet_v3_small", {}, "features.8", ["features.0", "features.4"], 32),
+    ("torchvision:efficientnet_b0", {}, "features.5", ["features.0", "features.3"], 32),
+    ("torchvision:regnet_y_400mf", {}, "trunk_output.block3", ["stem", "trunk_output.block1"], 32),
+    ("timm:resnetv2_50", {"layers": (2, 1, 2, 1)}, "stages.2", ["stem.conv", "stages.0"], 32),
+    # Standardized weights and GroupNorm.
+    ("timm:resnetv2_50x1_bit", {"layers": (2, 1, 2, 1)}, "stages.2", ["stem.conv", "stages.0"], 32),
+    ("timm:vgg11_bn", {"mlp_ratio": 0.01}, "features.20", ["features.0", "features.8"], 32),
 ]
 SMALL = {"depths": [2, 2, 2, 2]}
 SIGNED = [

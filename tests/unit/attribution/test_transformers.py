@@ -24,7 +24,7 @@ def tower(name, size=64, **options):
 
 def torchvision_tower():
     torch.manual_seed(0)
-    options = {"num_layers": 6, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
+    options = {"num_layers": 4, "num_heads": 3, "hidden_dim": 96, "mlp_dim": 192}
     return shake(torchvision.models.VisionTransformer(image_size=64, patch_size=16, **options))
 
 
@@ -34,12 +34,12 @@ def blocks(network):
 
 
 TOWERS = {
-    "ViT": lambda: tower("vit_tiny_patch16_224"),
-    "DeiT with two class tokens": lambda: tower("deit_tiny_distilled_patch16_224"),
+    "ViT": lambda: tower("vit_tiny_patch16_224", depth=6),
+    "DeiT with two class tokens": lambda: tower("deit_tiny_distilled_patch16_224", depth=4),
     "torchvision's ViT": torchvision_tower,
-    "DINOv2 with registers": lambda: tower("vit_small_patch14_reg4_dinov2", 56, depth=6, init_values=0.5),
-    "SigLIP with attention pooling": lambda: tower("vit_base_patch16_siglip_224", depth=6, embed_dim=192, num_heads=3),
-    "CLIP": lambda: tower("vit_base_patch16_clip_quickgelu_224", depth=6, embed_dim=192, num_heads=3),
+    "DINOv2 with registers": lambda: tower("vit_small_patch14_reg4_dinov2", 56, depth=4, init_values=0.5),
+    "SigLIP with attention pooling": lambda: tower("vit_base_patch16_siglip_224", depth=4, embed_dim=192, num_heads=3),
+    "CLIP": lambda: tower("vit_base_patch16_clip_quickgelu_224", depth=4, embed_dim=192, num_heads=3),
 }
 
 
@@ -65,7 +65,7 @@ def test_prefix_tokens_are_no_part_of_the_unit(rule):
     patches = relevance(network, x, num_prefix=1, **ask)["norm"][[0, 1], [2, 5]]
     assert (patches[:, 0] == 0).all()
     assert (patches[:, 1:] != 0).any(1).all()
-    if rule in ("lrp", "gradient"):
+    if rule in ("lrp", "gradient_x_activation"):
         torch.testing.assert_close(patches[:, 1:], everywhere[:, 1:])
     elif rule == "lrp_restricted":
         assert ((patches != 0).sum(1) == 1).all()
@@ -93,7 +93,7 @@ def test_bfloat16_is_close_to_float32_and_float16_is_refused():
 
 
 @pytest.mark.parametrize("rule", ["lrp", "lrp_restricted"])
-def test_a_unit_that_a_relu_silences_asks_for_what_would_excite_it(rule):
+def test_a_unit_that_a_relu_silences_asks_for_what_would_activate_it(rule):
     class Silent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -114,7 +114,7 @@ def test_a_unit_that_a_relu_silences_asks_for_what_would_excite_it(rule):
 
 
 class Conditional(nn.Module):
-    """`given`, which an in-place ReLU overwrites, feeds `last` beside a way around it."""
+    """`middle`, which an in-place ReLU overwrites, feeds `last` beside a way around it."""
 
     def __init__(self):
         super().__init__()
@@ -125,15 +125,15 @@ class Conditional(nn.Module):
         return self.last(self.act(self.middle(F.relu(self.first(x)))))
 
 
-@pytest.mark.parametrize("rule", ["lrp", "gradient", "guided_backprop"])
-def test_relevance_passes_a_given_layer_through_the_given_unit_alone(rule):
+@pytest.mark.parametrize("rule", ["lrp", "gradient_x_activation", "guided_backprop"])
+def test_relevance_passes_a_layer_through_the_conditioning_unit_alone(rule):
     torch.manual_seed(0)
     network, x = Conditional().double().eval(), images(4)
     ask = {"layer": "last", "units": [0, 1], "feature_layers": ["first", "middle"], "rule": rule}
     free = relevance(network, x, **ask)
     parts = []
     for unit in range(4):
-        network.last.given = ("middle", unit)
+        network.last.conditioned_on = ("middle", unit)
         part = relevance(network, x, **ask)
         others = [i for i in range(4) if i != unit]
         torch.testing.assert_close(part["middle"][:, unit], free["middle"][:, unit])
@@ -145,9 +145,11 @@ def test_relevance_passes_a_given_layer_through_the_given_unit_alone(rule):
 
 def test_a_condition_that_cannot_be_met_is_named():
     network, x = Conditional().double().eval(), images(4)
-    network.middle.given = ("last", 0)
-    with pytest.raises(ValueError, match=r'"middle" is given unit 0 of layer "last", which no relevance reaches'):
+    network.middle.conditioned_on = ("last", 0)
+    with pytest.raises(
+        ValueError, match=r'"middle" is conditioned on unit 0 of layer "last", which no relevance reaches'
+    ):
         relevance(network, x, layer="middle", units=[0, 1], feature_layers=["first"])
-    network.last.given = ("middle", 9)
-    with pytest.raises(ValueError, match=r'given unit 9 of layer "middle"; expected 0 to 3'):
+    network.last.conditioned_on = ("middle", 9)
+    with pytest.raises(ValueError, match=r'conditioned on unit 9 of layer "middle"; expected 0 to 3'):
         relevance(network, x, layer="last", units=[0, 1], feature_layers=["first"])

@@ -10,8 +10,7 @@ from PIL import Image
 
 from pipeline.data.captions import MAX_CAPTION_CHARACTERS, MAX_JSON_BYTES, MAX_TEXT_BYTES, one_line
 from pipeline.data.shards import iterate_samples, write_shards
-from pipeline.recipe.fields import RecipeError
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import Recipe, RecipeError
 from tests.support.tiny_run import recipe_toml, write_tar
 
 HEART = "\N{HEAVY BLACK HEART}"
@@ -68,15 +67,15 @@ def test_members_are_read_up_to_a_bound(tmp_path):
     assert MAX_TEXT_BYTES >= 4 * MAX_CAPTION_CHARACTERS
 
 
-def test_a_visualization_is_read_whole_even_if_its_member_is_taken_for_a_caption(tmp_path):
-    visualization = b"x" * (MAX_TEXT_BYTES + 100)
+def test_an_image_is_read_whole_even_if_its_member_is_taken_for_a_caption(tmp_path):
+    image = b"x" * (MAX_TEXT_BYTES + 100)
     (sample,) = iterate_samples(
-        str(write_tar(tmp_path / "s.tar", [("a.jpg", visualization)])),
+        str(write_tar(tmp_path / "s.tar", [("a.jpg", image)])),
         caption_key="jpg",
         num_classes=None,
         on_skip=pytest.fail,
     )
-    assert sample.image == visualization
+    assert sample.image == image
     assert sample.caption == "x" * MAX_CAPTION_CHARACTERS
 
 
@@ -101,14 +100,14 @@ def test_bad_keys_are_named(tmp_path, value):
         Recipe.from_toml(text)
 
 
-def test_a_text_beside_a_visualization_becomes_its_caption(tmp_path):
+def test_a_text_beside_an_image_becomes_its_caption(tmp_path):
     images = tmp_path / "in"
     images.mkdir()
     for name in ("a.jpg", "b.png", "c.jpg"):
         Image.new("RGB", (8, 8)).save(images / name)
     (images / "a.txt").write_text("  a red\nkite ", encoding="utf-8")
     (images / "c.txt").write_text("\n", encoding="utf-8")
-    (images / "readme.txt").write_text("of no visualization", encoding="utf-8")
+    (images / "readme.txt").write_text("of no image", encoding="utf-8")
     report = write_shards(images, tmp_path / "out", name="x")
     assert (report.num_samples, report.num_ignored) == (3, 1)
     samples = iterate_samples(

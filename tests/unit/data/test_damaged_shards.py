@@ -30,11 +30,11 @@ def test_a_cut_shard_gives_every_sample_before_the_cut(tmp_path_factory, cut):
     expected = [KEYS[:num_whole], KEYS[: num_whole + 1]] if num_whole != 1 else [[], KEYS[:1], KEYS[:2]]
     keys = [s.key for s in samples]
     assert keys in expected
-    assert all(s.label == 1 and s.image == b"visualization of " + s.key.encode() for s in samples)
+    assert all(s.label == 1 and s.image == b"image of " + s.key.encode() for s in samples)
     assert [(s.index, s.reason) for s in skipped] == [(len(samples), "truncated-shard")]
 
 
-def test_a_cut_between_visualization_and_label_gives_no_unlabeled_sample(tmp_path):
+def test_a_cut_between_image_and_label_gives_no_unlabeled_sample(tmp_path):
     cut = 2 * SAMPLE_BYTES + MEMBER_BYTES
     samples, skipped = read(tmp_path, WHOLE[:cut])
     assert [(s.key, s.label) for s in samples] == [("k0", 1), ("k1", 1)]

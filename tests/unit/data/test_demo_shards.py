@@ -1,4 +1,4 @@
-"""The demo's committed dataset images: allowed licenses only, every visualization decodes, every author is named."""
+"""The demo's committed dataset images: allowed licenses only, every image decodes, every author is named."""
 
 import importlib.util
 import json
@@ -49,7 +49,7 @@ def test_the_shards_are_small_and_numbered(samples):
     assert len({sample.key for sample in samples}) == len(samples)
 
 
-def test_every_visualization_decodes(samples):
+def test_every_image_decodes(samples):
     for sample in samples:
         assert min(decode_image(sample.image).size) >= 256, sample.key
 
@@ -65,7 +65,7 @@ def test_every_license_is_allowed(descriptions, samples):
     assert {described["license"] for described in descriptions.values()} <= ALLOWED
 
 
-def test_every_visualization_is_attributed(descriptions, attribution):
+def test_every_image_is_attributed(descriptions, attribution):
     assert set(attribution) == set(descriptions)
     for key, (caption, author, license_name, source) in attribution.items():
         described = descriptions[key]

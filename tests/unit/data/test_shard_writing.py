@@ -1,4 +1,4 @@
-"""Writing tar shards: nothing lost, nothing twice, equal visualizations give equal bytes, bad ones are reported."""
+"""Writing tar shards: nothing lost, nothing twice, equal images give equal bytes, bad ones are reported."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def test_given_labels_win_over_folders(tmp_path):
     assert [s.label for s in stream(tmp_path / "out", report.shards)] == [7, None]
 
 
-def test_bad_visualizations_are_left_out_and_reported(tmp_path):
+def test_bad_images_are_left_out_and_reported(tmp_path):
     images = image_folder(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg", "notes.txt", ".hidden.jpg")
     (images / "b.jpg").write_bytes(jpeg()[:-100])
     (images / "c.jpg").write_bytes(b"")
@@ -130,11 +130,11 @@ def test_a_full_disk_keeps_the_shards_before(tmp_path, monkeypatch):
     assert [s.key for s in stream(tmp_path, sorted(p.name for p in tmp_path.iterdir()))] == ["k0", "k1"]
 
 
-def test_a_folder_without_visualizations_is_a_mistake(tmp_path):
+def test_a_folder_without_images_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         write_shards(tmp_path / "no", tmp_path / "out", name="x")
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match="holds no visualizations"):
+    with pytest.raises(ValueError, match="holds no images"):
         write_shards(tmp_path / "in", tmp_path / "out", name="x")
 
 

@@ -29,7 +29,7 @@ DEMO_SHARD = ROOT / "jobs/demo_data/shards/neuron-atlas-demo-000000.tar"
 # Streaming.
 
 
-def test_samples_come_in_order_with_the_range_of_their_visualization(tmp_path):
+def test_samples_come_in_order_with_the_range_of_their_image(tmp_path):
     data = tar_bytes([*good("a", 1), *good("b/c", 2), ("d.jpg", b"unlabeled")])
     samples, skipped = read(tmp_path, data)
     assert [(s.key, s.index, s.label) for s in samples] == [("a", 0, 1), ("b/c", 1, 2), ("d", 2, None)]
@@ -72,7 +72,7 @@ def test_remote_shards_are_read_by_url():
     root = Root.open("memory://shards-remote")
     root.write_bytes("s.tar", tar_bytes(good("a")))
     (sample,) = iterate_samples(f"{root.url}/s.tar", num_classes=None, on_skip=pytest.fail)
-    assert read_image_bytes(sample.tar_shard, sample.offset, sample.size) == b"visualization of a"
+    assert read_image_bytes(sample.tar_shard, sample.offset, sample.size) == b"image of a"
 
 
 def test_keys_choose_the_members(tmp_path):
@@ -128,7 +128,7 @@ def test_without_a_number_of_classes_any_index_is_taken(tmp_path):
     assert [s.label for s in samples] == [123456]
 
 
-def test_a_sample_without_visualization_is_skipped(tmp_path):
+def test_a_sample_without_image_is_skipped(tmp_path):
     samples, skipped = read(tmp_path, tar_bytes([("README.md", b"hello"), *good("a"), ("b.cls", b"1")]))
     assert [s.key for s in samples] == ["a"]
     assert reasons(skipped) == [("README", 0, "no-image"), ("b", 2, "no-image")]
@@ -146,7 +146,7 @@ def test_members_that_stand_twice_in_a_row_are_one_duplicate(tmp_path):
     assert reasons(skipped) == [("a", 1, "duplicate-key")]
 
 
-def test_an_empty_visualization_is_left_to_the_decoder(tmp_path):
+def test_an_empty_image_is_left_to_the_decoder(tmp_path):
     samples, _ = read(tmp_path, tar_bytes([("a.jpg", b""), ("a.cls", b"1")]))
     assert [(s.key, s.size, s.image) for s in samples] == [("a", 0, b"")]
 

@@ -15,16 +15,16 @@ from torch import nn
 from jobs.run.resolved import resolve
 from jobs.runner import run_stages
 from pipeline import add_combination, add_concepts
-from pipeline import attribution as relevance
 from pipeline.atlas.validation.validate import validate
-from pipeline.attribution.relevance import upstream_layers
+from pipeline.attribution.relevance import relevance, upstream_layers
 from pipeline.derived_layers.combinations import geometric_mean
+from pipeline.derived_layers.layer import derived_layers, unit_label
 from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root
 from pipeline.models import Model, Preprocessing, features_of
 from pipeline.recipe.recipe import STAGES, Recipe, RecipeError
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_run import recipe_toml, dataset_image, write_data
+from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 
 NUM_IMAGES = 16
 VALUES = st.floats(0, 100, width=32, allow_subnormal=False)
@@ -100,7 +100,7 @@ def test_a_joint_combination_lives_on_the_coarsest_map(units):
     assert found.max() > 0
     assert model.feature_shape(name) == (1, size, size)
     assert model.layers().index(name) == 1 + max(model.layers().index(layer) for layer, _ in units)
-    assert model.unit_label(name, 0) == " and ".join(f"{layer}:{unit}" for layer, unit in units)
+    assert unit_label(model, name, 0) == " and ".join(f"{layer}:{unit}" for layer, unit in units)
 
 
 def test_two_units_of_one_layer_and_a_concept():
@@ -230,25 +230,31 @@ def test_tokens_without_a_grid_cannot_be_combined_with_maps(transformer):
     with pytest.raises(ValueError, match='the 9 tokens of layer "mixed" do not lie on a square grid') as caught:
         add_combination(transformer, "some", units=[("mixed", 4), ("patches", 1)])
     assert 'those of "patches"; choose units of layers of one kind' in str(caught.value)
-    assert transformer.derived_layers() == []
+    assert derived_layers(transformer.module) == {}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "expected either `units`, or `unit` and `conditioned_on`"),
-        ({"units": [STAGE1, STAGE2], "given": STAGE1}, "expected either `units`, or `unit` and `conditioned_on`"),
+        (
+            {"units": [STAGE1, STAGE2], "conditioned_on": STAGE1},
+            "expected either `units`, or `unit` and `conditioned_on`",
+        ),
         ({"unit": STAGE2}, "expected either `units`, or `unit` and `conditioned_on`"),
         ({"units": [STAGE1]}, "expected at least two different units, got stage1:2"),
         ({"units": [STAGE1, STAGE1]}, "expected at least two different units, got stage1:2, stage1:2"),
         ({"units": [STAGE1, ("stage9", 0)]}, 'no layer "stage9" (did you mean "stage'),
         ({"units": [STAGE1, ("stage2", 12)]}, 'layer "stage2" has units 0 to 11, got 12'),
         (
-            {"unit": STAGE1, "given": STAGE2},
+            {"unit": STAGE1, "conditioned_on": STAGE2},
             'layer "stage1" is not computed from layer "stage2"; expected as `conditioned_on`',
         ),
-        ({"unit": STAGE1, "given": ("stage1", 0)}, 'layer "stage1" is not computed from layer "stage1"'),
-        ({"unit": STAGE3, "given": ("concepts.c", 0)}, '"concepts.c", which lies beside the network; expected'),
+        ({"unit": STAGE1, "conditioned_on": ("stage1", 0)}, 'layer "stage1" is not computed from layer "stage1"'),
+        (
+            {"unit": STAGE3, "conditioned_on": ("concepts.c", 0)},
+            '"concepts.c", which lies beside the network; expected',
+        ),
     ],
 )
 def test_mistakes_name_the_value_and_what_was_expected(arguments, message):
@@ -257,13 +263,13 @@ def test_mistakes_name_the_value_and_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=r"combinations.some|stage9") as caught:
         add_combination(model, "some", **arguments)
     assert message in str(caught.value)
-    assert model.derived_layers() == ["concepts.c"]
+    assert list(derived_layers(model.module)) == ["concepts.c"]
 
 
-def test_a_conditional_combination_takes_the_given_unit_for_a_constant():
+def test_a_conditional_combination_takes_its_condition_for_a_constant():
     model = tiny_model()
     name = add_combination(model, "some", unit=STAGE2, conditioned_on=STAGE1)
-    assert model.unit_label(name, 0) == "stage2:3 given stage1:2"
+    assert unit_label(model, name, 0) == "stage2:3 given stage1:2"
     model.module.double()
     x = images().double().requires_grad_()
     (found,) = features(model, name, x=x)
@@ -299,7 +305,7 @@ def test_relevance_is_shared_evenly_among_the_units():
     assert not torch.allclose(found["stage2"], below)
 
 
-def test_conditional_relevance_passes_through_the_given_unit_alone():
+def test_conditional_relevance_passes_through_its_condition_alone():
     model = tiny_model()
     name = add_combination(model, "some", unit=STAGE3, conditioned_on=STAGE1)
     plain = relevance(model.module, images(), layer="stage3", units=[4, 4, 4], feature_layers=["stage2", "stage1"])
@@ -319,9 +325,9 @@ COMBINATIONS = """
 name = "joint"
 units = ["stage2:3", "stage1:2"]
 [[combinations]]
-name = "given"
+name = "conditional"
 unit = "stage3:4"
-given = "stage1:2"
+conditioned_on = "stage1:2"
 """
 
 
@@ -348,7 +354,7 @@ def atlas(shards, tmp_path_factory) -> Path:
     ("name", "units", "size", "label"),
     [
         ("joint", [STAGE2, STAGE1], 4, "stage2:3 and stage1:2"),
-        ("given", [STAGE3, STAGE1], 2, "stage3:4 given stage1:2"),
+        ("conditional", [STAGE3, STAGE1], 2, "stage3:4 given stage1:2"),
     ],
 )
 def test_references_are_the_images_where_all_units_fire(atlas, shards, name, units, size, label):
@@ -385,7 +391,7 @@ def test_a_combination_enters_the_fingerprints(shards, tmp_path):
         ),
         ('unit = "stage2:3"', 'combinations "x": expected either'),
         ('units = ["stage2", "stage1:2"]', 'combinations.units = .*"LAYER:UNIT" such as "blocks.4:14"'),
-        ('unit = "stage1:2"\ngiven = "stage2:3"', 'layer "stage1" is not computed from layer "stage2"'),
+        ('unit = "stage1:2"\nconditioned_on = "stage2:3"', 'layer "stage1" is not computed from layer "stage2"'),
         ('units = ["stage2:3", "stage2:99"]', 'combinations.x: layer "stage2" has units 0 to 11, got 99'),
     ],
 )

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from pipeline import add_combination, add_concepts
-from pipeline import attribution as relevance
 from pipeline.alignment.losses import TARGET_LAYER
-from pipeline.attribution.relevance import upstream_layers
+from pipeline.attribution.relevance import relevance, upstream_layers
 from pipeline.derived_layers import concept_files
 from pipeline.derived_layers.concept_files import read_concepts
 from pipeline.derived_layers.concepts import ConceptSet
+from pipeline.derived_layers.layer import derived_layers, feature_space, unit_label
 from pipeline.models import Model, Preprocessing, features_of
 from pipeline.synthesis.methods.presets import FAST
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target, target_shapes
@@ -106,8 +106,8 @@ def test_the_network_computes_what_it_did_and_its_layers_keep_their_order():
     expected = plain.layers()
     expected.insert(expected.index("stage2") + 1, name)
     assert model.layers() == expected
-    assert model.derived_layers() == [name] == ["concepts.some"]
-    assert plain.derived_layers() == []
+    assert list(derived_layers(model.module)) == [name] == ["concepts.some"]
+    assert derived_layers(plain.module) == {}
     assert model.classifier_layer == plain.classifier_layer
     assert model.default_feature_layers() == plain.default_feature_layers()
 
@@ -141,9 +141,9 @@ def test_units_are_labeled_as_concepts_and_classes():
     model = tiny_model()
     labeled = add_concepts(model, "labeled", "stage2", directions(2, 12), labels=["fur", "grass"])
     plain = add_concepts(model, "plain", "stage2", directions(2, 12))
-    assert [model.unit_label(labeled, unit) for unit in range(2)] == ["fur", "grass"]
-    assert model.unit_label(plain, 0) == model.unit_label("stage2", 0) == ""
-    assert model.unit_label("fc", 3) == "class 3"
+    assert [unit_label(model, labeled, unit) for unit in range(2)] == ["fur", "grass"]
+    assert unit_label(model, plain, 0) == unit_label(model, "stage2", 0) == ""
+    assert unit_label(model, "fc", 3) == "class 3"
 
 
 def test_the_hash_of_the_weights_covers_the_directions():
@@ -183,7 +183,7 @@ def test_mistakes_name_the_value_and_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=r"concepts|layer") as caught:
         add_concepts(model, **{"name": "some", "layer": "stage2", "directions": directions(3, 12)} | arguments)
     assert message in str(caught.value)
-    assert model.derived_layers() == []
+    assert derived_layers(model.module) == {}
 
 
 def test_a_name_is_given_once():
@@ -248,7 +248,12 @@ def test_relevance_of_a_basis_vector_is_that_of_the_channel():
     name = add_concepts(model, "basis", "stage2", torch.eye(12))
     model.module.double()
     x, units, layers = 100 * images().double(), [3, 5, 7], ["stem", "stage1", "stage2"]
-    for rule, tolerance in (("lrp", 1e-4), ("lrp_restricted", 1e-4), ("gradient", 1e-9), ("guided_backprop", 1e-9)):
+    for rule, tolerance in (
+        ("lrp", 1e-4),
+        ("lrp_restricted", 1e-4),
+        ("gradient_x_activation", 1e-9),
+        ("guided_backprop", 1e-9),
+    ):
         channel = relevance(model.module, x, layer="stage2", units=units, feature_layers=layers, rule=rule)
         concept = relevance(model.module, x, layer=name, units=units, feature_layers=layers, rule=rule)
         for layer in layers:
@@ -287,7 +292,7 @@ def test_the_target_of_a_basis_vector_is_that_of_the_channel():
     name = add_concepts(model, "basis", "stage2", rows)
     nested = add_concepts(model, "same", name, torch.eye(2))
     combination = add_combination(model, "both", units=[(nested, 0), ("stage1", 2)])
-    assert {model.feature_space(layer) for layer in ("stage2", name, nested, combination)} == {"stage2"}
+    assert {feature_space(model.module, layer) for layer in ("stage2", name, nested, combination)} == {"stage2"}
     targets = []
     for layer, unit in (("stage2", 7), (name, 1), (nested, 1)):
         plan = plan_alignment(model, layer, FAST)

@@ -26,14 +26,14 @@ def test_the_interval_of_hits_and_misses_is_that_of_the_binomial() -> None:
     assert list(mean_interval([1.0] * hits + [0.0] * (n - hits))[1:]) == pytest.approx(expected)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_mean_with_its_confidence() -> None:
     rng = np.random.default_rng(0)
     intervals = [mean_interval(rng.exponential(size=60), confidence=0.8, resamples=400) for _ in range(300)]
     covered = np.mean([low <= 1 <= high for _, low, high in intervals])
     assert 0.8 - 0.08 < covered < 0.8 + 0.06
 
 
-def test_blocks_of_resamples_are_no_part_of_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_resamples_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=7)
     whole = mean_interval(values, resamples=1000)
     monkeypatch.setattr("pipeline.evaluation.metrics.bootstrap._BLOCK_VALUES", 70)

@@ -1,4 +1,4 @@
-"""CLIP as an evaluator: a tiny open_clip model with random weights in a local file, against open_clip's own computation."""
+"""CLIP as an evaluator: a tiny open_clip model with random weights, against open_clip's own computation."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ CONFIG = {
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test in which anything was looked for on another machine fails, whatever came of it."""
+    """A test fails if it resolves any host name."""
     asked: list[object] = []
 
     def refuse(*arguments: object, **options: object) -> None:
@@ -88,7 +88,7 @@ def test_zero_shot_logits_are_those_of_open_clip(reference: tuple[str, torch.nn.
     architecture, model, path = reference
     dataset_images = [Image.fromarray(visualization(seed, 50, 40)) for seed in range(3)]
     evaluator = load_evaluator(f"open_clip:{architecture}", str(path), class_names=NAMES)
-    answer = evaluator.predict(dataset_images)
+    prediction = evaluator.predict(dataset_images)
 
     transform = open_clip.image_transform(32, is_train=False)
     images = torch.stack([transform(dataset_image) for dataset_image in dataset_images])
@@ -110,9 +110,9 @@ def test_zero_shot_logits_are_those_of_open_clip(reference: tuple[str, torch.nn.
             mean_logit = model.get_logits(images, tokenizer(texts))[0].mean(dim=1)
             bias = 0 if model.logit_bias is None else model.logit_bias
             expected = (mean_logit - bias) / texts_of_class.mean(dim=0).norm() + bias
-            np.testing.assert_allclose(answer.logits[:, index], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(answer.embedding, embedding, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(answer.embedding, axis=1), 1, rtol=1e-5)
+            np.testing.assert_allclose(prediction.logits[:, index], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(prediction.embedding, embedding, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(prediction.embedding, axis=1), 1, rtol=1e-5)
     assert (evaluator.num_classes, evaluator.slug) == (4, f"open_clip_{architecture.replace('-', '_')}")
     assert (model.logit_bias is not None) == (architecture == "tiny-biased")
 
@@ -128,8 +128,8 @@ def tiny_file(architectures: Path) -> str:
 
 def test_without_class_names_it_only_embeds(tiny_file: str) -> None:
     evaluator = load_evaluator("open_clip:tiny-clip", tiny_file)
-    answer = evaluator.predict([visualization(0)])
-    assert (evaluator.num_classes, answer.logits, answer.embedding.shape) == (None, None, (1, 12))
+    prediction = evaluator.predict([visualization(0)])
+    assert (evaluator.num_classes, prediction.logits, prediction.embedding.shape) == (None, None, (1, 12))
 
 
 def test_visualizations_are_resized_whole_and_dataset_images_cropped(tiny_file: str) -> None:
@@ -159,7 +159,7 @@ def test_names_of_imagenet_become_the_curated_ones(tiny_file: str, monkeypatch: 
     assert asked[1] == ["crane", "castle"]
 
 
-def test_random_weights_repeat_and_disturb_nobody(architectures: Path) -> None:
+def test_random_weights_repeat_and_leave_the_global_generator(architectures: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
         state = torch.random.get_rng_state()
@@ -215,14 +215,14 @@ def test_checkpoints_are_never_unpickled_into_code(architectures: Path) -> None:
         ("tiny-foreign-tokenizer", "random", NAMES, '"someone/tokenizer" of the Hugging Face hub'),
     ],
 )
-def test_what_is_not_to_be_had_is_named_and_not_fetched(
+def test_what_would_need_a_download_is_refused(
     architectures: Path, name: str, weights: str, names: list[str] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=f'evaluator "open_clip:{name}": .*{message}'):
         load_evaluator(f"open_clip:{name}", weights, class_names=names)
 
 
-def test_a_foreign_tokenizer_does_not_hinder_embedding(architectures: Path) -> None:
+def test_a_foreign_tokenizer_still_embeds(architectures: Path) -> None:
     evaluator = load_evaluator("open_clip:tiny-foreign-tokenizer", "random")
     assert evaluator.predict([visualization(0)]).embedding.shape == (1, 12)
 

@@ -1,4 +1,4 @@
-"""Evaluation without a run: which dataset images are chosen, when a visualization is weak, what is kept, what the text says."""
+"""Evaluation without a run: comparison images, the status, stored predictions, evaluators, the text of the summary."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +20,9 @@ from pipeline.atlas.format.scores import (
     scores_text,
     summary_problems,
 )
-from pipeline.evaluation.comparison_images import choose_minimally_activating, choose_sample, choose_top_images
+from pipeline.evaluation.comparison_images import choose_minimally_activating, choose_random_sample, choose_top_images
 from pipeline.evaluation.metrics.path_similarity import PathCorrelations, shared_scale_similarities
-from pipeline.evaluation.predict import alignment_distances, own_columns
+from pipeline.evaluation.predict import alignment_distances, model_columns
 from pipeline.evaluation.predictions import EvaluatorRecord, PredictionFolder, evaluator_key
 from pipeline.evaluation.scores import ActivationRange, status_of
 from pipeline.io.root import Root
@@ -53,31 +53,29 @@ def statistics_of(
 # ---- dataset images ----
 
 
-def test_a_larger_comparison_images_contains_the_smaller_one_and_all_is_all() -> None:
+def test_a_larger_random_sample_contains_the_smaller_one() -> None:
     samples = np.arange(0, 200, 2)
-    comparison_images = [choose_sample(samples, count, 3) for count in (5, 20, 100, 1000)]
-    assert [len(comparison_images) for comparison_images in comparison_images] == [5, 20, 100, 100]
-    for smaller, larger in pairwise(comparison_images):
+    chosen = [choose_random_sample(samples, count, 3) for count in (5, 20, 100, 1000)]
+    assert [len(members) for members in chosen] == [5, 20, 100, 100]
+    for smaller, larger in pairwise(chosen):
         assert set(smaller) <= set(larger) <= set(samples.tolist())
-    assert list(comparison_images[1]) == sorted(set(comparison_images[1]))
-    assert choose_sample(samples, 20, 3) == comparison_images[1] != choose_sample(samples, 20, 4)
+    assert list(chosen[1]) == sorted(set(chosen[1]))
+    assert choose_random_sample(samples, 20, 3) == chosen[1] != choose_random_sample(samples, 20, 4)
 
 
-def test_top_images_are_the_most_exciting_without_references() -> None:
+def test_top_images_are_the_most_activating_without_references() -> None:
     statistics = statistics_of([9.0, 8, 7, 6, 0, -np.inf], [4, 11, 2, 7, 5, NO_SAMPLE])
     assert choose_top_images(statistics, "x", 0, frozenset({11}), 2) == (4, 2)
     assert choose_top_images(statistics, "x", 0, frozenset({11}), 9) == (4, 2, 7)  # 5 activates it as little as any
     assert choose_top_images(statistics, "x", 0, frozenset({4, 11, 2, 7}), 9) == ()
 
 
-def test_the_quiet_ones_excite_least_and_ties_are_drawn() -> None:
-    comparison_images, activations = [10, 11, 12, 13, 14, 15], np.array([0.0, 5, 0, 1, 0, 0])
-    assert choose_minimally_activating(comparison_images, activations, frozenset({10}), 4, 0)[-1] == 13
-    drawn = {
-        choose_minimally_activating(comparison_images, activations, frozenset({10}), 2, seed) for seed in range(30)
-    }
+def test_minimally_activating_images_are_the_lowest_and_ties_are_drawn() -> None:
+    samples, activations = [10, 11, 12, 13, 14, 15], np.array([0.0, 5, 0, 1, 0, 0])
+    assert choose_minimally_activating(samples, activations, frozenset({10}), 4, 0)[-1] == 13
+    drawn = {choose_minimally_activating(samples, activations, frozenset({10}), 2, seed) for seed in range(30)}
     assert {sample for two in drawn for sample in two} == {12, 14, 15}
-    assert choose_minimally_activating(comparison_images, activations, frozenset(comparison_images), 2, 0) == ()
+    assert choose_minimally_activating(samples, activations, frozenset(samples), 2, 0) == ()
 
 
 # ---- the status ----
@@ -89,11 +87,11 @@ def test_the_quiet_ones_excite_least_and_ties_are_drawn() -> None:
         (6.0, 99.5, "ok", ()),
         (5.0, 99.5, "ok", ()),  # as its top-activating dataset images do
         (4.99, 99.5, "weak", ("4.99", "the 3 top-activating images", "have 5 on average")),
-        (6.0, 98.0, "weak", ("more than 98.0 %", "99 % were asked for")),
+        (6.0, 98.0, "weak", ("more than 98.0 %", "at least 99 % are required")),
         (float("nan"), float("nan"), "weak", ("nan",)),
     ],
 )
-def test_a_visualization_is_to_excite_as_dataset_images_do(
+def test_a_visualization_has_to_activate_as_top_images_do(
     activation: float, percentile: float, status: str, said: tuple[str, ...]
 ) -> None:
     activation_range = ActivationRange.of(statistics_of([7.0, 5, 3, 2, 1], [1, 2, 3, 4, 5]), "x", 0, 3)
@@ -122,38 +120,40 @@ def test_fewer_dataset_images_than_references_are_all_of_them() -> None:
         (0.7, 0.7001, False),
     ],
 )
-def test_dead_is_what_no_dataset_image_excites(lowest: float, highest: float, is_dead: bool) -> None:
+def test_a_unit_of_constant_activation_is_dead(lowest: float, highest: float, is_dead: bool) -> None:
     activation_range = ActivationRange(lowest=lowest, highest=highest, top_mean=highest, num_top=1)
     status, reason = status_of(99.0, 100.0, activation_range, weak_percentile=99.0)
     assert (status == "dead") == is_dead
     assert not is_dead or f"{highest:.4g} on every image" in reason
 
 
-# ---- looks ----
+# ---- predictions ----
 
 
-def test_what_was_looked_at_comes_back_and_counts_only_when_committed(tmp_path: Path) -> None:
+def test_predictions_come_back_and_count_only_when_committed(tmp_path: Path) -> None:
     root = Root.open(tmp_path)
-    comparison_images, visualizations = (
-        PredictionFolder(root, "evaluator", "comparison_images"),
+    random_sample, visualizations = (
+        PredictionFolder(root, "evaluator", "random_sample"),
         PredictionFolder(root, "evaluator", "visualizations"),
     )
     rows = [{"id": sample, "embedding": np.array([sample, 0.5]), "logits": np.arange(3.0)} for sample in (3, 8)]
-    comparison_images.commit("a", rows, {9: "not an image"})
-    comparison_images.commit("b", [rows[0] | {"id": 20}])
+    random_sample.commit("a", rows, {9: "not an image"})
+    random_sample.commit("b", [rows[0] | {"id": 20}])
     keys = [("fc", 1, "vital", 0), ("fc", 2, "vital", 0)]
     visualizations.commit("c", [{"id": key, "alignment_distance": 0.25} for key in keys])
-    assert comparison_images.committed() == {3, 8, 9, 20}
+    assert random_sample.committed() == {3, 8, 9, 20}
     assert visualizations.committed() == set(keys)
-    assert comparison_images.problems() == {9: "not an image"}
-    found = comparison_images.read(["embedding"], {8, 9, 20, 21})
-    assert {sample: predict["embedding"].tolist() for sample, predict in found.items()} == {8: [8, 0.5], 20: [3, 0.5]}
+    assert random_sample.problems() == {9: "not an image"}
+    found = random_sample.read(["embedding"], {8, 9, 20, 21})
+    embeddings = {sample: prediction["embedding"].tolist() for sample, prediction in found.items()}
+    assert embeddings == {8: [8, 0.5], 20: [3, 0.5]}
     assert visualizations.read(["alignment_distance"], keys[1:])[keys[1]]["alignment_distance"].tolist() == [0.25]
 
-    root.remove("run/evaluation/evaluator/panel/b.json")  # as a worker leaves it that was killed before its commit
-    assert comparison_images.committed() == {3, 8, 9}
-    assert comparison_images.names() == ["a"]
-    assert comparison_images.read(["embedding"], {20}) == {}
+    # A worker that is killed before its commit leaves this.
+    root.remove("run/evaluation/evaluator/random_sample/b.json")
+    assert random_sample.committed() == {3, 8, 9}
+    assert random_sample.names() == ["a"]
+    assert random_sample.read(["embedding"], {20}) == {}
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
@@ -183,10 +183,10 @@ def test_alignment_distance_is_the_sort_matching_loss_per_layer_over_the_varianc
     np.testing.assert_allclose(distances, expected, rtol=1e-4)
 
 
-def test_own_columns_are_channel_means_and_the_activations_of_all_units() -> None:
+def test_model_columns_are_channel_means_and_the_activations_of_all_units() -> None:
     model, recipe = tiny_model(), tiny_recipe("a.tar", "out", 'targets.feature_layers=["stage1", "stage3"]')
     inputs = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    columns = own_columns(model, inputs, recipe, ["stage2", "fc"])
+    columns = model_columns(model, inputs, recipe, ["stage2", "fc"])
     with model.capture(["stage1", "stage2", "fc"]) as features, torch.no_grad():
         model.module(inputs)
     assert set(columns) == {"means/stage1", "means/stage3", "activation/stage2", "activation/fc"}
@@ -216,7 +216,7 @@ def test_path_similarities_on_a_shared_scale_average_to_the_ratio_of_averages() 
 HOSTILE = "timm:a|b`<script>.é"
 
 
-def test_a_evaluator_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
+def test_an_evaluator_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
     recipe = tiny_recipe(
         "a.tar",
         "out",
@@ -251,7 +251,7 @@ def test_a_evaluator_is_a_name_or_a_table_and_comes_back_from_toml() -> None:
         ("evaluate.num_top_images=0", ["evaluate.num_top_images", "at least 1"]),
     ],
 )
-def test_a_evaluator_that_cannot_be_is_refused_by_name(override: str, said: list[str]) -> None:
+def test_an_evaluator_that_cannot_be_is_refused_by_name(override: str, said: list[str]) -> None:
     with pytest.raises(RecipeError) as refused:
         tiny_recipe("a.tar", "out", override)
     assert all(words in str(refused.value) for words in said), refused.value
@@ -364,10 +364,9 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_looks_say_which_columns_they_have_and_those_of_earlier_versions_have_none(tmp_path):
-    folder = PredictionFolder(Root.open(tmp_path), "model", "comparison_images")
-    path = folder.commit("new", [{"id": 1, "activation/fc": np.zeros(2)}], {2: "no image"})
-    Root.open(tmp_path).write_json(path.replace("new", "old"), {"ids": [3], "problems": []})
-    assert folder.committed() == {1, 2, 3}
+def test_predictions_record_their_columns(tmp_path):
+    folder = PredictionFolder(Root.open(tmp_path), "model", "random_sample")
+    folder.commit("new", [{"id": 1, "activation/fc": np.zeros(2)}], {2: "no image"})
+    assert folder.committed() == {1, 2}
     assert folder.committed(["activation/fc"]) == {1, 2}
     assert folder.committed(["activation/stem"]) == {2}

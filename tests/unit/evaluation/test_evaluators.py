@@ -1,4 +1,4 @@
-"""Evaluators: what they see, and which features are their embedding."""
+"""Evaluators: their inputs, and which features are their embedding."""
 
 import subprocess
 import sys
@@ -47,35 +47,35 @@ def test_the_slug_is_fit_for_a_column(name: str, slug: str) -> None:
     assert evaluator_slug(name) == slug
 
 
-def test_the_embedding_is_what_enters_the_classifier() -> None:
+def test_the_embedding_is_the_input_of_the_classifier() -> None:
     model = tiny_model()
     evaluator, visualizations = model_evaluator(model), [visualization(0), visualization(1), visualization(2)]
-    answer = evaluator.predict(visualizations)
+    prediction = evaluator.predict(visualizations)
     inputs = torch.stack([model.preprocessing.to_tensor(shown) for shown in visualizations])
     with model.capture(["stage3"]) as features:
         logits = model.module(inputs)
-    np.testing.assert_allclose(answer.embedding, features["stage3"].mean(dim=(2, 3)), rtol=1e-5, atol=1e-7)
-    assert answer.logits is not None
-    np.testing.assert_allclose(answer.logits, logits, rtol=1e-5, atol=1e-6)
-    assert (answer.embedding.dtype, answer.logits.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(prediction.embedding, features["stage3"].mean(dim=(2, 3)), rtol=1e-5, atol=1e-7)
+    assert prediction.logits is not None
+    np.testing.assert_allclose(prediction.logits, logits, rtol=1e-5, atol=1e-6)
+    assert (prediction.embedding.dtype, prediction.logits.dtype) == (np.float32, np.float32)
     assert (evaluator.name, evaluator.slug, evaluator.num_classes) == (
         TINY,
-        "python_tests_tiny_networks_tinyresidualnet",
+        "python_tests_support_tiny_networks_tinyresidualnet",
         5,
     )
 
 
 def test_dataset_images_are_cropped_and_visualizations_resized_whole() -> None:
-    """Only the middle half of a dataset image is seen with this crop fraction; all of a visualization is."""
+    """Only the middle half of a dataset image is used with this crop fraction; all of a visualization is."""
     model = as_model(TinyConvHead())
     tall = visualization(0, height=96, width=48)
     evaluator = model_evaluator(model)
     as_dataset_image, as_visualization = evaluator.predict([Image.fromarray(tall), tall]).embedding
-    seen = model.module.features(model.preprocess(Image.fromarray(tall))[None]).mean(dim=(2, 3))
+    cropped = model.module.features(model.preprocess(Image.fromarray(tall))[None]).mean(dim=(2, 3))
     whole = Image.fromarray(tall).resize((64, 64), Image.Resampling.BICUBIC)
-    all_seen = model.module.features(model.preprocessing.to_tensor(whole)[None]).mean(dim=(2, 3))
-    np.testing.assert_allclose(as_dataset_image, seen[0], rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(as_visualization, all_seen[0], rtol=1e-5, atol=1e-7)
+    uncropped = model.module.features(model.preprocessing.to_tensor(whole)[None]).mean(dim=(2, 3))
+    np.testing.assert_allclose(as_dataset_image, cropped[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(as_visualization, uncropped[0], rtol=1e-5, atol=1e-7)
     assert not np.allclose(as_dataset_image, as_visualization, rtol=1e-3)
 
 
@@ -98,11 +98,11 @@ class TinyConvHead(nn.Module):
 def test_of_a_convolutional_head_it_is_the_maps_before_averaged() -> None:
     model = as_model(TinyConvHead())
     assert model.classifier_layer == "head.3"  # the pooling, which has no weights
-    answer = model_evaluator(model).predict([visualization(0, 64, 64)])
+    prediction = model_evaluator(model).predict([visualization(0, 64, 64)])
     inputs = model.preprocessing.to_tensor(visualization(0, 64, 64))[None]
-    assert answer.embedding.shape == (1, 6)
-    np.testing.assert_allclose(answer.embedding, model.module.features(inputs).mean(dim=(2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(answer.logits, model.module(inputs), rtol=1e-5)
+    assert prediction.embedding.shape == (1, 6)
+    np.testing.assert_allclose(prediction.embedding, model.module.features(inputs).mean(dim=(2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(prediction.logits, model.module(inputs), rtol=1e-5)
 
 
 class TinyTokens(nn.Module):
@@ -126,12 +126,12 @@ def test_of_a_backbone_it_is_the_last_layer_averaged_over_the_image() -> None:
     """Without the class token, which lies nowhere on the image."""
     model = as_model(TinyTokens())
     evaluator = model_evaluator(model)
-    answer = evaluator.predict([visualization(0, 64, 64), visualization(1, 64, 64)])
-    assert (evaluator.num_classes, answer.logits) == (None, None)
+    prediction = evaluator.predict([visualization(0, 64, 64), visualization(1, 64, 64)])
+    assert (evaluator.num_classes, prediction.logits) == (None, None)
     inputs = torch.stack([model.preprocessing.to_tensor(visualization(seed, 64, 64)) for seed in (0, 1)])
     tokens = model.module(inputs)
     assert model.num_prefix("blocks.1") == 1
-    np.testing.assert_allclose(answer.embedding, tokens[:, 1:].mean(dim=1), rtol=1e-5)
+    np.testing.assert_allclose(prediction.embedding, tokens[:, 1:].mean(dim=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -145,17 +145,17 @@ def test_of_a_backbone_it_is_the_last_layer_averaged_over_the_image() -> None:
 def test_embeddings_of_libraries_networks_enter_their_last_weights(name: str, head: str) -> None:
     """Of tokens the class token or their pool, of ConvNeXt the normalized pool, of SqueezeNet the last maps."""
     evaluator = load_evaluator(name, "random")
-    answer = evaluator.predict([visualization(0, 224, 224)])
+    prediction = evaluator.predict([visualization(0, 224, 224)])
     layer = evaluator.model.module.get_submodule(head)  # type: ignore[attr-defined]
-    assert answer.logits is not None
+    assert prediction.logits is not None
     if head == "classifier.1":
-        assert answer.embedding.shape == (1, 512)
+        assert prediction.embedding.shape == (1, 512)
         return
-    applied = answer.embedding @ layer.weight.numpy().T + layer.bias.numpy()
-    np.testing.assert_allclose(applied, answer.logits, rtol=1e-4, atol=1e-5)
+    applied = prediction.embedding @ layer.weight.numpy().T + layer.bias.numpy()
+    np.testing.assert_allclose(applied, prediction.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_an_answer_does_not_depend_on_the_company() -> None:
+def test_a_prediction_does_not_depend_on_the_batch() -> None:
     evaluator = load_evaluator(TINY, "random")
     visualizations = [visualization(seed) for seed in range(3)]
     together, alone = evaluator.predict(visualizations), evaluator.predict(visualizations[1:2])
@@ -190,14 +190,14 @@ def test_weights_of_a_file_are_taken(tmp_path: Path) -> None:
         (TINY, "/nowhere/weights.pth", r"evaluator .*there is no such file"),
     ],
 )
-def test_a_evaluator_that_is_not_to_be_had_is_named(name: str, weights: str, message: str) -> None:
+def test_an_unknown_evaluator_is_named(name: str, weights: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_evaluator(name, weights)
 
 
 def test_evaluators_come_without_open_clip() -> None:
     """It takes seconds to import, and not every run needs it."""
-    modules = "pipeline.evaluation.evaluators.network, pipeline.evaluation.metrics.fid_kid"
+    modules = "pipeline.evaluation.evaluators.load, pipeline.evaluation.metrics.fid_kid"
     code = f"import sys, {modules}; print('open_clip' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "False"

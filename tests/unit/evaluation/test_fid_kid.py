@@ -76,7 +76,7 @@ def test_frechet_distance_survives_features_far_from_the_origin() -> None:
     assert frechet_distance(real + 1e6, made + 1e6) == pytest.approx(frechet_distance(real, made), rel=1e-5)
 
 
-def test_few_visualizations_lie_apart_though_they_are_of_one_distribution() -> None:
+def test_small_sets_of_one_distribution_lie_apart() -> None:
     """The bias that the documents warn of, and that the kernel distance does not have."""
     draw = np.random.default_rng(0).normal(size=(20, 2, 400, 16))
     few = [(frechet_distance(a[:20], b[:20]), kernel_distance(a[:20], b[:20])) for a, b in draw]
@@ -146,8 +146,8 @@ def test_inception_score_is_that_of_torchmetrics_in_one_split() -> None:
 
 
 def test_inception_score_runs_from_one_to_the_number_of_classes() -> None:
-    assert inception_score(np.zeros((7, 5))) == pytest.approx(1)  # nothing is named
-    assert inception_score(np.full((7, 5), [9, 0, 0, 0, 0])) == pytest.approx(1)  # always the same is named
+    assert inception_score(np.zeros((7, 5))) == pytest.approx(1)  # uniform probabilities
+    assert inception_score(np.full((7, 5), [9, 0, 0, 0, 0])) == pytest.approx(1)  # always the same class
     certain = 1e4 * np.eye(5)
     assert inception_score(certain) == pytest.approx(5)  # no overflow, and 0 · log 0 counts as 0
 

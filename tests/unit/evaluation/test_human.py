@@ -1,4 +1,4 @@
-"""Human judgement: agreement, intervals and words against published examples and computations by other ways."""
+"""Human study: agreement, intervals and words against published examples and computations by other ways."""
 
 import itertools
 
@@ -90,13 +90,13 @@ def test_wilson_intervals_of_the_published_examples(successes: int, trials: int,
     assert wilson_interval(successes, trials) == pytest.approx((successes / trials, low, high), abs=5e-5)
 
 
-def test_a_wilson_interval_mirrors_and_knows_nothing_without_trials() -> None:
+def test_a_wilson_interval_mirrors_and_is_nan_without_trials() -> None:
     share, low, high = wilson_interval(3, 10, confidence=0.9)
     assert wilson_interval(7, 10, confidence=0.9) == pytest.approx((1 - share, 1 - high, 1 - low))
     assert np.isnan(wilson_interval(0, 0)).all()
 
 
-def test_words_that_tell_something_are_kept_in_one_form() -> None:
+def test_content_words_are_kept_in_one_form() -> None:
     assert content_words("The dogs, and a CAFÉ!") == {"dog", "cafe"}
     assert content_words("boxes of glass; a bus, the iris, its classes") == {"box", "glass", "bus", "iris", "class"}
     assert content_words("something of the… 123") == frozenset()
@@ -148,7 +148,7 @@ def test_medians_under_weights_are_medians_of_repeated_values() -> None:
     np.testing.assert_array_equal(_weighted_medians(values, weights), expected)
 
 
-def test_intervals_are_reproducible_and_know_nothing_without_answers() -> None:
+def test_intervals_are_reproducible_and_nan_without_answers() -> None:
     arguments = ([1.0, 2, 5], ["a", "b", "a"], ["x", "y", "z"])
     assert crossed_interval(*arguments, seed=4) == crossed_interval(*arguments, seed=4)
     assert np.isnan(crossed_interval([], [], [])).all()

@@ -27,7 +27,7 @@ def test_rank_counts_the_classes_ahead() -> None:
 
 def test_a_tie_counts_against_the_class() -> None:
     assert class_rank(np.array([1.0, 1.0, 0.0]), 0) == 1
-    assert class_rank(np.zeros(5), 3) == 4  # a constant network names nothing
+    assert class_rank(np.zeros(5), 3) == 4  # a constant network predicts nothing
 
 
 def test_top_k_accuracy_is_a_fraction() -> None:

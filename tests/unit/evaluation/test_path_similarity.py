@@ -60,7 +60,7 @@ def test_monotone_changes_of_an_image_do_not_count() -> None:
         assert one == pytest.approx(two)
 
 
-def test_layers_keep_their_order_and_those_that_tell_nothing_are_nan() -> None:
+def test_layers_keep_their_order_and_those_that_separate_nothing_are_nan() -> None:
     rng = np.random.default_rng(0)
     base, noise = rng.normal(size=20), rng.normal(size=(4, 20))
     alike, unlike = base + 0.1 * noise, rng.normal(size=(4, 20))

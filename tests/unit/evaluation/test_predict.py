@@ -1,4 +1,4 @@
-"""Runs that cannot score everything: what is left out is said, failures counted, evaluators that do not load refused."""
+"""Runs that cannot score everything: gaps are reported, failures counted, evaluators that do not load refused."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PICKY = "python:tests.unit.evaluation.test_predict:picky_net"
 
 
 class Picky(nn.Module):
-    """A network that cannot bear bright images."""
+    """A network that fails on bright images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,13 +46,13 @@ def shards(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-def test_what_cannot_be_measured_is_left_out_and_said(shards, tmp_path):
+def test_what_cannot_be_measured_is_reported(shards, tmp_path):
     all_are_references = ("statistics.top_k=4", "targets.duplicate_distance=-1")
     recipe = tiny_recipe(shards, tmp_path, evaluated_by(BACKBONE), *all_are_references)
     report = run(recipe)["evaluate"]
     assert (report.done, report.failed) == (8, 0)
     text = (tmp_path / "scores.md").read_text()
-    slug = "python_tests_evaluated_run_backbone"
+    slug = "python_tests_support_evaluated_run_backbone"
     assert f"Accuracy by `{slug}`: it has no classes, the model 5." in text
     assert "CLIP zero-shot accuracy: `evaluate.clip` names no network." in text
     assert "FID, KID and Inception Score of class neurons by `vital`: 5 visualizations, 24 dataset images" in text
@@ -60,8 +60,7 @@ def test_what_cannot_be_measured_is_left_out_and_said(shards, tmp_path):
     assert "raise `statistics.top_k`" in text
     metrics = {row["metric"] for row in read_rows(Root.open(tmp_path), "scores.parquet")}
     assert not metrics & {"fid", "kid", "inception_score", "diversity"}
-    # Those of intermediate units are the images that activate them most; those of classes, the labeled ones, need not
-    # be.
+    # All top-activating images of intermediate units are references; those of classes are the labeled ones.
     assert not scores_of(tmp_path, kind="intermediate").keys() & {"two_afc", "path_similarity"}
     assert rows_of(tmp_path, "stage2")[0, 0]["two_afc"] is None
     reasons = [entry["reason"] for entry in read_log(Root.open(tmp_path)) if entry["status"] == "left out"]
@@ -70,7 +69,7 @@ def test_what_cannot_be_measured_is_left_out_and_said(shards, tmp_path):
     assert validate(str(tmp_path)) == []
 
 
-def test_the_model_alone_evaluators_if_nobody_else_is_named(shards, tmp_path):
+def test_the_model_alone_evaluates_if_no_other_is_named(shards, tmp_path):
     recipe = tiny_recipe(shards, tmp_path)
     assert "scored by the model itself" in str(run(recipe)["evaluate"])
     assert "the model is the only evaluator of its own visualizations" in (tmp_path / "scores.md").read_text()
@@ -95,14 +94,14 @@ def test_the_model_alone_evaluators_if_nobody_else_is_named(shards, tmp_path):
         ),
     ],
 )
-def test_a_evaluator_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp_path, override, said):
+def test_an_evaluator_that_cannot_be_loaded_stops_the_run_before_any_work(shards, tmp_path, override, said):
     with pytest.raises(RecipeError) as refused:
         run(tiny_recipe(shards, tmp_path / "out", override), address="ray://127.0.0.1:1")
     assert all(words in str(refused.value) for words in said), refused.value
     assert not (tmp_path / "out").exists()
 
 
-def test_a_evaluator_that_fails_on_some_images_is_counted_and_asked_again(shards, tmp_path, capsys, monkeypatch):
+def test_an_evaluator_that_fails_on_some_images_is_counted_and_tried_again(shards, tmp_path, capsys, monkeypatch):
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
     path.write_text(recipe_toml(shards, out, evaluate=f'held_out_models = ["{PICKY}"]'))
     assert main(["run", str(path), "--address", "inline"]) == DONE_WITH_FAILED_UNITS
@@ -111,13 +110,13 @@ def test_a_evaluator_that_fails_on_some_images_is_counted_and_asked_again(shards
     failures = [e for e in read_log(Root.open(out)) if e["status"] == "failed" and e["count"]]
     assert failures
     assert all("ArithmeticError: too bright" in entry["error"] for entry in failures)
-    assert 0 < sum(e["work"].split("/")[1] == "comparison_images" for e in failures) < 24
+    assert 0 < sum(e["work"].split("/")[1] == "random_sample" for e in failures) < 24
     assert validate(str(out)) == []
     monkeypatch.setattr("tests.unit.evaluation.test_predict.BRIGHT", 99.0)
     assert main(["run", str(path), "--address", "inline"]) == DONE
 
 
-def test_a_dataset_image_that_is_none_any_more_is_left_out_and_counted(tmp_path):
+def test_a_dataset_image_that_cannot_be_decoded_any_more_is_left_out_and_counted(tmp_path):
     shards = write_data(tmp_path / "data")
     recipe = tiny_recipe(shards, tmp_path / "out", atlas='publish_examples = "keys"')
     run(recipe, STAGES[:3])
@@ -125,10 +124,10 @@ def test_a_dataset_image_that_is_none_any_more_is_left_out_and_counted(tmp_path)
     top_image = statistics.top_images_of(statistics.samples.ids.tolist())[5]
     with Path(top_image.tar_shard).open("r+b") as file:
         file.seek(top_image.offset)
-        file.write(b"no visualization at all")
+        file.write(b"not an image")
     report = run(recipe, STAGES[3:])["evaluate"]
     assert (report.done, report.failed) == (8, 0)
     assert f'1 dataset images are no images any more, the first is "{top_image.key}" in' in report.remark
     assert read_status(recipe).stages[3].todo == 0
-    assert run(recipe)["evaluate"].seconds == 0  # not asked again
+    assert run(recipe)["evaluate"].seconds == 0  # nothing is tried again
     assert validate(str(tmp_path / "out")) == []

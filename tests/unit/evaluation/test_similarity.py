@@ -1,4 +1,4 @@
-"""Metrics on embeddings of single images: machine interpretability and diversity."""
+"""Metrics on embeddings of single images: two_afc and diversity."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.metrics.diversity import diversity
 from pipeline.evaluation.metrics.similarity import cosine
-from pipeline.evaluation.metrics.two_afc import machine_interpretability
+from pipeline.evaluation.metrics.two_afc import two_afc
 
 
 def embeddings(rows: int, *, seed: int, dimensions: int = 6) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_cosine_is_that_of_each_pair() -> None:
     np.testing.assert_allclose(cosine(a, b), expected, rtol=1e-12)
 
 
-def test_a_vector_of_zeros_is_like_nothing() -> None:
+def test_a_vector_of_zeros_has_cosine_zero() -> None:
     assert cosine(np.zeros((1, 3)), np.ones((2, 3))).tolist() == [[0, 0]]
 
 
@@ -45,38 +45,35 @@ def solved_tasks(made: np.ndarray, high: np.ndarray, low: np.ndarray) -> float:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
-def test_interpretability_is_the_fraction_of_tasks_solved(made: int, high: int, low: int, seed: int) -> None:
+def test_two_afc_is_the_fraction_of_tasks_solved(made: int, high: int, low: int, seed: int) -> None:
     sets = embeddings(made, seed=seed), embeddings(high, seed=seed + 1), embeddings(low, seed=seed + 2)
-    assert machine_interpretability(*sets) == pytest.approx(solved_tasks(*sets))
+    assert two_afc(*sets) == pytest.approx(solved_tasks(*sets))
 
 
-def test_interpretability_runs_from_misleading_to_perfect() -> None:
+def test_two_afc_runs_from_misleading_to_perfect() -> None:
     dog, cat = np.array([[1.0, 0.2, 0.0]]), np.array([[0.0, 0.2, 1.0]])
     dogs, cats = dog + 0.1 * embeddings(5, seed=0, dimensions=3), cat + 0.1 * embeddings(7, seed=1, dimensions=3)
-    assert machine_interpretability(dog, high=dogs, low=cats) == 1
-    assert machine_interpretability(cat, high=dogs, low=cats) == 0
-    assert machine_interpretability(dog, high=dogs[:1], low=dogs[:1]) == 0.5  # a tie is a guess
-    assert machine_interpretability(np.ones((2, 3)), high=np.ones((4, 3)), low=np.ones((4, 3))) == 0.5
+    assert two_afc(dog, high=dogs, low=cats) == 1
+    assert two_afc(cat, high=dogs, low=cats) == 0
+    assert two_afc(dog, high=dogs[:1], low=dogs[:1]) == 0.5  # a tie is a guess
+    assert two_afc(np.ones((2, 3)), high=np.ones((4, 3)), low=np.ones((4, 3))) == 0.5
 
 
-def test_interpretability_by_chance_is_a_half() -> None:
-    scores = [
-        machine_interpretability(*(embeddings(n, seed=3 * seed + i) for i, n in enumerate((2, 5, 5))))
-        for seed in range(200)
-    ]
+def test_two_afc_by_chance_is_a_half() -> None:
+    scores = [two_afc(*(embeddings(n, seed=3 * seed + i) for i, n in enumerate((2, 5, 5)))) for seed in range(200)]
     assert np.mean(scores) == pytest.approx(0.5, abs=3 * np.std(scores) / math.sqrt(len(scores)))
 
 
 def test_the_length_of_embeddings_does_not_count() -> None:
     made, high, low = (embeddings(3, seed=seed) for seed in range(3))
-    assert machine_interpretability(9 * made, high / 5, low) == machine_interpretability(made, high, low)
+    assert two_afc(9 * made, high / 5, low) == two_afc(made, high, low)
 
 
 @pytest.mark.parametrize("empty", range(3))
 def test_no_task_has_no_score(empty: int) -> None:
     sets = [embeddings(3, seed=seed) for seed in range(3)]
     sets[empty] = sets[empty][:0]
-    assert math.isnan(machine_interpretability(*sets))
+    assert math.isnan(two_afc(*sets))
 
 
 def test_diversity_is_the_mean_distance_of_pairs() -> None:

@@ -1,4 +1,4 @@
-"""Images: whatever a file holds, an upright RGB visualization comes out, or a BadImage with its reason."""
+"""Images: whatever a file holds, an upright RGB image comes out, or a BadImage with its reason."""
 
 import contextlib
 import io
@@ -139,7 +139,7 @@ def test_an_impossible_orientation_is_ignored(orientation):
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x05"]
 )
-def test_a_good_visualization_with_damaged_exif_is_kept(exif):
+def test_a_good_image_with_damaged_exif_is_kept(exif):
     assert close_to_scene(decode_image(encoded(scene(), "JPEG", exif=exif)))
 
 
@@ -148,12 +148,12 @@ def test_an_empty_file():
 
 
 @pytest.mark.parametrize("data", [b"\0" * 100, b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GARBAGE" * 9])
-def test_what_is_no_visualization_is_unsupported(data):
+def test_what_is_no_image_is_unsupported(data):
     assert reason(data) == "unsupported"
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_half_a_visualization_is_truncated(file_format):
+def test_half_an_image_is_truncated(file_format):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), file_format)
     assert reason(data[: len(data) // 2]) == "truncated"
@@ -171,7 +171,7 @@ def test_a_tiff_is_unsupported():
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG header that promises a visualization of that size; there is no data behind it."""
+    """A PNG header that promises an image of that size; there is no data behind it."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     idat = struct.pack(">I", 4) + b"IDAT" + b"\0\0\0\0" + struct.pack(">I", zlib.crc32(b"IDAT\0\0\0\0"))
@@ -214,7 +214,7 @@ def test_a_code_error_is_no_bad_image():
     edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=8),
     length=st.none() | st.integers(1, 3000),
 )
-def test_mutated_files_give_a_visualization_or_bad_image(file_format, edits, length):
+def test_mutated_files_give_an_image_or_bad_image(file_format, edits, length):
     data = bytearray(encoded(scene(), file_format))
     for position, value in edits:
         data[position % len(data)] = value
@@ -253,7 +253,7 @@ def test_lossy_webp_is_close_and_smaller_at_lower_quality():
         np.zeros((1, 16_384, 3), np.uint8),
     ],
 )
-def test_what_is_no_visualization_is_not_encoded(array):
+def test_what_is_no_image_is_not_encoded(array):
     with pytest.raises(ValueError, match="image of"):
         encode_webp(array)
 

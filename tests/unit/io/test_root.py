@@ -1,10 +1,10 @@
 """Storage: atomic writes, paths that stay inside, errors with a remedy, file patterns."""
 
 import errno
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import signal
 import uuid
 from pathlib import Path
 
@@ -239,18 +239,19 @@ def test_temporaries_are_not_listed(tmp_path):
     assert root.walk() == ["d/x"]
 
 
+def die_before_the_rename(root: Root) -> None:
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    root.write_bytes("d/x", b"new")
+
+
 def test_sweep_removes_what_a_killed_writer_left(tmp_path):
     """A real process dies between write and rename."""
-    script = (
-        "import os, signal, sys\n"
-        "from pipeline import storage\n"
-        "storage.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "storage.Root.open(sys.argv[1]).write_bytes('d/x', b'new')\n"
-    )
     root = Root.open(tmp_path)
     root.write_bytes("d/x", b"old")
-    died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert died.returncode == -9
+    writer = multiprocessing.get_context("spawn").Process(target=die_before_the_rename, args=(root,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     assert len(os.listdir(tmp_path / "d")) == 2
     assert root.read_bytes("d/x") == b"old"
     assert root.sweep() == 1

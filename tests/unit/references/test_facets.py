@@ -17,7 +17,7 @@ from pipeline.references.facets import channel_vectors, cluster
 from pipeline.references.store import committed_targets, read_references, read_targets
 from pipeline.synthesis.methods.vital_target import reference_target
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_targets import random_visualizations, targets_recipe, tiny_reader, write_tiny_store
+from tests.support.tiny_targets import random_images, targets_recipe, tiny_reader, write_tiny_store
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def model() -> Model:
 
 @pytest.fixture
 def root(tmp_path: Path, model: Model) -> Root:
-    return write_tiny_store(tmp_path, model, random_visualizations({"a": 6, "b": 2}))
+    return write_tiny_store(tmp_path, model, random_images({"a": 6, "b": 2}))
 
 
 def groups(sizes: list[int], *, spread: float = 0.05, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
@@ -51,7 +51,7 @@ def test_groups_of_like_directions_are_found_and_ordered_by_their_best(sizes: li
     assert all(len({group[i] for i in members}) == 1 for members in found)
     best = [max(activations[i] for i in members) for members in found]
     assert best == sorted(best, reverse=True)
-    assert found == cluster(vectors, activations, len(sizes))  # no chance in it
+    assert found == cluster(vectors, activations, len(sizes))  # deterministic
 
 
 def test_clusters_are_a_fixed_point_of_spherical_k_means() -> None:
@@ -75,7 +75,7 @@ def test_as_many_clusters_as_directions_are_one_each() -> None:
     assert sorted(cluster(vectors, [0.0] * 12, 12)) == [[i] for i in range(12)]
 
 
-def test_classes_are_clustered_by_what_the_classifier_sees_and_units_by_their_layer(model: Model) -> None:
+def test_classes_are_clustered_by_the_input_of_the_classifier_and_units_by_their_layer(model: Model) -> None:
     images = torch.randn(5, 3, 32, 32)
     with model.capture(["stage3", "stage2", "fc"]) as features, torch.no_grad():
         model.module(images)
@@ -121,7 +121,7 @@ def test_each_facet_has_the_target_of_its_own_references(model: Model, root: Roo
 def test_one_facet_is_stored_as_if_there_were_none(tmp_path: Path, model: Model) -> None:
     stored = []
     for name, targets in (("plain", {}), ("one", {"facets": 1})):
-        root = write_tiny_store(tmp_path / name, model, random_visualizations({"a": 6}))
+        root = write_tiny_store(tmp_path / name, model, random_images({"a": 6}))
         recipe = targets_recipe(**targets)
         plan = plan_targets(recipe, model, "stage2")
         prepare_targets(root, model, plan)
@@ -134,14 +134,14 @@ def test_one_facet_is_stored_as_if_there_were_none(tmp_path: Path, model: Model)
 
 
 def test_a_facet_without_references_is_skipped_with_the_reason(tmp_path: Path, model: Model) -> None:
-    # Three visualizations: the one that activates the unit least is no reference.
-    root = write_tiny_store(tmp_path, model, random_visualizations({"a": 3}))
+    # Three images: the minimally activating one is no reference.
+    root = write_tiny_store(tmp_path, model, random_images({"a": 3}))
     recipe = targets_recipe(facets=3)
     plan = plan_targets(recipe, model, "stage2")
     prepare_targets(root, model, plan)
     rows = build_targets(root, recipe, model, StatisticsStore.open(root), plan, [0])
     assert [row["status"] for row in rows] == ["ok", "ok", "skipped"]
-    assert rows[2]["status_reason"] == ("the 2 references of this unit are images of 2 kinds only: facet 2 has none")
+    assert rows[2]["status_reason"] == ("the 2 references of this unit form only 2 clusters: facet 2 has none")
     assert (rows[2]["num_references"], rows[2]["reference_keys"]) == (0, [])
     target, row = read_targets(root, plan, [0], 2)[0]
     assert (target, row["status"]) == (None, "skipped")
@@ -160,5 +160,5 @@ def test_all_facets_of_a_dead_unit_are_dead(model: Model, root: Root) -> None:
 def test_a_store_of_other_facets_is_refused(model: Model, root: Root) -> None:
     prepare_targets(root, model, plan_targets(targets_recipe(facets=2), model, "stage2"))
     for facets, there, requested in ((3, "2", "3"), (1, "2", "None")):
-        with pytest.raises(ValueError, match=rf"another facets: \[{there}\] there, \[{requested}\] wanted"):
+        with pytest.raises(ValueError, match=rf"another facets: \[{there}\] there, \[{requested}\] requested"):
             prepare_targets(root, model, plan_targets(targets_recipe(facets=facets), model, "stage2"))

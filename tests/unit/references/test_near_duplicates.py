@@ -13,24 +13,24 @@ from pipeline.data.shards import iterate_samples
 from pipeline.io.images import decode_image
 from pipeline.models import Model
 from pipeline.references.near_duplicates import (
-    DistinctVisualizations,
-    Predictions,
+    DistinctImages,
+    Fingerprint,
+    fingerprint_of,
     hash_distance,
-    is_same_dataset_image,
-    predict_for,
+    is_near_duplicate,
 )
 from pipeline.references.selection import gather_references
 from tests.support.paths import ROOT
 from tests.support.tiny_networks import tiny_model
-from tests.support.tiny_targets import random_visualizations, targets_recipe, tiny_reader, top_images, write_tiny_store
+from tests.support.tiny_targets import random_images, targets_recipe, tiny_reader, top_images, write_tiny_store
 
 SHARDS = sorted((ROOT / "jobs" / "demo_data" / "shards").glob("*.tar"))
 MAX_DISTANCE = targets_recipe().targets.duplicate_distance  # the default
 NUM_DATASET_IMAGES = 60
 
 
-def seen(dataset_image: Image.Image) -> Image.Image:
-    """The square crop that a model with a crop of 224 of 256 px sees."""
+def square_crop(dataset_image: Image.Image) -> Image.Image:
+    """The input of a model that crops 224 of 256 px."""
     return tiny_model(size_px=224).preprocessing.square_crop(dataset_image)
 
 
@@ -41,8 +41,8 @@ def dataset_images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def predictions(dataset_images: list[Image.Image]) -> list[Predictions]:
-    return [predict_for(seen(dataset_image)) for dataset_image in dataset_images]
+def fingerprints(dataset_images: list[Image.Image]) -> list[Fingerprint]:
+    return [fingerprint_of(square_crop(dataset_image)) for dataset_image in dataset_images]
 
 
 def recompressed(dataset_image: Image.Image, quality: int = 40) -> Image.Image:
@@ -68,45 +68,49 @@ COPIES = {
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_copies_of_a_dataset_image_are_found(
-    dataset_images: list[Image.Image], predictions: list[Predictions], copy: str
+    dataset_images: list[Image.Image], fingerprints: list[Fingerprint], copy: str
 ) -> None:
     found = [
-        is_same_dataset_image(predict_for(seen(COPIES[copy](dataset_image))), predict, MAX_DISTANCE)
-        for dataset_image, predict in zip(dataset_images, predictions, strict=True)
+        is_near_duplicate(fingerprint_of(square_crop(COPIES[copy](dataset_image))), fingerprint, MAX_DISTANCE)
+        for dataset_image, fingerprint in zip(dataset_images, fingerprints, strict=True)
     ]
     assert sum(found) >= 0.98 * NUM_DATASET_IMAGES
 
 
 def test_most_copies_without_a_twentieth_of_each_side_are_found(
-    dataset_images: list[Image.Image], predictions: list[Predictions]
+    dataset_images: list[Image.Image], fingerprints: list[Fingerprint]
 ) -> None:
-    copies = [predict_for(seen(cropped(dataset_image, 0.95))) for dataset_image in dataset_images]
+    copies = [fingerprint_of(square_crop(cropped(dataset_image, 0.95))) for dataset_image in dataset_images]
     found = [
-        is_same_dataset_image(copy, predict, MAX_DISTANCE) for copy, predict in zip(copies, predictions, strict=True)
+        is_near_duplicate(copy, fingerprint, MAX_DISTANCE)
+        for copy, fingerprint in zip(copies, fingerprints, strict=True)
     ]
     assert sum(found) >= 0.75 * NUM_DATASET_IMAGES
 
 
-def test_different_dataset_images_are_told_apart(predictions: list[Predictions]) -> None:
+def test_different_dataset_images_are_not_near_duplicates(fingerprints: list[Fingerprint]) -> None:
     # Birds, castles and fruit among them: several dataset images of one kind of object.
-    assert not any(is_same_dataset_image(one, other, MAX_DISTANCE) for one, other in combinations(predictions, 2))
-    assert min(hash_distance(one, other) for one, other in combinations(predictions, 2)) > MAX_DISTANCE
+    assert not any(is_near_duplicate(one, other, MAX_DISTANCE) for one, other in combinations(fingerprints, 2))
+    assert min(hash_distance(one, other) for one, other in combinations(fingerprints, 2)) > MAX_DISTANCE
 
 
 def test_the_hash_equals_the_cosine_transform_written_out(dataset_images: list[Image.Image]) -> None:
-    visualization = seen(dataset_images[0])
-    gray = np.asarray(visualization.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
+    image = square_crop(dataset_images[0])
+    gray = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), float)
     angles = np.pi * (np.arange(32) + 0.5) / 32
     spectrum = [[(gray * np.outer(np.cos(angles * v), np.cos(angles * u))).sum() for u in range(8)] for v in range(8)]
     values = np.array(spectrum).flatten()
-    assert predict_for(visualization).bits.tolist() == (values > np.median(values[1:])).tolist()
+    assert fingerprint_of(image).bits.tolist() == (values > np.median(values[1:])).tolist()
 
 
 def test_the_mirrored_hash_is_the_hash_of_the_mirror_image(dataset_images: list[Image.Image]) -> None:
     for dataset_image in dataset_images[:10]:
-        predict, mirror = predict_for(seen(dataset_image)), predict_for(ImageOps.mirror(seen(dataset_image)))
-        assert (predict.mirrored_bits != mirror.bits).sum() <= 1  # resizing rounds to whole gray levels
-        assert hash_distance(predict, mirror) <= 1
+        fingerprint, mirror = (
+            fingerprint_of(square_crop(dataset_image)),
+            fingerprint_of(ImageOps.mirror(square_crop(dataset_image))),
+        )
+        assert (fingerprint.mirrored_bits != mirror.bits).sum() <= 1  # resizing rounds to whole gray levels
+        assert hash_distance(fingerprint, mirror) <= 1
 
 
 def test_colors_tell_apart_what_has_one_pattern() -> None:
@@ -115,30 +119,30 @@ def test_colors_tell_apart_what_has_one_pattern() -> None:
         Image.fromarray(np.broadcast_to(stripes * color, (64, 64, 3)).astype(np.uint8))
         for color in ((200, 60, 60), (60, 60, 200))
     )
-    assert hash_distance(predict_for(red), predict_for(blue)) <= MAX_DISTANCE
-    assert not is_same_dataset_image(predict_for(red), predict_for(blue), MAX_DISTANCE)
-    assert is_same_dataset_image(predict_for(red), predict_for(red), 0)
+    assert hash_distance(fingerprint_of(red), fingerprint_of(blue)) <= MAX_DISTANCE
+    assert not is_near_duplicate(fingerprint_of(red), fingerprint_of(blue), MAX_DISTANCE)
+    assert is_near_duplicate(fingerprint_of(red), fingerprint_of(red), 0)
 
 
-def test_a_gray_visualization_has_a_look_too() -> None:
-    assert predict_for(Image.new("L", (32, 32), 7)).colors.shape == (8, 8, 3)
+def test_a_gray_image_has_a_fingerprint_too() -> None:
+    assert fingerprint_of(Image.new("L", (32, 32), 7)).colors.shape == (8, 8, 3)
 
 
-def test_duplicates_are_skipped_and_counted_and_no_more_are_looked_at_than_needed(
-    predictions: list[Predictions],
+def test_duplicates_are_skipped_and_counted_and_no_more_are_compared_than_needed(
+    fingerprints: list[Fingerprint],
 ) -> None:
-    looked_at = []
+    compared = []
 
-    def predictions_of(index: int) -> Predictions:
-        looked_at.append(index)
-        return predictions[index // 2]  # 2k and 2k + 1 are one dataset image
+    def fingerprint_at(index: int) -> Fingerprint:
+        compared.append(index)
+        return fingerprints[index // 2]  # 2k and 2k + 1 are near-duplicates
 
-    distinct = DistinctVisualizations(predictions_of, MAX_DISTANCE)
+    distinct = DistinctImages(fingerprint_at, MAX_DISTANCE)
     assert distinct.take(range(20), 3) == [0, 2, 4]
     assert distinct.num_duplicates == 2
-    assert looked_at == [0, 1, 2, 3, 4]
+    assert compared == [0, 1, 2, 3, 4]
     assert distinct.take(range(5, 20), 1) == [6]  # 5 is one that was taken before
-    everything = DistinctVisualizations(predictions_of, -1)
+    everything = DistinctImages(fingerprint_at, -1)
     assert everything.take(range(20), 4) == [0, 1, 2, 3]
     assert everything.num_duplicates == 0
 
@@ -146,7 +150,7 @@ def test_duplicates_are_skipped_and_counted_and_no_more_are_looked_at_than_neede
 def test_the_next_best_images_take_the_place_of_duplicates(tmp_path: Path) -> None:
     # Class a has three visualizations twice, once mirrored; a mirror image activates a unit about as much.
     model: Model = tiny_model()
-    visualizations = random_visualizations({"a": 3, "b": 4})
+    visualizations = random_images({"a": 3, "b": 4})
     visualizations["a"] += [ImageOps.mirror(visualization) for visualization in visualizations["a"]]
     statistics = StatisticsStore.open(write_tiny_store(tmp_path, model, visualizations))
 

@@ -23,8 +23,8 @@ from pipeline.references.store import committed_targets, read_references, read_t
 from pipeline.synthesis.methods.vital_target import reference_target
 from tests.support.tiny_networks import tiny_model
 from tests.support.tiny_targets import (
-    any_visualizations,
-    random_visualizations,
+    any_images,
+    random_images,
     targets_recipe,
     tiny_reader,
     write_tiny_store,
@@ -39,14 +39,12 @@ def settings(**targets: object) -> TargetsSection:
 
 
 def class_references(statistics: StatisticsStore, unit: int) -> References:
-    return choose_class_references(
-        statistics, "fc", unit, num_references=4, min_references=3, distinct=any_visualizations()
-    )
+    return choose_class_references(statistics, "fc", unit, num_references=4, min_references=3, distinct=any_images())
 
 
 def unit_references(statistics: StatisticsStore, unit: int, count: int = 4) -> References:
     return choose_unit_references(
-        statistics, "stage2", unit, (4, 4), num_references=count, box_side=0.5, distinct=any_visualizations()
+        statistics, "stage2", unit, (4, 4), num_references=count, box_side=0.5, distinct=any_images()
     )
 
 
@@ -58,7 +56,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Root:
     """An atlas folder with statistics of ten visualizations in two tar shards."""
-    return write_tiny_store(tmp_path_factory.mktemp("targets"), model, random_visualizations(PER_CLASS))
+    return write_tiny_store(tmp_path_factory.mktemp("targets"), model, random_images(PER_CLASS))
 
 
 @pytest.fixture
@@ -89,14 +87,12 @@ def test_a_class_with_too_few_samples_is_filled_by_its_logit(
 
 
 def test_no_sample_fills_up_its_own_class(statistics: StatisticsStore) -> None:
-    chosen = choose_class_references(
-        statistics, "fc", 0, num_references=8, min_references=8, distinct=any_visualizations()
-    )
+    chosen = choose_class_references(statistics, "fc", 0, num_references=8, min_references=8, distinct=any_images())
     assert [e.label == 0 for e in chosen.top_images] == [True] * 5 + [False] * 3
     assert sum(e.label == 0 for e in statistics.top_images("fc", 0)[:5]) > 0  # some would come first
 
 
-def test_a_unit_takes_the_images_that_excite_it_most(model: Model, statistics: StatisticsStore) -> None:
+def test_a_unit_takes_the_images_that_activate_it_most(model: Model, statistics: StatisticsStore) -> None:
     chosen = unit_references(statistics, 3)
     reader = tiny_reader(model)
     with model.capture(["stage2"]) as features, torch.no_grad():
@@ -170,11 +166,11 @@ def test_a_batch_of_units_is_stored_and_read_back_exactly(
 
 def test_targets_of_another_plan_are_refused(model: Model, root: Root) -> None:
     prepare_targets(root, model, plan_targets(recipe(), model, "stage3"))
-    with pytest.raises(ValueError, match=r"another grid, shapes: \[2, .* there, \[1, .* wanted; choose another"):
+    with pytest.raises(ValueError, match=r"another grid, shapes: \[2, .* there, \[1, .* requested; choose another"):
         prepare_targets(root, model, plan_targets(recipe(grid=1), model, "stage3"))
 
 
-def test_a_unit_that_nothing_excites_is_dead_with_a_reason(
+def test_a_unit_that_nothing_activates_is_dead_with_a_reason(
     tmp_path: Path, model: Model, root: Root, statistics: StatisticsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = statistics.activation_moments("stage2")

@@ -17,7 +17,7 @@ from pipeline.synthesis.methods.registry import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of
-from tests.support.tiny_targets import random_visualizations, targets_recipe, tiny_reader, write_tiny_store
+from tests.support.tiny_targets import random_images, targets_recipe, tiny_reader, write_tiny_store
 
 SIDE, PREFIX, CHANNELS, SIZE_PX = 4, 3, 6, 32
 
@@ -55,7 +55,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory: pytest.TempPathFactory, model: Model) -> StatisticsStore:
     folder: Path = tmp_path_factory.mktemp("tokens")
-    return StatisticsStore.open(write_tiny_store(folder, model, random_visualizations({"a": 6, "b": 4})))
+    return StatisticsStore.open(write_tiny_store(folder, model, random_images({"a": 6, "b": 4})))
 
 
 def patch_maps(model: Model, images: torch.Tensor, unit: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def patch_maps(model: Model, images: torch.Tensor, unit: int) -> np.ndarray:
     return found[0][:, PREFIX:, unit].reshape(-1, SIDE, SIDE).numpy()
 
 
-def test_patches_are_cut_around_the_token_that_is_excited(model: Model, statistics: StatisticsStore) -> None:
+def test_patches_are_cut_around_the_most_active_token(model: Model, statistics: StatisticsStore) -> None:
     reader = tiny_reader(model)
     settings = targets_recipe(reference_mode="patch", patch_size_px=16, num_references=3).targets
     every_image = reader.images(statistics.top_images("stage2", 0))
@@ -102,7 +102,7 @@ def test_named_references_are_measured_on_the_patches(model: Model, statistics: 
         assert (x0, y0, x1, y1) == pytest.approx((x / 4, y / 4, (x + 1) / 4, (y + 1) / 4))
 
 
-def test_facets_are_told_apart_by_the_patches_alone(model: Model, statistics: StatisticsStore) -> None:
+def test_facets_are_clustered_by_the_patches_alone(model: Model, statistics: StatisticsStore) -> None:
     images = tiny_reader(model).images(statistics.top_images("stage2", 0, 4))
     expected = np.stack([patch_maps(model, images, unit).mean(axis=(1, 2)) for unit in range(CHANNELS)], axis=1)
     np.testing.assert_allclose(channel_vectors(model, "stage2", images), expected, rtol=1e-4, atol=1e-6)

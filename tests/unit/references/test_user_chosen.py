@@ -21,7 +21,7 @@ from pipeline.references.user_chosen import blocks_with_references, find_chosen
 from pipeline.synthesis.methods.vital_target import reference_target
 from tests.support.tiny_networks import tiny_model
 from tests.support.tiny_targets import (
-    random_visualizations,
+    random_images,
     targets_recipe,
     tiny_reader,
     top_images,
@@ -37,7 +37,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Root:
-    return write_tiny_store(tmp_path_factory.mktemp("chosen"), model, random_visualizations({"a": 6, "b": 4}))
+    return write_tiny_store(tmp_path_factory.mktemp("chosen"), model, random_images({"a": 6, "b": 4}))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def statistics(root: Root) -> StatisticsStore:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = write_folder(tmp_path_factory.mktemp("folder"), random_visualizations({"": 3}, seed=9))
+    path = write_folder(tmp_path_factory.mktemp("folder"), random_images({"": 3}, seed=9))
     (path / "notes.txt").write_text("no image")
     return path
 
@@ -66,7 +66,7 @@ def test_the_images_of_a_folder_are_used_as_they_are(
     for row in (rows[0], rows[2]):
         assert row["reference_activations"] == sorted(row["reference_activations"], reverse=True)
     target, row = read_targets(root, plan, [4])[4]
-    assert sorted(row["reference_keys"]) == ["image0.png", "image1.png", "image2.png"]  # num_references has no say
+    assert sorted(row["reference_keys"]) == ["image0.png", "image1.png", "image2.png"]  # num_references does not apply
     assert (row["reference_folder"], row["reference_samples"]) == (str(folder), [-1] * 3)
     assert row["reference_labels"] == [""] * 3
     located = top_images_of_row(statistics, row)
@@ -103,10 +103,10 @@ def blocks(*tables: str) -> str:
 def test_mistakes_name_what_is_wrong(model: Model, statistics: StatisticsStore, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "cat.jpg").write_bytes(b"\xff\xd8 not a visualization")
+    (tmp_path / "broken" / "cat.jpg").write_bytes(b"\xff\xd8 not an image")
     known = statistics.samples.keys()[0]
     for block, message in (
-        (f'reference_keys=["{known}", "{known}x"]', rf'1 of 2 are no keys .* "{known}x" \(did you mean'),
+        (f'reference_keys=["{known}", "{known}x"]', rf'1 of 2 are not keys .* "{known}x" \(did you mean'),
         (f'references="{tmp_path / "none"}"', "does not exist: expected a folder"),
         (f'references="{tmp_path / "empty"}"', "has no images: expected a folder"),
         (f'references="{tmp_path / "broken"}"', "cat.jpg: .* image: .*repair or remove it"),
@@ -139,7 +139,7 @@ def test_two_blocks_may_not_name_different_references_for_one_neuron(model: Mode
         blocks('layer="stage2", units="0:4", references="x"', 'layer="stage2", units=[3], references="x"')
     )
     assert len(blocks_with_references(same, model)) == 4
-    # A block without references has no say, so a few units of a layer can have their own.
+    # A block without references changes nothing, so a few units of a layer can have their own.
     rest = targets_recipe(blocks('layer="stage2"', 'layer="stage2", units=[3], references="x"'))
     assert set(blocks_with_references(rest, model)) == {("stage2", 3)}
 
@@ -167,7 +167,7 @@ def relevance_of(model: Model, statistics: StatisticsStore, key: str, unit: int,
     return float(maps["stage2"][0, unit].sum())
 
 
-@pytest.mark.parametrize("rule", ["lrp", "gradient"])
+@pytest.mark.parametrize("rule", ["lrp", "gradient_x_activation"])
 def test_images_are_ranked_by_the_unit_s_relevance_for_their_class(
     model: Model, statistics: StatisticsStore, rule: str
 ) -> None:

@@ -139,7 +139,7 @@ def test_the_graph_that_was_not_used_the_longest_is_forgotten(
 def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.GraphModule]) -> None:
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     gradients = {}
-    for rule in ("lrp", "gradient"):
+    for rule in ("lrp", "gradient_x_activation"):
         plan = plan_alignment(model, "stage2", preset("published"), rule=rule)
         target = reference_target(model, plan, 1, images)
         objective = AlignmentObjective(model, "stage2", [1], [target], preset("published"))
@@ -148,7 +148,7 @@ def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.Gr
                 images[:1], refresh=True
             )[1]
         assert torch.equal(gradients[rule, "traced"], gradients[rule, "plain"])
-    assert not torch.equal(gradients["lrp", "plain"], gradients["gradient", "plain"])
+    assert not torch.equal(gradients["lrp", "plain"], gradients["gradient_x_activation", "plain"])
 
 
 class LooksAtValues(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""Programs that measure the project. From the repository root: `python -m benchmarks.NAME --help`."""
