@@ -226,6 +226,29 @@ def test_the_viewer_s_scripts_import_one_another_without_circles():
     assert_no_cycles(imported)
 
 
+# The viewer's rooms from the bottom up; the pages do not know each other.
+ROOMS = {
+    **{"base": 0, "data": 1, "ui": 2, "shell": 4},
+    **dict.fromkeys(("gallery", "neuron", "map", "compare", "study", "pages"), 3),
+}
+# Static and lazy imports, and those of types alone.
+SCRIPT_IMPORT = re.compile(r"""\b(?:from|import)\s*\(?\s*['"](\.[^'"]+)['"]""")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_import_their_own_room_and_lower_ones(name):
+    room = name.partition("/")[0]
+    assert room in ROOMS, f"{name} stands in no room"
+    for target in SCRIPT_IMPORT.findall(SCRIPTS[name].read_text(encoding="utf-8")):
+        other = (SCRIPTS[name].parent / target).resolve().relative_to(VIEWER).parts[0]
+        assert other in (room, "vendor") or ROOMS[other] < ROOMS[room], f"{name} imports {target}"
+
+
+def test_all_scripts_stand_in_rooms():
+    assert len(ROOMS) == len({name.partition("/")[0] for name in SCRIPTS})
+    assert len([name for name in SCRIPTS if "/" not in name]) <= 2
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_stay_readable(name):
     lines = SCRIPTS[name].read_text(encoding="utf-8").splitlines()

@@ -148,7 +148,7 @@ def test_a_neuron_page_shows_similar_neurons_of_all_layers(visit: Visit) -> None
     assert len({link.split("/")[3] for link in links}) > 1
     values = [int(re.search(r"(\d+) %", text)[1]) for text in page.locator(".neighbors li").all_inner_texts()]
     assert values == sorted(values, reverse=True)
-    assert "made of the 8 dataset images" in page.locator(".neighbor-how").inner_text()
+    assert "made of the 8 top-activating images" in page.locator(".neighbor-how").inner_text()
     page.locator(".neighbors li a").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("address => location.hash === address", arg=links[0])
