@@ -1,9 +1,7 @@
 """The atlas viewer: a static site of plain ES modules that shows one or more atlases.
 
-Nothing here is built: the files of this folder run as they are, and `site` leaves out no more than their comments.
+There is no build step: the files of this folder run as they are, and `site` only leaves out their comments.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import rjsmin
 VIEWER_FOLDER = Path(__file__).resolve().parent
 VENDOR_FOLDER = VIEWER_FOLDER / "vendor"
 
-# What a browser may load, and the licence texts that must travel with vendored code.
+# What a browser may load, and the license texts of vendored code.
 PUBLISHED_SUFFIXES = frozenset({".html", ".css", ".js", ".svg", ".md", ".LICENSE"})
 
 
@@ -37,9 +35,9 @@ def viewer_files() -> dict[str, Path]:
 
 
 def published_bytes(file: Path) -> bytes:
-    """A viewer file as a site has it: our scripts and styles without comments and indentation, four sevenths of them.
+    """A viewer file as a site has it: our scripts and styles without comments and indentation.
 
-    Many hosts (S3, for one) compress nothing. Vendored code stays as it came.
+    Some hosts (S3) do not compress. Vendored code stays unchanged.
     """
     if VENDOR_FOLDER not in file.parents and file.suffix == ".js":
         return rjsmin.jsmin(file.read_bytes())

@@ -5,7 +5,7 @@ import { FILES } from '../base/glossary/files.js'
 import { prepareTexts } from './search.js'
 import { fetchTable, joinTables, packLabels } from './tables.js'
 
-export const HEAD_SCHEMA = 'head/1'
+export const ATLAS_SCHEMA = 'atlas/2'
 
 /** How many captions of a row are searched; as in labels.parquet. */
 const TOP_CAPTIONS = 4
@@ -272,8 +272,8 @@ export async function openManifest(entry) {
   const base = path ? `${resolvePath(root, path.slice(0, -1))}/` : root
   const url = `${base}head.json`
   const manifest = await fetchJson(url, FILES.manifest)
-  if (manifest?.schema !== HEAD_SCHEMA) {
-    throw new LoadError(url, FILES.schema(HEAD_SCHEMA), FILES.otherSchema(manifest?.schema))
+  if (manifest?.schema !== ATLAS_SCHEMA) {
+    throw new LoadError(url, FILES.schema(ATLAS_SCHEMA), FILES.otherSchema(manifest?.schema))
   }
   return { base, manifest }
 }

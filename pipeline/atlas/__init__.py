@@ -1,1 +1,1 @@
-"""From fragments to a published site: schema, fragments, sheets, build, site, serve, validate (DESIGN 7)."""
+"""From fragments to a published site: format, build, neighbors, validation, site."""

@@ -17,14 +17,12 @@ import numpy as np
 
 from pipeline.atlas.build.build import build_atlas
 from pipeline.atlas.format import schema
-from pipeline.atlas.format.file_list import build_id, file_entry
 from pipeline.atlas.format.fragments import Key, Row, RunRows, write_fragment, write_scores
 from pipeline.atlas.format.sheets import draw_examples
 from pipeline.atlas.neighbors.embeddings import TopImages
 from pipeline.atlas.neighbors.find import NeighborTables, find_neighbors
 from pipeline.data.captions import one_line
 from pipeline.io.images import encode_webp
-from pipeline.io.parquet import column_types, read_rows, write_table
 from pipeline.io.root import Root
 from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe.recipe import Recipe
@@ -224,7 +222,7 @@ def build(
 
 
 def nearest_neighbors(layers: dict[str, tuple[int, int]]) -> NeighborTables:
-    """Neighbors and a map: units with the same remainder by 5 share dataset images, in all layers; dead ones have none."""
+    """Neighbors and a map: units with the same remainder by 5 share dataset images, in all layers, but for dead ones."""
     neurons = [(layer, unit) for layer, (_, num_neurons) in layers.items() for unit in range(num_neurons)]
     rng = np.random.default_rng(0)
     groups = np.array([unit % 5 for _, unit in neurons])
@@ -265,27 +263,6 @@ def _with_captions(_layer: str, rows: list[Row]) -> list[Row]:
             one_line(CAPTIONS[(row["unit"] + rank) % len(CAPTIONS)]) for rank in range(len(row["reference_keys"] or ()))
         ]
     return rows
-
-
-def without_head(root: Root) -> None:
-    """Make the atlas one of the version before head.json: no parts of the index, labels as text in the whole one."""
-    manifest = root.read_json("atlas.json")
-    index = read_rows(root, "index.parquet")
-    for row, labels in zip(index, read_rows(root, "labels.parquet"), strict=True):
-        row["top_labels"] = "; ".join(labels["top_labels"])
-    write_table(root, "index.parquet", index, _index_schema(root) | {"top_labels": "string"})
-    newer = {"head.json", "labels.parquet", "index", "parts"}
-    kept = [entry for entry in manifest["files"] if entry["path"].split("/")[0] not in newer]
-    for entry in manifest["files"]:
-        if entry not in kept:
-            root.remove(entry["path"])
-        if entry["path"] == "index.parquet":
-            entry |= file_entry(entry["path"], root.read_bytes(entry["path"]))
-    root.write_json("atlas.json", manifest | {"files": kept, "build_id": build_id(kept)})
-
-
-def _index_schema(root: Root) -> dict[str, str]:
-    return column_types(root.read_bytes("index.parquet"), source="index.parquet")
 
 
 def _fragment_row(root: Root, layer: str, unit: int, method: str, seed: int, facets: int) -> dict[str, Any]:

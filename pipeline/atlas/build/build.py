@@ -1,10 +1,10 @@
 """Build the atlas: joined rows and visualizations in, Parquet tables, contact sheets and atlas.json out.
 
-First everything is planned and checked without touching a file; then the old atlas.json goes, the parts are
-written, and the new atlas.json, written last, is the commit: it lists every published file with its size and
-sha256. head.json, its part that a browser needs, is written just before. Rows are read twice, to be checked and to be
-written, and one layer at a time: of the others the list of files stays, and their part of the index as a Parquet file.
-Equal rows give equal bytes, except `provenance.created` (SOURCE_DATE_EPOCH sets it) and the column `seconds`.
+Everything is planned and checked before a file is touched. Then the old atlas.json is removed, the files are written,
+and the new atlas.json, written last, is the commit: it lists every published file with its size and sha256. Rows are
+read twice, to check and to write them, one layer at a time; of the other layers the list of files stays in memory and
+their part of the index as Parquet. Equal rows give equal bytes, except `provenance.created` (SOURCE_DATE_EPOCH sets it)
+and the column `seconds`.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.prefetch import ahead, read_ahead
+from pipeline.atlas.build.planning import Planner, check_rows
 from pipeline.atlas.format.file_list import FileList, file_entry
 from pipeline.atlas.format.fragments import Row
 from pipeline.atlas.format.manifest import (
@@ -28,9 +28,6 @@ from pipeline.atlas.format.manifest import (
     manifest_bytes,
     require_keys,
 )
-from pipeline.atlas.format.schema import MAP_FOLDER
-from pipeline.atlas.format.schema import MAP_TABLE
-from pipeline.atlas.build.planning import Planner, check_rows
 from pipeline.atlas.format.rows import (
     LayerRows,
     describe,
@@ -46,6 +43,9 @@ from pipeline.atlas.format.schema import (
     LABELS_PATH,
     LABELS_SCHEMA,
     LAYER_SCHEMA,
+    MAP_FOLDER,
+    MAP_TABLE,
+    NEIGHBORS_FOLDER,
     SHEET_QUALITY,
     WHOLE_TABLE_BYTES,
     index_encodings,
@@ -56,12 +56,13 @@ from pipeline.atlas.format.schema import (
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT
 from pipeline.atlas.format.sheets import draw_sheet, image_tile, status_tile
-from pipeline.atlas.neighbors.find import NEIGHBORS_FOLDER, NeighborTables
-from pipeline.io.images import BadImage, decode_webp, encode_webp
-from pipeline.recipe.recipe import Recipe
-from pipeline.io.root import Root
-from pipeline.io.parquet import join_tables, table_bytes
+from pipeline.atlas.neighbors.find import NeighborTables
 from pipeline.errors import UserError
+from pipeline.io.images import BadImage, decode_webp, encode_webp
+from pipeline.io.parquet import join_tables, table_bytes
+from pipeline.io.prefetch import ahead, read_ahead
+from pipeline.io.root import Root
+from pipeline.recipe.recipe import Recipe
 
 
 def build_atlas(
@@ -80,20 +81,19 @@ def build_atlas(
 
     Args:
         root: the atlas folder (the recipe's output.root).
-        recipe: published as recipe.toml; gives name, title, license, order of the methods, and whether
-            examples go out.
-        rows: layer → its rows, fragments joined with scores, in any order; asked for twice, a layer at a time
+        recipe: published as recipe.toml; gives name, title, license, the order of the methods, and whether dataset
+            images are published.
+        rows: layer → its rows, fragments joined with scores, in any order; read twice, a layer at a time
             (`fragments.RunRows`).
         model: MODEL_KEYS.
-        provenance: PROVENANCE_KEYS, and `evaluators` of an evaluation; `created` and the method's citation are added
-        here.
+        provenance: PROVENANCE_KEYS, and `evaluators` of an evaluation; `created` and the method's citation are added.
         layers: layer name → number of units in the model, in model order; a layer without rows is left out.
         scores: SCORES_TABLE and SCORES_TEXT with their bytes, of an evaluation of these rows.
         neighbors: of the neurons of these rows.
-        advance: told of every so many neurons that are done.
+        advance: called with the number of neurons finished since the last call.
 
     Raises:
-        UserError: rows that contradict each other, the layers or the visualizations; the message names the neuron.
+        UserError: rows contradict each other, the layers or the images; the message names the neuron.
     """
     require_keys(model, MODEL_KEYS, "model")
     require_keys(provenance, PROVENANCE_KEYS, "provenance")
@@ -132,11 +132,11 @@ def build_atlas(
 
 
 class _Writer:
-    """Writes the files of one layer after the other, then the tables of all of them.
+    """Writes the files of one layer after the other, then the tables of all layers.
 
     Attributes:
-        files: what was published.
-        summaries: of the layers written.
+        files: all published files.
+        summaries: of the written layers.
     """
 
     def __init__(self, root: Root, extra: Mapping[str, str], advance: Callable[[int], None]) -> None:
@@ -147,7 +147,7 @@ class _Writer:
         self._index_schema = INDEX_SCHEMA | indexed_scores(extra)
         self._encodings = index_encodings(self._index_schema)
         self._scored: set[str] = set()
-        self._index: list[tuple[str, bytes]] = []  # the part of each layer, as a file
+        self._index: list[tuple[str, bytes]] = []  # (layer, its part of the index as a Parquet file)
         self._labels: list[tuple[str, bytes]] = []
 
     @property
@@ -183,9 +183,8 @@ class _Writer:
     def write_whole_tables(self) -> None:
         """Write the tables of all layers."""
         self.publish(INDEX_PATH, join_tables(self._index, self._index_schema, encodings=self._encodings))
-        # The same dataset images, and so their captions, activate neurons of many layers: 14.3 MB of 100,000 neurons
-        # become 3.3 MB (benchmarks/caption_search.py). Labels are short, and decoded without holding up the page in
-        # groups.
+        # The same dataset images activate neurons of many layers, so one group stores each caption once
+        # (benchmarks/caption_search.py). Labels are short, and a page decodes groups without a pause.
         captioned = any(layer.has_captions for layer in self.summaries)
         self.publish(LABELS_PATH, join_tables(self._labels, LABELS_SCHEMA, one_group=captioned))
 
@@ -195,9 +194,9 @@ def _packed(sheet: np.ndarray) -> bytes:
 
 
 def _painted(root: Root, plan: LayerRows, files: FileList) -> Iterator[np.ndarray]:
-    """Every sheet [896, 896, 3] of a layer; the visualizations on it are entered in `files`."""
+    """Every sheet [896, 896, 3] of a layer; the images on it are added to `files`."""
     visualized = [row for row in plan.primary_rows if row["image_path"]]
-    with _told_missing(root):
+    with _explaining_missing_images(root):
         visualizations = read_ahead(lambda row: _read_tile(root, row), visualized)
         for sheet in plan.sheets:
             tiles = []
@@ -212,7 +211,7 @@ def _painted(root: Root, plan: LayerRows, files: FileList) -> Iterator[np.ndarra
 
 
 def _read_tile(root: Root, row: Row) -> tuple[dict[str, Any], np.ndarray]:
-    """The entry of a row's visualization, and the visualization as a tile [112, 112, 3]."""
+    """The file entry of a row's image, and the image as a tile [112, 112, 3]."""
     path = row["image_path"]
     data = root.read_bytes(path)
     entry = file_entry(path, data)
@@ -230,11 +229,11 @@ def _read_tile(root: Root, row: Row) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def _other_entries(root: Root, plan: LayerRows) -> Iterator[dict[str, Any]]:
-    """Entries of the layer's files that stand on no sheet: further methods and seeds, masks, examples."""
+    """Entries of the layer's images that are on no sheet: other methods and seeds, masks, examples."""
     painted = {row["image_path"] for row in plan.primary_rows}
     named = {row[column] for row in plan.rows for column in ("image_path", "alpha_path", "examples_path")}
     rows = {row["image_path"]: row for row in plan.rows}
-    with _told_missing(root):
+    with _explaining_missing_images(root):
         paths = sorted(named - painted - {""})
         for path, entry in read_ahead(lambda path: file_entry(path, root.read_bytes(path)), paths):
             if path in rows:
@@ -243,8 +242,8 @@ def _other_entries(root: Root, plan: LayerRows) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _told_missing(root: Root) -> Iterator[None]:
-    """Say the remedy for a visualization that is not there."""
+def _explaining_missing_images(root: Root) -> Iterator[None]:
+    """Name the remedy if an image is missing."""
     try:
         yield
     except FileNotFoundError as error:
@@ -256,11 +255,11 @@ def _told_missing(root: Root) -> Iterator[None]:
 
 def _check_sha256(row: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["sha256"] != row["image_sha256"]:
-        raise UserError(f"{describe(row)}: {entry['path']} is not the visualization of its fragment (image_sha256 differs)")
+        raise UserError(f"{describe(row)}: {entry['path']} is not the image of its fragment (image_sha256 differs)")
 
 
 def _remove_stale(root: Root, listed: FileList) -> None:
-    """Drop tables and sheets of an earlier build; visualizations are the work of hours and stay."""
+    """Remove tables and sheets of an earlier build; images took hours to make and stay."""
     for folder in ("layers", "parts", "index", "sheets", NEIGHBORS_FOLDER, MAP_FOLDER):
         for name in root.walk(folder):
             if f"{folder}/{name}" not in listed:

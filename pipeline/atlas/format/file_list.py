@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 
 
 class FileList:
-    """The `files` of atlas.json in little memory: a path, a size and 32 bytes each, of 300,000 files 40 MB.
+    """The `files` of atlas.json in little memory: a path, a size and 32 bytes each; 40 MB for 300,000 files.
 
     Iterating gives the entries by path.
     """
@@ -37,7 +37,7 @@ class FileList:
 
     @property
     def paths(self) -> Iterable[str]:
-        """All of them, in the order of their arrival."""
+        """All paths, in the order in which they were added."""
         return self._place.keys()
 
     def __contains__(self, path: str) -> bool:
@@ -56,18 +56,18 @@ class FileList:
 
 
 def file_entry(path: str, data: bytes) -> dict[str, Any]:
-    """What atlas.json lists of one file."""
+    """The entry of one file in atlas.json."""
     return {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def build_id(files: Iterable[Mapping[str, Any]]) -> str:
     """16 hex digits of the sha256 over the list of files: changes whenever a published byte does.
 
-    Without head.json, which quotes the build id, and says nothing that the other files do not.
+    head.json is left out: it quotes the build id, and all else in it follows from the other files.
     """
     if not isinstance(files, FileList):
         files = sorted(files, key=lambda entry: (entry["path"], entry["bytes"], entry["sha256"]))
-    # The JSON of [[path, bytes, sha256], …], a piece at a time: of 300,000 files it has 40 MB.
+    # The JSON of [[path, bytes, sha256], …], one entry at a time, because the whole may have 40 MB.
     digest, comma = hashlib.sha256(b"["), b""
     for entry in files:
         if entry["path"] != HEAD_PATH:

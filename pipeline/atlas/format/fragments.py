@@ -1,7 +1,7 @@
 """Fragments and scores: one small Parquet file per batch, written whole by the worker that made it.
 
-A fragment is its batch's commit: it is written after the batch's images, atomically, under a name that only
-depends on the batch's members. So a batch that ran twice (a lost worker, a resumed run) leaves one file, and
+A fragment is the commit of its batch: it is written after the batch's images, atomically, under a name that depends
+only on the batch's members. A batch that ran twice (a lost worker, a resumed run) leaves one file, and
 `todo = requested − committed` needs nothing but the files.
 """
 
@@ -57,7 +57,7 @@ def write_fragment(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]
 
 
 def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Commit the scores of one batch: SCORE_SCHEMA and any further float columns (held-out models, say).
+    """Commit the scores of one batch: SCORE_SCHEMA and any other float columns (of held-out models, say).
 
     Returns the path below `root` that is the commit.
     """
@@ -69,7 +69,7 @@ def write_scores(root: Root, batch_name: str, rows: Sequence[Mapping[str, Any]])
 
 
 def read_fragments(root: Root) -> list[Row]:
-    """Rows of all fragments, one per (layer, unit, method, seed), ordered by it whatever the batches were."""
+    """Rows of all fragments, one per (layer, unit, method, seed), ordered by it, whatever the batches were."""
     return _ordered(_best_rows(root, _files(root, FRAGMENTS_FOLDER)))
 
 
@@ -94,7 +94,7 @@ def committed_scores(root: Root) -> set[Key]:
 
 
 def rows_by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows that are in memory by their layers, as `build_atlas` takes them."""
+    """Rows grouped by their layers, as `build_atlas` takes them."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["layer"], []).append(row)
@@ -104,8 +104,8 @@ def rows_by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Fragments with their scores filled in, in the order of the fragments.
 
-    A score replaces what the fragment says where it is not null; but only an "ok" visualization can be scored
-    anew ("weak", "dead"): a failed or skipped one stays what it is. Scores without a fragment are left out.
+    A score that is not null replaces the fragment's value. Only an "ok" visualization can change its status ("weak",
+    "dead"); a failed or skipped one keeps it. Scores without a fragment are left out.
     """
     by_key = {row_key(score): score for score in scores}
     joined = []
@@ -123,11 +123,11 @@ def join_rows(fragments: Iterable[Mapping[str, Any]], scores: Iterable[Mapping[s
 class RunRows(Mapping[str, list[Row]]):
     """Layer → its rows, fragments joined with scores, ordered by unit, method and seed.
 
-    A layer is read anew whenever it is asked for and not kept, so who goes from layer to layer holds one of them.
+    A layer is read anew on each access and not kept, so a loop over the layers holds one of them at a time.
 
     Args:
         root: the atlas folder.
-        finish: (layer, rows) → the rows that are wanted of it, with what else is known of them.
+        finish: (layer, rows) → the requested rows, completed.
     """
 
     def __init__(self, root: Root, finish: Callable[[str, list[Row]], list[Row]] = lambda _, rows: rows) -> None:
@@ -148,10 +148,7 @@ class RunRows(Mapping[str, list[Row]]):
 
 
 def pack_lists(row: Row) -> Row:
-    """The row with its lists in less memory, in place: numbers in arrays of their type, equal texts held once.
-
-    Of a neuron with fifty references, 20 kB as Python lists, about 7 kB are left.
-    """
+    """Shrink the lists of a row, in place: numbers become arrays of their type, equal texts are held once."""
     for name, kind in _LISTS.items():
         value = row.get(name)
         if value is None or isinstance(value, array):
@@ -198,8 +195,8 @@ def _best_rows(
 ) -> dict[Key, Row]:
     """One row per key, of all layers or of one, whatever was written first.
 
-    A neuron may be in two files (its batch failed, then it ran alone): the row that did not fail counts, then
-    the one of the first file name.
+    A neuron may be in two files (its batch failed, then it ran alone): a row that did not fail wins, then the one of
+    the first file name.
     """
     best: dict[Key, Row] = {}
     for table in _tables(root, paths, columns):
@@ -219,7 +216,7 @@ def _tables(root: Root, paths: Sequence[str], columns: Sequence[str] | None) -> 
 
 
 def _files_by_layer(root: Root, folder: str) -> dict[str, list[str]]:
-    """Layer → the files with rows of it, in the order of their names. A batch may be of several layers."""
+    """Layer → the files with rows of it, in the order of their names. A batch may have several layers."""
     found: dict[str, list[str]] = {}
     paths = _files(root, folder)
     for path, table in zip(paths, _tables(root, paths, ["layer"]), strict=True):

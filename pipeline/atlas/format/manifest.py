@@ -1,10 +1,10 @@
-"""atlas.json: what an atlas says about itself, and whether somebody else's can be relied on. Pure."""
+"""atlas.json: what an atlas says about itself, and what is wrong with one that somebody else wrote. Pure."""
 
 import datetime
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
@@ -13,7 +13,6 @@ from pipeline.atlas.format.rows import LayerRows, count_statuses, has_captions
 from pipeline.atlas.format.schema import (
     EXAMPLE_TILE_PX,
     HEAD_PATH,
-    HEAD_SCHEMA_VERSION,
     INDEX_PATH,
     LABELS_PATH,
     MAP_FOLDER,
@@ -45,7 +44,7 @@ METHOD_CITATION: Final = (
     "Görgün, Schiele, Fischer: VITAL: More Understandable Feature Visualization through Distribution "
     "Alignment and Relevant Information Flow. ICCV 2025. arXiv:2503.22399"
 )
-# The folders of an atlas that hold visualizations; beside them only its tables, the recipe and atlas.json.
+# The folders of an atlas that hold images. Its other files are tables, the recipe, head.json and atlas.json.
 IMAGE_FOLDERS: Final = ("images", "sheets", "examples", MAP_FOLDER)
 
 _SIZES: Final = {
@@ -53,12 +52,14 @@ _SIZES: Final = {
     "example_tile_size_px": EXAMPLE_TILE_PX,
     "sheet_columns": SHEET_COLUMNS,
     "sheet_rows": SHEET_ROWS,
+    "part_neurons": PART_NEURONS,
 }
 _TYPES: Final[dict[str, type]] = {
     **dict.fromkeys(("schema", "title", "name", "recipe", "license", "homepage", "build_id"), str),
     **dict.fromkeys(("model", "counts", "columns", "provenance"), dict),
     **dict.fromkeys(("methods", "layers", "files"), list),
     **dict.fromkeys(_SIZES, int),
+    "has_captions": bool,
 }
 _LAYER_TYPES: Final[dict[str, type]] = {
     "name": str,
@@ -66,6 +67,7 @@ _LAYER_TYPES: Final[dict[str, type]] = {
     "num_neurons": int,
     "is_classes": bool,
     "file": str,
+    "num_parts": int,
 }
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 _FILE_TYPES: Final[dict[str, type]] = {"path": str, "bytes": int, "sha256": str}
@@ -73,7 +75,7 @@ _FILE_TYPES: Final[dict[str, type]] = {"path": str, "bytes": int, "sha256": str}
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSummary:
-    """What atlas.json says of a layer, and what adds up over layers."""
+    """What atlas.json says about a layer, and the numbers that are added up over layers."""
 
     name: str
     num_units: int
@@ -85,7 +87,7 @@ class LayerSummary:
 
     @staticmethod
     def of(layer: LayerRows, num_parts: int) -> "LayerSummary":
-        """That of a layer whose table lies in `num_parts` parts too."""
+        """The summary of a layer whose table is also stored in `num_parts` parts."""
         return LayerSummary(
             name=layer.name,
             num_units=layer.num_units,
@@ -108,7 +110,7 @@ def make_manifest(
     files: FileList,
     neighbors: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """The value of atlas.json, its `files` as they are given.
+    """The value of atlas.json; `files` stays the object that is given.
 
     Args:
         recipe: gives name, title, license, homepage and the order of the methods.
@@ -131,7 +133,6 @@ def make_manifest(
         "license": recipe.atlas.license,
         "homepage": recipe.atlas.homepage,
         **_SIZES,
-        "part_neurons": PART_NEURONS,
         "layers": [
             {
                 "name": layer.name,
@@ -147,7 +148,7 @@ def make_manifest(
         "columns": column_notes(extra, provenance.get("evaluators", ())),
         "provenance": {**provenance, "created": created, "method_citation": METHOD_CITATION},
         **({"neighbors": dict(neighbors)} if neighbors is not None else {}),
-        **({"has_captions": True} if any(layer.has_captions for layer in layers) else {}),
+        "has_captions": any(layer.has_captions for layer in layers),
         "files": files,
         "build_id": build_id(files),
     }
@@ -156,8 +157,7 @@ def make_manifest(
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     """atlas.json: keys sorted, one to a line, and one listed file to a line; equal values give equal bytes.
 
-    Not indented like other JSON here: of 100,000 neurons it lists 300,000 files, in 45.6 MB instead of 49.5, and is
-    written an entry at a time.
+    It is written one entry at a time and not indented, because it may list 300,000 files.
     """
     out = io.BytesIO()
     start = b"{\n "
@@ -181,13 +181,13 @@ def _write_entries(out: BinaryIO, files: Iterable[Mapping[str, Any]]) -> None:
 
 
 def make_head(manifest: Manifest, scores: Sequence[str]) -> dict[str, Any]:
-    """The value of head.json: all that the viewer needs of atlas.json, however many visualizations that lists.
+    """The value of head.json: atlas.json without its list of files, which grows with the number of images.
 
     Args:
         manifest: atlas.json; head.json need not be among its files yet.
         scores: columns of the index that the gallery can be sorted by, `rows.index_scores`.
     """
-    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    kept = {key: value for key, value in manifest.items() if key != "files"}
     sizes, total = {}, {"files": 0, "bytes": 0}
     for entry in manifest["files"]:
         if _has_known_size(entry["path"]):
@@ -195,11 +195,11 @@ def make_head(manifest: Manifest, scores: Sequence[str]) -> dict[str, Any]:
         if entry["path"] != HEAD_PATH:
             total["files"] += 1
             total["bytes"] += entry["bytes"]
-    return {"schema": HEAD_SCHEMA_VERSION} | kept | {"scores": list(scores), "sizes": sizes, "total": total}
+    return kept | {"scores": list(scores), "sizes": sizes, "total": total}
 
 
 def _has_known_size(path: str) -> bool:
-    """Whether head.json says how large a file is: a table, but not one of the parts, which may be many."""
+    """Whether head.json gives the size of a file: of all tables but the parts, which may be many."""
     return path.endswith(".parquet") and not path.startswith("parts/")
 
 
@@ -219,78 +219,87 @@ def creation_date(source_date_epoch: str | None) -> str:
 
 
 def require_keys(mapping: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
-    """Raise ValueError if `mapping` lacks one of `keys`."""
+    """Raise UserError if `mapping` lacks one of `keys`."""
     missing = [key for key in keys if key not in mapping]
     if missing:
         raise UserError(f"{what}: {missing} missing, expected {list(keys)}")
 
 
 def manifest_problems(value: Any) -> list[str]:
-    """Why a JSON value is not an atlas.json that code may index into without more ado; nothing if it is.
+    """Why a JSON value is no atlas.json that code can rely on; nothing if it is one.
 
-    Names and paths in it are then known to be safe as parts of a path. Whether the files are there is another
-    question.
+    Names and paths in a value without problems are safe as parts of a path; the files need not exist.
     """
-    problems = _type_problems(value, _TYPES)
-    if problems:
-        return problems
-    if value["schema"] != SCHEMA_VERSION:
-        return [f"schema {value['schema'][:80]!r}, expected {SCHEMA_VERSION!r}"]
-    for key, types in (("layers", _LAYER_TYPES), ("files", _FILE_TYPES)):
-        for number, entry in enumerate(value[key]):
-            problems += [f"{key}[{number}]: {problem}" for problem in _type_problems(entry, types)]
+    if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
+        return [f"schema {str(value.get('schema'))[:80]!r}, expected {SCHEMA_VERSION!r}; build the atlas again"]
+    problems = _type_problems(value, _TYPES) or _part_problems(value)
+    return problems or list(_layer_problems(value)) or list(_file_problems(value))
+
+
+def _part_problems(value: Manifest) -> list[str]:
+    """What is wrong with the types of the parts of a manifest, and with its fixed numbers."""
+    problems = [
+        f"{key}[{number}]: {problem}"
+        for key, types in (("layers", _LAYER_TYPES), ("files", _FILE_TYPES))
+        for number, entry in enumerate(value[key])
+        for problem in _type_problems(entry, types)
+    ]
     problems += [f"methods: {name!r} is not text" for name in value["methods"] if not isinstance(name, str)]
-    for key in ("model", "provenance"):
-        requested = MODEL_KEYS if key == "model" else (*PROVENANCE_KEYS, "created")
+    for key, requested in (("model", MODEL_KEYS), ("provenance", (*PROVENANCE_KEYS, "created"))):
         problems += [f"{key}: {name!r} is missing" for name in requested if name not in value[key]]
     if type(value.get("neighbors", {})) is not dict:
-        problems.append("'similar' is no object")
-    if value.get("part_neurons", PART_NEURONS) != PART_NEURONS:
-        problems.append(f"part_neurons is {str(value['part_neurons'])[:80]}, expected {PART_NEURONS}")
-    if type(value.get("has_captions", True)) is not bool:
-        problems.append("'has_captions' is neither true nor false")
-    if problems:
-        return problems
-    problems += [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
-    tables, optional = {INDEX_PATH, "recipe.toml"}, {SCORES_TABLE, SCORES_TEXT, MAP_TABLE}
-    # Atlases of earlier versions have neither head nor what it leads to.
-    has_head = any(entry["path"] == HEAD_PATH for entry in value["files"])
-    if has_head:
-        tables |= {HEAD_PATH, LABELS_PATH}
+        problems.append("'neighbors' is no object")
+    return problems + [f"{key} is {value[key]}, expected {size}" for key, size in _SIZES.items() if value[key] != size]
+
+
+def _layer_problems(value: Manifest) -> Iterator[str]:
+    """What is wrong with the names and files of the layers of a manifest whose types are right."""
     for layer in value["layers"]:
         try:
-            tables |= {layer_path(layer["name"])} | ({index_path(layer["name"])} if has_head else set())
-            tables |= {part_path(layer["name"], number) for number in range(_num_parts(layer))}
-            optional.add(neighbors_path(layer["name"]))
-        except ValueError as error:
-            problems.append(f"layers: {error}")
+            path = layer_path(layer["name"])
+        except UserError as error:
+            yield f"layers: {error}"
             continue
-        if layer["file"] != layer_path(layer["name"]):
-            problems.append(f"layers: file of {layer['name']} is {layer['file'][:200]!r}")
+        if layer["file"] != path:
+            yield f"layers: file of {layer['name']} is {layer['file'][:200]!r}"
+        num_parts = -(-layer["num_neurons"] // PART_NEURONS)
+        if layer["num_parts"] not in (0, num_parts) or layer["num_parts"] > len(value["files"]):
+            yield f"layers: num_parts of {layer['name']} is {layer['num_parts']}"
+
+
+def _file_problems(value: Manifest) -> Iterator[str]:
+    """What is wrong with the list of files of a manifest whose types are right."""
+    required, optional = _tables(value["layers"])
     listed: set[str] = set()
     for entry in value["files"]:
         path = entry["path"]
         try:
             check_atlas_path(path)
-        except ValueError as error:
-            problems.append(f"files: {error}")
+        except UserError as error:
+            yield f"files: {error}"
             continue
         if path in listed:
-            problems.append(f"files: {path} is listed twice")
+            yield f"files: {path} is listed twice"
         if not 0 <= entry["bytes"] < 1 << 63 or not _SHA256.fullmatch(entry["sha256"]):
-            problems.append(f"files: bytes or sha256 of {path} are none")
-        if path not in tables | optional and not (path.endswith(".webp") and path.split("/")[0] in IMAGE_FOLDERS):
-            problems.append(f"files: {path} is no part of an atlas")
+            yield f"files: bytes or sha256 of {path} are invalid"
+        if path not in required | optional and not (path.endswith(".webp") and path.split("/")[0] in IMAGE_FOLDERS):
+            yield f"files: {path} is no part of an atlas"
         listed.add(path)
-    problems += [f"files: {path} is not listed" for path in sorted(tables - listed)]
+    yield from (f"files: {path} is not listed" for path in sorted(required - listed))
     if value["build_id"] != build_id(value["files"]):
-        problems.append("build_id does not belong to the list of files")
-    return problems
+        yield "build_id does not belong to the list of files"
 
 
-def _num_parts(layer: Mapping[str, Any]) -> int:
-    """In how many parts the layer's table lies there too: none, or one for each PART_NEURONS."""
-    return -(-layer["num_neurons"] // PART_NEURONS) if layer.get("num_parts") else 0
+def _tables(layers: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    """The files beside the images that an atlas of these layers must list, and those that it may list."""
+    required = {INDEX_PATH, LABELS_PATH, HEAD_PATH, "recipe.toml"}
+    optional = {SCORES_TABLE, SCORES_TEXT, MAP_TABLE}
+    for layer in layers:
+        name = layer["name"]
+        required |= {layer_path(name), index_path(name)}
+        required |= {part_path(name, number) for number in range(layer["num_parts"])}
+        optional.add(neighbors_path(name))
+    return required, optional
 
 
 def _type_problems(value: Any, types: Mapping[str, type]) -> list[str]:

@@ -1,6 +1,6 @@
-"""The rows of an atlas, pure: completed, checked, ordered, and what the index and the counts make of them.
+"""The rows of an atlas, completed, checked and ordered, and the tables and counts that follow from them. Pure.
 
-`build` and `validate` share this module, so what one writes is what the other expects.
+`build` and `validate` share this module, so that one expects what the other writes.
 """
 
 import math
@@ -27,6 +27,7 @@ from pipeline.atlas.format.schema import (
 )
 from pipeline.atlas.format.sheets import Sheet, plan_sheets
 from pipeline.data.captions import MAX_CAPTION_CHARACTERS
+from pipeline.errors import UserError
 from pipeline.neurons import Neuron
 
 PATH_FOLDERS = {"image_path": "images", "alpha_path": "images", "examples_path": "examples"}
@@ -44,7 +45,7 @@ class LayerRows:
 
     @staticmethod
     def of(name: str, num_units: int, is_classes: bool, rows: Sequence[Row]) -> "LayerRows":
-        """Lay rows that are in order out on sheets: the first row of a unit is its primary one."""
+        """The layer with its sheets; `rows` are in order, so that the first row of a unit is its primary one."""
         primary: dict[int, Row] = {}
         for row in rows:
             primary.setdefault(row["unit"], row)
@@ -53,7 +54,7 @@ class LayerRows:
 
     @cached_property
     def methods_of(self) -> dict[int, set[str]]:
-        """Unit → the methods that it has rows of."""
+        """Unit → the methods of its rows."""
         methods: dict[int, set[str]] = {}
         for row in self.rows:
             methods.setdefault(row["unit"], set()).add(row["method"])
@@ -77,8 +78,7 @@ def published_row(row: Mapping[str, Any], *, model_name: str, extra: Mapping[str
         row: fragment joined with scores; absent columns count as null.
         model_name: for the neuron's id.
         extra: further score columns of this run.
-        keep_examples: whether example visualizations are published. Opt-in: the terms of most data sets do not
-            allow to pass their visualizations on (VIEWER, "Rights").
+        keep_examples: whether strips of dataset images are published, which the terms of most data sets do not allow.
     """
     published: Row = {}
     for name, kind in (LAYER_SCHEMA | dict(extra)).items():
@@ -121,10 +121,10 @@ def row_problems(
         if row[column]:
             try:
                 check_atlas_path(row[column], folder=folder)
-            except ValueError as error:
+            except UserError as error:
                 yield f"{column}: {error}"
                 continue
-            # So no row of another layer can claim this visualization, and layers are checked one by one.
+            # Then no row of another layer can claim this image, and layers can be checked one by one.
             if not row[column].startswith(f"{folder}/{layer}/"):
                 yield f"{column} {row[column]!r} is outside the layer's folder {folder}/{layer}/"
     if row["image_path"] and not (row["image_sha256"] and row["width_px"] and row["height_px"]):
@@ -145,9 +145,9 @@ def _list_problems(row: Mapping[str, Any]) -> Iterator[str]:
         ("reference_captions", {0, min(num_keys, MAX_EXAMPLES)}),
         ("reference_positions", {0, 4 * num_keys}),  # none for classes
     ):
-        if len(row.get(column, ())) not in allowed:  # atlases of earlier versions have no captions
+        if len(row[column]) not in allowed:
             yield f"{column} has {len(row[column])} entries for {num_keys} reference_keys"
-    if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in row.get("reference_captions", ())):
+    if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in row["reference_captions"]):
         yield f"one of reference_captions has more than {MAX_CAPTION_CHARACTERS} characters"
     if len(row["histogram_counts"]) > MAX_HISTOGRAM_BINS:
         yield f"histogram_counts has {len(row['histogram_counts'])} bins, at most {MAX_HISTOGRAM_BINS}"
@@ -157,8 +157,8 @@ def index_rows(layer: LayerRows, extra: Iterable[str] = ()) -> list[Row]:
     """Rows of one layer in the index: the primary row of every neuron with its place on a sheet.
 
     Args:
-        layer: whose rows are wanted; index.parquet has those of all layers, in model order.
-        extra: further score columns of the index, `indexed_scores`.
+        layer: one layer; index.parquet has the rows of all layers, in model order.
+        extra: optional score columns of the index, `indexed_scores`.
     """
     names = [*INDEX_SCHEMA, *extra]
     return [
@@ -186,17 +186,17 @@ def index_scores(rows: Sequence[Row], schema: Mapping[str, str]) -> list[str]:
 
 
 def label_rows(layer: LayerRows) -> list[Row]:
-    """Rows of one layer in labels.parquet: for every neuron the distinct labels of the references that its readers see.
+    """Rows of one layer in labels.parquet: for every neuron the distinct labels of its top-activating references.
 
-    Of each facet, method and seed the first MAX_EXAMPLES count, top-activating first: a label far down the list of
-    references says little about the neuron. Of captions the first TOP_CAPTIONS count, MAX_EXAMPLES in all.
+    Of each facet, method and seed the first MAX_EXAMPLES references count, because a label far down their list says
+    little about the neuron. Of captions the first TOP_CAPTIONS count, MAX_EXAMPLES per neuron.
     """
     labels: dict[int, dict[str, None]] = {}
     captions: dict[int, dict[str, None]] = {}
     for row in layer.rows:
         of_unit = labels.setdefault(row["unit"], {})
         of_unit.update(dict.fromkeys(label for label in row["reference_labels"][:MAX_EXAMPLES] if label))
-        short = (shortened(caption) for caption in row.get("reference_captions", ())[:TOP_CAPTIONS])
+        short = (shortened(caption) for caption in row["reference_captions"][:TOP_CAPTIONS])
         captions.setdefault(row["unit"], {}).update(dict.fromkeys(filter(None, short)))
     return [
         {
@@ -219,7 +219,7 @@ def shortened(caption: str) -> str:
 
 def has_captions(layer: LayerRows) -> bool:
     """Whether a dataset image of a layer has a caption."""
-    return any(row.get("reference_captions") for row in layer.rows)
+    return any(row["reference_captions"] for row in layer.rows)
 
 
 def count_statuses(primary_rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

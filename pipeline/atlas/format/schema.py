@@ -1,8 +1,7 @@
-"""What an atlas folder holds: columns, statuses, sizes and paths, in one place (DESIGN 7).
+"""What an atlas folder holds: columns, statuses, sizes and paths, in one place.
 
-Types are plain words ("string", "int32", "float32", "list<string>"…); `pipeline.io.parquet` turns them into
-Parquet types, so that everything that only needs to know a name or a path can read this module without
-pyarrow.
+Types are plain words ("string", "int32", "float32", "list<string>"…), which `pipeline.io.parquet` turns into Parquet
+types, so this module needs no pyarrow.
 
 Legend: a *row* is one neuron × method × seed; the *primary* row of a neuron is the one of the recipe's first
 method and the lowest seed: it stands for the neuron in the index and on the contact sheets.
@@ -16,16 +15,17 @@ from typing import Any, Final, Literal, get_args
 from pipeline.errors import UserError
 from pipeline.neurons import check_layer_name, layer_unit_name
 
-SCHEMA_VERSION: Final = "atlas/1"
+SCHEMA_VERSION: Final = "atlas/2"
 SITE_SCHEMA_VERSION: Final = "site/1"
-HEAD_SCHEMA_VERSION: Final = "head/1"
 
 HEAD_PATH: Final = "head.json"  # what the viewer reads first: atlas.json without its list of files
 INDEX_PATH: Final = "index.parquet"
 LABELS_PATH: Final = "labels.parquet"
-# A page of one neuron reads its layer's table. A larger one also lies there in parts of so many neurons: with fifty
-# references a neuron, a layer of 2,000 takes 1.9 MB, 1.5 s at 10 Mbit/s. Parts of 64 neurons took 79 kB, and more where
-# the references have captions, which a phone waits for.
+MAP_TABLE: Final = "map.parquet"
+MAP_FOLDER: Final = "map"
+NEIGHBORS_FOLDER: Final = "neighbors"
+# The page of a neuron reads its layer's table. A table above this size is also stored in parts of so many neurons: with
+# fifty references per neuron, the table of a layer of 2,000 units has 1.9 MB, which a phone would wait for.
 WHOLE_TABLE_BYTES: Final = 256 << 10
 PART_NEURONS: Final = 16
 
@@ -33,8 +33,7 @@ Status = Literal["ok", "weak", "dead", "failed", "skipped"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 VISUALIZED_STATUSES: Final = ("ok", "weak")  # these rows always have a visualization; the others may
 
-# Tile and sheet sizes: a sheet of 8 × 8 tiles of 112 px is 157 KiB at quality 75 (VIEWER, "Measured"), and
-# 896 px stays far below the 8192 px that some browsers allow for one visualization.
+# Sheets of 896 px stay far below the 8,192 px that some browsers allow for one image.
 TILE_SIZE_PX: Final = 112
 SHEET_COLUMNS: Final = 8
 SHEET_ROWS: Final = 8
@@ -42,10 +41,9 @@ SHEET_QUALITY: Final = 75
 EXAMPLE_TILE_PX: Final = 112
 MAX_EXAMPLES: Final = 16  # tiles in one example strip: 1,792 px wide
 MAX_HISTOGRAM_BINS: Final = 64
-# Of a neuron's references the captions of the first MAX_EXAMPLES are in its row: at most so many dataset images are
-# shown, and fifty captions a row would be most of a table. What the search box looks through is less, because it is
-# fetched for all neurons at once.
-TOP_CAPTIONS: Final = 4  # of each row, the top-activating
+# A row has the captions of its first MAX_EXAMPLES references, because no more dataset images are shown. The search box
+# gets fewer and shorter ones, because it fetches them for all neurons at once.
+TOP_CAPTIONS: Final = 4  # per row, those of the top-activating images
 MAX_TOP_CAPTION: Final = 120  # characters of each
 
 KEY_COLUMNS: Final = ("layer", "unit", "method", "seed")
@@ -55,7 +53,7 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "neuron_id": "string",  # MODEL/LAYER/UNIT
     "layer": "string",
     "unit": "int32",
-    "label": "string",  # of a class, a concept or a combination; "" for other intermediate neurons
+    "label": "string",  # name of a class, a concept direction or a combination; "" for other intermediate neurons
     "method": "string",
     "seed": "int32",  # index of the seed, 0, 1, …; its facet is seed mod num_facets
     "facet": "int32",  # which cluster of the neuron's references the visualization shows, 0 is the top-activating
@@ -64,7 +62,7 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "status_reason": "string",  # "" only for ok
     "image_path": "string",  # relative to the atlas folder, "" without a visualization
     "image_sha256": "string",
-    "alpha_path": "string",  # RGBA mask, "" without one
+    "alpha_path": "string",  # attribution mask (RGBA), "" without one
     "width_px": "int32",
     "height_px": "int32",
     "steps": "int32",
@@ -100,12 +98,8 @@ LAYER_SCHEMA: Final[dict[str, str]] = {
     "seed_value": "string",  # the 63-bit seed in decimal: too large for a JavaScript number
 }
 
-# Columns that atlases of earlier versions of this schema lack.
-LATER_COLUMNS: Final = frozenset({"precision", "reference_captions", "top_captions"})
-
-# What `build` looks up.
 _FOUND_BY_BUILD: Final = ("reference_captions",)
-# What `evaluate` adds or decides; everything else is known to `visualize`.
+# What `evaluate` adds or decides; `visualize` knows everything else.
 _SCORES: Final = (
     *("activation", "activation_percentile", "activation_ratio", "accuracy_top1", "accuracy_top5"),
     *("predicted_label", "max_activation", "mean_activation"),
@@ -138,7 +132,7 @@ INDEX_SCHEMA: Final[dict[str, str]] = {
     "tile": "int32",  # position on the sheet, row-major
 }
 
-# Of 100,000 drawn neurons with seven scores: 1.9 MB, and 3.5 MB with the usual dictionaries (big_atlas.py).
+# These halve the index of 100,000 neurons with seven scores (benchmarks/big_atlas.py).
 _INDEX_ENCODINGS: Final = {"image_path": "DELTA_BYTE_ARRAY", "unit": "DELTA_BINARY_PACKED"}
 _FEW_VALUES: Final = ("accuracy_top1", "accuracy_top5")  # 0, 1 or null: a dictionary is shorter
 
@@ -149,8 +143,8 @@ def index_encodings(schema: Mapping[str, str]) -> dict[str, str]:
     return _INDEX_ENCODINGS | dict.fromkeys(scores, "BYTE_STREAM_SPLIT")
 
 
-# One row per neuron in the order of the index: what the search box looks through beside layers and classes. Apart
-# from the index, because most readers never need it.
+# One row per neuron in the order of the index: what the search box looks through beside layers and classes. It is not
+# part of the index, because most readers never need it.
 LABELS_SCHEMA: Final[dict[str, str]] = {
     "layer": "string",
     "unit": "int32",
@@ -158,18 +152,18 @@ LABELS_SCHEMA: Final[dict[str, str]] = {
     "top_captions": "list<string>",  # the same of their captions, shortened; fewer
 }
 
-# Further score columns (float32, by `evaluate`, where they can be measured) that the gallery filters and sorts by.
+# Optional score columns (float32, by `evaluate`) that the gallery filters and sorts by.
 _INDEXED_SCORE: Final = re.compile(r"two_afc|path_similarity|accuracy_top[15]_[a-z0-9_]+")
 
 
 def indexed_scores(extra: Iterable[str]) -> dict[str, str]:
-    """Schema of those of the further score columns that are in the index too, sorted."""
+    """Schema of the optional score columns that are in the index too, sorted."""
     return {name: "float32" for name in sorted(extra) if _INDEXED_SCORE.fullmatch(name)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnNote:
-    """What a reader of the atlas is told about one score: its unit, its meaning and its range."""
+    """Unit, meaning and range of one score, for readers of the atlas."""
 
     unit: str
     meaning: str
@@ -179,27 +173,28 @@ SCORE_NOTES: Final[dict[str, ColumnNote]] = {
     "loss": ColumnNote(unit="", meaning="Final objective of the optimization; lower is better within one method."),
     "activation": ColumnNote(unit="activation", meaning="Activation of the unit on the published visualization."),
     "activation_percentile": ColumnNote(
-        unit="%", meaning="Share of the data set's images that activate the unit no more than the visualization does."
+        unit="%", meaning="Share of the dataset images that activate the unit no more than the visualization does."
     ),
     "activation_ratio": ColumnNote(
         unit="×",
-        meaning="Activation of the visualization divided by that of the top-activating image of the data set.",
+        meaning="Activation of the visualization divided by that of the top-activating dataset image.",
     ),
     "accuracy_top1": ColumnNote(
-        unit="0/1", meaning="1 if the model's first answer to the visualization is the class; classes only."
+        unit="0/1", meaning="1 if the model's top prediction for the visualization is the class; classes only."
     ),
     "accuracy_top5": ColumnNote(
-        unit="0/1", meaning="1 if the class is among the model's first five answers; classes only."
+        unit="0/1", meaning="1 if the class is among the model's top five predictions; classes only."
     ),
     "path_similarity": ColumnNote(
         unit="",
-        meaning="How much the visualization runs through the network as top-activating images of the neuron do: 1 as "
-        "dataset images of one neuron of the layer resemble each other, 0 as they resemble others; may leave 0–1.",
+        meaning="Similarity of the visualization's intermediate activations to those of the neuron's top-activating "
+        "images: 1 as similar as top-activating images of one neuron of the layer are to each other, 0 as similar as "
+        "those of different neurons; may leave 0–1.",
     ),
     "alignment_distance": ColumnNote(
         unit="",
-        meaning="Sort-matching distance of the visualization's features to the neuron's target, over their variance: 0 is "
-        "the target itself, lower is better.",
+        meaning="Sort-matching distance of the visualization's features to the neuron's target, divided by their "
+        "variance: 0 is the target itself, lower is better.",
     ),
     "max_activation": ColumnNote(unit="activation", meaning="Highest activation of the unit over the data set."),
     "mean_activation": ColumnNote(unit="activation", meaning="Mean activation of the unit over the data set."),
@@ -225,30 +220,31 @@ def extra_score_columns(names: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(extra, "float32")
 
 
-# Scores that an evaluator gives, by the column's name without the evaluator's: "{evaluator}" is its real name.
+# Scores that an evaluator gives, by the column's name without the evaluator's slug; "{evaluator}" becomes its name.
 _EVALUATED: Final[dict[str, ColumnNote]] = {
     "accuracy_top1": ColumnNote(
         unit="0/1",
-        meaning="1 if the first answer of {evaluator}, held out, to the visualization is the class; classes only.",
+        meaning="1 if the top prediction of {evaluator}, held out, for the visualization is the class; classes only.",
     ),
     "accuracy_top5": ColumnNote(
         unit="0/1",
-        meaning="1 if the class is among the first five answers of {evaluator}, held out, to the visualization; classes only.",
+        meaning="1 if the class is among the top five predictions of {evaluator}, held out, for the visualization; "
+        "classes only.",
     ),
     "two_afc": ColumnNote(
         unit="",
-        meaning="two-alternative score by {evaluator}: of two dataset images, how often the one more like the "
-        "visualization is the one that activates the neuron; 0–1, chance is 0.5.",
+        meaning="Two-alternative forced choice by {evaluator}: of two dataset images, how often the one that it finds "
+        "more similar to the visualization is the one that activates the neuron; 0–1, chance is 0.5.",
     ),
 }
 
 
 def column_notes(extra: Iterable[str], evaluators: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, str]]:
-    """`columns` of atlas.json: unit and meaning of every score that is there.
+    """`columns` of atlas.json: unit and meaning of every score of this atlas.
 
     Args:
         extra: names of the run's score columns beyond LAYER_SCHEMA.
-        evaluators: `provenance.evaluators`: their `slug`, `role` and `name`, the model's first.
+        evaluators: `provenance.evaluators` with `slug`, `role` and `name`, the model's first.
     """
     held_out = [evaluator for evaluator in evaluators if evaluator["role"] != "model"]
     known = {name: note for name, note in SCORE_NOTES.items() if name in LAYER_SCHEMA or name in extra}
@@ -260,7 +256,7 @@ def column_notes(extra: Iterable[str], evaluators: Sequence[Mapping[str, Any]] =
                     unit=note.unit, meaning=note.meaning.replace("{evaluator}", evaluator["name"])
                 )
     for name in extra:
-        words = f"{name.replace('_', ' ')} (a further score of this run's evaluation)"
+        words = f"{name.replace('_', ' ')} (another score of this run's evaluation)"
         known.setdefault(name, ColumnNote(unit="", meaning=words))
     return {name: {"unit": note.unit, "meaning": note.meaning} for name, note in known.items()}
 
@@ -293,7 +289,7 @@ def layer_path(layer: str) -> str:
 
 
 def index_path(layer: str) -> str:
-    """Where the rows of `layer` in the index lie, for a gallery that begins with one layer."""
+    """Where the index rows of `layer` lie, for a gallery that begins with one layer."""
     return f"index/{check_layer_name(layer)}.parquet"
 
 
@@ -309,7 +305,7 @@ def image_path(layer: str, unit: int, method: str, seed: int) -> str:
 
 
 def alpha_path(layer: str, unit: int, method: str, seed: int) -> str:
-    """Where its transparency mask lies."""
+    """Where its attribution mask (MACO's transparency) lies."""
     return image_path(layer, unit, method, seed).removesuffix(".webp") + "-alpha.webp"
 
 
@@ -319,17 +315,11 @@ def sheet_path(layer: str, number: int) -> str:
 
 
 def examples_path(layer: str, unit: int, facet: int = 0) -> str:
-    """Where the strip of the activating images of a neuron's facet lies, if it is published."""
+    """Where the strip of top-activating images of a neuron's facet lies, if it is published."""
     suffix = f"-f{facet}" if facet else ""
     return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}{suffix}.webp"
 
 
-MAP_FOLDER: Final = "map"
-
-
 def neighbors_path(layer: str) -> str:
     """Where the neighbors of the neurons of `layer` lie."""
-    return f"neighbors/{check_layer_name(layer)}.parquet"
-
-
-MAP_TABLE: Final = "map.parquet"
+    return f"{NEIGHBORS_FOLDER}/{check_layer_name(layer)}.parquet"

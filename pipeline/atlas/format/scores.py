@@ -1,8 +1,7 @@
-"""scores.parquet and scores.md of an atlas: what its methods are worth, one number per line, and the same to read.
+"""scores.parquet and scores.md of an atlas: the scores of its methods as a tidy table, and the same as Markdown.
 
-The table is tidy: each row is one metric of one method, over the visualizations of one kind of neurons, by one
-evaluator. A value of a method over itself has no interval where none can be had cheaply (FID, KID, Inception Score) or
-has no meaning (counts).
+Each row is one metric of one method, over the visualizations of one kind of neurons, by one evaluator. A value has no
+interval where a bootstrap is too expensive (FID, KID, Inception Score) or has no meaning (counts).
 """
 
 import math
@@ -12,15 +11,15 @@ from typing import Any, Final
 SCORES_TABLE: Final = "scores.parquet"
 SCORES_TEXT: Final = "scores.md"
 SUMMARY_SCHEMA: Final[dict[str, str]] = {
-    "method": "string",  # or PHOTOGRAPHS: the same measured on dataset images instead of visualizations
+    "method": "string",  # or DATASET_IMAGES: the same measured on dataset images instead of visualizations
     "layer": "string",  # "": all layers of the kind together
     "kind": "string",  # one of KINDS
     "metric": "string",
-    "evaluator": "string",  # slug of the evaluator, "model" for the atlas's own model, "" where nobody evaluators
+    "evaluator": "string",  # its slug, "model" for the atlas's own model, "" without an evaluator
     "value": "float64",
     "low": "float64",  # 95 % interval over neurons, null without one
     "high": "float64",
-    "num_visualizations": "int32",  # that the value is of
+    "num_visualizations": "int32",  # behind the value
 }
 KINDS: Final = ("class", "intermediate", "all")
 DATASET_IMAGES: Final = "dataset_images"
@@ -30,22 +29,22 @@ METRICS: Final[dict[str, tuple[str, str, str]]] = {
     "num_ok": (
         "visualizations",
         "",
-        "those that activate their neuron at least as its top-activating dataset images do",
+        "visualizations that activate their neuron as much as its top-activating images do",
     ),
-    "num_weak": ("visualizations", "", "those that activate it less"),
+    "num_weak": ("visualizations", "", "visualizations that activate their neuron less than that"),
     "num_dead": ("visualizations", "", "neurons that no dataset image activates"),
     "num_failed": ("visualizations", "", "neurons whose visualization could not be made"),
-    "num_skipped": ("visualizations", "", "neurons that no visualization was made of"),
-    "accuracy_top1": ("0–1", "higher", "share of the visualizations whose class is the evaluator's first answer"),
+    "num_skipped": ("visualizations", "", "neurons that no visualization was made for"),
+    "accuracy_top1": ("0–1", "higher", "share of the visualizations whose class is the evaluator's top prediction"),
     "accuracy_top5": (
         "0–1",
         "higher",
-        "share of the visualizations whose class is among the evaluator's first five answers",
+        "share of the visualizations whose class is among the evaluator's top five predictions",
     ),
     "activation_percentile": (
         "0–100 %",
         "higher",
-        "share of the top-activating images of the neuron no more than its visualization",
+        "share of the dataset images that activate the neuron no more than its visualization does",
     ),
     "activation_ratio": ("×", "", "activation of the visualization over that of the top-activating dataset image"),
     "exceeds_max_activation": (
@@ -56,13 +55,13 @@ METRICS: Final[dict[str, tuple[str, str, str]]] = {
     "two_afc": (
         "0–1, chance 0.5",
         "higher",
-        "two-alternative score: how often the dataset image more like the visualization, to the evaluator, is the one of "
-        "two that activates the neuron",
+        "two-alternative forced choice: of two dataset images, how often the one that the evaluator finds more similar "
+        "to the visualization is the one that activates the neuron",
     ),
     "path_similarity": (
         "0 other, 1 same",
         "higher",
-        "how much the visualization runs through the network as the neuron's dataset images do",
+        "similarity of the visualization's intermediate activations to those of the neuron's top-activating images",
     ),
     "alignment_distance": (
         "≥ 0",
@@ -83,7 +82,7 @@ METRICS: Final[dict[str, tuple[str, str, str]]] = {
     "diversity": (
         "0–2",
         "",
-        "mean cosine distance between visualizations of one neuron from different seeds, to the evaluator",
+        "mean cosine distance between visualizations of one neuron from different seeds, in the evaluator's embedding",
     ),
 }
 _TITLES: Final = {"class": "Class neurons", "intermediate": "Intermediate neurons", "all": "All neurons"}
@@ -98,7 +97,7 @@ def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[
     Args:
         rows: of SUMMARY_SCHEMA.
         methods: in the order of the recipe.
-        facts: what the numbers are of, a sentence each: dataset images, evaluators.
+        facts: dataset images and evaluators behind the numbers, a sentence each.
         left_out: what could not be measured and why, a sentence each.
     """
     used = {row["metric"] for row in rows}
@@ -111,8 +110,8 @@ def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[
             lines.append(f"- `{metric}` ({unit}{f', {better} is better' if better else ''}): {meaning}.")
     lines += [
         "",
-        "In brackets: the 95 % bootstrap interval over neurons. The column `dataset_images` is the same measured on "
-        "dataset images: of FID and KID, between disjoint sets of them, one as large as a method's visualizations. FID and "
+        "In brackets: the 95 % bootstrap interval over neurons. The column `dataset_images` has the same scores of "
+        "dataset images; FID and KID there compare disjoint sets, one as large as a method's visualizations. FID and "
         "Inception Score depend on the number of visualizations: compare equal numbers.",
         "",
         "## Not measured",
@@ -123,12 +122,12 @@ def scores_text(rows: Sequence[Row], *, methods: Sequence[str], facts: Sequence[
 
 
 def scores_tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
-    """The tables of the text: one per kind of neurons, metrics down, methods across."""
+    """The tables of the Markdown: one per kind of neurons, metrics down, methods across."""
     parts = []
     for kind in KINDS:
         of_kind = [row for row in rows if row["kind"] == kind and not row["layer"]]
         if kind == "all" and {row["kind"] for row in rows} != set(KINDS):
-            continue  # the same as the only kind
+            continue  # equal to the only kind
         if of_kind:
             parts += [f"## {_TITLES[kind]}", "", *_table(of_kind, methods), ""]
     return "\n".join(parts)
@@ -158,17 +157,17 @@ def _cell(row: Row | None, metric: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where that can be read."""
+    """Three significant digits, without an exponent where that is readable."""
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2e}" if value < 1 else f"{value:.0f}"
 
 
 def code(text: str) -> str:
-    """A name as a code span that ends where it ends."""
+    """A name as a Markdown code span that nothing in it can close."""
     return f"`{' '.join(text.split()).replace('`', chr(39)).replace('|', '/')}`"
 
 
 def summary_problems(rows: Iterable[Row], *, methods: Iterable[str], layers: Iterable[str]) -> Iterator[str]:
-    """What is wrong with the rows of a scores.parquet, in words; nothing if they are sound."""
+    """What is wrong with the rows of a scores.parquet, in words; nothing if they are valid."""
     methods, layers = {*methods, DATASET_IMAGES}, {"", *layers}
     seen = set()
     for number_, row in enumerate(rows):
@@ -194,7 +193,7 @@ def summary_problems(rows: Iterable[Row], *, methods: Iterable[str], layers: Ite
 
 
 def _is_inside(value: float, low: float | None, high: float | None) -> bool:
-    """Whether a value lies in its interval; one without an interval does, half an interval is none."""
+    """Whether a value is in its interval. A value without an interval is; half an interval is an error."""
     if low is None or high is None:
         return low is high
     return low <= value <= high

@@ -1,8 +1,7 @@
 """Contact sheets: 8 × 8 tiles of 112 px, so that a gallery of thousands of neurons loads as a few dozen files.
 
-`plan_sheets` decides which neuron stands on which tile (pure); `draw_sheet` paints one sheet from decoded
-visualizations. A neuron without a visualization gets a hatched tile with its status written on it, never a silent grey
-square.
+`plan_sheets` assigns neurons to tiles (pure); `draw_sheet` paints one sheet from decoded visualizations. A neuron
+without a visualization gets a hatched tile that names its status.
 
 Legend: H, W = height and width in pixels; visualizations are uint8 RGB [H, W, 3].
 """
@@ -43,7 +42,7 @@ class Sheet:
 
 
 def plan_sheets(layer: str, rows: Sequence[dict[str, Any]]) -> list[Sheet]:
-    """Lay the primary rows of one layer out in the order given: tile i of sheet n is row n × 64 + i."""
+    """The sheets of the primary rows of one layer, in their order: tile i of sheet n is row n × 64 + i."""
     return [
         Sheet(path=sheet_path(layer, number), rows=tuple(rows[start : start + TILES_PER_SHEET]))
         for number, start in enumerate(range(0, len(rows), TILES_PER_SHEET))
@@ -58,7 +57,7 @@ def tile_box(tile: int) -> tuple[int, int, int, int]:
 
 
 def image_tile(visualization: np.ndarray) -> np.ndarray:
-    """A visualization [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]: the largest centered square, scaled."""
+    """The largest centered square of a visualization [H, W, 3], or [H, W, 4] over white, as a tile [112, 112, 3]."""
     if visualization.ndim == 3 and visualization.shape[2] == 4:
         visualization = np.asarray(over_white(Image.fromarray(visualization)))
     return _square(visualization, TILE_SIZE_PX)
@@ -93,33 +92,31 @@ def draw_sheet(tiles: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
-def draw_examples(visualizations: Sequence[np.ndarray]) -> np.ndarray:
-    """The strip [112, 112 × n, 3] of a neuron's activating images, left to right in the order given.
+def draw_examples(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The strip [112, 112 × n, 3] of a neuron's top-activating images, left to right in the order given.
 
     Raises:
-        UserError: no visualizations, or more than MAX_EXAMPLES.
+        UserError: no images, or more than MAX_EXAMPLES.
     """
-    if not 1 <= len(visualizations) <= MAX_EXAMPLES:
-        raise UserError(f"{len(visualizations)} example visualizations, expected 1 to {MAX_EXAMPLES}")
-    return np.concatenate([_square(visualization, EXAMPLE_TILE_PX) for visualization in visualizations], axis=1)
+    if not 1 <= len(images) <= MAX_EXAMPLES:
+        raise UserError(f"{len(images)} example images, expected 1 to {MAX_EXAMPLES}")
+    return np.concatenate([_square(image, EXAMPLE_TILE_PX) for image in images], axis=1)
 
 
-def largest_square(visualization: np.ndarray) -> np.ndarray:
-    """The largest centered square of a visualization uint8 [H, W, 3].
+def largest_square(image: np.ndarray) -> np.ndarray:
+    """The largest centered square of an image uint8 [H, W, 3].
 
     Raises:
         UserError: another shape or type.
     """
-    if visualization.ndim != 3 or visualization.shape[2] != 3 or visualization.dtype != np.uint8:
-        raise UserError(
-            f"visualization of shape {visualization.shape} and type {visualization.dtype}, expected uint8 [H, W, 3]"
-        )
-    H, W = visualization.shape[:2]
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image of shape {image.shape} and type {image.dtype}, expected uint8 [H, W, 3]")
+    H, W = image.shape[:2]
     side = min(H, W)
     top, left = (H - side) // 2, (W - side) // 2
-    return visualization[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
-def _square(visualization: np.ndarray, size_px: int) -> np.ndarray:
-    square = Image.fromarray(largest_square(visualization))
+def _square(image: np.ndarray, size_px: int) -> np.ndarray:
+    square = Image.fromarray(largest_square(image))
     return np.asarray(square.resize((size_px, size_px), Image.Resampling.LANCZOS))

@@ -1,12 +1,12 @@
-"""What an atlas says of similar neurons: tables of neighbors, and the map with its thumbnails.
+"""The tables of nearest neighbors of an atlas, and the map with its thumbnails.
 
-`find_neighbors` computes (pure); `NeighborTables.files` gives what is published. `unit_embeddings` has the formula.
+`find_neighbors` computes (pure); `NeighborTables.files` gives what is published. `embeddings` has the formula.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from pipeline.io.urls import explaining
 
 NeuronKey = tuple[str, int]  # layer and unit
 Layout = Callable[[np.ndarray], np.ndarray]  # unit embeddings [N, R] → places [N, 2]
-NEIGHBORS_FOLDER: Final = "neighbors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +39,7 @@ class NeighborTables:
         neurons: all N, by layer in model order, then unit.
         index: int64 [N, k], neighbors by place in `neurons`; cosine: float32 [N, k]. See `nearest_neighbors`.
         num_dimensions: of the unit embeddings.
-        num_top_images: dataset images that a signature was made of, at most.
+        num_top_images: dataset images that an embedding is made of, at most.
         on_map: int64 [M], the neurons on the map, in the order of its table; empty without a map.
         places: int32 [M, 2] of them.
         layout_name: what made the layout.
@@ -63,7 +62,7 @@ class NeighborTables:
         return found
 
     def note(self) -> dict[str, Any]:
-        """`neighbors` of atlas.json: how neighbors were found, and the map, null without one."""
+        """`neighbors` of atlas.json: how the neighbors were found, and the map, null without one."""
         on_map = {
             "file": MAP_TABLE,
             "layout": self.layout_name,
@@ -80,7 +79,7 @@ class NeighborTables:
         }
 
     def files(self, root: Root) -> Iterator[tuple[str, bytes]]:
-        """(path, bytes) of every file to publish; `root` holds the contact sheets of the neurons already.
+        """(path, bytes) of every file to publish; the contact sheets of the neurons must be in `root`.
 
         Raises:
             StorageError: no room for the thumbnails in the folder of temporary files.
@@ -124,8 +123,8 @@ def find_neighbors(
     Args:
         neurons: N of them, by layer in model order, then unit.
         top_images: theirs, in this order.
-        layout: what places unit embeddings on a plane; None for no map.
-        layout_name: what readers are told of it.
+        layout: places unit embeddings on a plane; None for no map.
+        layout_name: its name for readers.
         seed: of the factorization.
     """
     unit_embedding = unit_embeddings(top_images, seed=seed)

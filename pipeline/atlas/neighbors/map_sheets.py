@@ -1,8 +1,8 @@
 """The thumbnails of the map: 256 neurons on each `map/NNNN.webp`, in the order of `map.parquet`.
 
-A window on the map shows neurons of every layer. On the contact sheets of the layers they stand far apart, and a window
-of 150 would load 150 sheets of 157 KiB; along the Morton curve they stand together on one to four of these. Tiles are
-cut from the contact sheets, so no visualization is decoded twice. Neuron i is on tile i mod 256 of sheet i div 256.
+A window on the map shows neurons of every layer. The contact sheets of the layers would be loaded by the dozen for it;
+along the Morton curve its neurons are together on one to four sheets. Tiles are cut from the contact sheets, so no
+visualization is decoded twice. Neuron i is on tile i mod 256 of sheet i div 256.
 
 Legend: H, W = height and width in pixels; sheets and tiles are uint8 RGB [H, W, 3].
 """
@@ -33,7 +33,7 @@ def map_sheet_path(number: int) -> str:
 
 
 def num_map_sheets(num_neurons: int) -> int:
-    """How many sheets the thumbnails of so many neurons fill."""
+    """How many sheets the thumbnails of `num_neurons` fill."""
     return -(-num_neurons // TILES_PER_MAP_SHEET)
 
 
@@ -42,13 +42,12 @@ def draw_map_sheets(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(path, sheet [1024, 1024, 3]) of every sheet of the map, in order.
 
-    Neighbors on the map stand on contact sheets of all layers, so the thumbnails of all neurons have to lie somewhere,
-    12 kB each: 1.2 GB of 100,000 neurons, too much for memory.
+    Neighbors on the map come from contact sheets of all layers, so all thumbnails are kept, 12 kB each, in a file.
 
     Args:
-        places: of the neurons of the map in its order, where each stands on the contact sheets.
+        places: the place of each neuron of the map on the contact sheets, in the order of the map.
         read_sheet: path → decoded contact sheet [896, 896, 3]; called once for each.
-        spool: an empty file, open for writing and reading, where the thumbnails lie meanwhile.
+        spool: an empty file, open for writing and reading, for the thumbnails.
     """
     requested: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for position, (path, tile) in enumerate(places):

@@ -1,8 +1,7 @@
-"""The neurons of an atlas most like each one, by their unit embeddings: `neighbors/<layer>.parquet`.
+"""The nearest neighbors of each neuron by their unit embeddings: `neighbors/<layer>.parquet`.
 
-The cosine of every pair is computed, block by block, and the k highest of each row are kept: exact, and 100,000
-neurons need 1.3 TFLOP and one block of memory (benchmarks/nearest_neighbors.py has the times), so no approximate index
-is needed.
+The search is exact: 100,000 neurons take less than a minute (benchmarks/similar_neurons.py), so no approximate index is
+needed.
 
 Shapes: N neurons, R dimensions, k neighbors.
 """
@@ -12,34 +11,32 @@ from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 NUM_NEIGHBORS: Final = 12  # a row of thumbnails on the neuron page
 NO_NEIGHBOR: Final = -1
 # Beyond four decimals the order of two neighbors is rounding error of the factorization; equal ones go by place.
 SIMILARITY_DECIMALS: Final = 4
-_BLOCK_BYTES: Final = 64 << 20
 
-# One row per neuron with a signature, by unit; the lists best first, as long as each other.
+# One row per neuron with an embedding, by unit; the lists best first, of equal lengths.
 NEIGHBORS_SCHEMA: Final[dict[str, str]] = {
     "unit": "int32",
-    "similar_layers": "list<string>",
-    "similar_units": "list<int32>",
-    "similarities": "list<float32>",  # cosine of the unit embeddings
+    "neighbor_layers": "list<string>",
+    "neighbor_units": "list<int32>",
+    "cosine_similarities": "list<float32>",  # of the unit embeddings
 }
 
 
 def nearest_neighbors(unit_embedding: np.ndarray, k: int = NUM_NEIGHBORS) -> tuple[np.ndarray, np.ndarray]:
     """The k neurons with the highest cosine to each: (index int64 [N, k], cosine float32 [N, k]), best first.
 
-    Neurons without a signature have no neighbors and are none; slots left over hold NO_NEIGHBOR and NaN. Only positive
-    cosines count.
+    Neurons with an embedding of zeros neither have neighbors nor are neighbors; empty slots hold NO_NEIGHBOR and NaN.
+    Only positive cosines count.
 
     Args:
         unit_embedding: float32 [N, R], rows of length 1 or of zeros.
         k: neighbors of each.
     """
-    import torch
-
     num_neurons = len(unit_embedding)
     index = np.full((num_neurons, k), NO_NEIGHBOR, np.int64)
     cosine = np.full((num_neurons, k), np.nan, np.float32)
@@ -47,20 +44,13 @@ def nearest_neighbors(unit_embedding: np.ndarray, k: int = NUM_NEIGHBORS) -> tup
     kept = min(k, len(members) - 1)
     if kept < 1:
         return index, cosine
-    vectors = torch.from_numpy(np.ascontiguousarray(unit_embedding[members]))
-    rows_per_block = max(1, _BLOCK_BYTES // (4 * len(members)))
-    for start in range(0, len(members), rows_per_block):
-        block = vectors[start : start + rows_per_block] @ vectors.T
-        own = torch.arange(len(block))
-        block[own, start + own] = -2.0  # below every cosine: nobody is its own neighbor
-        best = block.topk(kept, dim=1)
-        values = np.round(best.values.numpy(), SIMILARITY_DECIMALS)
-        places = best.indices.numpy()
-        order = np.lexsort((places, -values), axis=-1)
-        values, places = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
-        rows = members[start : start + rows_per_block]
-        index[rows, :kept] = np.where(values > 0, members[places], NO_NEIGHBOR)
-        cosine[rows, :kept] = np.where(values > 0, values, np.nan)
+    search = NearestNeighbors(n_neighbors=kept, algorithm="brute").fit(unit_embedding[members])
+    distances, places = search.kneighbors()  # of each to the others
+    values = np.round(1 - distances**2 / 2, SIMILARITY_DECIMALS)  # |x − y|² = 2 − 2 cos of vectors of length 1
+    order = np.lexsort((places, -values), axis=-1)
+    values, places = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+    index[members, :kept] = np.where(values > 0, members[places], NO_NEIGHBOR)
+    cosine[members, :kept] = np.where(values > 0, values, np.nan)
     return index, cosine
 
 
@@ -84,9 +74,9 @@ def neighbor_rows(
                 rows.append(
                     {
                         "unit": unit,
-                        "similar_layers": [neurons[neighbor][0] for neighbor in near],
-                        "similar_units": [neurons[neighbor][1] for neighbor in near],
-                        "similarities": cosine[place][: len(near)].tolist(),
+                        "neighbor_layers": [neurons[neighbor][0] for neighbor in near],
+                        "neighbor_units": [neurons[neighbor][1] for neighbor in near],
+                        "cosine_similarities": cosine[place][: len(near)].tolist(),
                     }
                 )
         yield layer, rows

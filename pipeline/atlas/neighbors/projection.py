@@ -1,12 +1,12 @@
-"""The map: every neuron of an atlas on a plane, near those that the same dataset images activate. `map.parquet`.
+"""The map: every neuron of an atlas on a plane, close to those that the same dataset images activate. `map.parquet`.
 
 The layout is t-SNE (van der Maaten & Hinton, JMLR 2008) of the unit embeddings with the interpolated gradient of
-Linderman et al. (Nature Methods 2019), as openTSNE has it (Poličar, Stražar & Zupan, JSS 2024): deterministic for a
-seed, without a compiler at run time, small, and fast enough for 100,000 neurons (benchmarks/results/2026-11-26-map.md).
-It is the extra `map`; without it an atlas has no map.
+Linderman et al. (Nature Methods 2019) from openTSNE (Poličar, Stražar & Zupan, JSS 2024): deterministic for a seed,
+without a compiler at run time, and fast enough for 100,000 neurons. It is the extra `map`; without it an atlas has no
+map.
 
-Neurons are stored along a Morton curve: neighbors on the map are neighbors in the table, so that a few visualizations
-of 256 thumbnails each (`map_sheets`) hold what a window shows.
+Neurons are stored along a Morton curve: neighbors on the map are neighbors in the table, so that a few sheets of 256
+thumbnails each (`map_sheets`) hold what a window shows.
 
 Shapes: N neurons, R dimensions.
 """
@@ -25,7 +25,7 @@ MAP_SCHEMA: Final[dict[str, str]] = {"layer": "string", "unit": "int32", "x": "i
 # Along the curve the differences are small, and a dictionary of up to 65,536 places is longer than the places.
 MAP_ENCODINGS: Final = dict.fromkeys(("unit", "x", "y"), "DELTA_BINARY_PACKED")
 
-MIN_NEURONS: Final = 3  # of fewer there is no map to speak of
+MIN_NEURONS: Final = 3  # fewer give no map
 _PERPLEXITY: Final = 30.0  # openTSNE's default; it must stay below a third of the neurons
 _FFT_FROM: Final = 5000  # below, Barnes-Hut is faster than the interpolation grid
 
@@ -46,7 +46,7 @@ def layout(unit_embedding: np.ndarray, *, seed: int = 0, num_threads: int = 1) -
     Raises:
         ModuleNotFoundError: openTSNE is not installed.
     """
-    from openTSNE import TSNE
+    from openTSNE import TSNE  # the extra `map`
 
     num_neurons = len(unit_embedding)
     if num_neurons < MIN_NEURONS:

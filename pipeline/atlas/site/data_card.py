@@ -10,34 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.atlas.site.embedding_table import embedding_path
 from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.format.schema import STATUSES
-from pipeline.atlas.site.static_pages import (
-    bibtex_text,
-    html_facts,
-    html_link,
-    html_page,
-    html_text,
-    isolated,
-    markdown_text,
-    one_line,
-    yaml_text,
-)
+from pipeline.atlas.site.embedding_table import embedding_path
+from pipeline.atlas.site.static_pages import bibtex_text, markdown_text, one_line, page, yaml_text
 
-Entry = Mapping[str, Any]  # what sites.json says about an atlas
+Entry = Mapping[str, Any]  # an atlas in sites.json
 
 LIMITS: Final = (
-    "A visualization is synthesized until the model sees in it what it sees in the neuron’s reference dataset images. It shows "
-    "what the neuron responds to; it does not prove that the neuron responds to nothing else, nor that the model uses "
-    "it the way the visualization suggests.",
+    "A visualization is synthesized until the model’s features of it match those of the neuron’s reference images. It "
+    "shows what the neuron responds to; it does not prove that the neuron responds to nothing else, nor that the model "
+    "uses it the way the visualization suggests.",
     "Activations, percentiles and dataset images come from one data set; another one would give others.",
-    "Scores are measured by programs. Where people were asked, the answers are not part of this atlas.",
+    "Scores are measured by programs. Answers of people in a study are not part of this atlas.",
     "A neuron without a good visualization is listed with its status (weak, dead, failed or skipped) and the reason.",
 )
 _PARTS: Final = ("head.json", "index", "parts")
 _DATASET_IMAGES: Final = (
-    "The atlas shows dataset images of the data set. They remain their owners’; the license of the atlas is not theirs."
+    "The atlas shows dataset images. They remain their owners’; the license of the atlas does not apply to them."
 )
 _VITAL_BIBTEX: Final = """\
 @inproceedings{gorgun2025vital,
@@ -94,15 +84,27 @@ def card_files(
     """
     pages = neuron_pages or {}
     files = {
-        "atlases.html": _list_page(atlases, pages),
+        "atlases.html": page(
+            "atlases.html",
+            title="Atlases",
+            up="",
+            atlases=[_shown(entry, manifest, pages.get(entry["slug"])) for entry, manifest in atlases],
+        ),
         "README.md": readme(atlases).encode(),
     }
     for entry, manifest in atlases:
         slug = entry["slug"]
         sections = card_sections(manifest)
         files |= {
-            f"cards/{slug}.html": _card_page(
-                entry, manifest, sections, pages.get(slug), (embedding_commands or {}).get(slug)
+            f"cards/{slug}.html": page(
+                "card.html",
+                title=f"{one_line(manifest['title'])} · data card",
+                up="../",
+                **_shown(entry, manifest, pages.get(slug)),
+                sections=sections,
+                bibtex=citation_bibtex(slug, manifest),
+                embedding=embedding_path(slug),
+                command=(embedding_commands or {}).get(slug),
             ),
             f"cards/{slug}.md": card_markdown(manifest, sections).encode(),
             f"cards/{slug}.cff": citation_cff(manifest).encode(),
@@ -112,7 +114,7 @@ def card_files(
 
 
 def card_sections(manifest: Manifest) -> list[Section]:
-    """What the card of an atlas says."""
+    """The sections of the card of an atlas."""
     model, provenance, counts = manifest["model"], manifest["provenance"], manifest["counts"]
     evaluators = [evaluator for evaluator in provenance.get("evaluators", ()) if isinstance(evaluator, Mapping)]
     versions = provenance["versions"]
@@ -122,7 +124,7 @@ def card_sections(manifest: Manifest) -> list[Section]:
     return [
         Section(
             heading="Model",
-            facts=_told(
+            facts=_known(
                 ("Name", model["name"]),
                 ("Weights", model["weights"]),
                 ("SHA-256 of the weights", model["weights_sha256"]),
@@ -131,15 +133,15 @@ def card_sections(manifest: Manifest) -> list[Section]:
         ),
         Section(
             heading="Data",
-            facts=_told(
-                ("Dataset images looked at", f"{provenance['num_samples']}{skipped}"),
+            facts=_known(
+                ("Dataset images", f"{provenance['num_samples']}{skipped}"),
                 ("Fingerprint", provenance["data_fingerprint"]),
                 ("Dataset images in the atlas", "yes, as thumbnails" if has_examples else "no, keys only or none"),
             ),
         ),
         Section(
             heading="Contents",
-            facts=_told(
+            facts=_known(
                 *((name.capitalize(), counts.get(name)) for name in ("neurons", *STATUSES)),
                 ("Layers", len(manifest["layers"])),
                 *(
@@ -151,20 +153,20 @@ def card_sections(manifest: Manifest) -> list[Section]:
         ),
         Section(
             heading="Method",
-            facts=_told(("Methods", ", ".join(manifest["methods"])), ("Source", provenance.get("method_citation"))),
+            facts=_known(("Methods", ", ".join(manifest["methods"])), ("Source", provenance.get("method_citation"))),
         ),
         Section(
             heading="Scores",
-            facts=_told(*((name, _meaning(note)) for name, note in manifest["columns"].items())),
+            facts=_known(*((name, _meaning(note)) for name, note in manifest["columns"].items())),
         ),
         Section(
             heading="Evaluators",
-            facts=_told(*((evaluator.get("role"), evaluator.get("name")) for evaluator in evaluators)),
+            facts=_known(*((evaluator.get("role"), evaluator.get("name")) for evaluator in evaluators)),
         ),
         Section(heading="Limits", paragraphs=[*LIMITS, *([_DATASET_IMAGES] if has_examples else [])]),
         Section(
             heading="License and origin",
-            facts=_told(
+            facts=_known(
                 ("License", manifest["license"] or "none stated: ask the makers before you reuse it"),
                 ("Home page", manifest["homepage"]),
                 ("Made", provenance["created"]),
@@ -195,7 +197,7 @@ def readme(atlases: Sequence[tuple[Entry, Manifest]]) -> str:
     front = ["---", f"title: {yaml_text(one_line(titles, 100))}", "sdk: static", "app_file: index.html", "---", ""]
     text = (
         "A static site made by neuron-atlas: open index.html through any web server. The tables are ordinary Parquet "
-        "files; data.html tells how they are laid out.\n"
+        "files; data.html describes their columns.\n"
     )
     cards = [card_markdown(manifest, card_sections(manifest)) for _, manifest in atlases]
     return "\n".join([*front, text, *cards])
@@ -233,74 +235,22 @@ def citation_cff(manifest: Manifest) -> str:
     return text + (_VITAL_CFF if "vital" in manifest["methods"] else "")
 
 
-def _card_page(
-    entry: Entry, manifest: Manifest, sections: Sequence[Section], first_page: str | None, command: str | None
-) -> bytes:
-    slug = entry["slug"]
-    parts = [
-        f"<p>{html_link('../atlases.html', '← All atlases')}</p>",
-        f"<h1>{isolated(manifest['title'])}</h1>",
-        f'<p class="lead">Data card. {html_link("../index.html#/atlas/" + slug, "Browse the atlas")} (needs JavaScript)'
-        + (f", or {html_link('../' + first_page, 'page by page')} without it" if first_page else "")
-        + ".</p>",
-    ]
-    for section in sections:
-        if not section.facts and not section.paragraphs:
-            continue
-        parts.append(f"<h2>{section.heading}</h2>")
-        parts += [f"<p>{isolated(paragraph)}</p>" for paragraph in section.paragraphs]
-        if section.facts:
-            parts.append(html_facts([(one_line(term), isolated(value)) for term, value in section.facts]))
-    parts += ["<h2>Tables</h2>", _tables(entry, manifest, "../")]
-    if command:
-        where = html_link("../" + embedding_path(slug), "a table of all neurons with their visualizations")
-        parts.append(f"<p>For Apple’s Embedding Atlas, {where}, opened by <code>{html_text(command)}</code>.</p>")
-    parts.append("<h2>Cite</h2>")
-    parts += [f'<pre tabindex="0">{isolated(citation_bibtex(slug, manifest))}</pre>']
-    files = [(f"{slug}.bib", "BibTeX"), (f"{slug}.cff", "CITATION.cff"), (f"{slug}.md", "this card as Markdown")]
-    parts.append(f"<p>{' · '.join(html_link(path, text) for path, text in files)}</p>")
-    return html_page(title=f"{one_line(manifest['title'])} · data card", body="\n".join(parts), up="../")
+def _shown(entry: Entry, manifest: Manifest, first_page: str | None) -> dict[str, Any]:
+    """What the templates show of an atlas; its `files` without images and without parts of tables for the viewer."""
+    return {
+        "slug": entry["slug"],
+        "folder": entry["path"],
+        "manifest": manifest,
+        "first_page": first_page,
+        "files": [
+            file
+            for file in manifest["files"]
+            if not file["path"].endswith(".webp") and file["path"].split("/")[0] not in _PARTS
+        ],
+    }
 
 
-def _list_page(atlases: Sequence[tuple[Entry, Manifest]], pages: Mapping[str, str]) -> bytes:
-    parts = [
-        "<h1>The atlases of this site</h1>",
-        '<p class="lead">Their tables are ordinary Parquet files; <a href="data.html">how the data is laid out</a> '
-        "explains the columns. This page needs no JavaScript.</p>",
-    ]
-    for entry, manifest in atlases:
-        slug = entry["slug"]
-        links = [
-            html_link(f"index.html#/atlas/{slug}", "browse (needs JavaScript)"),
-            html_link(f"cards/{slug}.html", "data card"),
-            *([html_link(pages[slug], "page by page")] if slug in pages else []),
-        ]
-        parts += [
-            f"<h2>{isolated(manifest['title'])}</h2>",
-            f"<p>{isolated(manifest['model']['name'])}, {isolated(manifest['counts'].get('neurons', '?'))} neurons: "
-            f"{' · '.join(links)}</p>",
-            _tables(entry, manifest, ""),
-        ]
-    return html_page(title="Atlases", body="\n".join(parts), up="")
-
-
-def _tables(entry: Entry, manifest: Manifest, up: str) -> str:
-    """Links to everything of an atlas that is no visualization, nor a part of another table for the viewer."""
-    files = [("atlas.json", None)]
-    files += [
-        (file["path"], file["bytes"])
-        for file in manifest["files"]
-        if not file["path"].endswith(".webp") and file["path"].split("/")[0] not in _PARTS
-    ]
-    folder = up + entry["path"]
-    items = [
-        f"<li>{html_link(f'{folder}/{path}', path)}{'' if size is None else f' {size / 1e3:,.1f} kB'}</li>"
-        for path, size in files
-    ]
-    return "<ul>\n" + "\n".join(items) + "\n</ul>"
-
-
-def _told(*facts: tuple[object, object]) -> list[tuple[str, str]]:
+def _known(*facts: tuple[object, object]) -> list[tuple[str, str]]:
     return [(str(term), str(value)) for term, value in facts if value not in (None, "")]
 
 

@@ -2,9 +2,9 @@
 
     embedding-atlas embedding/<slug>.parquet --text text --image image [--x x --y y]
 
-`image` holds the neuron's tile as a data URL, one of the forms that its "Data Formats" page lists, so that the file is
-whole without this site. `x` and `y` are there if the atlas has a map (`map.parquet`); without them Embedding Atlas lays
-the neurons out by itself, from `text` or `image`.
+`image` is the neuron's tile as a data URL, one of the forms on its "Data Formats" page, so that the file is complete
+without this site. `x` and `y` come from the atlas's map (`map.parquet`); without a map Embedding Atlas computes a layout
+from `text` or `image`.
 """
 
 import base64
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.atlas.format.manifest import Manifest
-from pipeline.atlas.format.schema import MAP_TABLE
-from pipeline.atlas.format.schema import SHEET_QUALITY
+from pipeline.atlas.format.schema import MAP_TABLE, SHEET_QUALITY
 from pipeline.atlas.format.sheets import tile_box
 from pipeline.io.images import decode_image, encode_webp
 from pipeline.io.parquet import parse_table, table_bytes
@@ -37,7 +36,7 @@ def embedding_table(manifest: Manifest, rows: Sequence[Mapping[str, Any]], read:
 
     Args:
         manifest: atlas.json.
-        rows: of index.parquet, with `top_labels` as text, and `top_captions` where there are captions.
+        rows: of index.parquet, with `top_labels` and `top_captions` as text.
         read: gives the bytes of a file of the atlas.
     """
     scores = [name for name in manifest["columns"] if rows and name in rows[0]]
@@ -76,7 +75,7 @@ def has_map(manifest: Manifest) -> bool:
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row.get("top_captions")]
+    words = [row["label"], f"{row['layer']}:{row['unit']}", row["top_labels"], row["top_captions"]]
     return " · ".join(word for word in words if word)
 
 

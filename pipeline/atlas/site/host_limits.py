@@ -37,7 +37,7 @@ HOST_LIMITS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class SiteReport:
-    """What was published, how large it is, and for each host whether it fits and what to do if it does not."""
+    """What was published, its size, which hosts accept it, and a remedy for the others."""
 
     url: str
     slugs: tuple[str, ...]
@@ -138,11 +138,10 @@ class SiteReport:
         if over & {"files", "folder"} and self.has_neuron_pages:
             remedies.append("leave out --neuron-pages (one file per neuron)")
         elif over & {"files", "folder"} and not self.is_packed:
-            remedies.append("add --pack (a few archives per layer instead of single visualizations)")
+            remedies.append("add --pack (a few archives per layer instead of single images)")
         if over & {"site", "file"} or not remedies:
             remedies.append(
-                "publish to an object store (S3, R2, GCS), or fewer layers or seeds per site, or without example "
-                "visualizations"
+                "publish to an object store (S3, R2, GCS), or fewer layers or seeds per site, or without dataset images"
             )
         return ", or ".join(remedies)
 

@@ -1,11 +1,11 @@
 """A small static page for every neuron, on request: for link previews, search engines and readers without JavaScript.
 
-    neurons/<slug>/<layer>/<unit>.html   visualization, label, scores, OpenGraph and Twitter tags, the way into the viewer
+    neurons/<slug>/<layer>/<unit>.html   visualization, label, scores, OpenGraph and Twitter tags, link to the viewer
     neurons/<slug>/<layer>/index.html    the neurons of a layer, as links
     sitemap.xml, robots.txt              every page; in several files above MAX_URLS
 
-Addresses carry no build id, so that links last. A page's canonical address is its own: the viewer's address differs
-from that of every other neuron only behind the '#', which search engines drop. Pure.
+Addresses have no build id, so that links last. A page's canonical address is its own: the viewer's addresses of neurons
+differ only behind the '#', which search engines drop. Pure.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,16 +13,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pipeline.atlas.format.manifest import Manifest
-from pipeline.atlas.site.static_pages import html_facts, html_link, html_page, html_text, isolated, one_line
+from pipeline.atlas.site.static_pages import html_text, one_line, page
 from pipeline.neurons import check_layer_name
 
-Entry = Mapping[str, Any]  # what sites.json says about an atlas
-Row = Mapping[str, Any]  # of index.parquet, with `top_labels` as text, and `top_captions` where there are captions
+Entry = Mapping[str, Any]  # an atlas in sites.json
+Row = Mapping[str, Any]  # of index.parquet, with `top_labels` and `top_captions` as text
 
 PAGES_FOLDER: Final = "neurons"
 MAX_URLS: Final = 50_000  # of one sitemap: sitemaps.org protocol 0.9
 ROBOTS_MARK: Final = "# Written by neuron-atlas"
 
+_UP: Final = "../../../"  # from a page to the site's root
 _SITEMAP_HEAD: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _SITEMAP_NAMESPACE: Final = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
 
@@ -43,7 +44,7 @@ def neuron_pages(entry: Entry, manifest: Manifest, rows: Sequence[Row], base_url
     Args:
         entry: of sites.json.
         manifest: its atlas.json.
-        rows: of its index.parquet with `top_labels` as text, in order.
+        rows: of its index.parquet, in order.
         base_url: address of the site, ending in "/".
     """
     by_layer: dict[str, list[Row]] = {layer["name"]: [] for layer in manifest["layers"]}
@@ -91,33 +92,26 @@ def _neuron_page(
     label = row["label"] or ""
     title = f"{one_line(label, 100)} · {name}" if label else name
     address = base_url + neuron_page_path(slug, layer, unit)
-    visualization = f"{entry['path']}/{row['image_path']}" if row["image_path"] else ""
-    up = "../../../"
-    viewer = f"{up}index.html#/atlas/{quote(slug)}/{quote(layer, safe='')}/{unit}"
+    image = f"{entry['path']}/{row['image_path']}" if row["image_path"] else ""
     alternative = f"Visualization synthesized to activate {one_line(label, 100) or 'the neuron'} ({name})"
-    steps = [
-        html_link(f"{neighbor['unit']}.html", f"{word} {layer}:{neighbor['unit']}")
-        for neighbor, word in zip(neighbors, ("←", "→"), strict=True)
-        if neighbor is not None
-    ]
-    parts = [
-        f"<p>{' · '.join([html_link('index.html', layer), *steps])}</p>",
-        f"<h1>{isolated(label or name)}</h1>",
-        f'<p class="lead">{html_text(f"Neuron {name} of ")}{isolated(manifest["model"]["name"])}, in '
-        f"{html_link(f'{up}cards/{slug}.html', manifest['title'])}</p>",
-    ]
-    if visualization:
-        parts.append(f'<p><img src="{html_text(up + visualization)}" alt="{html_text(alternative)}"></p>')
-    parts += [
-        f"<p>{html_link(viewer, 'Open it in the viewer')}: dataset images, activations and other visualizations (needs "
-        "JavaScript).</p>",
-        html_facts([(term, isolated(value)) for term, value in _facts(manifest, row)]),
-    ]
-    return html_page(
+    before, after = (neighbor["unit"] if neighbor is not None else None for neighbor in neighbors)
+    return page(
+        "neuron.html",
         title=f"{title} · {one_line(manifest['title'], 80)}",
-        body="\n".join(parts),
-        up=up,
-        head=_previews(title, _description(manifest, row), address, base_url + visualization if visualization else "", alternative),
+        up=_UP,
+        slug=slug,
+        manifest=manifest,
+        layer=layer,
+        name=name,
+        label=label,
+        image=image,
+        alternative=alternative,
+        address=address,
+        before=before,
+        after=after,
+        viewer=f"{_UP}index.html#/atlas/{quote(slug)}/{quote(layer, safe='')}/{unit}",
+        items=_facts(manifest, row),
+        **_previews(title, _description(manifest, row), address, base_url + image if image else "", alternative),
     )
 
 
@@ -126,7 +120,7 @@ def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
         ("Status", row["status"]),
         ("Method", row["method"]),
         ("Labels of the dataset images", row["top_labels"]),
-        ("Captions of the dataset images", row.get("top_captions") or ""),
+        ("Captions of the dataset images", row["top_captions"]),
     ]
     for column, note in manifest["columns"].items():
         value = row.get(column)
@@ -139,48 +133,48 @@ def _facts(manifest: Manifest, row: Row) -> list[tuple[str, str]]:
 def _description(manifest: Manifest, row: Row) -> str:
     """One sentence or two for previews."""
     words = f"What neuron {row['layer']}:{row['unit']} of {one_line(manifest['model']['name'], 80)} responds to."
-    labels = one_line(row["top_labels"] or row.get("top_captions") or "", 120)
+    labels = one_line(row["top_labels"] or row["top_captions"], 120)
     return f"{words} Dataset images that activate it: {labels}." if labels else words
 
 
-def _previews(title: str, description: str, address: str, image: str, alternative: str) -> str:
-    """Tags of the Open Graph protocol (ogp.me) and of Twitter cards, and the canonical address."""
-    properties = [
-        ("og:type", "article"),
-        ("og:site_name", "Neuron Atlas"),
-        ("og:title", title),
-        ("og:description", description),
-        ("og:url", address),
-        *([("og:image", image), ("og:image:type", "image/webp"), ("og:image:alt", alternative)] if image else []),
-    ]
-    names = [
-        ("description", description),
-        ("twitter:card", "summary"),
-        ("twitter:title", title),
-        ("twitter:description", description),
-        *([("twitter:image", image), ("twitter:image:alt", alternative)] if image else []),
-    ]
-    lines = [f'<link rel="canonical" href="{html_text(address)}">']
-    lines += [f'<meta property="{name}" content="{html_text(value)}">' for name, value in properties]
-    lines += [f'<meta name="{name}" content="{html_text(value)}">' for name, value in names]
-    return "\n".join(lines) + "\n"
+def _previews(
+    title: str, description: str, address: str, image: str, alternative: str
+) -> dict[str, list[tuple[str, str]]]:
+    """Tags of the Open Graph protocol (ogp.me) as `properties`, of Twitter cards as `names`."""
+    image_properties = [("og:image", image), ("og:image:type", "image/webp"), ("og:image:alt", alternative)]
+    image_names = [("twitter:image", image), ("twitter:image:alt", alternative)]
+    return {
+        "properties": [
+            ("og:type", "article"),
+            ("og:site_name", "Neuron Atlas"),
+            ("og:title", title),
+            ("og:description", description),
+            ("og:url", address),
+            *(image_properties if image else []),
+        ],
+        "names": [
+            ("description", description),
+            ("twitter:card", "summary"),
+            ("twitter:title", title),
+            ("twitter:description", description),
+            *(image_names if image else []),
+        ],
+    }
 
 
 def _layer_page(entry: Entry, manifest: Manifest, layer: str, rows: Sequence[Row], layers: Sequence[str]) -> bytes:
-    slug = entry["slug"]
-    others = [isolated(name) if name == layer else html_link(f"../{name}/index.html", name) for name in layers]
-    items = "\n".join(f"<li>{html_link(str(row['unit']) + '.html', _entry_text(row))}</li>" for row in rows)
-    body = "\n".join(
-        [
-            f"<p>{html_link(f'../../../cards/{slug}.html', manifest['title'])}</p>",
-            f"<h1>{html_text(layer)}</h1>",
-            f"<p>Layers: {' · '.join(others)}</p>",
-            f"<ul>\n{items}\n</ul>",
-        ]
+    return page(
+        "layer.html",
+        title=f"{layer} · {one_line(manifest['title'], 80)}",
+        up=_UP,
+        slug=entry["slug"],
+        manifest=manifest,
+        layer=layer,
+        layers=layers,
+        neurons=[(row["unit"], _entry_text(row)) for row in rows],
     )
-    return html_page(title=f"{layer} · {one_line(manifest['title'], 80)}", body=body, up="../../../")
 
 
 def _entry_text(row: Row) -> str:
-    words = one_line(row["label"] or row["top_labels"] or row.get("top_captions") or "", 120)
+    words = one_line(row["label"] or row["top_labels"] or row["top_captions"], 120)
     return f"{row['unit']}: {words}" if words else str(row["unit"])

@@ -1,11 +1,11 @@
-"""Visualizations of a layer in a few archives, for hosts that limit the number of files.
+"""The images of a layer in a few archives, for hosts that limit the number of files.
 
     packs/<folder>/<layer>-0000.zip, -0001.zip, …   standard ZIPs whose members are *stored*, not compressed
-    packs/<folder>/<layer>.parquet                  where each visualization lies: PACK_SCHEMA
+    packs/<folder>/<layer>.parquet                  the place of each image: PACK_SCHEMA
 
-A member's bytes stand in the archive as they are, so that one visualization is one HTTP Range away, and every unzip
-program opens the archives too. Only PACKED_FOLDERS are packed, which hold several files per neuron; a contact sheet is
-one file for 64 neurons and stays one. Equal visualizations give equal bytes: names are sorted, times are fixed.
+A member's bytes are in the archive unchanged, so that one HTTP Range request reads an image, and every unzip program
+opens the archives too. Only PACKED_FOLDERS are packed, which have several files per neuron; a contact sheet is one file
+for 64 neurons and stays one. Equal images give equal bytes: names are sorted, times are fixed.
 """
 
 import io
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.atlas.format.schema import check_atlas_path
-from pipeline.io.root import Root
-from pipeline.io.parquet import column_types, parse_table, table_bytes
 from pipeline.errors import UserError
+from pipeline.io.parquet import column_types, parse_table, table_bytes
+from pipeline.io.root import Root
 
 PACKS_FOLDER: Final = "packs"
 PACKED_FOLDERS: Final = ("images", "examples")
-# The smallest limit for one file that we know is 25 MiB (host_limits); a single visualization is never split.
+# The smallest limit for one file that we know is 25 MiB (host_limits); a single image is never split.
 MAX_ARCHIVE_BYTES: Final = 20_000_000
 PACK_SCHEMA: Final[dict[str, str]] = {
-    "path": "string",  # of the visualization in the atlas, as its tables name it
+    "path": "string",  # of the image in the atlas, as its tables name it
     "archive": "string",  # path of the ZIP in the atlas
-    "offset": "int32",  # of the visualization's first byte in the ZIP
-    "bytes": "int32",  # of the visualization
+    "offset": "int32",  # of the image's first byte in the ZIP
+    "bytes": "int32",  # of the image
     "archive_bytes": "int32",  # of the whole ZIP
 }
 
@@ -41,7 +41,7 @@ _OVERHEAD_BYTES: Final = 30 + 46
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one packed visualization lies."""
+    """Where one packed image lies."""
 
     archive: str
     offset: int
@@ -55,7 +55,7 @@ def is_packed_path(path: str) -> bool:
 
 
 def index_path(path: str) -> str:
-    """Where the index that names a visualization lies."""
+    """Where the index that names an image lies."""
     folder, layer, _ = path.split("/", 2)
     return f"{PACKS_FOLDER}/{folder}/{layer}.parquet"
 
@@ -63,47 +63,47 @@ def index_path(path: str) -> str:
 def packed_files(
     paths: Iterable[str], read: Callable[[str], bytes], *, max_archive_bytes: int = MAX_ARCHIVE_BYTES
 ) -> Iterator[tuple[str, bytes]]:
-    """(path, bytes) of the archives and indexes that hold the visualizations `paths`, one archive in memory at a time.
+    """(path, bytes) of the archives and indexes that hold the images `paths`, one archive in memory at a time.
 
     Args:
-        paths: visualizations of an atlas, `is_packed_path` each.
-        read: gives a visualization's bytes.
-        max_archive_bytes: bound of an archive; one with a single visualization may be larger.
+        paths: images of an atlas, `is_packed_path` each.
+        read: gives the bytes of an image.
+        max_archive_bytes: bound of an archive; one with a single image may be larger.
     """
     groups: dict[str, list[str]] = {}
     for path in sorted(paths):
         groups.setdefault(index_path(path), []).append(path)
     for index, members in sorted(groups.items()):
         rows: list[dict[str, Any]] = []
-        for number, visualizations in enumerate(_portions(members, read, max_archive_bytes)):
+        for number, images in enumerate(_archive_members(members, read, max_archive_bytes)):
             archive = f"{index.removesuffix('.parquet')}-{number:04d}.zip"
-            data, found = _archive(archive, visualizations)
+            data, found = _archive(archive, images)
             rows += found
             yield archive, data
         yield index, table_bytes(rows, PACK_SCHEMA)
 
 
-def _portions(
+def _archive_members(
     members: Sequence[str], read: Callable[[str], bytes], max_archive_bytes: int
 ) -> Iterator[list[tuple[str, bytes]]]:
-    portion: list[tuple[str, bytes]] = []
+    group: list[tuple[str, bytes]] = []
     size = 0
     for path in members:
         data = read(path)
         needed = len(data) + _OVERHEAD_BYTES + 2 * len(path)
-        if portion and size + needed > max_archive_bytes:
-            yield portion
-            portion, size = [], 0
-        portion.append((path, data))
+        if group and size + needed > max_archive_bytes:
+            yield group
+            group, size = [], 0
+        group.append((path, data))
         size += needed
-    yield portion
+    yield group
 
 
-def _archive(archive: str, visualizations: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[dict[str, Any]]]:
-    """A ZIP of visualizations under their paths, and its rows of the index."""
+def _archive(archive: str, images: Sequence[tuple[str, bytes]]) -> tuple[bytes, list[dict[str, Any]]]:
+    """A ZIP of images under their paths, and its rows of the index."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as opened:
-        for path, data in visualizations:
+        for path, data in images:
             opened.writestr(zipfile.ZipInfo(path, _EPOCH), data)
         places = [(info.filename, info.header_offset, info.file_size) for info in opened.infolist()]
     whole = buffer.getvalue()
@@ -127,14 +127,14 @@ def _data_offset(archive: bytes, header_offset: int) -> int:
 
 
 class PackedAtlas:
-    """Reads the files of a packed atlas by the paths that atlas.json lists, as `Root` does those of a plain one."""
+    """Reads the files of a packed atlas by the paths that atlas.json lists, as `Root` does for a plain one."""
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self._places: dict[str, Place] | None = None
 
     def places(self) -> Mapping[str, Place]:
-        """Every packed visualization by its path.
+        """Every packed image by its path.
 
         Raises:
             UserError: an index is damaged, or names a place that cannot be.
@@ -163,7 +163,7 @@ class PackedAtlas:
         return self.root.read_bytes(place.archive, offset=place.offset, size=place.size_bytes)
 
     def holder(self, path: str) -> str:
-        """The file that lies in the folder for `path`: itself, or its archive."""
+        """The file in the folder that holds `path`: itself, or its archive."""
         return self._place(path).archive if is_packed_path(path) else path
 
     def _place(self, path: str) -> Place:
@@ -196,7 +196,7 @@ def pack_problems(atlas: PackedAtlas) -> Iterator[tuple[str, str]]:
     """(file, what is wrong with it): archives that are no ZIPs or hold other members than the indexes say."""
     try:
         places = atlas.places()
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         yield PACKS_FOLDER, str(error)
         return
     by_archive: dict[str, dict[str, Place]] = {}
@@ -228,4 +228,5 @@ def _archive_problems(data: bytes, members: Mapping[str, Place]) -> Iterator[str
     requested = {path: (place.offset, place.size_bytes) for path, place in members.items()}
     for path in sorted(set(found) | set(requested)):
         if found.get(path) != requested.get(path):
-            yield f"{path[:200]!r} lies at {found.get(path, 'no place')}, its index says {requested.get(path, 'nothing')}"
+            places = f"{found.get(path, 'no place')}, its index says {requested.get(path, 'nothing')}"
+            yield f"{path[:200]!r} lies at {places}"

@@ -1,8 +1,8 @@
 """Preview an atlas or a site on this machine: a small HTTP server on 127.0.0.1 and nowhere else.
 
-An atlas folder is shown as a site with one atlas, mounted under the same addresses as a published one, with its data
-card. Only files that the viewer, sites.json or atlas.json name are served from it; of a site every plain file, but no
-hidden one and no listing.
+An atlas folder is served as a site with one atlas, under the same addresses as a published one, with its data card. Only
+files that the viewer, sites.json or atlas.json name are served from it; from a site every plain file, but no hidden one
+and no listing.
 """
 
 import errno
@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
-from pipeline.atlas.site.data_card import card_files
+from atlas_viewer import viewer_files
 from pipeline.atlas.format.schema import check_atlas_path
+from pipeline.atlas.site.data_card import card_files
 from pipeline.atlas.site.site import atlas_folder, read_atlas, site_entry, sites_json, slug_of
 from pipeline.atlas.site.static_pages import META_SECURITY_POLICY
-from pipeline.io.root import Root
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 
-# Stands as a <meta> tag in the pages too; frame-ancestors only counts in a header.
+# The pages have the policy in a <meta> tag too; frame-ancestors only counts in a header.
 SECURITY_POLICY: Final = f"{META_SECURITY_POLICY}; frame-ancestors 'none'"
 
 MIME_TYPES: Final = {
@@ -101,7 +102,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A browser that goes away in the middle (a gallery scrolled past) is no error; nobody is left to tell.
+        # A browser that closes the connection in the middle (a gallery scrolled past) is no error.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -117,13 +118,9 @@ class _SiteFiles:
 
 
 class _AtlasFiles:
-    """One atlas as a site: viewer, a made-up sites.json, and the listed files under their build's address."""
+    """One atlas as a site: viewer, a sites.json made for it, and the listed files under their build's address."""
 
     def __init__(self, root: Root) -> None:
-        from atlas_viewer import (
-            viewer_files,
-        )  # beside the house, not a floor of it: imported where it is needed
-
         self._root = root
         self._folder = root.local_path.resolve()
         self._viewer = viewer_files()
@@ -131,7 +128,7 @@ class _AtlasFiles:
         self._version: object = None
         self._prefix = ""
         self._listed: set[str] = set()
-        self._made: dict[str, bytes] = {}  # sites.json, the data card and what else `site` makes of atlas.json
+        self._made: dict[str, bytes] = {}  # sites.json, the data card and the other pages that `site` makes
         self._refresh()
 
     def __call__(self, address: str) -> Resource | None:
@@ -147,11 +144,11 @@ class _AtlasFiles:
         return _contained(self._folder, path) if address.startswith(prefix) and path in listed else None
 
     def _refresh(self) -> None:
-        """Read atlas.json again if it changed: an atlas that is built anew shows up without a new server."""
+        """Read atlas.json again if it changed, so that a new build shows up without a new server."""
         try:
             status = (self._folder / "atlas.json").stat()
         except FileNotFoundError:
-            return  # a build is under way: keep what was there
+            return  # a build is under way: keep the old one
         if self._version == (status.st_mtime_ns, status.st_size):
             return
         atlas = read_atlas(self._root)
@@ -167,7 +164,7 @@ def _contained(folder: Path, path: str) -> Path | None:
     """The plain file `path` below `folder` (already resolved), or None, also for a link that leads out."""
     try:
         file = (folder / check_atlas_path(path)).resolve()
-    except (ValueError, OSError):
+    except (UserError, OSError):
         return None
     return file if file.is_relative_to(folder) and file.is_file() else None
 
@@ -180,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "neuron-atlas"
     sys_version = ""
     timeout = _IDLE_TIMEOUT_S
+    disable_nagle_algorithm = True  # headers and body are two writes; the second must not wait for an acknowledgment
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
@@ -188,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a gallery of tiles would be a gallery of lines."""
+        """Print nothing: a gallery requests hundreds of files."""
 
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", SECURITY_POLICY)

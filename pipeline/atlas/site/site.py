@@ -1,33 +1,34 @@
 """Publish atlases: the viewer plus any number of atlases as one static folder.
 
     OUT/index.html, *.js, *.css, …                 the viewer
-    OUT/sites.json                                 which atlases there are; the commit
-    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; visualizations in
-                                                   archives if the site is packed (`packing`)
-    OUT/atlases.html, cards/…, neurons/…           what follows from all that (`site_parts`); written after the commit
+    OUT/sites.json                                 the list of atlases; the commit
+    OUT/atlases/<slug>/<build_id>/atlas.json, …    the files that atlas.json lists, nothing else; images in archives if
+                                                   the site is packed (`packing`)
+    OUT/atlases.html, cards/…, neurons/…           static pages (`site_parts`); written after the commit
 
-The build id is in the path, so no cache can mix two builds of one atlas. Publishing again adds or replaces
-atlases and keeps the others; the replaced builds are removed only once sites.json no longer names them.
+The build id is in the path, so no cache can mix two builds of one atlas. Publishing again adds or replaces atlases and
+keeps the others; replaced builds are removed once sites.json no longer names them.
 """
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.atlas.site.host_limits import SiteReport
+from atlas_viewer import published_bytes, viewer_files
 from pipeline.atlas.format.manifest import Manifest, manifest_bytes, manifest_problems
+from pipeline.atlas.format.schema import SITE_SCHEMA_VERSION
+from pipeline.atlas.site.host_limits import SiteReport
 from pipeline.atlas.site.packing import PACKED_FOLDERS, PACKS_FOLDER, is_packed_path, packed_files
-from pipeline.atlas.format.schema import HEAD_PATH, SITE_SCHEMA_VERSION
 from pipeline.atlas.site.site_parts import PLAIN, SiteForm, write_static_parts
-from pipeline.io.root import Root
 from pipeline.errors import UserError
+from pipeline.io.root import Root
 
-MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was cut short
-# What may already lie in a folder that becomes a site: the clone of a Pages branch, say.
+MARKER: Final = ".neuron-atlas-site"  # written first: this folder is ours, even if the first publication was killed
+# What a folder that becomes a site may already contain: the clone of a Pages branch, say.
 _NEUTRAL_NAMES: Final = frozenset({".git", ".gitignore", ".gitattributes", ".nojekyll", "CNAME"})
 _COPIERS: Final = 8
 
@@ -39,13 +40,13 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     """Publish built atlases into the folder (or bucket) `out`.
 
     Args:
-        out: the site; atlases that are in it already stay as they are.
-        atlases: to be added, or to replace older builds.
+        out: the site; other atlases in it stay.
+        atlases: added, or replace older builds.
         form: neuron pages and embedding tables are made for every atlas of the site, or removed.
 
     Raises:
         UserError: `out` holds something that is not a site of ours; an atlas is not built, is damaged, or
-            shares its name with another one of this call. Nothing that was published before is changed then.
+            shares its name with another one of this call. Then nothing that was published before changes.
     """
     root = out if isinstance(out, Root) else Root.open(str(out))
     if not atlases:
@@ -69,8 +70,8 @@ def write_site(out: str | Path | Root, atlases: Sequence[Root], form: SiteForm =
     for slug, (source, atlas) in new.items():
         _copy_atlas(source, atlas, root, atlas_folder(slug, atlas), packed=form.packed)
         published[slug] = site_entry(slug, atlas, packed=form.packed)
-    for path, data in _viewer_files():
-        root.write_bytes(path, data)
+    for path, file in viewer_files().items():
+        root.write_bytes(path, published_bytes(file))
     root.write_bytes(".nojekyll", b"")  # GitHub Pages: serve the files as they are
     root.write_json("sites.json", sites_json(published.values()))
     write_static_parts(root, sites_json(published.values())["atlases"], form)
@@ -120,10 +121,8 @@ def atlas_folder(slug: str, atlas: Mapping[str, Any]) -> str:
 
 def site_entry(slug: str, atlas: Mapping[str, Any], *, packed: bool = False) -> dict[str, Any]:
     """What sites.json says about one atlas; `packed` and `head` (it has a head.json) stand there only if true."""
-    has_head = any(entry["path"] == HEAD_PATH for entry in atlas["files"])
     return {
         **({"packed": True} if packed else {}),
-        **({"head": True} if has_head else {}),
         "slug": slug,
         "title": atlas["title"],
         "path": atlas_folder(slug, atlas),
@@ -139,7 +138,7 @@ def sites_json(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def check_site_entry(entry: Any) -> None:
-    """Raise ValueError unless `slug` and `path` of an entry of sites.json fit each other and are safe."""
+    """Raise UserError unless `slug` and `path` of an entry of sites.json fit each other and are safe."""
     slug, path = (entry.get("slug"), entry.get("path")) if isinstance(entry, dict) else (None, None)
     parts = path.split("/") if isinstance(path, str) else []
     if (
@@ -150,13 +149,6 @@ def check_site_entry(entry: Any) -> None:
         or not _BUILD_ID.fullmatch(parts[2])
     ):
         raise UserError(f"slug {slug!r} with path {path!r}, expected 'atlases/<slug>/<build id>'")
-
-
-def _viewer_files() -> Iterator[tuple[str, bytes]]:
-    # Beside the house, not a floor of it: imported where it is needed.
-    from atlas_viewer import published_bytes, viewer_files
-
-    return ((path, published_bytes(file)) for path, file in viewer_files().items())
 
 
 def _published_atlases(root: Root) -> dict[str, dict[str, Any]]:

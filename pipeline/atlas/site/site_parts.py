@@ -1,7 +1,7 @@
-"""What follows from the atlases of a site: their cards, pages that need no JavaScript, tables for other programs.
+"""The parts of a site that follow from its atlases: data cards, pages without JavaScript, tables for other programs.
 
-All of it is made from the site itself, after sites.json says what is in it, so that it always fits; what a publication
-does not ask for again is removed.
+They are made from the site itself after sites.json is written, so that they always fit it. Parts that a publication does
+not ask for again are removed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.atlas.format.manifest import Manifest
+from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.data_card import card_files
 from pipeline.atlas.site.embedding_table import embedding_command, embedding_path, embedding_table, has_map
-from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.site.neuron_pages import PAGES_FOLDER, ROBOTS_MARK, layer_page_path, neuron_pages, sitemap_files
-from pipeline.atlas.format.schema import INDEX_PATH, LABELS_PATH
 from pipeline.atlas.site.static_pages import check_base_url
-from pipeline.io.root import Root
-from pipeline.io.parquet import parse_table
 from pipeline.errors import UserError
+from pipeline.io.parquet import parse_table
+from pipeline.io.root import Root
 
 Entry = Mapping[str, Any]  # of sites.json
 
@@ -30,7 +30,7 @@ class SiteForm:
     """What a site has beside the viewer, the atlases and their data cards.
 
     Attributes:
-        packed: the visualizations of the atlases published now lie in archives (`packing`).
+        packed: the images of the newly published atlases are in archives (`packing`).
         neuron_pages_url: address of the site, if every neuron is to have a page of its own (`neuron_pages`).
         embedding_table: every atlas has a table for Embedding Atlas (`embedding_table`).
     """
@@ -58,7 +58,7 @@ def write_static_parts(root: Root, entries: Sequence[Entry], form: SiteForm) -> 
     Args:
         root: the site; its atlases are in place.
         entries: of sites.json.
-        form: what is wanted.
+        form: the requested parts.
     """
     atlases: list[tuple[Entry, Manifest]] = [
         (entry, root.read_json(f"{entry['path']}/atlas.json")) for entry in entries
@@ -110,7 +110,7 @@ def _write_neuron_pages(root: Root, atlases: Iterable[tuple[Entry, Manifest]], b
     slugs = [entry["slug"] for entry, _ in atlases]
     maps = sitemap_files(base_url, ["", "atlases.html", *(f"cards/{slug}.html" for slug in slugs), *paths])
     if root.exists("robots.txt") and not _is_our_robots(root):
-        del maps["robots.txt"]  # somebody's own: theirs to name the sitemap in
+        del maps["robots.txt"]  # somebody else's, who may name the sitemap in it
     for path, data in maps.items():
         root.write_bytes(path, data)
     return {*paths, *maps}
@@ -123,8 +123,7 @@ def _is_our_robots(root: Root) -> bool:
 def _index(folder: Root) -> list[dict[str, Any]]:
     """Rows of index.parquet of an atlas, with `top_labels` and `top_captions` as text."""
     columns = parse_table(folder.read_bytes(INDEX_PATH), source=f"{folder.url}/{INDEX_PATH}")
-    if "top_labels" not in columns:  # versions before labels.parquet have it in the index
-        labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
-        for name in ("top_labels", "top_captions"):  # earlier versions have no captions
-            columns[name] = ["; ".join(found or ()) for found in labels.get(name, [()] * len(columns["layer"]))]
+    labels = parse_table(folder.read_bytes(LABELS_PATH), source=f"{folder.url}/{LABELS_PATH}")
+    for name in ("top_labels", "top_captions"):
+        columns[name] = ["; ".join(found) for found in labels[name]]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

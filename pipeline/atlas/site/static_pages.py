@@ -1,16 +1,20 @@
-"""Text of anybody's atlas as HTML, Markdown, YAML and BibTeX, and the frame of the pages that need no JavaScript. Pure.
+"""Text of anybody's atlas as HTML, Markdown, YAML and BibTeX, and the pages that need no JavaScript. Pure.
 
-Labels, titles and names are data. Every value goes through one of the functions here exactly once, and nothing else
-puts it into a file.
+Labels, titles and names are untrusted data. The templates escape every value, and the functions here do for the other
+formats.
 """
 
-import html
 import json
 import re
+from pathlib import Path
 from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 from pipeline.errors import UserError
 
-# The viewer's pages carry the same policy as a <meta> tag, for hosts that set no headers.
+# The viewer's pages have the same policy in a <meta> tag, for hosts that set no headers.
 META_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'"
@@ -22,12 +26,7 @@ _BIBTEX = re.compile(r"[\\{}%$&#_~^\"]")
 
 def html_text(value: object) -> str:
     """A value as HTML text or as a quoted attribute; characters that HTML forbids become U+FFFD."""
-    return html.escape(_CONTROL.sub("\ufffd", _encodable(value)), quote=True)
-
-
-def isolated(value: object) -> str:
-    """`html_text` in an element that keeps right-to-left marks inside it from turning what stands around it."""
-    return f"<bdi>{html_text(value)}</bdi>"
+    return str(escape(_printable(value)))
 
 
 def one_line(value: object, max_length: int = 200) -> str:
@@ -52,46 +51,16 @@ def bibtex_text(value: object) -> str:
     return one_line(_BIBTEX.sub(" ", _encodable(value)), 500)
 
 
-def html_page(*, title: str, body: str, up: str, head: str = "") -> bytes:
+def page(template: str, *, title: str, up: str, **values: object) -> bytes:
     """A static page in the viewer's style.
 
     Args:
+        template: name of a file in templates/; it escapes every value.
         title: plain text.
-        body: HTML of the page.
         up: path from the page to the site's root, "" or "../"….
-        head: more HTML for the head.
+        values: what the template shows.
     """
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{META_SECURITY_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta name="color-scheme" content="light dark">
-<title>{html_text(one_line(title))}</title>
-<link rel="icon" href="{up}icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="{up}style.css">
-<script src="{up}theme.js"></script>
-{head}</head>
-<body>
-<main class="page prose">
-{body}
-</main>
-</body>
-</html>
-""".encode()
-
-
-def html_link(href: str, text: object) -> str:
-    """A link; `href` is a path or address that was checked or made here."""
-    return f'<a href="{html_text(href)}">{isolated(text)}</a>'
-
-
-def html_facts(facts: list[tuple[str, str]]) -> str:
-    """Terms with their values, already HTML, as the viewer lists them."""
-    lines = "\n".join(f"<div><dt>{html_text(term)}</dt><dd>{value}</dd></div>" for term, value in facts)
-    return f'<dl class="facts">\n{lines}\n</dl>'
+    return _ENVIRONMENT.get_template(template).render(title=title, up=up, **values).encode()
 
 
 def check_base_url(url: str) -> str:
@@ -109,5 +78,23 @@ def check_base_url(url: str) -> str:
 
 
 def _encodable(value: object) -> str:
-    # Half of a surrogate pair may stand in JSON, but not in a UTF-8 file.
+    # Half of a surrogate pair may occur in JSON, but not in a UTF-8 file.
     return str(value).encode("utf-8", "replace").decode()
+
+
+def _printable(value: object) -> object:
+    """A value before it is escaped; what is HTML already stays."""
+    return value if hasattr(value, "__html__") else _CONTROL.sub("\ufffd", _encodable(value))
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    finalize=_printable,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.filters["one_line"] = one_line
+_ENVIRONMENT.globals["policy"] = Markup(META_SECURITY_POLICY)

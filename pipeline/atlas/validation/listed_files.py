@@ -1,4 +1,4 @@
-"""The files of an atlas that is not trusted: read only as far as atlas.json lists them, whole and bounded."""
+"""The files of an untrusted atlas: only those that atlas.json lists are read, and only within bounds."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from pipeline.errors import UserError
 from pipeline.io.prefetch import ahead
 from pipeline.io.root import Root
 
-MAX_MANIFEST_BYTES: Final = 512 << 20  # 1 million visualizations listed at 140 bytes each, and room
-MAX_FILE_BYTES: Final = 256 << 20  # no part of an atlas comes near
+MAX_MANIFEST_BYTES: Final = 512 << 20  # three million listed files of 140 bytes each
+MAX_FILE_BYTES: Final = 256 << 20  # far above any part of an atlas
 _READERS: Final = 4
 _FILES_AHEAD: Final = 16
 _COUNTED_AT_ONCE: Final = 64  # files
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing that is wrong: the file (relative to what was validated) and what about it."""
+    """One thing that is wrong: the file (relative to what was validated) and the problem."""
 
     path: str
     message: str
 
     def __str__(self) -> str:
-        # What comes from the folder must not steer the terminal it is printed on.
+        # Text from the folder must not control the terminal.
         text = f"{self.path}: {self.message}"
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ListedFiles:
-    """The files of one atlas folder; what is wrong with them gathers in `faults`.
+    """The files of one atlas folder; `faults` collects what is wrong with them.
 
     Attributes:
         faults: so far.
@@ -44,8 +44,8 @@ class ListedFiles:
 
     Args:
         root: the atlas folder.
-        packed: whether its visualizations lie in archives.
-        advance: told of every so many files that were read.
+        packed: whether its images are in archives.
+        advance: called with the number of files read since the last call.
     """
 
     def __init__(self, root: Root, *, packed: bool = False, advance: Callable[[int], None] = lambda _: None) -> None:
@@ -58,7 +58,7 @@ class ListedFiles:
         self._num_uncounted = 0
 
     def take_list(self, files: FileList) -> None:
-        """Take over the `files` of a manifest without problems."""
+        """Take the `files` of a manifest without problems."""
         self.listed = files
         self.left = dict.fromkeys(files.paths)
 
@@ -67,7 +67,7 @@ class ListedFiles:
         self.faults.append(Fault(path, message))
 
     def check_packs(self) -> bool:
-        """Whether the archives of visualizations, if there are any, can be relied on."""
+        """Whether the archives of images, if there are any, are valid."""
         if self.packed is None:
             return True
         before = len(self.faults)
@@ -84,7 +84,7 @@ class ListedFiles:
         return len(self.faults) == before
 
     def check_unlisted(self, folders: Sequence[str]) -> None:
-        """Note what lies in the folders and is not listed."""
+        """Note files in the folders that are not listed."""
         for folder in folders:
             for name in self.packed.walk() if self.packed else self.root.walk(folder):
                 path = f"{folder}/{name}" if folder else name
@@ -92,10 +92,7 @@ class ListedFiles:
                     self.add(path, "not listed in atlas.json; if it is newer, run `neuron-atlas build` again")
 
     def intact(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """(path, bytes) of those among `paths` that are listed and of the listed size and sha256.
-
-        Listed ones that are not become faults.
-        """
+        """(path, bytes) of the listed files among `paths` that have the listed size and sha256; others become faults."""
         return self.seen(paths, lambda _, data: data)
 
     def seen(self, paths: Iterable[str], see: Callable[[str, bytes], T | Fault]) -> Iterator[tuple[str, T]]:
@@ -103,7 +100,7 @@ class ListedFiles:
 
         Args:
             paths: see `intact`.
-            see: runs in a thread, so that visualizations are unpacked beside each other.
+            see: runs in threads, so that images are decoded in parallel.
         """
 
         def read(path: str) -> T | Fault:
@@ -146,7 +143,7 @@ class ListedFiles:
 
 
 def parsed(data: bytes) -> Any:
-    """The JSON value, None for text that is none."""
+    """The JSON value, None for other text."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

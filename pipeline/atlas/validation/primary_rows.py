@@ -1,4 +1,4 @@
-"""What `validate` keeps of a layer that it has checked, to compare the neighbors and the map with."""
+"""What `validate` keeps of a checked layer, to compare neighbors and map with."""
 
 import sys
 from collections.abc import Mapping
@@ -49,12 +49,12 @@ class PrimaryRows:
         )
 
     def row(self, unit: int) -> Row:
-        """The columns of a primary row that are kept."""
+        """The kept columns of a primary row."""
         place = self.places[unit]
         path, status = self.image_paths[place], self.statuses[place]
         return {"layer": self.layer, "unit": unit, "status": status, "image_path": path}
 
     def thumbnail(self, unit: int) -> np.ndarray | None:
-        """What a neuron's visualization looks like, None if it could not be read."""
+        """The thumbnail of a neuron's visualization, None if it could not be read."""
         place = self.places[unit]
         return self.thumbnails[place] if self.has_thumbnail[place] else None

@@ -1,4 +1,4 @@
-"""Tables of an atlas that is checked: their columns, and rows that repeat those of the layers' own tables.
+"""Checks of the tables of an atlas: their columns, and the rows that repeat those of the layers' own tables.
 
 Every deviation becomes a fault of the file, and checking goes on.
 """
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pipeline.atlas.format.fragments import Row
 from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.format.schema import (
-    HEAD_PATH,
     INDEX_PATH,
     INDEX_SCHEMA,
     KEY_COLUMNS,
     LABELS_PATH,
     LABELS_SCHEMA,
-    LATER_COLUMNS,
     indexed_scores,
 )
 from pipeline.atlas.validation.listed_files import ListedFiles
@@ -36,7 +34,7 @@ class TableChecks:
     """Reads tables and compares them.
 
     Args:
-        files: of the atlas; faults gather there.
+        files: of the atlas; they collect the faults.
         manifest: atlas.json.
     """
 
@@ -45,12 +43,12 @@ class TableChecks:
         self._manifest = manifest
 
     def read(self, path: str, data: bytes, schema: Mapping[str, str]) -> list[Row] | None:
-        """Rows of a table whose columns are as they must be; None if it has none such, with the faults."""
+        """Rows of a table with valid columns; None, with faults, if the table is invalid."""
         table = self._hold(path, data, schema)
         return table.rows() if table is not None else None
 
     def _hold(self, path: str, data: bytes, schema: Mapping[str, str]) -> HeldTable | None:
-        """The same, its rows not yet Python's."""
+        """The same, with rows that are not Python objects yet."""
         try:
             table = HeldTable(data, source=path)
         except BadTable as error:
@@ -60,7 +58,7 @@ class TableChecks:
         problems = [
             f"column {name!r} is {types.get(name, 'missing')}, expected {kind}"
             for name, kind in schema.items()
-            if types.get(name) != kind and not (name in LATER_COLUMNS and name not in types)
+            if types.get(name) != kind
         ]
         problems += [
             f"column {name!r} is not in the schema, nor a float32 score that atlas.json explains"
@@ -80,18 +78,14 @@ class TableChecks:
 
     def index(self) -> WholeTable | None:
         """index.parquet, None if it cannot be read."""
-        schema = INDEX_SCHEMA
-        if HEAD_PATH not in self._files.listed:  # of an earlier version: the labels stand in the index, as text
-            schema = schema | {"top_labels": "string"}
         for path, data in self._files.intact([INDEX_PATH]):
             try:
                 types = column_types(data, source=path)
             except BadTable as error:
                 self._files.add(path, str(error).removeprefix(f"{path}: "))
                 return None
-            schema = schema | {
-                name: k for name, k in indexed_scores(self._manifest["columns"]).items() if name in types
-            }
+            scores = indexed_scores(self._manifest["columns"])
+            schema = INDEX_SCHEMA | {name: kind for name, kind in scores.items() if name in types}
             table = self._hold(path, data, schema)
             return WholeTable(path, schema, table) if table is not None else None
         return None
@@ -100,11 +94,7 @@ class TableChecks:
         """labels.parquet, None if it cannot be read."""
         for path, data in self._files.intact([LABELS_PATH]):
             table = self._hold(path, data, LABELS_SCHEMA)
-            if table is not None:
-                # Atlases of earlier versions have no captions.
-                known = self._manifest.get("has_captions", False)
-                schema = {name: kind for name, kind in LABELS_SCHEMA.items() if name in table.types or known}
-                return WholeTable(path, schema, table)
+            return WholeTable(path, LABELS_SCHEMA, table) if table is not None else None
         return None
 
     def compare_next(self, table: WholeTable, expected: Sequence[Row]) -> None:
@@ -119,7 +109,7 @@ class TableChecks:
             self._files.add(table.path, f"has {len(table.table)} rows, the layers have {table.num_compared} neurons")
 
     def check_copy(self, path: str, expected: Sequence[Row], schema: Mapping[str, str]) -> None:
-        """A table of its own, where there is one, must hold the expected rows."""
+        """The table at `path`, if it is listed, must hold the expected rows."""
         for _, data in self._files.intact([path]):
             found = self.read(path, data, schema)
             if found is None:

@@ -1,9 +1,8 @@
-"""Validate an atlas or a site: is everything there, whole, and does every visualization belong to its row?
+"""Validate an atlas or a site: is every file there and intact, and does every image belong to its row?
 
-Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before
-reading, pixels before decoding; every deviation becomes a `Fault` that names the file, and checking goes on
-with the next one. One layer is in memory at a time; of the others a few columns stay, and with a map the
-thumbnails it is compared with.
+Nothing in the folder is trusted: it may be somebody else's. Paths are checked before use, sizes before reading, pixel
+counts before decoding; every deviation becomes a `Fault` that names the file, and checking goes on with the next file.
+One layer is in memory at a time; of the others a few columns stay, and the thumbnails if there is a map.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from pipeline.atlas.format.schema import (
     LAYER_SCHEMA,
     MAP_FOLDER,
     MAP_TABLE,
+    NEIGHBORS_FOLDER,
     SITE_SCHEMA_VERSION,
     STATUSES,
     index_path,
@@ -40,7 +40,7 @@ from pipeline.atlas.format.schema import (
     part_path,
 )
 from pipeline.atlas.format.scores import SCORES_TABLE, SCORES_TEXT, SUMMARY_SCHEMA, scores_tables, summary_problems
-from pipeline.atlas.neighbors.find import NEIGHBORS_FOLDER, NeuronKey
+from pipeline.atlas.neighbors.find import NeuronKey
 from pipeline.atlas.neighbors.nearest import NEIGHBORS_SCHEMA
 from pipeline.atlas.neighbors.projection import MAP_SCHEMA
 from pipeline.atlas.site.site import check_site_entry, site_entry
@@ -49,6 +49,7 @@ from pipeline.atlas.validation.listed_files import Fault, ListedFiles, parsed, r
 from pipeline.atlas.validation.map_checks import map_problems, map_sheet_problems, map_sheet_rows, neighbor_problems
 from pipeline.atlas.validation.primary_rows import PrimaryRows
 from pipeline.atlas.validation.table_checks import TableChecks, WholeTable
+from pipeline.errors import UserError
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 
@@ -66,7 +67,8 @@ def validate(path: str | Path | Root, *, watch: Watch = unwatched) -> list[Fault
 
     Args:
         path: the folder.
-        watch: given the number of listed files of an atlas, what is told of every so many that are read.
+        watch: takes the number of listed files of an atlas; gives a function that is called with the number of files
+            read since the last call.
     """
     root = path if isinstance(path, Root) else Root.open(str(path))
     if root.exists("sites.json"):
@@ -92,7 +94,7 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
     for entry in entries:
         try:
             check_site_entry(entry)
-        except ValueError as error:
+        except UserError as error:
             faults.append(Fault("sites.json", str(error)))
             continue
         folder = entry["path"]
@@ -114,7 +116,7 @@ def _check_site(root: Root, watch: Watch) -> list[Fault]:
 
 
 class _AtlasCheck:
-    """The check of one atlas folder, step by step; faults gather in `files`."""
+    """The check of one atlas folder, step by step; `files` collects the faults."""
 
     def __init__(self, root: Root, *, watch: Watch, packed: bool = False) -> None:
         self.root = root
@@ -128,8 +130,8 @@ class _AtlasCheck:
         """All faults.
 
         Args:
-            whole_folder: nothing unlisted may lie anywhere in the folder, as in a published one; a run's own
-                folder is only searched where the visualizations and tables are.
+            whole_folder: search the whole folder for unlisted files, as in a published one; in a run's own folder
+                only the folders of images and tables.
         """
         manifest = read_json(self.root, "atlas.json", self.files.faults)
         if manifest is None:
@@ -140,7 +142,7 @@ class _AtlasCheck:
         if problems:
             return self.files.faults
         if not self.files.check_packs():
-            return self.files.faults  # where the visualizations lie is not certain
+            return self.files.faults  # the places of the images are not certain
         self.manifest = manifest
         self.tables = TableChecks(self.files, manifest)
         manifest["files"] = FileList(manifest["files"])  # in a third of the memory
@@ -186,8 +188,8 @@ class _AtlasCheck:
             return
         if counts != self.manifest["counts"]:
             self.files.add("atlas.json", f"counts are {self.manifest['counts']}, the tables say {counts}")
-        if captioned != self.manifest.get("has_captions", False):
-            self.files.add("atlas.json", f"has_captions is not {str(captioned).lower()}, as the tables say")
+        if captioned != self.manifest["has_captions"]:
+            self.files.add("atlas.json", f"has_captions must be {str(captioned).lower()}, as the tables say")
         for table in (index, labels):
             if table is not None:
                 self.tables.end(table)
@@ -198,13 +200,10 @@ class _AtlasCheck:
                     self.files.add(path, "does not say what atlas.json and the index say")
 
     def _check_derived(self, layer: LayerRows, index: WholeTable | None, labels: WholeTable | None) -> Iterable[str]:
-        """What repeats the layer's rows must say what its table says; the score columns with a value there."""
+        """Check the tables that repeat a layer's rows; return the score columns that have a value in the index."""
         part: list[Row] = []
         if index is not None:
             part = index_rows(layer, index.schema)
-            if "top_labels" in index.schema:
-                for row, text in zip(part, _labels_as_text(layer), strict=True):
-                    row["top_labels"] = text
             self.tables.compare_next(index, part)
             self.tables.check_copy(index_path(layer.name), part, index.schema)
         if labels is not None:
@@ -248,7 +247,7 @@ class _AtlasCheck:
         return found
 
     def _listing_problems(self, row: Row) -> Iterator[str]:
-        """Files that a row names must be listed, its visualization with the row's own sha256."""
+        """Files that a row names must be listed, its image with the row's own sha256."""
         for column in PATH_FOLDERS:
             if row[column] and row[column] not in self.files.listed:
                 yield f"{column} {row[column][:200]!r} is not listed in atlas.json"
@@ -257,7 +256,7 @@ class _AtlasCheck:
             yield f"image_sha256 is not that of {row['image_path']}"
 
     def _check_scores(self) -> None:
-        """scores.parquet, where there is one, must be sound, and scores.md hold its numbers."""
+        """scores.parquet, if there is one, must be valid, and scores.md must hold its numbers."""
         tables = dict(self.files.intact([SCORES_TABLE, SCORES_TEXT]))
         if SCORES_TABLE not in tables:
             return
@@ -292,7 +291,7 @@ class _AtlasCheck:
     # ---- visualizations ----
 
     def _check_visualizations(self, layer: LayerRows) -> dict[str, np.ndarray]:
-        """Decode every visualization that a layer names; compare it with its row, and the sheets with what is on them.
+        """Decode every image that a layer names, and compare it with its row and with its tile.
 
         Returns:
             image_path → thumbnail of the primary rows' visualizations.
@@ -304,10 +303,8 @@ class _AtlasCheck:
         painted = {row["image_path"] for row in layer.primary_rows}
         thumbnails: dict[str, np.ndarray] = {}
 
-        def measure(path: str, visualization: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
-            return (visualization.shape[1], visualization.shape[0]), thumbnail(
-                visualization
-            ) if path in painted else None
+        def measure(path: str, image: np.ndarray) -> tuple[tuple[int, int], np.ndarray | None]:
+            return (image.shape[1], image.shape[0]), thumbnail(image) if path in painted else None
 
         for path, (size_px, small) in self._seen(sorted({*rows, *strips, *masks} - {*sheets}), measure):
             if small is not None:
@@ -328,7 +325,7 @@ class _AtlasCheck:
         return thumbnails
 
     def _check_further_visualizations(self, map_sheets: Mapping[str, Sequence[NeuronKey]]) -> None:
-        """Read every listed file that no layer led to, and compare the sheets of the map with what is on them."""
+        """Read every listed file that no layer names, and compare the sheets of the map with their neurons."""
 
         def compare(path: str, visualization: np.ndarray) -> list[str]:
             keys = map_sheets.get(path, ())
@@ -343,9 +340,9 @@ class _AtlasCheck:
             pass  # tables of a layer that could not be read
 
     def _seen(self, paths: Iterable[str], see: Callable[[str, np.ndarray], Seen]) -> Iterator[tuple[str, Seen]]:
-        """(path, what `see` makes of path and pixels) of the intact files that are visualizations; the others become faults.
+        """(path, what `see` makes of path and pixels) of the intact files that are images; the others become faults.
 
-        What is seen of a visualization is held, not the visualization; `see` runs in a thread.
+        Only the result of `see`, which runs in threads, stays in memory.
         """
 
         def decode(path: str, data: bytes) -> Seen | Fault:
@@ -365,8 +362,3 @@ class _AtlasCheck:
         for path in sheets:
             if path not in self.files.listed:
                 self.files.add(path, "missing: this contact sheet is not listed in atlas.json")
-
-
-def _labels_as_text(layer: LayerRows) -> list[str]:
-    """`top_labels` of the index as versions before head.json wrote it, by neuron."""
-    return ["; ".join(dict.fromkeys(filter(None, row["reference_labels"]))) for row in layer.primary_rows]

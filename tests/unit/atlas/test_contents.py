@@ -98,7 +98,7 @@ def test_captions_of_the_top_images_are_kept_whole_and_searched_by_their_beginni
 
 
 def test_an_atlas_without_captions_does_not_speak_of_them(atlas: Root) -> None:
-    assert "has_captions" not in atlas.read_json("head.json")
+    assert atlas.read_json("head.json")["has_captions"] is False
     assert not any(row["top_captions"] for row in read_rows(atlas, "labels.parquet"))
 
 
@@ -112,10 +112,9 @@ def test_shortened_captions_end_with_a_word(text: str, short: str) -> None:
 
 def test_the_head_is_the_manifest_without_its_files(atlas: Root) -> None:
     head, manifest = atlas.read_json("head.json"), atlas.read_json("atlas.json")
-    assert {key: head[key] for key in head.keys() & manifest.keys() if key != "schema"} == {
-        key: value for key, value in manifest.items() if key not in ("schema", "files")
+    assert {key: head[key] for key in head.keys() & manifest.keys()} == {
+        key: value for key, value in manifest.items() if key != "files"
     }
-    assert head["schema"] == "head/1"
     assert head["sizes"]["layers/conv_stem.parquet"] == atlas.size_bytes("layers/conv_stem.parquet")
     assert "two_afc" not in head["scores"]
     assert set(head["scores"]) >= {"activation_percentile", "accuracy_top1", "loss"}

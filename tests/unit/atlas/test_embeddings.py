@@ -1,11 +1,13 @@
-"""Signatures, neighbors and the map: the formulas derived again, planted groups found, tables and visualizations sound."""
+"""Unit embeddings, nearest neighbors and the map: formulas, planted groups, valid tables and sheets."""
 
 import importlib.util
 import io
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
+from pipeline.atlas.format.file_list import build_id, file_entry
 from pipeline.atlas.format.schema import neighbors_path
 from pipeline.atlas.format.sheets import draw_sheet
 from pipeline.atlas.neighbors.embeddings import NO_SAMPLE, TopImages, top_image_weights, unit_embeddings
@@ -13,11 +15,12 @@ from pipeline.atlas.neighbors.find import find_neighbors
 from pipeline.atlas.neighbors.map_sheets import MAP_TILE_PX, draw_map_sheets, map_tile_box
 from pipeline.atlas.neighbors.nearest import NO_NEIGHBOR, nearest_neighbors
 from pipeline.atlas.neighbors.projection import MAP_SIDE, layout, morton_order, quantize
-from pipeline.atlas.validation.map_checks import map_problems
+from pipeline.atlas.validation.map_checks import map_problems, neighbor_problems
 from pipeline.atlas.validation.validate import validate
+from pipeline.io.images import decode_webp, encode_webp
 from pipeline.io.parquet import read_rows, write_table
 from pipeline.io.root import Root
-from tests.support.synthetic_atlas import build_synthetic_atlas, draw_visualization, status_of
+from tests.support.synthetic_atlas import build, build_synthetic_atlas, draw_visualization, status_of
 
 SMALL_LAYERS = {"conv_stem": (16, 12), "blocks.2.1": (96, 20), "classifier": (1000, 12)}
 
@@ -70,13 +73,25 @@ def test_neurons_of_one_group_are_each_others_neighbors_and_the_same_on_every_ru
     assert (cosine == again[1]).all()
 
 
-def test_blocks_give_what_one_product_gives(monkeypatch):
+def test_the_number_of_threads_does_not_change_a_byte_and_blocks_change_only_rounding(monkeypatch):
+    top_images, _ = planted(num_groups=40, seed=3)
+    found = []
+    for num_threads in (1, 2):
+        with threadpool_limits(num_threads):
+            embedding = unit_embeddings(top_images)
+            found.append((embedding.tobytes(), *(part.tobytes() for part in nearest_neighbors(embedding, 7))))
+    assert found[0] == found[1]
+    monkeypatch.setattr("pipeline.atlas.neighbors.embeddings._BLOCK_COLUMNS", 11)
+    np.testing.assert_allclose(unit_embeddings(top_images), embedding, atol=1e-5)
+
+
+def test_neighbors_are_those_of_the_whole_product():
     unit_embedding = unit_embeddings(planted(seed=3)[0])
-    whole = nearest_neighbors(unit_embedding, 7)
-    monkeypatch.setattr("pipeline.atlas.neighbors.nearest._BLOCK_BYTES", 4 * len(unit_embedding) * 11)  # 11 rows each
-    blocks = nearest_neighbors(unit_embedding, 7)
-    np.testing.assert_allclose(blocks[1], whole[1], atol=2e-4)
-    assert (blocks[0] == whole[0]).mean() > 0.99  # where two cosines round apart, their order may change
+    product = unit_embedding @ unit_embedding.T
+    np.fill_diagonal(product, -1)
+    index, cosine = nearest_neighbors(unit_embedding, 7)
+    np.testing.assert_allclose(cosine, -np.sort(-product, axis=1)[:, :7], atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(product, index, 1), cosine, atol=1e-4)
 
 
 def test_a_dead_neuron_has_no_neighbors_and_is_none_and_is_on_no_map():
@@ -162,22 +177,20 @@ def test_an_atlas_with_neighbors_and_a_map_is_sound(atlas):
     assert note["map"]["num_neurons"] == len(places) == 44 - num_dead
     rows = read_rows(atlas, neighbors_path("conv_stem"))
     assert [row["unit"] for row in rows] == [unit for unit in range(12) if status_of(unit) != "dead"]
-    assert {unit % 5 for unit in rows[0]["similar_units"]} == {0}
-    assert len({*rows[0]["similar_layers"]}) == 3  # across layers
+    assert {unit % 5 for unit in rows[0]["neighbor_units"]} == {0}
+    assert len({*rows[0]["neighbor_layers"]}) == 3  # across layers
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda row: row | {"similar_units": [*row["similar_units"][:-1], 999]}, "other neurons of the atlas"),
-        (lambda row: row | {"similarities": row["similarities"][::-1]}, "must fall"),
-        (lambda row: row | {"similar_layers": row["similar_layers"][1:]}, "different lengths"),
+        (lambda row: row | {"neighbor_units": [*row["neighbor_units"][:-1], 999]}, "other neurons of the atlas"),
+        (lambda row: row | {"cosine_similarities": row["cosine_similarities"][::-1]}, "must fall"),
+        (lambda row: row | {"neighbor_layers": row["neighbor_layers"][1:]}, "different lengths"),
         (lambda row: row | {"unit": 4000}, "not in the layer's table"),
     ],
 )
 def test_neighbors_that_cannot_be_are_found(atlas, change, words):
-    from pipeline.atlas.validation.map_checks import neighbor_problems
-
     rows = read_rows(atlas, neighbors_path("conv_stem"))
     neurons = frozenset((layer, unit) for layer in ("conv_stem", "blocks.2.1", "classifier") for unit in range(20))
     assert list(neighbor_problems(rows, units=range(12), neurons=neurons, layer="conv_stem")) == []
@@ -196,9 +209,6 @@ def test_places_that_cannot_be_are_found():
 
 
 def test_a_thumbnail_of_another_neuron_is_noticed(tmp_path):
-    from pipeline.atlas.format.file_list import build_id, file_entry
-    from pipeline.io.images import decode_webp, encode_webp
-
     root = build_synthetic_atlas(str(tmp_path), neighbors=True, layers={"conv_stem": (16, 12)})
     sheet = decode_webp(root.read_bytes("map/0000.webp")).copy()
     sheet[:64, :64], sheet[:64, 64:128] = sheet[:64, 64:128].copy(), sheet[:64, :64].copy()
@@ -215,10 +225,8 @@ def test_a_thumbnail_of_another_neuron_is_noticed(tmp_path):
 
 
 def test_an_atlas_built_again_without_neighbors_keeps_none_of_them(tmp_path):
-    from tests.support.synthetic_atlas import build
-
     root = build_synthetic_atlas(str(tmp_path), neighbors=True, layers={"conv_stem": (16, 12)})
-    write_table(root, "similar/gone.parquet", {"unit": [1]}, {"unit": "int32"})
+    write_table(root, "neighbors/gone.parquet", {"unit": [1]}, {"unit": "int32"})
     build(root, layers={"conv_stem": (16, 12)})
     assert not root.exists("map.parquet")
     assert root.list("neighbors") == root.list("map") == []

@@ -84,7 +84,7 @@ def test_an_example_strip_keeps_the_order() -> None:
     assert strip.shape == (EXAMPLE_TILE_PX, 3 * EXAMPLE_TILE_PX, 3)
     assert (strip == np.concatenate(visualizations, axis=1)).all()
     for wrong in ([], visualizations[:1] * (MAX_EXAMPLES + 1)):
-        with pytest.raises(ValueError, match="example visualizations"):
+        with pytest.raises(ValueError, match="example images"):
             draw_examples(wrong)
 
 

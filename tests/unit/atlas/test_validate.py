@@ -104,7 +104,7 @@ def test_a_list_with_sizes_or_hashes_that_are_none_is_named(root: Root, change: 
     manifest["files"][0] |= change
     root.write_json("atlas.json", manifest | {"build_id": build_id(manifest["files"])})
     path = manifest["files"][0]["path"]
-    assert validate(root) == [Fault("atlas.json", f"files: bytes or sha256 of {path} are none")]
+    assert validate(root) == [Fault("atlas.json", f"files: bytes or sha256 of {path} are invalid")]
 
 
 def test_work_after_the_last_build_is_named(root: Root) -> None:

@@ -35,8 +35,8 @@ def test_without_the_library_build_says_so_and_with_it_the_map_is_added_later(re
     assert "neuron-atlas[map]" in str(report)
     assert not root.exists("map.parquet")
     assert root.read_json("atlas.json")["neighbors"]["map"] is None
-    rows = read_rows(root, "similar/fc.parquet")
-    assert {layer for row in rows for layer in row["similar_layers"]} == {"fc", "stage2"}
+    rows = read_rows(root, "neighbors/fc.parquet")
+    assert {layer for row in rows for layer in row["neighbor_layers"]} == {"fc", "stage2"}
     assert build(recipe).already > 0  # nothing to do as long as nothing changes
     monkeypatch.undo()
     if importlib.util.find_spec("openTSNE") is None:

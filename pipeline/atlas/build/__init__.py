@@ -1,0 +1,1 @@
+"""From joined rows to an atlas folder."""

@@ -1,0 +1,1 @@
+"""From atlases to a published site, and the preview server."""
