@@ -35,9 +35,9 @@ VIEWER: Final = Path(__file__).parents[1] / "atlas_viewer"
 _SCRIPT: Final = """
 import { readFileSync } from 'node:fs'
 const [viewer, path, queries] = [process.argv[2], process.argv[3], JSON.parse(process.argv[4])]
-const { decodeTable, packLabels } = await import(`${viewer}/tables.js`)
-const { prepareTexts, selectRows } = await import(`${viewer}/search.js`)
-const { emptyList } = await import(`${viewer}/router.js`)
+const { decodeTable, packLabels } = await import(`${viewer}/data/tables.js`)
+const { prepareTexts, selectRows } = await import(`${viewer}/data/search.js`)
+const { emptyList } = await import(`${viewer}/base/route.js`)
 const data = readFileSync(path)
 gc()
 const before = process.memoryUsage()

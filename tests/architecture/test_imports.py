@@ -228,7 +228,10 @@ def test_the_viewer_s_scripts_import_one_another_without_circles():
 
 # The viewer's rooms from the bottom up; the pages do not know each other.
 ROOMS = {
-    **{"base": 0, "data": 1, "ui": 2, "shell": 4},
+    "base": 0,
+    "data": 1,
+    "ui": 2,
+    "shell": 4,
     **dict.fromkeys(("gallery", "neuron", "map", "compare", "study", "pages"), 3),
 }
 # Static and lazy imports, and those of types alone.

@@ -67,7 +67,9 @@ def test_the_dataset_images_are_cut_into_two_lines_with_their_frames(comparison:
     assert strips.count() == 2
     style = "image => [image.style.left, image.style.width]"
     assert [strips.nth(line).locator("img").evaluate(style) for line in (0, 1)] == [["0%", "200%"], ["-100%", "200%"]]
-    boxes = strips.nth(1).locator(".top-image-box").evaluate_all("boxes => boxes.map(b => [b.style.left, b.style.width])")
+    boxes = (
+        strips.nth(1).locator(".top-image-box").evaluate_all("boxes => boxes.map(b => [b.style.left, b.style.width])")
+    )
     # The part from a quarter to a half of each of the three dataset images of a line.
     assert boxes == [["8.33%", "8.33%"], ["41.67%", "8.33%"], ["75%", "8.33%"]]
     assert (
@@ -287,9 +289,13 @@ def test_nothing_moves_while_visualizations_arrive(visit: Visit) -> None:
     shift = page.evaluate(
         """() => new Promise(resolve => {
              let sum = 0
-             new PerformanceObserver(list => { for (const entry of list.getEntries()) sum += entry.value })
-               .observe({ type: 'layout-shift', buffered: true })
-             setTimeout(() => resolve(sum), 200)
+             const add = (entries) => entries.forEach((entry) => { sum += entry.value })
+             const observer = new PerformanceObserver((list) => add(list.getEntries()))
+             observer.observe({ type: 'layout-shift', buffered: true })
+             requestAnimationFrame(() => requestAnimationFrame(() => {
+               add(observer.takeRecords())
+               resolve(sum)
+             }))
            })"""
     )
     assert shift < 0.01

@@ -44,7 +44,10 @@ def test_dataset_images_chosen_by_label_are_not_called_top_activating(visit: Vis
 def test_the_example_strip_is_cut_into_its_dataset_images(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/0")
     visit.wait_for_image(".top-image:nth-child(3) img")
-    assert page.locator(".top-image:nth-child(3) img").evaluate("i => [i.style.left, i.style.width]") == ["-200%", "600%"]
+    assert page.locator(".top-image:nth-child(3) img").evaluate("i => [i.style.left, i.style.width]") == [
+        "-200%",
+        "600%",
+    ]
     tile = page.locator(".top-image:nth-child(3) .image-frame").bounding_box()
     assert tile["width"] == pytest.approx(tile["height"])
 
