@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pipeline.recipe.fields import Section
-from pipeline.recipe.toml import toml_value
 
 from jobs.cli import make_parser
 from jobs.commands.demo import demo_recipe
