@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from jobs.engine.malloc import freed_memory_kept
 from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, load_model
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize

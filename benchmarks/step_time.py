@@ -21,8 +21,8 @@ import torch
 
 from jobs.engine.malloc import freed_memory_kept
 from pipeline.models import features_of, load_model
-from pipeline.synthesis.methods.presets import SynthesisOptions
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.options import VitalOptions
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.step import EXECUTION_MODES
@@ -94,7 +94,7 @@ class Timed:
 
 
 def batched_steps(
-    model, layer: str, rule: str, options: SynthesisOptions, references: torch.Tensor, batch_size: int, way: str
+    model, layer: str, rule: str, options: VitalOptions, references: torch.Tensor, batch_size: int, way: str
 ) -> Callable[[], Timed]:  # fmt: skip
     """A run of `options.steps` steps of a batch of neurons of one layer, through the public function."""
     plan = plan_alignment(model, layer, options, rule=rule, image_size_px=references.shape[-1])

@@ -95,7 +95,7 @@ class Visualizer:
     ) -> dict[int, Any]:
         """Unit → its visualization, as many at once as memory holds."""
         from pipeline.references.build import options_for
-        from pipeline.synthesis import synthesize
+        from pipeline.synthesis.optimize import synthesize
         from pipeline.synthesis.step import TracingError
 
         options = options_for(self._recipe, batch.method)
@@ -203,7 +203,7 @@ def mask(alpha: np.ndarray) -> np.ndarray:
 def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[str, Any]:
     """The columns of a row that are known before anything is optimized."""
     from pipeline.references.build import options_for
-    from pipeline.synthesis.methods.registry import method_named
+    from pipeline.synthesis.methods.options import VitalOptions
 
     options = options_for(recipe, batch.method)
     return {
@@ -216,7 +216,7 @@ def base_row(model: "Model", recipe: Recipe, batch: Batch, unit: int) -> dict[st
         "facet": facet_of(recipe, batch.seed),
         "num_facets": recipe.targets.facets,
         "status_reason": "",
-        "alignment": options.alignment if method_named(batch.method).needs_targets else "none",
+        "alignment": options.alignment if isinstance(options, VitalOptions) else "none",
         "preset": recipe.visualize.preset,
         "parameterization": options.parameterization,
         "precision": precision_of(recipe),

@@ -1,17 +1,12 @@
 """[visualize] of a recipe: how the visualizations are made, and the settings of each method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pipeline.recipe import fields as checks
 from pipeline.recipe.fields import RecipeError, Section, Unexpected, key
-
-METHODS = ("vital", "maco", "fourier", "deepinversion", "pixel")
-# Preset → version of its settings, raised whenever they change: visualizations by other settings must not mix in one
-# folder.
-PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 4}
-PRESETS = tuple(PRESET_VERSIONS)
+from pipeline.synthesis.methods.presets import METHODS, PRESET_VERSIONS, PRESETS, all_options, option_names, preset
 
 
 def _options(value: Any) -> dict[str, Any]:
@@ -31,9 +26,9 @@ def _method_options(value: Any) -> dict[str, dict[str, Any]]:
 class VisualizeSection(Section):
     """[visualize]: how the visualizations are made; None leaves a value to the preset or the model.
 
-    `options` are the further keys of the section, for all methods: any field of
-    `pipeline.synthesis.methods.presets.SynthesisOptions`. `method_options` are its sub-tables, such as
-    [visualize.maco]: the same keys, and `steps`, for one method; they go before those of the section.
+    `options` are the further keys of the section, for all methods that have them, see
+    `pipeline.synthesis.methods.options`. `method_options` are its sub-tables, such as [visualize.maco]: the options of
+    one method, `steps` included; they go before those of the section.
     """
 
     section: ClassVar[str] = "visualize"
@@ -69,11 +64,7 @@ class VisualizeSection(Section):
         super().__post_init__()
         if not self.options and not self.method_options:
             return
-        # Imported here: the options belong to the synthesis, and most uses of a recipe have none.
-        from pipeline.synthesis.methods.presets import SynthesisOptions
-        from pipeline.synthesis.methods.registry import preset
-
-        own, every = self._own_keys(), [item.name for item in fields(SynthesisOptions)]
+        own, every = self._own_keys(), list(all_options())
         further = [name for name in every if name not in own]
         _reject_unknown(self.options, known=further, expected=[*own, *further, *METHODS], section=self.section)
         for method, options in self.method_options.items():
@@ -86,9 +77,10 @@ class VisualizeSection(Section):
                     raise RecipeError(f"{place}{error}") from None
 
     def options_of(self, method: str) -> dict[str, Any]:
-        """What replaces the preset's settings of one method: the keys of the section, then those of its table."""
+        """What replaces the preset's options of one method: those keys of the section that it has, then its table."""
         steps = {} if self.steps is None else {"steps": self.steps}
-        return {**self.options, **steps, **self.method_options.get(method, {})}
+        shared = {name: value for name, value in self.options.items() if name in option_names(method)}
+        return {**shared, **steps, **self.method_options.get(method, {})}
 
     @property
     def preset_version(self) -> int:

@@ -18,8 +18,7 @@ from pipeline.recipe.fields import Section
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.sections import CLASSIFIER
 from pipeline.recipe.toml import toml_value
-from pipeline.synthesis.methods.presets import BEST, FAST, PUBLISHED, SynthesisOptions
-from pipeline.synthesis.methods.registry import METHODS, preset
+from pipeline.synthesis.methods.presets import METHODS, PRESETS, all_options, methods_with, preset
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,8 +94,8 @@ def test_the_keys_at_the_top_and_all_sections_are_documented() -> None:
 def test_every_synthesis_option_is_documented_with_its_presets() -> None:
     documented = {key: tuple(cells[1:4]) for key, cells in tables_below("[visualize]")[1].items()}
     expected = {
-        item.name: tuple(as_toml(getattr(preset, item.name)) for preset in (PUBLISHED, FAST, BEST))
-        for item in fields(SynthesisOptions)
+        option: tuple(as_toml(getattr(preset(name, methods_with(option)[0]), option)) for name in PRESETS)
+        for option in all_options()
     }
     assert documented == expected
 

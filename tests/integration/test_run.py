@@ -12,7 +12,7 @@ import pytest
 
 import pipeline.activations.collect as collect_module
 import pipeline.io.root
-import pipeline.synthesis
+import pipeline.synthesis.optimize
 from jobs.commands.status import describe_status, read_status
 from jobs.engine.work import RunStoppedError
 from jobs.run.run_folder import STAGES, read_log
@@ -63,14 +63,14 @@ def rows_of(out: Path, layer: str) -> dict[int, dict]:
 
 def synthesize_with(monkeypatch, before):
     """Call `before(neurons)` ahead of every batch; it may raise. Returns the list of batches that got through."""
-    real, batches = pipeline.synthesis.synthesize, []
+    real, batches = pipeline.synthesis.optimize.synthesize, []
 
     def synthesize(model, neurons, *args, **options):
         before(neurons)
         batches.append(tuple(neurons))
         return real(model, neurons, *args, **options)
 
-    monkeypatch.setattr(pipeline.synthesis, "synthesize", synthesize)
+    monkeypatch.setattr(pipeline.synthesis.optimize, "synthesize", synthesize)
     return batches
 
 

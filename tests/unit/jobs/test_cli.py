@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jobs.runner
-import pipeline.synthesis
+import pipeline.synthesis.optimize
 from jobs import cli
 from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, exit_code_of, main
 from jobs.commands.demo import PACKAGE, RECIPE, demo_recipe, describe
@@ -125,7 +125,7 @@ def test_a_stage_out_of_order_is_exit_code_1_and_says_what_to_run(recipe, capsys
 
 
 def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
-    real = pipeline.synthesis.synthesize
+    real = pipeline.synthesis.optimize.synthesize
 
     def poison(model, neurons, *args, **options):
         if ("fc", 1) in neurons:
@@ -133,7 +133,7 @@ def test_failed_units_are_exit_code_3(recipe, tmp_path, monkeypatch, capsys):
         return real(model, neurons, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.synthesis, "synthesize", poison)
+        patch.setattr(pipeline.synthesis.optimize, "synthesize", poison)
         assert main(["run", recipe, "--address", "inline"]) == DONE_WITH_FAILED_UNITS
     assert "7 visualizations done, 1 failed" in capsys.readouterr().out
 

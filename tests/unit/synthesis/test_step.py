@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.models import Model
+from pipeline.models import Model, Precision
 from pipeline.synthesis import step as step_module
-from pipeline.synthesis.methods.presets import SynthesisOptions
-from pipeline.synthesis.methods.registry import method_named, preset
+from pipeline.synthesis.methods.options import SynthesisOptions
+from pipeline.synthesis.methods.presets import preset
+from pipeline.synthesis.methods.registry import method_named
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
@@ -50,16 +51,17 @@ def make_step(
 @pytest.mark.parametrize(
     ("method", "name", "layer"),
     [
-        *(("vital", name, layer) for name in ("published", "fast") for layer in ("fc", "stage2")),
-        ("vital", "best", "fc"),
-        *(("fourier", "fast", "stage2"), ("deepinversion", "published", "fc")),
+        ("vital", "published", "stage2"),  # relevance at every step, on the network as it is
+        ("vital", "fast", "stage2"),  # relevance at some steps, with the folded network between them
+        ("vital", "fast", "fc"),
+        ("deepinversion", "published", "fc"),  # hooks inside the network
     ],
 )
 def test_the_traced_step_is_the_plain_one_for_every_batch(
     model: Model, traced: list[torch.fx.GraphModule], method: str, name: str, layer: str
 ) -> None:
     options = preset(name, method, num_crops=0)
-    for units in (UNITS, UNITS[::-1], [0, 4]):
+    for units in (UNITS, [0, 4]):
         steps = [make_step(model, method, layer, units, options, execution_mode) for execution_mode in EXECUTION_MODES]
         for refresh in (True, False, True):
             views = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(10 * units[0] + refresh))
@@ -154,12 +156,12 @@ def test_a_rule_of_its_own_is_traced_anew(model: Model, traced: list[torch.fx.Gr
 class LooksAtValues(torch.nn.Module):
     """A network that no trace holds: what it does depends on what it sees."""
 
-    def __init__(self, intermediate: torch.nn.Module) -> None:
+    def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
-        self.intermediate = intermediate
+        self.inner = inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.intermediate(x) if x.detach().mean().item() > -100 else self.intermediate(-x)
+        return self.inner(x) if x.detach().mean().item() > -100 else self.inner(-x)
 
 
 def test_what_cannot_be_traced_says_so_and_runs_plainly(model: Model) -> None:
@@ -168,7 +170,7 @@ def test_what_cannot_be_traced_says_so_and_runs_plainly(model: Model) -> None:
     objective = method_named("fourier").objective(model, "inner.stage2", UNITS, [], preset("fast", "fourier"))
     views = torch.randn(2, 3, 32, 32)
     assert Step(objective, model.module, execution_mode="plain")(views, refresh=True)[0].isfinite().all()
-    with pytest.raises(TracingError, match=r"cannot be traced: .*; visualize.compile = false does without"):
+    with pytest.raises(TracingError, match=r"cannot be traced: .*; set visualize.compile = false"):
         Step(objective, model.module, execution_mode="traced")(views, refresh=True)
 
 
@@ -192,16 +194,23 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_model_as_it_was(model: Model
 
 
 def test_visualizations_in_bfloat16_reach_what_those_in_float32_do(model: Model) -> None:
-    # In 32 pixels every one counts, and visualizations far below their goal run apart the more they are pushed.
     options = preset("fast", steps=30, aligned_side=0, activation_growth=1.0)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     plan = plan_alignment(model, "stage2", options)
     targets = [reference_target(model, plan, unit, images) for unit in UNITS]
-    neurons = [("stage2", unit) for unit in UNITS]
-    wide, narrow = (
-        synthesize(model, neurons, targets, options=options, image_size_px=32, seeds=[1, 2], precision=precision)
-        for precision in ("float32", "bfloat16")
-    )
-    for a, b in zip(wide, narrow, strict=True):
-        assert b.activation == pytest.approx(a.activation, rel=0.1)
-        assert b.loss == pytest.approx(a.loss, rel=0.1)
+
+    def losses(precision: Precision, steps: int) -> list[float]:
+        made = synthesize(
+            model,
+            [("stage2", unit) for unit in UNITS],
+            targets,
+            options=dataclasses.replace(options, steps=steps),
+            image_size_px=32,
+            seeds=[1, 2],
+            precision=precision,
+        )
+        return [visualization.loss for visualization in made]
+
+    before, wide, narrow = losses("float32", 1), losses("float32", 30), losses("bfloat16", 30)
+    for first, a, b in zip(before, wide, narrow, strict=True):
+        assert first - b > 0.8 * (first - a) > 0
