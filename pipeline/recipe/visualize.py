@@ -70,7 +70,7 @@ class VisualizeSection(Section):
         for method, options in self.method_options.items():
             _reject_unknown(options, known=every, expected=every, section=f"{self.section}.{method}")
         for method in METHODS:
-            for place, options in (("", self.options), (f"[visualize.{method}]: ", self.options_of(method))):
+            for place, options in (("", self._shared(method)), (f"[visualize.{method}]: ", self.options_of(method))):
                 try:
                     preset(self.preset, method, **options)
                 except ValueError as error:
@@ -79,8 +79,10 @@ class VisualizeSection(Section):
     def options_of(self, method: str) -> dict[str, Any]:
         """What replaces the preset's options of one method: those keys of the section that it has, then its table."""
         steps = {} if self.steps is None else {"steps": self.steps}
-        shared = {name: value for name, value in self.options.items() if name in option_names(method)}
-        return {**shared, **steps, **self.method_options.get(method, {})}
+        return {**self._shared(method), **steps, **self.method_options.get(method, {})}
+
+    def _shared(self, method: str) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name in option_names(method)}
 
     @property
     def preset_version(self) -> int:

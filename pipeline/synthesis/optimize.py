@@ -12,18 +12,14 @@ from torch import Tensor
 
 from pipeline.alignment.losses import NeuronTarget
 from pipeline.errors import UserError
-from pipeline.models import Model, Precision, Preprocessing, features_of
+from pipeline.models import Model, Precision, features_of
+from pipeline.synthesis.display import to_alpha, to_images
 from pipeline.synthesis.methods.method import Method
 from pipeline.synthesis.methods.options import SynthesisOptions
 from pipeline.synthesis.methods.registry import check_method, method_named
 from pipeline.synthesis.parameterization.pixel import Parameterization, parameterize
 from pipeline.synthesis.step import ExecutionMode, Objective, Step
 from pipeline.synthesis.transforms import Views, draw_views, num_views
-
-# The attribution mask is clipped at this percentile, published pixels at the 1st and 99th.
-# Reference: MACO's display (Fel et al., NeurIPS 2023, arXiv 2306.06805).
-_ALPHA_PERCENTILE = 98.0
-_PIXEL_PERCENTILES = (1.0, 99.0)
 
 _Item = TypeVar("_Item")
 
@@ -265,13 +261,13 @@ def _check_finite(losses: Tensor, neurons: Sequence[tuple[str, int]], steps: int
 def _visualizations(batch: _Batch, optimization: _Optimization, started_s: float) -> list[Visualization]:
     model, options = batch.model, batch.options
     pixels = model.preprocessing.denormalize(optimization.images())
-    images = _to_images(model.preprocessing, pixels, clip=options.parameterization == "pixel")
+    images = to_images(model.preprocessing, pixels, clip=options.parameterization == "pixel")
     activations = _activations(batch, images)
     seconds = (time.perf_counter() - started_s) / len(batch.neurons)
     return [
         Visualization(
             image=images[i],
-            alpha=_to_alpha(optimization.gradient_sum[i]),
+            alpha=to_alpha(optimization.gradient_sum[i]),
             activation=float(activations[i]),
             loss=float(optimization.losses[i]),
             steps=options.steps,
@@ -289,20 +285,3 @@ def _activations(batch: _Batch, images: Sequence[np.ndarray]) -> Tensor:
     model, layer = batch.model, batch.layer
     shown = torch.stack([model.preprocessing.to_tensor(image) for image in images]).to(model.device)
     return model.activation(features_of(model.module, shown, [layer])[layer], layer, batch.units)
-
-
-def _to_images(preprocessing: Preprocessing, pixels: Tensor, *, clip: bool) -> list[np.ndarray]:
-    """[B, C, H, W] in [0, 1] → images to publish, optionally clipped at each image's outer percentiles."""
-    images = []
-    for image in pixels.float().cpu().numpy():
-        if clip:
-            image = np.clip(image, *np.percentile(image, _PIXEL_PERCENTILES))
-        images.append(preprocessing.to_visualization(torch.from_numpy(image)))
-    return images
-
-
-def _to_alpha(gradient_sum: Tensor) -> np.ndarray:
-    """Accumulated magnitude of the gradient [H, W] → attribution mask in [0, 1]."""
-    values = gradient_sum.float().cpu().numpy()
-    ceiling = np.percentile(values, _ALPHA_PERCENTILE)
-    return np.clip(values / ceiling, 0, 1).astype(np.float32) if ceiling > 0 else np.ones_like(values)

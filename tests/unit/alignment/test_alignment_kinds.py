@@ -204,8 +204,7 @@ def test_an_image_in_a_batch_has_the_loss_and_gradient_it_has_alone(layer: str, 
         torch.testing.assert_close(gradients[row : row + 1], gradient, rtol=0, atol=scale * 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["kl", "moments"])
-@pytest.mark.parametrize("name", ["published", "fast"])
+@pytest.mark.parametrize(("name", "kind"), [("published", "moments"), ("fast", "kl")])
 def test_the_objective_goes_down(model: Model, name: str, kind: str) -> None:
     base = preset(name, jitter_px=0, warmup_steps=0, activation_weight=0.0, alignment=kind)
     plan = plan_alignment(model, "fc", base)
@@ -219,7 +218,7 @@ def test_the_objective_goes_down(model: Model, name: str, kind: str) -> None:
             image_size_px=32,
             seeds=[100],
         )[0].loss
-        for steps in (1, 60)
+        for steps in (1, 40)
     )
     assert long < 0.5 * short
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.alignment.losses import INPUT_EDGES, NeuronTarget, sort_matching
+from pipeline.models import FeatureLayer
 from pipeline.synthesis.methods.edges import edges
 from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
@@ -52,10 +53,11 @@ def test_alignment_brings_the_edges_of_the_references() -> None:
     references = torch.full((3, 3, 32, 32), -1.0)
     for index, reference in enumerate(references):
         reference[:, 8 + index : 16 + index, 4:20] = 1.0
-    quick = preset("best", steps=60, warmup_steps=2, jitter_px=2, grid=1)
+    quick = preset("best", steps=40, warmup_steps=2, jitter_px=2, grid=1)
 
     def target_with(weight: float) -> NeuronTarget:
-        plan = plan_alignment(model, "fc", dataclasses.replace(quick, edge_weight=weight))
+        options = dataclasses.replace(quick, edge_weight=weight)
+        plan = plan_alignment(model, "fc", options, feature_layers=[FeatureLayer(layer="stem")])
         return reference_target(model, plan, 0, references)
 
     requested = target_with(1.0).layers

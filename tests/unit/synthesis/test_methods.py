@@ -97,30 +97,25 @@ def test_the_best_of_each_method_has_one_budget(name: str) -> None:
 def test_an_image_in_a_batch_has_the_losses_and_gradients_it_has_alone(exact: Model, method: str, layer: str) -> None:
     # With images that stand still, rounding is not amplified from step to step.
     options = preset("fast", method, steps=3, learning_rate=0.0)
-    together = run(exact, method, layer, [0, 2, 4], options)
-    for unit, made in zip([0, 2, 4], together, strict=True):
-        (alone,) = run(exact, method, layer, [unit], options)
-        assert made.loss == pytest.approx(alone.loss, rel=ROUNDING)
-        assert made.alpha == pytest.approx(alone.alpha, abs=ROUNDING)  # the sum of all gradients, at most 1
-        assert np.abs(made.image.astype(int) - alone.image.astype(int)).max() <= 1
-    assert np.abs(together[0].alpha - together[1].alpha).mean() > 0.05  # not all one visualization
+    first, second = run(exact, method, layer, [0, 2], options)
+    (alone,) = run(exact, method, layer, [2], options)
+    assert second.loss == pytest.approx(alone.loss, rel=ROUNDING)
+    assert second.alpha == pytest.approx(alone.alpha, abs=ROUNDING)  # the sum of all gradients, at most 1
+    assert np.abs(second.image.astype(int) - alone.image.astype(int)).max() <= 1
+    assert np.abs(first.alpha - second.alpha).mean() > 0.05  # not all one visualization
 
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_an_image_in_a_batch_moves_as_it_does_alone(exact: Model, method: str) -> None:
     options = preset("fast", method, steps=1, warmup_steps=0)
-    together = run(exact, method, "stage2", [0, 2, 4], options)
-    for unit, made in zip([0, 2, 4], together, strict=True):
-        (alone,) = run(exact, method, "stage2", [unit], options)
-        assert np.abs(made.image.astype(int) - alone.image.astype(int)).max() <= 1
+    _, moved = run(exact, method, "stage2", [0, 2], options)
+    (alone,) = run(exact, method, "stage2", [2], options)
+    assert np.abs(moved.image.astype(int) - alone.image.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("preset_name", ["published", "fast"])
 @pytest.mark.parametrize("method", OTHERS)
-def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(
-    model: Model, method: str, preset_name: str
-) -> None:
-    options = preset(preset_name, method, steps=3)
+def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(model: Model, method: str) -> None:
+    options = preset("fast", method, steps=3)
     torch.use_deterministic_algorithms(True)
     try:
         first, second = (run(model, method, "stage2", [1, 3], options) for _ in range(2))
@@ -135,11 +130,10 @@ def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(
         assert a.image.shape == (SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("layer", ["fc", "stage2"])
-@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize(("method", "layer"), [*((method, "stage2") for method in OTHERS), ("deepinversion", "fc")])
 def test_the_objective_goes_down(model: Model, method: str, layer: str) -> None:
     options = preset("fast", method, warmup_steps=0, num_crops=0, noise=0.0, jitter_px=0)
-    first, last = (run(model, method, layer, [1], dataclasses.replace(options, steps=steps))[0] for steps in (1, 40))
+    first, last = (run(model, method, layer, [1], dataclasses.replace(options, steps=steps))[0] for steps in (1, 20))
     # Logits of a random network hardly depend on the visualization.
     assert first.loss - last.loss > (0.05 if layer == "stage2" else 0.005) * abs(first.loss)
 
@@ -332,7 +326,6 @@ def test_what_a_method_lacks_is_named(model: Model, arguments: dict, message: st
     [
         ({"crop_min": 0.0}, "crop_min, crop_max = 0.0, 1.0: expected fractions"),
         ({"crop_min": 0.8, "crop_max": 0.5}, "crop_min, crop_max = 0.8, 0.5"),
-        ({"class_crop_min": 1.1}, "class_crop_min = 1.1: expected a fraction"),
         ({"scaling": 1.0}, "scaling = 1.0: expected less than 1"),
         ({"optimizer": "sgd"}, "expected one of adam, nadam"),
         ({"flip": 1}, "flip = 1: expected true or false"),

@@ -179,7 +179,7 @@ def resnet_relevance(network: nn.Module, x: Tensor, units: list[int], seed: Call
 
 @pytest.mark.parametrize(("rule", "seed"), [("lrp", own_map), ("lrp_restricted", purest_position)])
 def test_relevance_of_resnet(resnet: nn.Module, rule: str, seed: Callable) -> None:
-    network, x, units = resnet.double(), images(3), [2, 9, 9]
+    network, x, units = resnet.double(), images(2), [2, 9]
     expected = resnet_relevance(network, x, units, seed)
     actual = relevance(network, x, layer="layer4", units=units, feature_layers=list(expected), rule=rule)
     for stage, value in expected.items():
@@ -191,7 +191,7 @@ def test_relevance_of_resnet(resnet: nn.Module, rule: str, seed: Callable) -> No
 
 
 def test_relevance_of_densenet(densenet: nn.Module) -> None:
-    x, units, features = images(3), [0, 9, 14], densenet.features
+    x, units, features = images(2), [0, 14], densenet.features
     unpooled = F.relu(features.norm0(features.conv0(x)))
     inputs, steps = F.max_pool2d(unpooled, 3, 2, 1), []
     for name in ("denseblock1", "transition1", "denseblock2", "transition2", "denseblock3"):
