@@ -175,7 +175,7 @@ def test_shapes_that_do_not_fit_are_named(kind: str) -> None:
 
 
 def references(seed: int) -> torch.Tensor:
-    """Smooth random visualizations in the model's input space."""
+    """Smooth random images in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(6, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2

@@ -44,7 +44,7 @@ def exact() -> Model:
 
 
 def references(seed: int, count: int = 6) -> torch.Tensor:
-    """Smooth random visualizations in the model's input space."""
+    """Smooth random images in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2

@@ -1,4 +1,4 @@
-"""The methods beside VITAL: each is what its reference says, and images are independent of their batch."""
+"""The methods beside VITAL: each equals its reference, and images are independent of their batch."""
 
 import dataclasses
 import re
