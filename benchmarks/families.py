@@ -46,7 +46,7 @@ from pipeline.neurons import neuron_seed
 from pipeline.recipe.recipe import Recipe
 from pipeline.references.build import options_for, plan_targets
 from pipeline.references.store import read_targets
-from pipeline.synthesis import Visualization, synthesize
+from pipeline.synthesis.optimize import Visualization, synthesize
 
 NUM_UNITS = 4  # of each kind, in two batches
 STEPS_ALONE = 5

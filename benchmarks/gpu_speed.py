@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.common.program import make_parser, print_header
 from pipeline.models import Model, features_of, load_model
-from pipeline.synthesis.methods.presets import SynthesisOptions
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.options import VitalOptions
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.step import TracingError
@@ -124,7 +124,7 @@ def bare(model: Model, layer: str, batch_size: int) -> float:
 def measure(
     model: Model,
     layer: str,
-    options: SynthesisOptions,
+    options: VitalOptions,
     precision: str,
     mode: str,
     arguments: argparse.Namespace,

@@ -36,7 +36,7 @@ from benchmarks.common.steps import BatchOfNeurons
 from jobs.engine.allocator import freed_memory_kept
 from pipeline.attribution.relevance import relevance
 from pipeline.models import Model, load_model
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.regularizers import image_norm, total_variation

@@ -24,7 +24,7 @@ from benchmarks.common.steps import BatchOfNeurons
 from benchmarks.common.timing import in_turn
 from jobs.engine.allocator import freed_memory_kept
 from pipeline.models import Model, features_of, load_model
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.step import EXECUTION_MODES
 
 

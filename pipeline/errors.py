@@ -1,4 +1,4 @@
-"""Whose mistake an error is: a `UserError` is the user's and reaches them as a message; any other keeps its traceback."""
+"""The error for a user's mistake: it reaches them as a message; any other error keeps its traceback."""
 
 
 class UserError(ValueError):

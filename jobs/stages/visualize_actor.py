@@ -28,9 +28,10 @@ from pipeline.neurons import Neuron, neuron_seed
 from pipeline.recipe.recipe import Recipe
 from pipeline.references.build import options_for
 from pipeline.references.store import read_targets
-from pipeline.synthesis import Visualization, synthesize
+from pipeline.synthesis.methods.options import VitalOptions
 from pipeline.synthesis.methods.registry import method_named
 from pipeline.synthesis.methods.vital_target import AlignmentPlan, NeuronTarget
+from pipeline.synthesis.optimize import Visualization, synthesize
 from pipeline.synthesis.step import ExecutionMode, TracingError
 
 Row: TypeAlias = dict[str, object]  # columns of FRAGMENT_SCHEMA
@@ -209,7 +210,7 @@ def base_row(model: Model, recipe: Recipe, batch: Batch, unit: int) -> Row:
         "facet": facet_of(recipe, batch.seed),
         "num_facets": recipe.targets.facets,
         "status_reason": "",
-        "alignment": options.alignment if method_named(batch.method).needs_targets else "none",
+        "alignment": options.alignment if isinstance(options, VitalOptions) else "none",
         "preset": recipe.visualize.preset,
         "parameterization": options.parameterization,
         "precision": precision_of(recipe),

@@ -1,6 +1,6 @@
 """Distribution alignment: make the feature distributions of a synthetic image equal those of real images.
 
-Shapes: B images, R reference images, C channels, N positions (H·W, or tokens), P cells of a coarse grid.
+Shapes: B images, R reference images, C channels, N positions (H·W, or tokens), P cells of a spatial grid.
 
 Sort matching compares two one-dimensional distributions by their quantile functions. For a channel with N
 values a quantile function is simply its sorted values; its mean over the reference images is the
@@ -49,8 +49,8 @@ class NeuronTarget:
     Attributes:
         layers: feature layer → its target. Some keys are no feature layers of the model: `INPUT_PIXELS`, the image
             itself; `INPUT_EDGES`, differences of its pixels; `TARGET_LAYER`, all channels of the neuron's layer (of a
-            concept's or combination's source layer, see `derived_layers.layer.feature_space`), not weighted by relevance; and
-            `TARGET_UNIT`, the neuron's own channel.
+            derived layer, of the layer that it is computed from), not weighted by relevance; and `TARGET_UNIT`, the
+            neuron's own channel.
         relevance: the rule by which features are weighted by their relevance for the neuron; `none` leaves it out.
         goal_activation: the neuron's activation on its top-activating image, None if unknown.
     """
@@ -63,9 +63,8 @@ class NeuronTarget:
 # A target of (nearly) no variance, e.g. a dead channel's, must not blow up a loss that is divided by it.
 _MIN_VARIANCE = 1e-6
 # `gaussian_kl` blurs both distributions by this fraction of their layer's standard deviation, which bounds what a
-# visualization without contrast can cost: 4.3 nats for a channel of the layer's mean variance, not infinity. On
-# EfficientNet-Lite0, whose deep channels are sparse, 0.1 left a hundred times the loss of sort matching and
-# visualizations without shape, 0.3 a tenth of that and shapes, 1.0 less again and no clearer visualizations.
+# visualization without contrast can cost: 4.3 nats for a channel of the layer's mean variance, not infinity. Chosen by
+# the measurements in benchmarks/LOG.md.
 _KL_BLUR = 0.3
 
 # Dashes keep these apart from every module name.
@@ -155,7 +154,7 @@ def gaussian_kl(features: Tensor, target: Tensor, importance: Tensor | None = No
 
 
 Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-# By the name a recipe says (METHOD 6): (features [B, C, N], target [B, C, N], importance [B, C] or None) → [B].
+# By its name in recipes: (features [B, C, N], target [B, C, N], importance [B, C] or None) → [B].
 ALIGNMENTS: Mapping[str, Distance] = {"sort": sort_matching, "kl": gaussian_kl, "moments": moment_matching}
 
 

@@ -1,11 +1,9 @@
-"""Sorting along the last axis and comparing what was sorted: the costly operation of sort matching beside the model.
+"""Sorting along the last axis and comparing the sorted values: the operation of sort matching.
 
 On the CPU, float32 rows are sorted by NumPy as integers that hold the value in the upper half and its place in the
-lower: one vectorized sort gives values and places together, ties by place. Measured 2026-11-24 on 256 rows of 12,544
-values, one thread with AVX-512: torch.sort 218 ms, numpy.argsort 111 ms, this 96 ms; with 60 % zeros, as after a ReLU,
-115, 304 and 92 ms. What follows the sort takes as long as the sort once it is out of the caches, so it is done a block
-of rows at a time: 46 → 33 ms for the features of ResNet-50 under `fast`, 8 images, 135 → 85 under `published`
-(2026-11-27). On a GPU `pipeline.alignment.sorting_kernel` does the same in one kernel per row, comparison included.
+lower: one vectorized sort gives values and places together, ties by place. The comparison follows block by block of
+rows, while these are in the caches. On a GPU `pipeline.alignment.sorting_kernel` does the same in one kernel per row.
+Measured in benchmarks/results/2026-11-24-cpu-2-cores.md and 2026-11-27-steps.md.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +67,7 @@ class _SortedDistance(torch.autograd.Function):
         return gradient * weights[0].unsqueeze(-1).to(gradient.dtype), None
 
 
-# One operation to those who trace what runs (`pipeline.synthesis.tracing`): they cannot look into NumPy or a kernel.
+# One operation for tracing (`pipeline.synthesis.tracing`), which cannot look into NumPy or a kernel.
 @torch.library.custom_op("neuron_atlas::sorted_distance", mutates_args=())
 def _distance_and_gradient(values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if sorting_kernel.takes(values):
@@ -118,7 +116,7 @@ def _sorts_by_numpy(values: Tensor) -> bool:
 
 
 def _argsort_by_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows [M, N] after others, and where their values come from in ascending order; NaN last or first by sign."""
+    """Blocks of rows [M, N], and where their values come from in ascending order; NaN last or first by sign."""
     array, threads = rows.detach().numpy(), torch.get_num_threads()
     num_rows = max(1, threads * _BLOCK_VALUES // rows.shape[-1])
     blocks = [slice(start, start + num_rows) for start in range(0, len(rows), num_rows)]
@@ -126,7 +124,7 @@ def _argsort_by_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for block in blocks:
             yield block, torch.from_numpy(argsort_rows(array[block]))
         return
-    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts on one thread and lets go of the interpreter while it does
+    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts on one thread and releases the interpreter
         for block in blocks:
             parts = [part for part in np.array_split(array[block], threads) if len(part)]
             yield block, torch.from_numpy(np.concatenate(list(pool.map(argsort_rows, parts))))

@@ -1,11 +1,9 @@
-"""The GPU kernels of sort matching: sort each row, compare it with its target, and put the gradient where values were.
+"""The GPU kernels of sort matching: sort each row, compare it with its target, scatter the gradient to the values.
 
 Short rows are sorted in registers by one program each: a key holds a value's order-preserving bits in its upper part
 and the value's place in its lower one, as on the CPU, so that one bitonic network sorts both and ties break by place.
-For long rows torch.sort, a radix sort, is faster; one more kernel compares and scatters. Measured on an H200,
-2026-11-26, bfloat16, 3.2 to 51 million values: rows of 49 values 0.09 ms here and 0.46 by torch.sort, of 196 0.15 and
-0.96, of 784 0.5 and 0.64, of 3,136 3.8 and 1.2, of 12,544 12 and 1.9; 2026-11-27, 20 million values, rows of 1,444 2.1
-and 0.7, and in float32, whose keys are twice as wide, of 784 1.4 and 0.9. Triton comes with torch's CUDA builds.
+For long rows torch.sort, a radix sort, is faster; one more kernel compares and scatters. The lengths from which it is
+are measured in benchmarks/results/2026-11-26-gpu.md and 2026-11-27-gpu.md. Triton comes with torch's CUDA builds.
 """
 
 import functools
@@ -21,7 +19,7 @@ try:
 except ImportError:  # no CUDA build of torch: `takes` says no
     triton = None
 
-# Longer rows are torch.sort's, see above.
+# Longer rows are sorted by torch.sort.
 _MAX_LENGTH_IN_REGISTERS = {torch.bfloat16: 1024, torch.float32: 512}
 _VALUES_PER_THREAD = 8
 _CHUNK = 1024

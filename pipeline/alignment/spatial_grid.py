@@ -1,8 +1,8 @@
-"""From feature maps to rows of values that are sorted: positions thinned, split into cells, channel by channel.
+"""From feature maps to rows of values that are sorted: positions thinned, split by a spatial grid, channel by channel.
 
-Networks work channels-last, and sorting wants each channel's values side by side, so that all features are transposed
-on their way to the sort and back. On a CPU that costs more than the sort. Measured 2026-11-27 on one thread of an EPYC,
-8 images of 900 positions by 512 channels: as one batch 5.7 ms, image by image, where PyTorch transposes in blocks, 2.3.
+Networks work channels-last, and sorting needs each channel's values side by side, so all features are transposed on
+their way to the sort and back. On a CPU this is done image by image, because PyTorch then transposes in blocks
+(benchmarks/results/2026-11-27-steps.md).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:
-    """Features as rows of positions, optionally split into grid × grid cells that are sorted apart.
+    """Features as rows of positions, optionally split into the cells of a spatial grid, sorted apart.
 
     Sorting forgets where a value was; sorting within cells keeps the coarse layout. The cells of a map that the
     grid does not divide are cut at rounded borders and padded by repeating their own last rows and columns.
@@ -22,7 +22,7 @@ def partition(features: Tensor, grid: int = 1, side: int = 0) -> Tensor:
         features: [B, C, H, W], or [B, C, N] (tokens and logits have no layout: they are taken as they are).
         grid: cells per side.
         side: a larger map is thinned first, to every k-th row and column with the smallest k that leaves no more than
-            `side` of either; 0 keeps all. Neighbors in a large map resemble one another, so few tell its distribution.
+            `side` of either; 0 keeps all. Neighbors in a large map resemble one another, so a subset is enough.
 
     Returns:
         [B, C·P, N/P], P = grid², N positions after thinning; channel-major, so row c·P + p is channel c in cell p.
@@ -99,7 +99,7 @@ def _add_at_once(rows: Tensor, index: Tensor | None, num_positions: int) -> Tens
     return rows.new_zeros(len(rows), num_positions, rows.shape[1]).index_add(1, index, values)
 
 
-# One operation each to those who trace what runs (`pipeline.synthesis.tracing`): loops over images would be unrolled.
+# One operation each for tracing (`pipeline.synthesis.tracing`), which would unroll loops over images.
 @torch.library.custom_op("neuron_atlas::gather_channel_rows", mutates_args=())
 def _gather_by_image(values: Tensor, index: Tensor | None) -> Tensor:
     rows = values.new_empty(len(values), values.shape[2], values.shape[1] if index is None else len(index))

@@ -10,23 +10,25 @@ from typing import Any, get_type_hints
 from pydantic import Field, create_model
 
 from pipeline.recipe.section import RecipeError, Section
+from pipeline.synthesis.methods.options import SynthesisOptions
+from pipeline.synthesis.methods.presets import options_type, preset
 
 
 @cache
-def option_table(section: str) -> type[Section]:
+def option_table(section: str, methods: tuple[str, ...]) -> type[Section]:
     """Return the model of a table of options, [visualize] or [visualize.METHOD]: every key may be left out.
 
-    Names, types and descriptions are those of the options' dataclass in the synthesis.
+    Names, types and descriptions are those of the options' dataclasses in the synthesis; the table has every option
+    that any of `methods` has.
     """
-    # Imported here: the synthesis brings torch, and most recipes set none of its options.
-    from pipeline.synthesis.methods.presets import SynthesisOptions
-
-    types, descriptions = get_type_hints(SynthesisOptions), _attributes(SynthesisOptions)
     keys: dict[str, Any] = {}
-    for item in fields(SynthesisOptions):
-        bound = 0 if types[item.name] in (int, float) else None
-        info = Field(default=None, ge=bound, description=descriptions[item.name])
-        keys[item.name] = (types[item.name], info)
+    for options in dict.fromkeys(options_type(method) for method in methods):
+        types = get_type_hints(options)
+        descriptions = _attributes(SynthesisOptions) | _attributes(options)
+        for item in fields(options):
+            bound = 0 if types[item.name] in (int, float) else None
+            info = Field(default=None, ge=bound, description=descriptions[item.name])
+            keys.setdefault(item.name, (types[item.name], info))
     return create_model(section, __base__=Section, __cls_kwargs__={"title": section}, **keys)
 
 
@@ -36,8 +38,6 @@ def require_valid(preset_name: str, method: str, options: Mapping[str, Any], *, 
     Raises:
         RecipeError: names the place and the keys.
     """
-    from pipeline.synthesis.methods.registry import preset
-
     try:
         preset(preset_name, method, **options)
     except ValueError as error:

@@ -8,7 +8,7 @@ from pipeline.data.captions import CAPTION_KEY
 from pipeline.neurons import check_units
 from pipeline.recipe.section import RecipeError, Section
 from pipeline.recipe.values import Count, LayerName, Listed, ModelName, Shorthand, Text, form
-from pipeline.recipe.visualize import Method
+from pipeline.synthesis.methods.presets import MethodName
 
 CLASSIFIER = "classifier"  # as a layer in [[neurons]]: the model's class logits, whatever their layer is called
 MAX_PIXELS = 80_000_000
@@ -96,7 +96,7 @@ class NeuronsBlock(Section, title="[[neurons]]"):
     """A layer's name, a glob, or classifier."""
     units: Annotated[str | tuple[int, ...], BeforeValidator(check_units), WithJsonSchema(_UNITS_SCHEMA)] = "all"
     """Which units: all, a range such as 0:64, or a list."""
-    methods: Annotated[tuple[Method, ...], Listed("methods", unique=True)] = ()
+    methods: Annotated[tuple[MethodName, ...], Listed("methods", unique=True)] = ()
     """Those of visualize.methods that these units get; empty: all."""
     references: str = ""
     """Folder of images that take the place of the chosen references."""

@@ -1,7 +1,7 @@
 """[visualize] of a recipe: how the visualizations are made, and the options of each method."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
@@ -9,13 +9,7 @@ from pydantic_core import CoreSchema
 from pipeline.recipe.method_options import option_table, require_valid
 from pipeline.recipe.section import RecipeError, Section, unknown_key
 from pipeline.recipe.values import Count, Listed
-
-Method = Literal["vital", "maco", "fourier", "deepinversion", "pixel"]
-METHODS: tuple[str, ...] = get_args(Method)
-# Preset → version of its settings, raised whenever they change: visualizations by other settings must not mix in one
-# folder.
-PRESET_VERSIONS: Mapping[str, int] = {"published": 1, "fast": 5, "best": 4}
-PRESETS = tuple(PRESET_VERSIONS)
+from pipeline.synthesis.methods.presets import METHODS, PRESET_VERSIONS, MethodName, PresetName, option_names
 
 
 class VisualizeSection(Section, title="[visualize]", extra="allow"):
@@ -25,9 +19,9 @@ class VisualizeSection(Section, title="[visualize]", extra="allow"):
     one method; they go before those of the section.
     """
 
-    methods: Annotated[tuple[Method, ...], Listed("methods", minimum=1, unique=True)] = ("vital",)
+    methods: Annotated[tuple[MethodName, ...], Listed("methods", minimum=1, unique=True)] = ("vital",)
     """Every neuron gets visualizations by each of these methods."""
-    preset: Literal["published", "fast", "best"] = "published"
+    preset: PresetName = "published"
     """Where the options start from."""
     steps: Count | None = None
     """Optimizer steps per visualization."""
@@ -64,14 +58,14 @@ class VisualizeSection(Section, title="[visualize]", extra="allow"):
             if key in METHODS and not isinstance(value, Mapping):
                 raise RecipeError(f"visualize.{key} = {value!r}: expected a table [visualize.{key}]")
         tables = {
-            method: _set_keys(option_table(f"visualize.{method}")(**table))
+            method: _set_keys(option_table(f"visualize.{method}", METHODS)(**table))
             for method, table in sorted(self.method_options.items())
         }
-        checked = _set_keys(option_table("visualize")(**self.options))
+        checked = _set_keys(option_table("visualize", METHODS)(**self.options))
         self.model_extra.clear()
         self.model_extra.update(checked | {method: table for method, table in tables.items() if table})
         for method in METHODS:
-            require_valid(self.preset, method, self.options, place="")
+            require_valid(self.preset, method, self._shared(method), place="")
         for method in self.method_options:
             require_valid(self.preset, method, self.options_of(method), place=f"[visualize.{method}]: ")
         return self
@@ -81,10 +75,10 @@ class VisualizeSection(Section, title="[visualize]", extra="allow"):
         """Describe the further keys too."""
         reference = handler(core_schema)
         schema = handler.resolve_ref_schema(reference)
-        further = option_table("visualize").json_schema()["properties"]
+        further = option_table("visualize", METHODS).json_schema()["properties"]
         schema["properties"] = schema["properties"] | {
             **{key: option for key, option in further.items() if key not in schema["properties"]},
-            **{method: option_table(f"visualize.{method}").json_schema() for method in METHODS},
+            **{method: option_table(f"visualize.{method}", (method,)).json_schema() for method in METHODS},
         }
         schema["additionalProperties"] = False
         return reference
@@ -92,7 +86,10 @@ class VisualizeSection(Section, title="[visualize]", extra="allow"):
     def options_of(self, method: str) -> dict[str, Any]:
         """Return what replaces the preset's settings of one method: the section's keys, then those of its table."""
         steps = {} if self.steps is None else {"steps": self.steps}
-        return {**self.options, **steps, **self.method_options.get(method, {})}
+        return {**self._shared(method), **steps, **self.method_options.get(method, {})}
+
+    def _shared(self, method: str) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name in option_names(method)}
 
     @property
     def preset_version(self) -> int:

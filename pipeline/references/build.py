@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -19,22 +19,26 @@ from pipeline.references.relmax import RelevanceRanking, require_classifier
 from pipeline.references.selection import References, gather_references, measure_references
 from pipeline.references.store import TargetWriter, prepare_store, write_references
 from pipeline.references.user_chosen import Chosen, blocks_with_references
-from pipeline.synthesis.methods.presets import SynthesisOptions
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.options import SynthesisOptions, VitalOptions
+from pipeline.synthesis.methods.presets import option_names, preset
 from pipeline.synthesis.methods.vital_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
 
 
+@overload
+def options_for(recipe: Recipe, method: Literal["vital"] = "vital") -> VitalOptions: ...
+@overload
+def options_for(recipe: Recipe, method: str) -> SynthesisOptions: ...
 def options_for(recipe: Recipe, method: str = "vital") -> SynthesisOptions:
     """The synthesis settings of a method in a recipe.
 
-    They are those of the method's preset, with the keys that [visualize] sets for all methods, then those that
-    [visualize.METHOD] sets for this one; `targets.grid` overrides both.
+    They are those of the method's preset, with the keys that [visualize] sets for all methods that have them, then
+    those that [visualize.METHOD] sets for this one; `targets.grid` goes before them, where the method has a grid.
 
     Raises:
         UserError: an unknown method.
     """
     overrides = recipe.visualize.options_of(method)
-    if recipe.targets.grid:
+    if recipe.targets.grid and "grid" in option_names(method):
         overrides["grid"] = recipe.targets.grid
     return preset(recipe.visualize.preset, method, **overrides)
 

@@ -10,9 +10,9 @@ from pipeline.alignment.losses import NeuronTarget
 from pipeline.errors import UserError
 from pipeline.models import Model, Precision, features_of
 from pipeline.neurons import neuron_seed
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.options import SynthesisOptions, VitalOptions
+from pipeline.synthesis.methods.presets import preset as preset_options
 from pipeline.synthesis.methods.registry import check_method, method_named
-from pipeline.synthesis.methods.registry import preset as preset_options
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import Visualization, synthesize
 from pipeline.synthesis.parameterization.maco_phase import mean_magnitude
@@ -47,7 +47,7 @@ def visualize(
         relevance: `vital`: `auto`, `none`, or a rule of `pipeline.attribution`.
         preset: `published`, `fast` or `best`.
         precision: of the network's arithmetic while the visualizations are made; `bfloat16` is for GPUs.
-        **options: any field of `SynthesisOptions`.
+        **options: the method's options, see `pipeline.synthesis.methods.options`.
 
     Returns:
         One visualization per neuron, in order.
@@ -60,45 +60,49 @@ def visualize(
     settings = preset_options(preset, method, **options, **({} if steps is None else {"steps": steps}))
     if references is None and (method_named(method).needs_targets or settings.needs_spectrum):
         raise UserError(f'method "{method}" needs reference images: pass one set of them per neuron')
-    if references is not None and len(neurons) != len(references):
-        raise UserError(f"got {len(neurons)} neurons and {len(references)} sets of references; expected one set each")
-    by_layer: dict[str, list[int]] = {}
-    for index, (layer, unit) in enumerate(neurons):
-        exact = model.resolve_layer(layer)
-        if not 0 <= unit < model.units(exact):
-            raise UserError(f'layer "{exact}" has units 0 to {model.units(exact) - 1}, got {unit}')
-        by_layer.setdefault(exact, []).append(index)
+    by_layer = _places_by_layer(model, neurons)
     size_px = image_size_px or (model.input_size_px if not references else references[0].shape[-1])
-    _check_sizes(model, neurons, references or (), size_px)
-    spectrum = None
-    if settings.needs_spectrum and references is not None:
-        spectrum = mean_magnitude(model.preprocessing.denormalize(torch.cat(list(references))))
-
+    _check_references(model, neurons, references, size_px)
     result: dict[int, Visualization] = {}
-    for layer, indices in by_layer.items():
-        units = [neurons[index][1] for index in indices]
-        targets: list[NeuronTarget] = []
-        if references is not None:
-            chosen = [references[index] for index in indices]
-            targets = _targets(model, layer, units, chosen, method, settings, relevance, size_px)
+    for layer, places in by_layer.items():
+        units = [neurons[place][1] for place in places]
         made = synthesize(
             model,
             [(layer, unit) for unit in units],
-            targets,
+            []
+            if references is None
+            else _targets(model, layer, units, [references[place] for place in places], settings, relevance, size_px),
             method=method,
             options=settings,
             image_size_px=size_px,
             seeds=[neuron_seed(seed, method, layer, unit, 0) for unit in units],
-            spectrum=spectrum,
+            spectrum=_spectrum(model, references) if settings.needs_spectrum else None,
             precision=precision,
         )
-        result |= dict(zip(indices, made, strict=True))
-    return [result[index] for index in range(len(neurons))]
+        result |= dict(zip(places, made, strict=True))
+    return [result[place] for place in range(len(neurons))]
 
 
-def _check_sizes(model: Model, neurons: Sequence[tuple[str, int]], references: Sequence[Tensor], size_px: int) -> None:
+def _places_by_layer(model: Model, neurons: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    """Layer by its full name → the places of its neurons in the list."""
+    places: dict[str, list[int]] = {}
+    for place, (layer, unit) in enumerate(neurons):
+        exact = model.resolve_layer(layer)
+        if not 0 <= unit < model.units(exact):
+            raise UserError(f'layer "{exact}" has units 0 to {model.units(exact) - 1}, got {unit}')
+        places.setdefault(exact, []).append(place)
+    return places
+
+
+def _check_references(
+    model: Model, neurons: Sequence[tuple[str, int]], references: Sequence[Tensor] | None, size_px: int
+) -> None:
+    if references is None:
+        return
+    if len(neurons) != len(references):
+        raise UserError(f"got {len(neurons)} neurons and {len(references)} sets of references; expected one set each")
     num_channels = model.preprocessing.num_channels
-    for neuron, images in zip(neurons, references, strict=False):
+    for neuron, images in zip(neurons, references, strict=True):
         if images.ndim != 4 or images.shape[1:] != (num_channels, size_px, size_px):
             raise UserError(
                 f"references of {neuron}: expected [R, {num_channels}, {size_px}, {size_px}], "
@@ -106,18 +110,23 @@ def _check_sizes(model: Model, neurons: Sequence[tuple[str, int]], references: S
             )
 
 
+def _spectrum(model: Model, references: Sequence[Tensor] | None) -> Tensor:
+    """Mean magnitude spectrum of all references together."""
+    assert references is not None
+    return mean_magnitude(model.preprocessing.denormalize(torch.cat(list(references))))
+
+
 def _targets(
     model: Model,
     layer: str,
     units: Sequence[int],
     references: Sequence[Tensor],
-    method: str,
     options: SynthesisOptions,
     relevance: str,
     size_px: int,
 ) -> list[NeuronTarget]:
     """What the neurons of one layer are aligned with; for other methods only the goal activation."""
-    if method_named(method).needs_targets:
+    if isinstance(options, VitalOptions):
         plan = plan_alignment(model, layer, options, rule=relevance, image_size_px=size_px)
         return [reference_target(model, plan, unit, images) for unit, images in zip(units, references, strict=True)]
     targets = []

@@ -1,7 +1,6 @@
 """Results written over arguments that are read for the last time: less memory is held, and less of it travels.
 
-Beside its convolutions a traced step is bound by the memory it reads and writes. New memory for a result is fetched
-into the caches only to be overwritten. Values stay the same, bit for bit.
+Beside its convolutions a traced step is bound by the memory it reads and writes. Values stay the same, bit for bit.
 """
 
 import operator
@@ -12,11 +11,11 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
 _aten = torch.ops.aten
-_UNANNOTATED_VIEW = _aten._unsafe_view.default  # a view whose schema does not say so
+_UNANNOTATED_VIEW = _aten._unsafe_view.default  # a view that its schema does not mark as one
 
 
 def reuse_buffers(graph: Graph) -> int:
-    """Let operations element by element write their results over an argument that nothing reads afterwards.
+    """Let pointwise operations write their results over an argument that nothing reads afterwards.
 
     Args:
         graph: of operations that write nothing in place, with the metadata that `make_fx` leaves; it is changed.
@@ -46,7 +45,7 @@ def reuse_buffers(graph: Graph) -> int:
 
 
 def _note_owner(node: Node, owner: dict[Node, Node]) -> None:
-    """Whose memory a node's tensor lies in, from what its operation says of itself."""
+    """Note whose memory a node's tensor lies in, by its operation's schema."""
     source = node.args[0] if node.args else None
     if node.target is operator.getitem and isinstance(source, Node):
         if source in owner:  # each of several new tensors has its own memory, each part of one tensor that tensor's
@@ -61,7 +60,7 @@ def _note_owner(node: Node, owner: dict[Node, Node]) -> None:
 
 @cache
 def _form_with_result(operation: OpOverload) -> tuple[OpOverload, str] | None:
-    """The form of an operation element by element that is told where to write, and the name of that argument."""
+    """The overload of a pointwise operation that writes to an argument, and the name of that argument."""
     schema = operation._schema
     if torch.Tag.pointwise not in operation.tags or len(schema.returns) != 1 or schema.is_mutable:
         return None

@@ -3,7 +3,34 @@
 Reference: VITAL's published code, after DeepInversion (Yin et al., CVPR 2020, arXiv 1912.08795).
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularizer:
+    """A weighted sum of image priors.
+
+    Attributes:
+        total_variation, total_variation_l1, image_norm: weights of the functions of these names.
+    """
+
+    total_variation: float = 0.0
+    total_variation_l1: float = 0.0
+    image_norm: float = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] → [B]."""
+        value = images.new_zeros(len(images))
+        for weight, prior in (
+            (self.total_variation, total_variation),
+            (self.total_variation_l1, total_variation_l1),
+            (self.image_norm, image_norm),
+        ):
+            if weight:
+                value = value + weight * prior(images)
+        return value
 
 
 def total_variation(images: Tensor) -> Tensor:

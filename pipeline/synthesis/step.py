@@ -1,9 +1,8 @@
 """The numbers of one step: the loss of each visualization as it is shown, and its gradient.
 
-They follow from the network and take nearly all of a step's time. The step may be traced once, rules of relevance and
-hooks included, into one graph of tensor operations, in which the forward pass that relevance needs and the one that the
-loss needs are the same operations, done once. On a CPU that changes no bit. Torch's compiler may then fuse what it can,
-which changes the rounding.
+A step may be traced once, relevance rules and hooks included, into one graph of tensor operations, in which relevance
+and the loss share one forward pass. On a CPU that changes no bit. Torch's compiler may then fuse operations, which
+changes the rounding.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -27,15 +26,15 @@ EXECUTION_MODES: Final = ("plain", "traced", "compiled")
 class Objective(Protocol):
     """What is minimized: one independent value per image.
 
-    Its functions depend on nothing but their arguments, so that they can be traced once for all batches of a layer.
+    Its functions depend on their arguments only, so that they can be traced once for all batches of a layer.
 
     Attributes:
-        tensors: what is particular to the neurons of this batch.
-        unit_embedding: equal for objectives of one network whose functions are the same.
+        tensors: those of the neurons of this batch.
+        trace_key: equal for objectives of one network whose functions are the same.
     """
 
     tensors: dict[str, Tensor]
-    signature: Hashable
+    trace_key: Hashable
 
     def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
         """What depends on the images [B, C, H, W] and is held constant in the gradient."""
@@ -67,9 +66,9 @@ class _Graph:
 
 # Network → its traced steps, which hold parameters, but not the network.
 _graphs: WeakKeyDictionary[nn.Module, dict[Hashable, _Graph]] = WeakKeyDictionary()
-# Of a network so many are kept: batches of a layer follow one another, and each layer has its own folded parameters.
+# Kept per network: batches of a layer follow one another, and each layer has its own folded parameters.
 _MAX_GRAPHS = 8
-# Of a compiled step, over the norm of what is right for a visualization: rounding moves some values across a kink or a
+# Of a compiled step, relative to the norm of the plain one's, image by image: rounding moves values across a kink or a
 # rank.
 _MAX_DIFFERENCE = 0.05
 
@@ -80,8 +79,8 @@ class Step:
     Args:
         objective: of the batch.
         module: the network.
-        execution_mode: how it is done. Tracing takes seconds, and compiling a minute or two, once for batches of one shape in a
-            layer.
+        execution_mode: `plain` runs the functions as they are; `traced` and `compiled` run a graph of them, made once
+            for all batches of one shape in a layer.
     """
 
     def __init__(self, objective: Objective, module: nn.Module, *, execution_mode: ExecutionMode) -> None:
@@ -110,10 +109,10 @@ class Step:
     ) -> tuple[Tensor, Tensor, Tensors]:
         given = [views.detach(), *tensors.values(), *(relevance or {}).values()]
         shapes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in given)
-        key = (objective.signature, self._execution_mode, relevance is None, tuple(tensors), shapes)
+        key = (objective.trace_key, self._execution_mode, relevance is None, tuple(tensors), shapes)
         graphs = _graphs.setdefault(self._module, {})
         if key in graphs:
-            graphs[key] = graphs.pop(key)  # to the end: the first is the one that was not used the longest
+            graphs[key] = graphs.pop(key)  # to the end: the first is the least recently used
         else:
             if len(graphs) == _MAX_GRAPHS:
                 del graphs[next(iter(graphs))]
@@ -157,7 +156,7 @@ def _make_graph(
 
     try:
         graph = trace(flat, given)
-        if not compiled:  # torch's compiler finds out by itself
+        if not compiled:  # torch's compiler does it by itself
             reuse_buffers(graph.graph)
             graph.recompile()
         run = _compile(graph, given[0].device) if compiled else graph
@@ -169,15 +168,15 @@ def _make_graph(
     except Exception as error:
         raise TracingError(
             f"the step cannot be {'compiled' if compiled else 'traced'}: {type(error).__name__}: {error}; "
-            "visualize.compile = false does without"
+            "set visualize.compile = false"
         ) from error
     return _Graph(run=run, maps=tuple(maps))
 
 
 def _require_agreement(compiled: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
-    """Raise RuntimeError if results are others than the plain graph's by more than rounding can explain.
+    """Raise RuntimeError if results differ from the plain graph's by more than rounding can explain.
 
-    What torch's compiler makes for CPUs has been wrong, see `_deterministic`: a visualization must not show it.
+    Torch's compiler has made wrong code for CPUs, see `_deterministic`.
     """
     for found, expected in zip(compiled, plain, strict=True):  # losses [B], gradient, relevance maps [B, ...]
         difference = (found - expected).reshape(len(expected), -1).norm(dim=1)
@@ -202,7 +201,7 @@ def _compile(graph: GraphModule, device: torch.device) -> Callable[..., Sequence
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Deterministic kernels: without, what torch's compiler makes for several CPU threads may write out of bounds.
+    """Deterministic kernels: the others that torch's compiler makes for several CPU threads may write out of bounds.
 
     Where gradients are added up at places that an index gives, its kernels of two-dimensional tiles count the outer
     axis twice (torch 2.13: `CppTile2DKernel.store` moves the index, and for `atomic_add` `CppVecKernel.store` does so

@@ -1,7 +1,7 @@
 """From a function of tensors to a graph of tensor operations without repetitions.
 
-Relevance and the loss each begin with a forward pass of the same views. Once both are traced into one graph and nothing
-in it is written in place, operations with equal arguments are the same operation.
+Relevance and the loss each begin with a forward pass of the same views. Traced into one graph in which nothing is
+written in place, operations with equal arguments are the same operation.
 """
 
 from collections.abc import Callable, Hashable, Sequence

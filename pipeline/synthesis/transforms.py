@@ -1,7 +1,7 @@
 """Transforms of the synthetic image before the model sees it, drawn per image from the image's own generator.
 
-B images, K views of each (one, or the number of crops), S side of an image, V side of a view, in pixels. A view is
-drawn once and applied as often as needed, since a relevance map belongs to the image as it was shown.
+B images, K views of each (one, or the number of random resized crops), S side of an image, V side of a view, in pixels.
+A view is drawn once and may be applied at several steps, since a relevance map belongs to the image as it was shown.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.options import SynthesisOptions
 
 # Centers of crops are normal around the image's center with this standard deviation, as a fraction of its side.
 # Reference: Horama and Xplique, MACO.
@@ -30,7 +30,7 @@ class Views:
         boxes: [B, K, 3]: row and column of a crop's upper left corner and its side, in pixels.
         view_px: side of a crop once it is enlarged.
         noise: [B, K, C, V, V], added.
-        gray: [C, 1, 1], what comes in at the borders of a rotated image.
+        gray: [C, 1, 1], fills the borders of a rotated image.
     """
 
     offsets: list[tuple[int, int]] | None = None
@@ -149,10 +149,10 @@ def warp(images: Tensor, affine: Tensor, gray: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, boxes: Tensor, view_px: int) -> Tensor:
-    """Squares of the images, resized: [B, C, S, S], boxes [B, K, 3] as in `Views` → [B·K, C, view_px, view_px].
+    """Crops of the images, resized: [B, C, S, S], boxes [B, K, 3] as in `Views` → [B·K, C, view_px, view_px].
 
     Rows and columns are resampled by one matrix product each, with a triangle as wide as a pixel of the coarser of
-    the two grids: bilinear where the square is enlarged, averaging where it is reduced.
+    the two grids: bilinear where the crop is enlarged, averaging where it is reduced.
     """
     side_px = images.shape[-1]
     rows = _resampling(boxes[..., 0], boxes[..., 2], side_px, view_px)
@@ -187,9 +187,9 @@ def _draw_affine(
 
 
 def _draw_boxes(options: SynthesisOptions, size_px: int, generator: torch.Generator) -> Tensor:
-    """Squares of a uniform size around the image's center, pushed inside the image: [K, 3] in pixels.
+    """Crops of a uniform size around the image's center, pushed inside the image: [K, 3] in pixels.
 
-    Reference: Horama, MACO; there the few squares that leave the image see zeros.
+    Reference: Horama, MACO; there the few crops that leave the image see zeros.
     """
     sides = options.crop_min + (options.crop_max - options.crop_min) * torch.rand(
         options.num_crops, generator=generator

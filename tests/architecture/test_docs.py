@@ -4,14 +4,13 @@ import argparse
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pipeline.recipe.fields import Section
 
 from jobs.cli import make_parser
 from jobs.commands.demo import demo_recipe
@@ -19,14 +18,17 @@ from pipeline.recipe import recipe as recipes
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.section import Section
 from pipeline.recipe.sections import CLASSIFIER
-from pipeline.synthesis.methods.presets import BEST, FAST, PUBLISHED, SynthesisOptions
-from pipeline.synthesis.methods.registry import METHODS, preset
+from pipeline.synthesis.methods.options import DeepInversionOptions, VitalOptions
+from pipeline.synthesis.methods.presets import METHODS, PRESETS, all_options, preset
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
 RECIPE_REFERENCE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Option → VITAL's published value, or the value that stands for a method that does not have it.
+LEFT_OUT = asdict(DeepInversionOptions()) | asdict(VitalOptions())
 
 HEADINGS: Mapping[str, type[Section]] = {
     "[model]": recipes.ModelSection,
@@ -94,8 +96,8 @@ def test_the_keys_at_the_top_and_all_sections_are_documented() -> None:
 def test_every_synthesis_option_is_documented_with_its_presets() -> None:
     documented = {key: tuple(cells[1:4]) for key, cells in tables_below("[visualize]")[1].items()}
     expected = {
-        item.name: tuple(as_toml(getattr(preset, item.name)) for preset in (PUBLISHED, FAST, BEST))
-        for item in fields(SynthesisOptions)
+        option: tuple(as_toml(getattr(preset(name), option, LEFT_OUT[option])) for name in PRESETS)
+        for option in all_options()
     }
     assert documented == expected
 
@@ -103,13 +105,14 @@ def test_every_synthesis_option_is_documented_with_its_presets() -> None:
 def test_the_presets_of_the_other_methods_are_documented() -> None:
     others = [method for method in METHODS if method != "vital"]
     expected = {}
-    for item in fields(SynthesisOptions):
+    for option, left_out in LEFT_OUT.items():
         cells = []
         for method in others:
-            published, fast = (as_toml(getattr(preset(name, method), item.name)) for name in ("published", "fast"))
+            options = (preset(name, method) for name in ("published", "fast"))
+            published, fast = (as_toml(getattr(each, option, left_out)) for each in options)
             cells.append(published if published == fast else f"{published}, {fast}")
-        if set(cells) != {as_toml(getattr(PUBLISHED, item.name))}:
-            expected[item.name] = cells
+        if set(cells) != {as_toml(left_out)}:
+            expected[option] = cells
     assert tables_below("[visualize]")[2] == expected
 
 

@@ -13,7 +13,7 @@ from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_rows
 from pipeline.io.root import Root
 from pipeline.recipe.recipe import RecipeError
-from pipeline.recipe.visualize import METHODS
+from pipeline.synthesis.methods.presets import METHODS
 from tests.support.tiny_run import NUM_CLASSES, small_net, tiny_recipe, write_data
 
 CLASSES = '{layer="classifier", methods=["vital"]}'

@@ -19,7 +19,7 @@ from pipeline.recipe.recipe import STAGES, Recipe, RecipeError
 from pipeline.references.build import plan_targets
 from pipeline.references.store import read_references, read_targets
 from pipeline.synthesis.api import visualize
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of

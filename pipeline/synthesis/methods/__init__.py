@@ -1,1 +1,1 @@
-"""Feature visualization methods, their objectives and presets."""
+"""Feature visualization methods: what each minimizes, its options and presets."""

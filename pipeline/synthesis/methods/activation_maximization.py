@@ -12,18 +12,19 @@ from torch import Tensor
 
 from pipeline.alignment.losses import NeuronTarget
 from pipeline.models import Model, features_of
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.method import Method
+from pipeline.synthesis.methods.options import SynthesisOptions
 from pipeline.synthesis.step import Tensors
 
-# A goal of (nearly) nothing, e.g. of a unit that is silent on all dataset images, must not blow up the loss.
+# A goal near 0, e.g. of a unit that is silent on all dataset images, must not blow up the loss.
 MIN_GOAL = 1e-6
 
 
 class ActivationObjective:
     """Minus each neuron's activation, in units of what its top-activating image reaches.
 
-    The unit leaves Adam's way alone (it takes no notice of the scale of a gradient) and makes the weights of
-    regularizers mean the same for every neuron.
+    Adam does not depend on the scale of a gradient; the unit makes the weights of regularizers mean the same for every
+    neuron.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class ActivationObjective:
         self._module = model.folded([layer])
         self._layer = layer
         self.tensors = unit_tensors(units, targets, model.device)
-        self.signature: Hashable = (type(self), layer)
+        self.trace_key: Hashable = (type(self), layer)
 
     def relevance(self, images: Tensor, tensors: Tensors) -> dict[str, Tensor]:
         """None: the activation depends on the image alone."""
@@ -62,3 +63,18 @@ def activation_scale(targets: Sequence[NeuronTarget], count: int) -> Tensor:
         return torch.ones(count)
     goals = [1.0 if target.goal_activation is None else abs(target.goal_activation) for target in targets]
     return torch.tensor(goals).clamp(min=MIN_GOAL)
+
+
+FOURIER = Method(
+    name="fourier",
+    description="maximize the activation in frequency space, robust to small shifts, rotations and scalings",
+    source="Olah, Mordvintsev, Schubert, Feature Visualization, Distill 2017; settings of their library Lucid",
+    objective=ActivationObjective,
+)
+PIXEL = Method(
+    name="pixel",
+    description="maximize the activation over the pixels, with total variation",
+    source="Erhan et al., 2009; Simonyan et al., 2014, arXiv 1312.6034; Mahendran and Vedaldi, IJCV 2016, "
+    "arXiv 1512.02017",
+    objective=ActivationObjective,
+)

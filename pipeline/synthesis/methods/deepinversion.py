@@ -1,4 +1,4 @@
-"""The objective of DeepInversion: match the statistics that BatchNorm layers keep of the training images.
+"""DeepInversion: match the statistics that BatchNorm layers keep of the training images.
 
 Reference: Yin et al., "Dreaming to Distill: Data-Free Knowledge Transfer via DeepInversion", CVPR 2020,
 arXiv 1912.08795, equations 2 to 4.
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.alignment.losses import NeuronTarget
 from pipeline.models import Model, capture
 from pipeline.synthesis.methods.activation_maximization import unit_tensors
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.method import Method
+from pipeline.synthesis.methods.options import DeepInversionOptions, within_a_step
 from pipeline.synthesis.step import Tensors
 
 # Weight of an intermediate unit's activation in units of its top-activating image's. Cross-entropy pulls at a logit,
@@ -27,7 +28,7 @@ def batch_norm_layers(module: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 class InversionObjective:
-    """A class's cross-entropy, or minus an intermediate unit's mean activation, and the distance of BatchNorm statistics.
+    """A class's cross-entropy, or minus a unit's mean activation, plus the distance of BatchNorm statistics.
 
     The published code takes the mean and variance of a layer's inputs over a whole batch, so that an image depends on
     its neighbors; here each image is held to the running statistics by itself. Intermediate units are ours: their
@@ -41,13 +42,13 @@ class InversionObjective:
         layer: str,
         units: Sequence[int],
         targets: Sequence[NeuronTarget],
-        options: SynthesisOptions,
+        options: DeepInversionOptions,
     ) -> None:
         self._model = model
         self._layer = layer
         self._is_class = layer == model.classifier_layer
         self.tensors = unit_tensors(units, targets, model.device)
-        self.signature: Hashable = (type(self), layer, options.within_a_step)
+        self.trace_key: Hashable = (type(self), layer, within_a_step(options))
         self._weight = options.batch_norm_weight
         self._first = options.first_batch_norm
         self._is_relative = options.normalize_layers
@@ -110,5 +111,14 @@ def statistics_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Ten
     """
     values = features.flatten(2)
     center = values.mean(dim=2)
-    spread = (values - center[:, :, None]).square().mean(dim=2)  # forward and back half the time of torch.var_mean
+    spread = (values - center[:, :, None]).square().mean(dim=2)
     return (spread - variance).norm(dim=1) + (center - mean).norm(dim=1)
+
+
+DEEPINVERSION = Method(
+    name="deepinversion",
+    description="match the statistics that BatchNorm layers keep of the training images, under a class's loss",
+    source="Yin et al., CVPR 2020, arXiv 1912.08795; settings of the authors' code",
+    objective=InversionObjective,
+    needs_batch_norm=True,
+)

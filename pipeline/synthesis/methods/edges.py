@@ -1,8 +1,8 @@
 """Edges: differences between neighboring pixels at several scales, aligned like the features of one more layer.
 
-Noise of the right spectrum is no dataset image: in dataset images neighbors mostly agree and sometimes differ much, so
-that the distribution of their differences has a sharp peak and heavy tails at every scale. Colors and the features of a
-network leave it open; aligned, it makes flat parts flat and borders sharp.
+In dataset images neighbors mostly agree and sometimes differ much: the distribution of their differences has a sharp
+peak and heavy tails at every scale, unlike that of noise with the same spectrum. Colors and the features of a network
+leave it open; aligned, it makes flat parts flat and borders sharp.
 
 Reference: matching histograms of oriented filters at several scales, Heeger, Bergen, "Pyramid-based texture
 analysis/synthesis", SIGGRAPH 1995; the distribution in dataset images: Huang, Mumford, "Statistics of natural images
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 def edges(images: Tensor, size_px: int) -> Tensor:
-    """Differences of squares of pixels to their neighbors →, ↓, ↘ and ↗, of lightness and two axes of color.
+    """Differences of blocks of pixels to their neighbors →, ↓, ↘ and ↗, of lightness and two axes of color.
 
     Args:
         images: [B, C, H, W]; of the channels the first three are red, green and blue if there are so many, the others
             are taken as they are.
-        size_px: side of the squares, whose mean is compared. Of single pixels every second row and column is
-            enough: what an image is rolled by brings the others in turn.
+        size_px: side of the blocks, whose means are compared. Of single pixels every second row and column is enough:
+            jitter brings the others in turn.
 
     Returns:
         [B, 4·C, h, w], by direction, then by axis; h = H / size_px − 1, half of that for single pixels.

@@ -1,164 +1,31 @@
-"""Settings of one visualization: what a recipe may change, and the three presets of VITAL.
+"""The presets of each method, and the names of methods and presets: what a recipe may choose from.
 
-The presets of the other methods, and the choice among all of them, are in `pipeline.synthesis.methods.registry`.
+Nothing heavy is imported here: recipes are checked with it. What each method minimizes is in
+`pipeline.synthesis.methods.registry`.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, Final, Literal, get_args, overload
 
 from pipeline.errors import UserError
+from pipeline.neurons import nearest
+from pipeline.synthesis.methods.options import ActivationOptions, DeepInversionOptions, SynthesisOptions, VitalOptions
 
+MethodName = Literal["vital", "maco", "fourier", "deepinversion", "pixel"]
+METHODS: Final[tuple[str, ...]] = get_args(MethodName)
+PresetName = Literal["published", "fast", "best"]
+PRESETS: Final[tuple[str, ...]] = get_args(PresetName)
+# Preset → version of its settings, raised whenever they change: visualizations by other settings must not mix in one
+# folder.
+PRESET_VERSIONS: Final[Mapping[str, int]] = {"published": 1, "fast": 5, "best": 4}
 
-@dataclass(frozen=True, kw_only=True)
-class SynthesisOptions:
-    """How an image is synthesized; every field may be given in a recipe's [visualize] section.
-
-    The default of a field is VITAL's published value, or leaves the thing out.
-
-    Attributes:
-        steps: optimizer steps per image.
-        parameterization: `pixel` (values in the model's input space), `fourier` (1/f-scaled spectrum) or `phase`
-            (phases under the mean magnitude spectrum of real images), see `pipeline.synthesis.parameterization.pixel`.
-        initial_std: `pixel`: standard deviation of the noise that the image begins as, in the model's input space.
-        spectrum_decay: `fourier`: the spectrum is scaled by frequency to the power of minus this.
-        chroma_decay: `fourier`: by how much more than lightness the two planes of color are, since colors of natural
-            images change more slowly from place to place than lightness does.
-        contrast: `fourier`, `phase`: contrast of the planes before they are squashed into the pixels' range.
-        phase_std: `phase`: standard deviation of the phases, in radians.
-        optimizer: `adam` or `nadam` (Adam with Nesterov momentum).
-        learning_rate, beta1, beta2: of the optimizer.
-        schedule: of the learning rate after the warm-up: `cosine` (to zero) or `constant`.
-        warmup_steps: linear warm-up.
-        jitter_px: the image is rolled by up to this many pixels along each axis before each step; where it is also
-            rotated or scaled it is shifted instead, and gray comes in at its borders.
-        flip: before each step the image is mirrored with probability one half.
-        rotation_degrees: before each step the image is rotated by up to this angle either way.
-        scaling: before each step the image is enlarged by a factor between one minus and one plus this.
-        num_crops: squares cut from the image at each step and enlarged, whose losses are averaged; 0 shows the
-            whole image.
-        crop_min, crop_max: side of a square as a fraction of the image's, uniform between the two.
-        class_crop_min: VITAL, class neurons: for a quarter of the steps the model sees a square of this to 1 of the
-            image's side instead of the whole, then larger ones, from three quarters of the steps on the whole. 1 leaves
-            the squares out, and `num_crops` goes before it.
-        noise: strength of the noise added to what the model sees, in its input space; see
-            `pipeline.synthesis.transforms`.
-        alignment: VITAL: how distributions are compared; `sort` is sort matching, `kl` and `moments` compare mean
-            and standard deviation.
-        grid: VITAL: features are sorted within grid × grid cells of the map, which keeps the coarse layout.
-        aligned_side: VITAL: feature maps and visualizations of more positions per side are thinned to every k-th row
-            and column before they are compared; jitter brings the others in turn. 0 keeps all.
-        normalize_layers: VITAL: divide each layer's loss by the variance of its target, so that layer weights mean
-            the same in every layer and model; `kl` has no unit and is left as it is.
-        pixel_weight: VITAL: weight of the image's own color distribution as one more feature layer; 0 leaves it out.
-        edge_weight: VITAL: weight of the differences between the image's neighboring pixels as further feature layers,
-            one for each of three scales, see `pipeline.synthesis.methods.edges`; 0 leaves them out.
-        layer_weight: VITAL, intermediate neurons: weight of all channels of the target layer itself, not weighted by
-            relevance, as one more feature layer; 0 leaves it out.
-        unit_weight: VITAL: weight of the target unit's own activations as one more feature layer; 0 leaves it out.
-        activation_weight: VITAL: weight of the shortfall of the unit's activation below `activation_goal` times its
-            top-activating image's, as a fraction; the term vanishes once the goal is reached. A class is also to be
-            ahead of the other classes.
-        activation_goal: see `activation_weight`.
-        activation_growth: VITAL: by what factor `activation_weight` grows from a quarter of the steps to three
-            quarters, for visualizations that are still below their goal.
-        relevance_every: VITAL, intermediate neurons: steps between two computations of the synthetic image's relevance.
-        batch_norm_weight: DeepInversion: weight of the distance to the statistics that BatchNorm layers keep.
-        first_batch_norm: DeepInversion: by how much the first of these layers counts more.
-        total_variation, image_norm: weights of the two regularizers. VITAL: for intermediate neurons (METHOD 4); for
-            class neurons they depend on the model, see `pipeline.synthesis.optimize`.
-        total_variation_l1: weight of the mean absolute difference between neighboring pixels.
-    """
-
-    steps: int = 2000
-    parameterization: Literal["pixel", "fourier", "phase"] = "pixel"
-    initial_std: float = 1.0
-    spectrum_decay: float = 1.0
-    chroma_decay: float = 0.0
-    contrast: float = 1.0
-    phase_std: float = 1.0
-    optimizer: Literal["adam", "nadam"] = "adam"
-    learning_rate: float = 1.0
-    beta1: float = 0.5
-    beta2: float = 0.9
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 100
-    jitter_px: int = 30
-    flip: bool = False
-    rotation_degrees: float = 0.0
-    scaling: float = 0.0
-    num_crops: int = 0
-    crop_min: float = 1.0
-    crop_max: float = 1.0
-    class_crop_min: float = 1.0
-    noise: float = 0.0
-    alignment: Literal["sort", "kl", "moments"] = "sort"
-    grid: int = 1
-    aligned_side: int = 0
-    normalize_layers: bool = False
-    pixel_weight: float = 0.0
-    edge_weight: float = 0.0
-    layer_weight: float = 0.0
-    unit_weight: float = 0.0
-    activation_weight: float = 0.0
-    activation_goal: float = 1.0
-    activation_growth: float = 1.0
-    relevance_every: int = 1
-    batch_norm_weight: float = 0.0
-    first_batch_norm: float = 1.0
-    total_variation: float = 3e-7
-    total_variation_l1: float = 0.0
-    image_norm: float = 3e-7
-
-    def __post_init__(self) -> None:
-        types = get_type_hints(type(self))
-        for field in fields(self):
-            value, expected = getattr(self, field.name), types[field.name]
-            choices = get_args(expected)
-            if choices and value not in choices:
-                raise UserError(f'visualize.{field.name} = "{value}": expected one of {", ".join(choices)}')
-            if expected is int and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise UserError(f"visualize.{field.name} = {value!r}: expected a whole number ≥ 0")
-            if expected is float and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
-                raise UserError(f"visualize.{field.name} = {value!r}: expected a number ≥ 0")
-            if expected is bool and not isinstance(value, bool):
-                raise UserError(f"visualize.{field.name} = {value!r}: expected true or false")
-        for name in ("steps", "grid", "relevance_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"visualize.{name} = {getattr(self, name)}: expected at least 1")
-        if not (self.beta1 < 1 and self.beta2 < 1):
-            raise UserError(f"visualize.beta1, beta2 = {self.beta1}, {self.beta2}: expected values below 1")
-        if not 0 < self.crop_min <= self.crop_max <= 1:
-            raise UserError(
-                f"visualize.crop_min, crop_max = {self.crop_min}, {self.crop_max}: expected fractions of the image's "
-                "side, above 0, the first not above the second, at most 1"
-            )
-        if not 0 < self.class_crop_min <= 1:
-            raise UserError(
-                f"visualize.class_crop_min = {self.class_crop_min}: expected a fraction of the image's side, above 0, "
-                "at most 1"
-            )
-        if self.scaling >= 1:
-            raise UserError(f"visualize.scaling = {self.scaling}: expected less than 1")
-
-    @property
-    def within_a_step(self) -> SynthesisOptions:
-        """These options but for how many steps there are and how long they are, which changes nothing within one."""
-        return replace(self, steps=1, warmup_steps=0, learning_rate=0.0)
-
-    @property
-    def needs_spectrum(self) -> bool:
-        """Whether the mean magnitude spectrum of real images is needed."""
-        return self.parameterization == "phase"
-
-
-# VITAL as published: Adam 1.0 with betas (0.5, 0.9) on clamped pixels, 2,000 steps, 100 of warm-up, jitter ±30 px.
+# Adam 1.0 with betas (0.5, 0.9) on clamped pixels, 2,000 steps, 100 of warm-up, jitter ±30 px.
 # Reference: Görgün et al., ICCV 2025, supplement; the constants are read off the authors' code.
-PUBLISHED = SynthesisOptions()
+_VITAL_PUBLISHED = VitalOptions()
 
-# Ours: better visualizations at a twentieth of the steps. What each departure brought is measured in benchmarks/LOG.md.
-FAST = SynthesisOptions(
+# Ours: a twentieth of the steps. What each departure brought is measured in benchmarks/LOG.md.
+_VITAL_FAST = VitalOptions(
     steps=100,
     parameterization="fourier",
     spectrum_decay=1.5,
@@ -181,11 +48,11 @@ FAST = SynthesisOptions(
     image_norm=0.0,
 )
 
-# Ours at a fifth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls
-# off less steeply than colors do, and edges are aligned at full resolution. While shapes find their place squares of
-# a class's image stand for it, so that objects lie within it as a whole.
-BEST = replace(
-    FAST,
+# Ours: a fifth of the published steps. There is time for detail, which `fast` leaves out as noise: lightness falls off
+# less steeply than colors do, and edges are aligned at full resolution. At first the model sees random resized crops of
+# a class's image, so that objects come to lie within it as a whole.
+_VITAL_BEST = replace(
+    _VITAL_FAST,
     steps=400,
     warmup_steps=20,
     spectrum_decay=1.2,
@@ -195,3 +62,158 @@ BEST = replace(
     aligned_side=0,
     activation_goal=1.3,
 )
+
+# Neither warm-up nor jitter nor priors.
+_PLAIN = ActivationOptions(warmup_steps=0, jitter_px=0, total_variation=0.0, image_norm=0.0)
+
+# NAdam at 1.0 with its default betas, 1,000 steps, 6 crops a step, noise 0.05: the defaults of the authors' Horama.
+# Its crops are 0.25 to 0.30 of the side (`rand · (0.25 − 0.20) + 0.25` in the code, whose argument says 0.20 to 0.25).
+# They are meant for images of 1,280 px; set `image_size_px` accordingly.
+_MACO_PUBLISHED = replace(
+    _PLAIN,
+    steps=1000,
+    parameterization="phase",
+    optimizer="nadam",
+    learning_rate=1.0,
+    beta1=0.9,
+    beta2=0.999,
+    schedule="constant",
+    num_crops=6,
+    crop_min=0.25,
+    crop_max=0.30,
+    noise=0.05,
+)
+# Crops large enough that one object fills a visualization of 224 px; no bright corners; natural contrast.
+_MACO_FAST = replace(_MACO_PUBLISHED, steps=50, num_crops=2, crop_min=0.5, crop_max=1.0, phase_std=3.0, contrast=1.5)
+
+# Adam at 0.05, 512 steps, 1/f in decorrelated colors: Lucid's `render_vis`. Its standard transforms are a border of
+# 12 px gray, shifts by 8 and by 4 px (±4 and ±2), scales 0.9 to 1.1, rotations by up to 10°. A contrast of 1/8 is its
+# division by 4, and its logistic function in place of our tanh (σ(x) = (1 + tanh(x / 2)) / 2).
+_FOURIER_PUBLISHED = replace(
+    _PLAIN,
+    steps=512,
+    parameterization="fourier",
+    spectrum_decay=1.0,
+    contrast=0.125,
+    learning_rate=0.05,
+    beta1=0.9,
+    beta2=0.999,
+    schedule="constant",
+    jitter_px=6,
+    rotation_degrees=10.0,
+    scaling=0.1,
+)
+
+# The authors' code at full resolution (its setting 1) with the weights of its README: Adam at 0.25 with betas
+# (0.5, 0.9), warm-up and cosine, jitter ±30 px, flips, clamped pixels, BatchNorm 0.01, its first layer × 10, norm 1e-5.
+# Total variation is 1e-4 there, of a whole batch of 84 whose cross-entropies are averaged: √84 times that per image.
+_DEEPINVERSION_PUBLISHED = DeepInversionOptions(
+    learning_rate=0.25,
+    flip=True,
+    batch_norm_weight=0.01,
+    first_batch_norm=10.0,
+    total_variation=9e-4,
+    image_norm=1e-5,
+)
+# Few steps leave the initial noise where it is: begin near gray, with more total variation. The statistics make a step
+# longer than the other methods', so there are fewer.
+_DEEPINVERSION_FAST = replace(
+    _DEEPINVERSION_PUBLISHED,
+    steps=60,
+    warmup_steps=6,
+    initial_std=0.1,
+    learning_rate=0.2,
+    normalize_layers=True,
+    batch_norm_weight=1.0,
+    total_variation=0.04,
+)
+
+_PIXEL_PUBLISHED = replace(
+    _PLAIN,
+    steps=512,
+    initial_std=0.01,
+    learning_rate=0.05,
+    beta1=0.9,
+    beta2=0.999,
+    schedule="constant",
+    jitter_px=8,
+    total_variation=0.01,
+)
+
+
+def _longer(fast: SynthesisOptions) -> SynthesisOptions:
+    """`best` of the methods but VITAL: `fast` with as many times its steps as VITAL's `best` has."""
+    return replace(fast, steps=fast.steps * _VITAL_BEST.steps // _VITAL_FAST.steps)
+
+
+def _by_name(
+    published: SynthesisOptions, fast: SynthesisOptions, best: SynthesisOptions | None = None
+) -> Mapping[str, SynthesisOptions]:
+    return {"published": published, "fast": fast, "best": best or _longer(fast)}
+
+
+_PRESETS: Final[Mapping[str, Mapping[str, SynthesisOptions]]] = {
+    "vital": _by_name(_VITAL_PUBLISHED, _VITAL_FAST, _VITAL_BEST),
+    "maco": _by_name(_MACO_PUBLISHED, _MACO_FAST),
+    "fourier": _by_name(_FOURIER_PUBLISHED, replace(_FOURIER_PUBLISHED, steps=100)),
+    "deepinversion": _by_name(_DEEPINVERSION_PUBLISHED, _DEEPINVERSION_FAST),
+    "pixel": _by_name(_PIXEL_PUBLISHED, replace(_PIXEL_PUBLISHED, steps=100)),
+}
+
+
+def require_method(name: str) -> None:
+    """Raise UserError if there is no method of that name."""
+    if name not in METHODS:
+        raise UserError(f'method = "{name}": expected one of {", ".join(METHODS)}{nearest(name, METHODS)}')
+
+
+def option_names(method: str) -> tuple[str, ...]:
+    """The options of a method, the common ones first."""
+    require_method(method)
+    return tuple(field.name for field in fields(_PRESETS[method]["published"]))
+
+
+def options_type(method: str) -> type[SynthesisOptions]:
+    """The dataclass of a method's options."""
+    require_method(method)
+    return type(_PRESETS[method]["published"])
+
+
+def methods_with(option: str) -> tuple[str, ...]:
+    """The methods that have an option; none if there is no such option."""
+    return tuple(method for method in METHODS if option in option_names(method))
+
+
+def all_options() -> tuple[str, ...]:
+    """Every option of any method, the common ones first."""
+    return tuple(dict.fromkeys(name for method in METHODS for name in option_names(method)))
+
+
+@overload
+def preset(name: str, method: Literal["vital"] = "vital", **overrides: Any) -> VitalOptions: ...
+@overload
+def preset(name: str, method: str, **overrides: Any) -> SynthesisOptions: ...
+def preset(name: str, method: str = "vital", **overrides: Any) -> SynthesisOptions:
+    """A method's options under a preset, with some of them replaced.
+
+    Raises:
+        UserError: an unknown preset, method or option, one that the method does not have, or a value out of its range.
+    """
+    require_method(method)
+    if name not in PRESETS:
+        raise UserError(f'visualize.preset = "{name}": expected one of {", ".join(PRESETS)}{nearest(name, PRESETS)}')
+    for option in overrides:
+        if option not in option_names(method):
+            raise UserError(_why_not(option, method))
+    return replace(_PRESETS[method][name], **overrides)
+
+
+def _why_not(option: str, method: str) -> str:
+    owners = methods_with(option)
+    if owners:
+        return f'visualize.{option}: method "{method}" has no such option; {", ".join(owners)} {_have(owners)} it'
+    return f"visualize.{option}: there is no such option{nearest(option, option_names(method))}"
+
+
+def _have(owners: tuple[str, ...]) -> str:
+    return "has" if len(owners) == 1 else "have"

@@ -1,10 +1,11 @@
-"""The objective of VITAL: align the feature distributions of each image with those of its neuron's references.
+"""VITAL: align the feature distributions of each image with those of its neuron's references.
 
 B images, one per neuron; C channels; N positions. Every term is one value per image, so that images in a batch
 are independent of one another.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,11 +29,15 @@ from pipeline.errors import UserError
 from pipeline.models import Model, features_of, own_maps, unit_activation
 from pipeline.synthesis.methods.activation_maximization import MIN_GOAL
 from pipeline.synthesis.methods.edges import edges
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.method import Method
+from pipeline.synthesis.methods.options import SynthesisOptions, VitalOptions, within_a_step
+from pipeline.synthesis.regularizers import Regularizer
 from pipeline.synthesis.step import Tensors
 
 # By how much of its goal a class's logit is to exceed the next class's: enough to survive 8 bits and WebP.
 _CLASS_MARGIN = 0.1
+# Class neurons: weight of total variation and of the image norm by model; 0 elsewhere. Reference: VITAL's supplement.
+_CLASS_REGULARIZER = {"torchvision:vit_l_16": 3e-3, "torchvision:vit_l_32": 3e-4}
 
 
 def aligned_features(
@@ -95,7 +100,7 @@ class AlignmentObjective:
         layer: str,
         units: Sequence[int],
         targets: Sequence[NeuronTarget],
-        options: SynthesisOptions,
+        options: VitalOptions,
     ) -> None:
         first = targets[0]
         if any(t.layers.keys() != first.layers.keys() or t.relevance != first.relevance for t in targets):
@@ -108,13 +113,13 @@ class AlignmentObjective:
         self._distance = ALIGNMENTS[options.alignment]
         self._rule = first.relevance
         self._aligned = list(first.layers)
-        self.signature: Hashable = (type(self), layer, options.within_a_step, self._rule, tuple(self._aligned))
+        self.trace_key: Hashable = (type(self), layer, within_a_step(options), self._rule, tuple(self._aligned))
         self._feature_layers = [name for name in first.layers if name not in OWN_KEYS]
         needs_layer = not first.layers.keys().isdisjoint({TARGET_LAYER, TARGET_UNIT}) or options.activation_weight > 0
         self._captured = {*self._feature_layers, *([layer] if needs_layer else [])}
         if TARGET_LAYER in first.layers:
             self._captured.add(self._space)
-        # Steps that compute relevance have no use for it.
+        # Steps that compute relevance run the unfolded network.
         is_folded = self._rule not in RULES or options.relevance_every > 1
         self._folded = model.folded(self._captured) if is_folded else model.module
 
@@ -123,7 +128,7 @@ class AlignmentObjective:
             "unit": torch.tensor(units, device=model.device),
             "goal": torch.tensor(goals, device=model.device) * options.activation_goal,
         }
-        if options.activation_weight > 0:  # `synthesize` sets it anew before each step
+        if options.activation_weight > 0:  # set anew before each step
             self.tensors["activation_weight"] = torch.tensor(options.activation_weight, device=model.device)
         for name in self._aligned:
             self.tensors |= self._target_tensors(name, [t.layers[name] for t in targets], model.device)
@@ -164,7 +169,7 @@ class AlignmentObjective:
 
     def __call__(self, images: Tensor, tensors: Tensors, relevance: Tensors, *, is_fresh: bool = True) -> Tensor:
         """The loss of each image: [B, 3, H, W] in the model's input space → [B]."""
-        # Relevance is defined on the network as it is, and its forward pass is shared; alone the folded one is quicker.
+        # Relevance is defined on the unfolded network, whose forward pass it then shares with the loss.
         module = self._module if relevance and is_fresh else self._folded
         features = features_of(module, images, self._captured)
         loss = images.new_zeros(len(images))
@@ -206,3 +211,68 @@ class AlignmentObjective:
             grid=self._options.grid,
             side=self._options.aligned_side,
         )
+
+
+class _Vital(Method[VitalOptions]):
+    """The images begin with the colors of the references; a class's image is shown in random resized crops at first."""
+
+    def initial_rgb(self, model: Model, targets: Sequence[NeuronTarget], options: VitalOptions) -> Tensor | None:
+        """The mean color of the references in each cell of the spatial grid, [B, C, grid, grid], if it is known."""
+        if any(INPUT_PIXELS not in target.layers for target in targets):
+            return None
+        cells = torch.stack([target.layers[INPUT_PIXELS].quantile.mean(dim=1) for target in targets])
+        return model.preprocessing.denormalize(cells.reshape(len(targets), -1, options.grid, options.grid)).clamp(0, 1)
+
+    def view_size_px(self, model: Model, image_size_px: int) -> int:
+        """The images' own: targets are made at that size."""
+        return image_size_px
+
+    def regularizer(self, model: Model, layer: str, options: VitalOptions) -> Regularizer:
+        """For classes the priors on pixels depend on the model."""
+        if layer != model.classifier_layer:
+            return super().regularizer(model, layer, options)
+        weight = _CLASS_REGULARIZER.get(model.name, 0.0) if options.parameterization == "pixel" else 0.0
+        return Regularizer(total_variation=weight, total_variation_l1=options.total_variation_l1, image_norm=weight)
+
+    def steps_per_view(self, options: VitalOptions) -> int:
+        """As long as relevance is kept."""
+        return options.relevance_every
+
+    def views_at(self, step: int, model: Model, layer: str, options: VitalOptions) -> SynthesisOptions:
+        """The options themselves, or for a class `class_crops_at`."""
+        has_crops = layer == model.classifier_layer and options.class_crop_min < 1 and options.num_crops == 0
+        return class_crops_at(step, options) if has_crops else options
+
+    def before_step(self, step: int, options: VitalOptions, tensors: Tensors) -> None:
+        """Set the weight of the activation."""
+        if "activation_weight" in tensors:
+            tensors["activation_weight"].fill_(activation_weight_at(step, options))
+
+
+VITAL = _Vital(
+    name="vital",
+    description="align feature distributions with those of real images, weighted by relevance",
+    source="Görgün, Schiele, Fischer, ICCV 2025, arXiv 2503.22399",
+    objective=AlignmentObjective,
+    needs_targets=True,
+)
+
+
+def activation_weight_at(step: int, options: VitalOptions) -> float:
+    """`activation_weight`, growing linearly to `activation_growth` times as much.
+
+    A penalty that grows is what enforces a constraint (Nocedal, Wright, Numerical Optimization, section 17.1). It
+    begins once shapes have found their place, and ends while the learning rate can still follow.
+    """
+    return options.activation_weight * (1 + (options.activation_growth - 1) * _progress(step, options))
+
+
+def class_crops_at(step: int, options: VitalOptions) -> VitalOptions:
+    """The options with the random resized crops that VITAL shows of a class's image at a step, see `class_crop_min`."""
+    smallest = options.class_crop_min + (1 - options.class_crop_min) * _progress(step, options)
+    return replace(options, num_crops=1, crop_min=smallest, crop_max=1.0)
+
+
+def _progress(step: int, options: VitalOptions) -> float:
+    """0 for a quarter of the steps, 1 from three quarters on, linear between."""
+    return min(1.0, max(0.0, 2 * step / options.steps - 0.5))

@@ -3,7 +3,7 @@
 Pure numerics; which images are the references, and where they are read from, is `pipeline.references`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.models import FeatureLayer, Model, features_of
 from pipeline.models.feature_layers import INTERMEDIATE_WEIGHTS
 from pipeline.synthesis.methods.edges import edges
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.options import VitalOptions
 from pipeline.synthesis.methods.vital import aligned_features
 
 CORRELATION = "correlation"
@@ -66,7 +66,7 @@ class AlignmentPlan:
 def plan_alignment(
     model: Model,
     layer: str,
-    options: SynthesisOptions,
+    options: VitalOptions,
     *,
     rule: str = "auto",
     feature_layers: Sequence[FeatureLayer] = (),
@@ -82,7 +82,7 @@ def plan_alignment(
         layer: the neurons' layer.
         options: `grid`, `aligned_side` and the weights of the additional layers are read.
         rule: relevance rule; `auto` is `none` for classes and `lrp` for intermediate neurons.
-        feature_layers: those of the recipe; empty takes the model's own, with the published inner weights.
+        feature_layers: those of the recipe; empty takes the model's own, with the published intermediate weights.
         image_size_px: None takes the model's input size.
 
     Raises:
@@ -90,29 +90,12 @@ def plan_alignment(
     """
     size_px = image_size_px or model.input_size_px
     is_class = layer == model.classifier_layer
-    if rule == "auto":
-        rule = "none" if is_class else "lrp"
-    if rule not in ("none", CORRELATION, *RULES):
-        raise UserError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
-    chosen = list(feature_layers) or model.default_feature_layers()
-    if not feature_layers and not is_class and len(chosen) == len(INTERMEDIATE_WEIGHTS):
-        chosen = [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(chosen, INTERMEDIATE_WEIGHTS, strict=True)]
+    rule = _resolved_rule(rule, is_class)
+    chosen = list(feature_layers) or _default_feature_layers(model, is_class)
     weights = {model.resolve_layer(f.layer): f.weight for f in chosen if f.weight > 0}
     if not is_class:
-        example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
-        upstream = upstream_layers(model.module, example, layer, list(weights))
-        if options.layer_weight:  # then the layer itself is aligned on its own terms
-            upstream = [name for name in upstream if name not in (layer, feature_space(model.module, layer))]
-        weights = {name: weights[name] for name in upstream}
-    if options.pixel_weight:
-        weights[INPUT_PIXELS] = options.pixel_weight
-    if options.edge_weight:
-        shown = [name for name, square_px in INPUT_EDGES.items() if 2 * square_px <= size_px]  # two have a border
-        weights |= dict.fromkeys(shown, options.edge_weight)
-    if options.layer_weight and not is_class:
-        weights[TARGET_LAYER] = options.layer_weight
-    if options.unit_weight:
-        weights[TARGET_UNIT] = options.unit_weight
+        weights = _upstream_weights(model, layer, weights, options, size_px)
+    weights |= _additional_weights(options, size_px, is_class)
     if not weights:
         raise UserError(
             f'none of the feature layers {[f.layer for f in chosen]} feeds layer "{layer}"; '
@@ -126,6 +109,48 @@ def plan_alignment(
         side=options.aligned_side,
         image_size_px=size_px,
     )
+
+
+def _resolved_rule(rule: str, is_class: bool) -> str:
+    if rule == "auto":
+        return "none" if is_class else "lrp"
+    if rule not in ("none", CORRELATION, *RULES):
+        raise UserError(f'relevance = "{rule}": expected auto, none, {CORRELATION} or one of {", ".join(RULES)}')
+    return rule
+
+
+def _default_feature_layers(model: Model, is_class: bool) -> list[FeatureLayer]:
+    """The model's own, for intermediate neurons with the published weights."""
+    layers = model.default_feature_layers()
+    if is_class or len(layers) != len(INTERMEDIATE_WEIGHTS):
+        return layers
+    return [FeatureLayer(layer=f.layer, weight=w) for f, w in zip(layers, INTERMEDIATE_WEIGHTS, strict=True)]
+
+
+def _upstream_weights(
+    model: Model, layer: str, weights: Mapping[str, float], options: VitalOptions, size_px: int
+) -> dict[str, float]:
+    """Of the feature layers those that feed a layer."""
+    example = torch.zeros(1, len(model.mean), size_px, size_px, device=model.device)
+    upstream = upstream_layers(model.module, example, layer, list(weights))
+    if options.layer_weight:  # then the layer itself is aligned as `TARGET_LAYER`
+        upstream = [name for name in upstream if name not in (layer, feature_space(model.module, layer))]
+    return {name: weights[name] for name in upstream}
+
+
+def _additional_weights(options: VitalOptions, size_px: int, is_class: bool) -> dict[str, float]:
+    """Weights of what is aligned beside the feature layers."""
+    weights: dict[str, float] = {}
+    if options.pixel_weight:
+        weights[INPUT_PIXELS] = options.pixel_weight
+    if options.edge_weight:
+        shown = [name for name, square_px in INPUT_EDGES.items() if 2 * square_px <= size_px]  # at least two blocks
+        weights |= dict.fromkeys(shown, options.edge_weight)
+    if options.layer_weight and not is_class:
+        weights[TARGET_LAYER] = options.layer_weight
+    if options.unit_weight:
+        weights[TARGET_UNIT] = options.unit_weight
+    return weights
 
 
 @torch.no_grad()
@@ -158,8 +183,8 @@ def reference_target(
             'relevance = "correlation" weights channels by statistics of a data set, and there are none here: run a '
             'recipe with targets.relevance = "correlation", or choose auto, none, ' + ", ".join(RULES)
         )
-    sums: dict[str, Tensor] = {}
-    importance_sums: dict[str, Tensor] = {}
+    quantiles: dict[str, Tensor] = {}
+    importances: dict[str, Tensor] = {}
     activations: list[Tensor] = []
     space = feature_space(model.module, plan.layer)
     for images in references.to(model.device).split(_BATCH_SIZE):
@@ -167,12 +192,41 @@ def reference_target(
         features = features_of(model.module, images, {plan.layer, space, *plan.feature_layers})
         activations.append(model.activation(features[plan.layer], plan.layer, units))
         raw = _raw_relevance(model, plan, units, images)
-        maps = {name: normalize_relevance(value) for name, value in raw.items()}
         for name, value in raw.items():
-            add = channel_importance(value) * len(images)
-            importance_sums[name] = importance_sums.get(name, torch.zeros_like(add)) + add
-        for name in plan.weights:
-            aligned = aligned_features(
+            _add(importances, name, channel_importance(value) * len(images))
+        for name, aligned in _aligned(plan, space, images, features, raw, units):
+            _add(quantiles, name, sorted_target(aligned.float()) * len(images))
+    count = len(references)
+    weights = importance or {name: total / count for name, total in importances.items()}
+    layers = {
+        name: LayerTarget(
+            quantile=(quantiles[name] / count).cpu(),
+            importance=weights[name].float().cpu() if name in weights else None,
+            weight=weight,
+        )
+        for name, weight in plan.weights.items()
+    }
+    return NeuronTarget(layers=layers, relevance=plan.rule, goal_activation=float(torch.cat(activations).max()))
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums.get(name, torch.zeros_like(value)) + value
+
+
+def _aligned(
+    plan: AlignmentPlan,
+    space: str,
+    images: Tensor,
+    features: Mapping[str, Tensor],
+    raw_relevance: Mapping[str, Tensor],
+    units: Sequence[int],
+) -> Iterator[tuple[str, Tensor]]:
+    """Aligned layer of a plan → what is sorted there."""
+    maps = {name: normalize_relevance(value) for name, value in raw_relevance.items()}
+    for name in plan.weights:
+        yield (
+            name,
+            aligned_features(
                 name,
                 images,
                 features,
@@ -182,20 +236,8 @@ def reference_target(
                 units=units,
                 grid=plan.grid,
                 side=plan.side,
-            )
-            add = sorted_target(aligned.float()) * len(images)
-            sums[name] = sums.get(name, torch.zeros_like(add)) + add
-    count = len(references)
-    weights = importance or {name: total / count for name, total in importance_sums.items()}
-    layers = {
-        name: LayerTarget(
-            quantile=(sums[name] / count).cpu(),
-            importance=weights[name].float().cpu() if name in weights else None,
-            weight=weight,
+            ),
         )
-        for name, weight in plan.weights.items()
-    }
-    return NeuronTarget(layers=layers, relevance=plan.rule, goal_activation=float(torch.cat(activations).max()))
 
 
 def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], images: Tensor) -> dict[str, Tensor]:
@@ -214,20 +256,23 @@ def _raw_relevance(model: Model, plan: AlignmentPlan, units: Sequence[int], imag
 
 def target_shapes(model: Model, plan: AlignmentPlan) -> dict[str, tuple[int, int]]:
     """The shape (C·P, N/P) of each aligned layer's quantile function."""
-    shapes = model.feature_shapes_at(plan.image_size_px)
-    size = plan.image_size_px
     result = {}
     for name in plan.weights:
-        if name == INPUT_PIXELS:
-            shape: tuple[int, ...] = (len(model.mean), size, size)
-        elif name in INPUT_EDGES:
-            shape = edges(torch.empty(1, len(model.mean), size, size), INPUT_EDGES[name]).shape[1:]
-        elif name == TARGET_UNIT:
-            shape = (1, *shapes[plan.layer][1:])
-        else:
-            shape = shapes[feature_space(model.module, plan.layer) if name == TARGET_LAYER else name]
         grid = 1 if name == TARGET_UNIT else plan.grid
         side = 0 if name in (TARGET_UNIT, TARGET_LAYER) else plan.side
-        rows = partition(torch.empty(1, *shape), grid, side).shape
+        rows = partition(torch.empty(1, *_aligned_shape(model, plan, name)), grid, side).shape
         result[name] = (rows[1], rows[2])
     return result
+
+
+def _aligned_shape(model: Model, plan: AlignmentPlan, name: str) -> tuple[int, ...]:
+    """The shape of one image's features at an aligned layer, before they are divided into cells."""
+    shapes, size_px = model.feature_shapes_at(plan.image_size_px), plan.image_size_px
+    image_shape = (len(model.mean), size_px, size_px)
+    if name == INPUT_PIXELS:
+        return image_shape
+    if name in INPUT_EDGES:
+        return tuple(edges(torch.empty(1, *image_shape), INPUT_EDGES[name]).shape[1:])
+    if name == TARGET_UNIT:
+        return (1, *shapes[plan.layer][1:])
+    return shapes[feature_space(model.module, plan.layer) if name == TARGET_LAYER else name]

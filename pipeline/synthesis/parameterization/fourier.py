@@ -48,7 +48,7 @@ class FourierParameterization:
         *,
         decay: float = 1.0,
         chroma_decay: float = 0.0,
-        gain: float = 1.0,
+        contrast: float = 1.0,
         initial_rgb: Tensor | None = None,
     ) -> None:
         self._size_px = size_px
@@ -61,7 +61,7 @@ class FourierParameterization:
         exponents = torch.full((num_channels, 1, 1), decay)
         if num_channels >= 3:
             exponents[_CHROMA_PLANES] += chroma_decay
-        self._scale = (gain * size_px**2 * relative**-exponents).to(device)[..., None]
+        self._scale = (contrast * size_px**2 * relative**-exponents).to(device)[..., None]
         self._color = color_matrix(num_channels).to(device)
         shape = (num_channels, size_px, size_px // 2 + 1, 2)
         spectrum = torch.stack([torch.randn(shape, generator=g) for g in generators]).mul_(_INITIAL_STD).to(device)

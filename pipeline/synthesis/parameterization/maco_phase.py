@@ -17,12 +17,12 @@ _EPSILON = 1e-4  # Horama's, keeps the standardization finite
 
 
 class PhaseParameterization:
-    """Phases under a fixed magnitude: image = σ(gain · color · standardize(F⁻¹(magnitude · exp(i · angle)))).
+    """Phases under a fixed magnitude: image = σ(contrast · color · standardize(F⁻¹(magnitude · exp(i · angle)))).
 
-    angle = spread · standardize(phase), and `standardize` makes the values of one image zero in the mean and one in
+    angle = phase_std · standardize(phase), and `standardize` makes the values of one image zero in the mean and one in
     standard deviation, over all channels together. As steps grow the raw phases, standardizing them lets the step
-    size decay by itself. With the authors' spread of 1 the waves agree at the image's corner, by exp(−spread² / 2) of
-    their magnitude on average, and leave a bright spot there; from 3 on there is none.
+    size decay by itself. With the authors' standard deviation of 1 the waves agree at the image's corner, by
+    exp(−phase_std² / 2) of their magnitude on average, and leave a bright spot there; from 3 on there is none.
 
     The magnitude is that of the images' RGB, taken for that of decorrelated planes, as Xplique does for a data set
     of one's own. The zero frequency, which there is an image's brightness and would leave nothing but a tint, is
@@ -37,8 +37,8 @@ class PhaseParameterization:
         device: torch.device,
         *,
         magnitude: Tensor,
-        spread: float = 1.0,
-        gain: float = 1.0,
+        phase_std: float = 1.0,
+        contrast: float = 1.0,
     ) -> None:
         num_channels = preprocessing.num_channels
         if magnitude.ndim != 3 or magnitude.shape[0] != num_channels:
@@ -48,8 +48,8 @@ class PhaseParameterization:
             )
         self._size_px = size_px
         self._preprocessing = preprocessing
-        self._spread = spread
-        self._gain = gain
+        self._phase_std = phase_std
+        self._contrast = contrast
         self._color = color_matrix(num_channels).to(device)
         self._magnitude = without_brightness(resample_spectrum(magnitude, size_px)).to(device)
         shape = (num_channels, size_px, size_px // 2 + 1)
@@ -58,11 +58,11 @@ class PhaseParameterization:
 
     def images(self) -> Tensor:
         """The images of the phases, [B, C, H, W]."""
-        angles = self._spread * _standardize(self.parameters[0])
+        angles = self._phase_std * _standardize(self.parameters[0])
         spectrum = torch.polar(self._magnitude.expand_as(angles), angles)
         planes = _standardize(torch.fft.irfft2(spectrum, s=(self._size_px, self._size_px)))
         rgb = torch.einsum("cd,bdhw->bchw", self._color, planes)
-        return self._preprocessing.normalize(torch.sigmoid(self._gain * rgb))
+        return self._preprocessing.normalize(torch.sigmoid(self._contrast * rgb))
 
     def after_step(self) -> None:
         """Nothing to do: phases are angles."""
@@ -112,7 +112,7 @@ def resample_spectrum(magnitude: Tensor, size_px: int) -> Tensor:
 
 
 def _hat_weights(requested: Tensor, known: Tensor) -> Tensor:
-    """Linear interpolation from values at ascending, evenly spaced `known` places: [len(wanted), len(known)]."""
+    """Linear interpolation from values at ascending, evenly spaced `known` places: [len(requested), len(known)]."""
     spacing = known[1] - known[0]
     distance = requested.clamp(known[0], known[-1])[:, None] - known[None, :]
     return torch.relu(1 - distance.abs() / spacing)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.models import Preprocessing
-from pipeline.synthesis.methods.presets import SynthesisOptions
+from pipeline.synthesis.methods.options import SynthesisOptions
 from pipeline.synthesis.parameterization.fourier import FourierParameterization
 from pipeline.synthesis.parameterization.maco_phase import PhaseParameterization
 
@@ -97,7 +97,7 @@ def parameterize(
             device,
             decay=options.spectrum_decay,
             chroma_decay=options.chroma_decay,
-            gain=options.contrast,
+            contrast=options.contrast,
             initial_rgb=initial_rgb,
         )
     if spectrum is None:
@@ -111,6 +111,6 @@ def parameterize(
         preprocessing,
         device,
         magnitude=spectrum,
-        spread=options.phase_std,
-        gain=options.contrast,
+        phase_std=options.phase_std,
+        contrast=options.contrast,
     )

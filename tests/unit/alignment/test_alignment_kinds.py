@@ -1,4 +1,4 @@
-"""The three kinds of alignment: values against closed forms in float64, and visualizations that approach their targets."""
+"""The three kinds of alignment: values against closed forms in float64, visualizations that approach their targets."""
 
 import dataclasses
 
@@ -19,11 +19,12 @@ from pipeline.alignment.losses import (
     target_spread,
 )
 from pipeline.models import Model
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.optimize import synthesize
 from pipeline.synthesis.step import losses_of
+from tests.support.exact_network import exact_model
 from tests.support.tiny_networks import tiny_model
 
 B, C, N = 3, 4, 50
@@ -174,7 +175,7 @@ def test_shapes_that_do_not_fit_are_named(kind: str) -> None:
 
 
 def references(seed: int) -> torch.Tensor:
-    """Smooth random visualizations in the model's input space."""
+    """Smooth random images in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(6, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2
@@ -182,7 +183,8 @@ def references(seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["kl", "moments"])
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
-def test_an_image_in_a_batch_has_the_loss_and_gradient_it_has_alone(model: Model, layer: str, kind: str) -> None:
+def test_an_image_in_a_batch_has_the_loss_and_gradient_it_has_alone(layer: str, kind: str) -> None:
+    model = exact_model()
     options = preset("fast", alignment=kind, unit_weight=1.0)
     plan = plan_alignment(model, layer, options)
     targets = [reference_target(model, plan, unit, references(unit)) for unit in range(3)]
@@ -199,11 +201,10 @@ def test_an_image_in_a_batch_has_the_loss_and_gradient_it_has_alone(model: Model
         loss, gradient = evaluate([row])
         torch.testing.assert_close(losses[row : row + 1], loss, rtol=1e-5, atol=1e-7)
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(gradients[row : row + 1], gradient, rtol=1e-3, atol=scale * 1e-4)
+        torch.testing.assert_close(gradients[row : row + 1], gradient, rtol=0, atol=scale * 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["kl", "moments"])
-@pytest.mark.parametrize("name", ["published", "fast"])
+@pytest.mark.parametrize(("name", "kind"), [("published", "moments"), ("fast", "kl")])
 def test_the_objective_goes_down(model: Model, name: str, kind: str) -> None:
     base = preset(name, jitter_px=0, warmup_steps=0, activation_weight=0.0, alignment=kind)
     plan = plan_alignment(model, "fc", base)
@@ -217,7 +218,7 @@ def test_the_objective_goes_down(model: Model, name: str, kind: str) -> None:
             image_size_px=32,
             seeds=[100],
         )[0].loss
-        for steps in (1, 60)
+        for steps in (1, 40)
     )
     assert long < 0.5 * short
 

@@ -1,4 +1,4 @@
-"""Sort matching against an independent float64 formula, and the partition into cells."""
+"""Sort matching against an independent float64 formula, and the partition into the cells of a spatial grid."""
 
 import numpy as np
 import pytest
@@ -151,5 +151,5 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     arrays(np.float32, (3, 9), elements=st.floats(-1000, 1000, width=32) | st.sampled_from([0.0, 1.0, np.inf, -np.inf]))
 )
 def test_packed_keys_sort_stably(rows: np.ndarray) -> None:
-    rows = rows + np.float32(0)  # −0 becomes 0: the two are equal, and NumPy's stable sort says so
+    rows = rows + np.float32(0)  # −0 becomes 0: the two are equal, and NumPy's stable sort leaves them in order
     np.testing.assert_array_equal(argsort_rows(rows), np.argsort(rows, axis=-1, kind="stable"))

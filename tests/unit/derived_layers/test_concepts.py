@@ -21,7 +21,7 @@ from pipeline.derived_layers.concept_files import read_concepts
 from pipeline.derived_layers.concepts import ConceptSet
 from pipeline.derived_layers.layer import derived_layers, feature_space, unit_label
 from pipeline.models import Model, Preprocessing, features_of
-from pipeline.synthesis.methods.presets import FAST
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target, target_shapes
 from tests.support.paths import ROOT
 from tests.support.tiny_networks import tiny_model
@@ -295,7 +295,7 @@ def test_the_target_of_a_basis_vector_is_that_of_the_channel():
     assert {feature_space(model.module, layer) for layer in ("stage2", name, nested, combination)} == {"stage2"}
     targets = []
     for layer, unit in (("stage2", 7), (name, 1), (nested, 1)):
-        plan = plan_alignment(model, layer, FAST)
+        plan = plan_alignment(model, layer, preset("fast"))
         target = reference_target(model, plan, unit, 100 * images(5))
         shapes = {key: tuple(value.quantile.shape) for key, value in target.layers.items()}
         assert shapes == target_shapes(model, plan)

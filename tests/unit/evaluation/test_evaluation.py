@@ -30,7 +30,7 @@ from pipeline.models import FeatureLayer
 from pipeline.neurons import evaluator_slug
 from pipeline.recipe.evaluate import EvaluateSection, EvaluatorChoice
 from pipeline.recipe.recipe import Recipe, RecipeError
-from pipeline.synthesis.methods.presets import PUBLISHED
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from tests.support.tiny_networks import tiny_model
 from tests.support.tiny_run import tiny_recipe
@@ -162,7 +162,7 @@ def test_alignment_distance_is_the_sort_matching_loss_per_layer_over_the_varianc
     model = tiny_model()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     layers = [FeatureLayer(layer="stage1", weight=1.0), FeatureLayer(layer="stem", weight=0.25)]
-    plan = plan_alignment(model, layer, PUBLISHED, rule="none", feature_layers=layers)
+    plan = plan_alignment(model, layer, preset("published"), rule="none", feature_layers=layers)
     target = reference_target(model, plan, 1, images)
     rng = np.random.default_rng(0)
     visualizations = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]

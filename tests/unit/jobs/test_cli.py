@@ -19,7 +19,7 @@ from jobs.commands.demo import PACKAGE, RECIPE, demo_recipe, describe
 from jobs.run.run_folder import STAGES
 from pipeline.io.root import Root, expand_urls
 from pipeline.recipe.recipe import Recipe, load_recipe
-from pipeline.recipe.visualize import METHODS
+from pipeline.synthesis.methods.presets import METHODS
 from tests.support.paths import ROOT
 from tests.support.tiny_run import dataset_image, recipe_toml, write_data
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.models import features_of, load_model
 from pipeline.models.folding import fold_batch_norms
-from pipeline.synthesis.methods.presets import FAST, PUBLISHED
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 
@@ -86,9 +86,9 @@ def test_what_may_not_be_folded_stays_the_network_itself(forward: Callable[[Smal
 def test_only_an_objective_with_steps_without_relevance_folds() -> None:
     model = load_model("torchvision:resnet18", "random", input_size_px=64)
     for layer, options, is_folded in (
-        ("layer3", PUBLISHED, False),
-        ("layer3", FAST, True),
-        (model.classifier_layer, PUBLISHED, True),
+        ("layer3", preset("published"), False),
+        ("layer3", preset("fast"), True),
+        (model.classifier_layer, preset("published"), True),
     ):
         plan = plan_alignment(model, layer, options)
         target = reference_target(model, plan, 0, EXAMPLE)

@@ -18,7 +18,8 @@ from pipeline.recipe.sections import (
     StatisticsSection,
     TargetsSection,
 )
-from pipeline.recipe.visualize import METHODS, VisualizeSection
+from pipeline.recipe.visualize import VisualizeSection
+from pipeline.synthesis.methods.presets import METHODS
 from tests.support.minimal_recipe import tiny
 
 # The TOML round trip, over every key.

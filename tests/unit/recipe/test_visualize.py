@@ -8,11 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from pipeline.recipe.recipe import Recipe, RecipeError
-from pipeline.recipe.visualize import METHODS, PRESET_VERSIONS, PRESETS
 from pipeline.references.build import options_for
-from pipeline.synthesis.methods.presets import SynthesisOptions
-from pipeline.synthesis.methods.registry import PRESETS as SYNTHESIS_PRESETS
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.options import DeepInversionOptions, VitalOptions
+from pipeline.synthesis.methods.presets import METHODS, PRESET_VERSIONS, PRESETS, preset
 
 TEXT = """
 name = "tiny"
@@ -52,7 +50,6 @@ def test_a_table_goes_before_the_section_and_the_section_before_the_preset() -> 
 
 
 def test_every_method_has_every_preset() -> None:
-    assert PRESETS == SYNTHESIS_PRESETS
     for method in METHODS:
         for name in PRESETS:
             assert options_for(recipe(f"visualize.preset={name}"), method).noise in (0.3, 0.1)
@@ -70,7 +67,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_that_changes_raises_its_version(name: str) -> None:
     # Values that leave a setting out are not hashed, so that a new one changes nothing.
-    plain = asdict(SynthesisOptions())
+    plain = asdict(DeepInversionOptions()) | asdict(VitalOptions())
     settings = {m: {k: v for k, v in asdict(preset(name, m)).items() if v != plain[k]} for m in METHODS}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     assert (PRESET_VERSIONS[name], digest) == SETTINGS[name]
@@ -102,9 +99,14 @@ def test_tables_reach_the_fingerprints() -> None:
     assert before.fingerprint("visualize") != after.fingerprint("visualize")
     assert after.stage_keys("visualize")["visualize.maco.num_crops"] == 3
     assert before.stage_keys("targets")["visualize.vital.grid"] == 2
-    cells = recipe("visualize.vital.grid=3")
-    assert cells.fingerprint("targets") != before.fingerprint("targets")
-    assert recipe("visualize.maco.grid=3").fingerprint("targets") == before.fingerprint("targets")
+    assert recipe("visualize.vital.grid=3").fingerprint("targets") != before.fingerprint("targets")
+
+
+def test_a_key_of_the_section_reaches_the_methods_that_have_it() -> None:
+    made = recipe("visualize.layer_weight=0.5", "visualize.batch_norm_weight=0.3")
+    assert options_for(made, "vital") == preset("fast", noise=0.3, grid=2, layer_weight=0.5)
+    assert options_for(made, "maco") == options_for(recipe(), "maco")
+    assert options_for(made, "deepinversion") == preset("fast", "deepinversion", noise=0.3, batch_norm_weight=0.3)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,11 @@ def test_tables_reach_the_fingerprints() -> None:
     [
         ("visualize.maco.num_crop=3", r'visualize\.maco\.num_crop = 3.*did you mean "num_crops"'),
         ("visualize.maco.seeds=3", r"visualize\.maco\.seeds = 3: there is no such key"),
+        ("visualize.maco.grid=3", r'visualize\.grid: method "maco" has no such option; vital has it'),
+        (
+            "visualize.pixel.normalize_layers=true",
+            r'normalize_layers: method "pixel" has no such option; vital, deepinversion have it',
+        ),
         ("visualize.mako.num_crops=3", r'visualize\.mako = .*did you mean "maco"'),
         ("visualize.maco=3", r"visualize\.maco = 3: expected a table \[visualize\.maco\]"),
         ("visualize.maco.noise=-1", r"visualize\.maco\.noise = -1: expected a number of at least 0"),

@@ -13,7 +13,7 @@ from pipeline.activations.store import StatisticsStore
 from pipeline.models import FeatureLayer, Model, Preprocessing
 from pipeline.references.facets import channel_vectors
 from pipeline.references.selection import References, gather_references, measure_references
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital import AlignmentObjective
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
 from pipeline.synthesis.step import losses_of

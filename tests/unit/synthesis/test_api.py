@@ -8,19 +8,20 @@ import torch
 
 from pipeline.alignment.losses import INPUT_PIXELS, TARGET_LAYER, TARGET_UNIT
 from pipeline.models import FeatureLayer, Model
-from pipeline.synthesis import Visualization
 from pipeline.synthesis.api import visualize
-from pipeline.synthesis.methods.presets import FAST, PUBLISHED, SynthesisOptions
-from pipeline.synthesis.methods.registry import preset
-from pipeline.synthesis.methods.vital import AlignmentObjective
+from pipeline.synthesis.methods.options import VitalOptions
+from pipeline.synthesis.methods.presets import preset
+from pipeline.synthesis.methods.vital import AlignmentObjective, activation_weight_at, class_crops_at
 from pipeline.synthesis.methods.vital_target import AlignmentPlan, plan_alignment, reference_target, target_shapes
-from pipeline.synthesis.optimize import activation_weight_at, class_crops_at, learning_rate_at, synthesize
+from pipeline.synthesis.optimize import Visualization, learning_rate_at, synthesize
 from pipeline.synthesis.parameterization.fourier import FourierParameterization
 from pipeline.synthesis.regularizers import image_norm, total_variation
 from pipeline.synthesis.step import ExecutionMode, losses_of
 from pipeline.synthesis.transforms import draw_jitter, roll
+from tests.support.exact_network import exact_model
 from tests.support.tiny_networks import tiny_model
 
+PUBLISHED, FAST = preset("published"), preset("fast")
 STEPS = 12
 QUICK = {
     "published": preset("published", steps=STEPS, jitter_px=3, warmup_steps=2),
@@ -28,19 +29,28 @@ QUICK = {
 }
 
 
+# Float32 sums of a few thousand terms, relative to the largest value.
+ROUNDING = 1e-4
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
     return tiny_model()
 
 
+@pytest.fixture(scope="module")
+def exact() -> Model:
+    return exact_model()
+
+
 def references(seed: int, count: int = 6) -> torch.Tensor:
-    """Smooth random visualizations in the model's input space."""
+    """Smooth random images in the model's input space."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 4 - 2
 
 
-def run(model: Model, layer: str, units: list[int], options: SynthesisOptions) -> list[Visualization]:
+def run(model: Model, layer: str, units: list[int], options: VitalOptions) -> list[Visualization]:
     plan = plan_alignment(model, layer, options)
     targets = [reference_target(model, plan, unit, references(unit)) for unit in units]
     neurons = [(layer, unit) for unit in units]
@@ -49,15 +59,15 @@ def run(model: Model, layer: str, units: list[int], options: SynthesisOptions) -
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
 @pytest.mark.parametrize("name", ["published", "fast"])
-def test_loss_and_gradient_of_an_image_are_those_it_has_alone(model: Model, layer: str, name: str) -> None:
+def test_loss_and_gradient_of_an_image_are_those_it_has_alone(exact: Model, layer: str, name: str) -> None:
     units = [0, 2, 4]
-    plan = plan_alignment(model, layer, QUICK[name])
-    targets = [reference_target(model, plan, unit, references(unit)) for unit in units]
+    plan = plan_alignment(exact, layer, QUICK[name])
+    targets = [reference_target(exact, plan, unit, references(unit)) for unit in units]
     images = references(9, count=3)
 
     def evaluate(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = images[rows].clone().requires_grad_()
-        objective = AlignmentObjective(model, layer, [units[i] for i in rows], [targets[i] for i in rows], QUICK[name])
+        objective = AlignmentObjective(exact, layer, [units[i] for i in rows], [targets[i] for i in rows], QUICK[name])
         losses = losses_of(objective, batch)
         return losses.detach(), torch.autograd.grad(losses.sum(), batch)[0]
 
@@ -66,24 +76,23 @@ def test_loss_and_gradient_of_an_image_are_those_it_has_alone(model: Model, laye
         loss, gradient = evaluate([row])
         torch.testing.assert_close(losses[row : row + 1], loss, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(
-            gradients[row : row + 1], gradient, rtol=1e-3, atol=float(gradient.abs().max()) * 1e-4
+            gradients[row : row + 1], gradient, rtol=0, atol=float(gradient.abs().max()) * ROUNDING
         )
 
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
-@pytest.mark.parametrize(("name", "steps"), [("published", 2), ("fast", STEPS)])
-def test_a_neuron_s_image_is_the_same_alone_and_in_a_batch(model: Model, layer: str, name: str, steps: int) -> None:
-    # Adam at 1.0 moves a pixel of vanishing gradient by a whole step either way, so rounding differences grow
-    # within a few published steps; the test above holds for any number of them.
-    options = dataclasses.replace(QUICK[name], steps=steps)
-    together = run(model, layer, [0, 2, 4], options)
-    for unit, made in zip([0, 2, 4], together, strict=True):
-        (alone,) = run(model, layer, [unit], options)
-        difference = np.abs(made.image.astype(int) - alone.image.astype(int))
-        assert difference.mean() < 0.1  # gray levels
-        assert np.percentile(difference, 99) <= 3
-        assert made.loss == pytest.approx(alone.loss, rel=1e-2)
-    assert np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 3  # not all one visualization
+@pytest.mark.parametrize("name", ["published", "fast"])
+def test_a_visualization_in_a_batch_has_the_losses_and_gradients_it_has_alone(
+    exact: Model, layer: str, name: str
+) -> None:
+    # With images that stand still, rounding is not amplified from step to step.
+    options = dataclasses.replace(QUICK[name], steps=3, learning_rate=0.0)
+    first, second = run(exact, layer, [0, 2], options)
+    (alone,) = run(exact, layer, [2], options)
+    assert second.loss == pytest.approx(alone.loss, rel=ROUNDING)
+    assert second.alpha == pytest.approx(alone.alpha, abs=ROUNDING)  # the sum of all gradients, at most 1
+    assert np.abs(second.image.astype(int) - alone.image.astype(int)).max() <= 1
+    assert np.abs(first.alpha - second.alpha).mean() > 0.05  # not all one visualization
 
 
 @pytest.mark.parametrize("name", ["published", "fast"])
@@ -115,9 +124,9 @@ def test_a_visualization_is_complete(model: Model) -> None:
     assert made.activation == pytest.approx(float(features["stage2"][0, 3].max()), rel=1e-5)
 
 
-def test_progress_is_told_after_each_step(model: Model) -> None:
+def test_progress_is_reported_after_each_step(model: Model) -> None:
     plan = plan_alignment(model, "fc", QUICK["fast"])
-    told = []
+    reported = []
     synthesize(
         model,
         [("fc", 0)],
@@ -125,9 +134,9 @@ def test_progress_is_told_after_each_step(model: Model) -> None:
         options=dataclasses.replace(QUICK["fast"], steps=3),
         image_size_px=32,
         seeds=[0],
-        on_step=lambda done, total: told.append((done, total)),
+        on_step=lambda done, total: reported.append((done, total)),
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reported == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_loss_that_is_not_finite_names_the_neuron(model: Model) -> None:
@@ -207,7 +216,7 @@ def test_the_activation_s_weight_grows_between_a_quarter_of_the_steps_and_three_
     assert activation_weight_at(99, dataclasses.replace(options, activation_growth=1.0)) == 0.5
 
 
-def test_squares_of_a_class_grow_to_the_whole_between_a_quarter_of_the_steps_and_three_quarters() -> None:
+def test_crops_of_a_class_grow_to_the_whole_between_a_quarter_of_the_steps_and_three_quarters() -> None:
     options = preset("best", steps=100)
     shown = [class_crops_at(step, options) for step in range(100)]
     assert {(one.num_crops, one.crop_max) for one in shown} == {(1, 1.0)}
@@ -218,7 +227,7 @@ def test_squares_of_a_class_grow_to_the_whole_between_a_quarter_of_the_steps_and
 
 
 @pytest.mark.parametrize(("layer", "num_crops", "differs"), [("fc", 0, True), ("stage2", 0, False), ("fc", 1, False)])
-def test_only_classes_are_shown_in_squares(model: Model, layer: str, num_crops: int, differs: bool) -> None:
+def test_only_classes_are_shown_in_random_crops(model: Model, layer: str, num_crops: int, differs: bool) -> None:
     """And not where the recipe has crops of its own."""
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 
@@ -232,12 +241,12 @@ def test_only_classes_are_shown_in_squares(model: Model, layer: str, num_crops: 
 
 def test_what_is_minimized_at_the_end_has_the_grown_weight(model: Model) -> None:
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    still = {"steps": 8, "learning_rate": 0.0, "jitter_px": 0}  # a visualization that nothing moves
+    still = {"steps": 4, "learning_rate": 0.0, "jitter_px": 0}  # a visualization that nothing moves
 
     def last_loss(growth: float, execution_mode: ExecutionMode = "plain") -> float:
         options = preset("fast", **still, activation_goal=50.0, activation_growth=growth)
-        target = reference_target(model, plan_alignment(model, "stage2", options), 1, images)
-        neuron = [("stage2", 1)]
+        target = reference_target(model, plan_alignment(model, "stage1", options), 1, images)
+        neuron = [("stage1", 1)]
         (visualization,) = synthesize(
             model, neuron, [target], options=options, image_size_px=32, seeds=[0], execution_mode=execution_mode
         )
@@ -318,7 +327,9 @@ def test_the_notebook_interface(model: Model) -> None:
         ({"neurons": [("stage2", 12)]}, "has units 0 to 11, got 12"),
         ({"method": "deepdream"}, 'method = "deepdream": expected one of vital, maco'),
         ({"preset": "fastt"}, 'visualize.preset = "fastt".*did you mean'),
-        ({"learning_rat": 1.0}, "there is no such setting.*learning_rate"),
+        ({"learning_rat": 1.0}, "there is no such option.*learning_rate"),
+        ({"class_crop_min": 1.1}, "class_crop_min = 1.1: expected a fraction"),
+        ({"first_batch_norm": 2.0}, 'method "vital" has no such option; deepinversion has it'),
         ({"steps": 0}, "steps = 0: expected at least 1"),
         ({"grid": 1.5}, "grid = 1.5: expected a whole number"),
         ({"normalize_layers": 1}, "expected true or false"),

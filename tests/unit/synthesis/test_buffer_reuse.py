@@ -58,7 +58,10 @@ def test_gradients_of_activations_are_written_over_what_flows_back():
         lambda x: [y := x * 2, y.t().relu()],  # returned, and read through a view
         lambda x: [(y := x * 2)[0].relu(), y.sum()],  # a part of it is read later
         lambda x: [(y := x * 2).relu(), y.view(-1).sum()],  # a view of it is read later
-        lambda x: [(y := x * 2).relu(), torch.ops.aten._unsafe_view(y, [SIDE**2]).sum()],  # nor says its schema so
+        lambda x: [
+            (y := x * 2).relu(),
+            torch.ops.aten._unsafe_view(y, [SIDE**2]).sum(),
+        ],  # a view that its schema does not mark
         lambda x: [(y := x * 2) + y.t()],  # its other argument lies in the same memory
         lambda x: [x.sum(0, keepdim=True).expand(SIDE, SIDE) + 1],  # one value in many places
         lambda x: [x + (x * 2).t()],  # another order in memory

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from pipeline.alignment.losses import INPUT_EDGES, NeuronTarget, sort_matching
-from pipeline.synthesis import synthesize
+from pipeline.models import FeatureLayer
 from pipeline.synthesis.methods.edges import edges
-from pipeline.synthesis.methods.registry import preset
+from pipeline.synthesis.methods.presets import preset
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
+from pipeline.synthesis.optimize import synthesize
 from tests.support.tiny_networks import tiny_model
 
 
 @pytest.mark.parametrize("size_px", [1, 2, 4])
-def test_edges_are_the_differences_of_means_of_squares(size_px: int) -> None:
+def test_edges_are_the_differences_of_means_of_blocks(size_px: int) -> None:
     image = np.random.default_rng(0).normal(size=(3, 16, 16))
     red, green, blue = image
     axes = [(red + green + blue) / 3, (red - blue) / 2, (2 * green - red - blue) / 4]
@@ -24,7 +25,7 @@ def test_edges_are_the_differences_of_means_of_squares(size_px: int) -> None:
         top, left = row * size_px, column * size_px
         return plane[top : top + size_px, left : left + size_px].mean()
 
-    # From where to where, in squares, and the squares that have all their neighbors.
+    # From where to where, in blocks, and the blocks that have all their neighbors.
     directions = [((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 0), (1, 1)), ((1, 0), (0, 1))]
     places = range(0, 16 // size_px - 1, 2 if size_px == 1 else 1)
     expected = [
@@ -52,10 +53,11 @@ def test_alignment_brings_the_edges_of_the_references() -> None:
     references = torch.full((3, 3, 32, 32), -1.0)
     for index, reference in enumerate(references):
         reference[:, 8 + index : 16 + index, 4:20] = 1.0
-    quick = preset("best", steps=60, warmup_steps=2, jitter_px=2, grid=1)
+    quick = preset("best", steps=40, warmup_steps=2, jitter_px=2, grid=1)
 
     def target_with(weight: float) -> NeuronTarget:
-        plan = plan_alignment(model, "fc", dataclasses.replace(quick, edge_weight=weight))
+        options = dataclasses.replace(quick, edge_weight=weight)
+        plan = plan_alignment(model, "fc", options, feature_layers=[FeatureLayer(layer="stem")])
         return reference_target(model, plan, 0, references)
 
     requested = target_with(1.0).layers

@@ -1,4 +1,4 @@
-"""The methods beside VITAL: each is what its reference says, and images are independent of their batch."""
+"""The methods beside VITAL: each equals its reference, and images are independent of their batch."""
 
 import dataclasses
 import re
@@ -10,27 +10,37 @@ from torch import nn
 
 from pipeline.alignment.losses import NeuronTarget
 from pipeline.models import Model, Preprocessing
-from pipeline.recipe.visualize import METHODS as RECIPE_METHODS
-from pipeline.synthesis import Visualization
 from pipeline.synthesis.api import visualize
 from pipeline.synthesis.methods.activation_maximization import ActivationObjective
 from pipeline.synthesis.methods.deepinversion import InversionObjective, batch_norm_layers, statistics_distance
-from pipeline.synthesis.methods.presets import PUBLISHED, SynthesisOptions
-from pipeline.synthesis.methods.registry import METHODS, check_method, method_named, preset
+from pipeline.synthesis.methods.options import SynthesisOptions
+from pipeline.synthesis.methods.presets import METHODS, preset
+from pipeline.synthesis.methods.registry import check_method, method_named
 from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
-from pipeline.synthesis.optimize import learning_rate_at, synthesize
+from pipeline.synthesis.optimize import Visualization, learning_rate_at, synthesize
 from pipeline.synthesis.step import losses_of
+from tests.support.exact_network import exact_model
 from tests.support.paths import ROOT
 from tests.support.tiny_networks import TinyResidualNet, tiny_model
 
 SIZE = 32
+PUBLISHED = preset("published")
 OTHERS = [method for method in METHODS if method != "vital"]
 SPECTRUM = torch.rand(3, SIZE, SIZE // 2 + 1, generator=torch.Generator().manual_seed(1)) + 0.1
+
+
+# Float32 sums of a few thousand terms, relative to the largest value.
+ROUNDING = 1e-4
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
     return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def exact() -> Model:
+    return exact_model()
 
 
 def goals(count: int, goal: float = 2.0) -> list[NeuronTarget]:
@@ -55,9 +65,8 @@ def dataset_images(count: int, channels: int = 3) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear") * 4 - 2
 
 
-def test_recipes_and_viewer_know_the_methods() -> None:
-    assert RECIPE_METHODS == METHODS
-    words = (ROOT / "atlas_viewer" / "words.js").read_text(encoding="utf-8")
+def test_the_viewer_knows_the_methods() -> None:
+    words = (ROOT / "atlas_viewer" / "base" / "glossary.js").read_text(encoding="utf-8")
     table = words.partition("const METHOD_WORDS = {")[2].partition("\n}")[0]
     assert tuple(re.findall(r"^  (\w+): \{", table, re.MULTILINE)) == METHODS
 
@@ -68,9 +77,9 @@ def test_a_method_says_where_it_is_from(name: str) -> None:
     assert method.name == name
     assert len(method.description) > 20
     assert re.search(r"\b(19|20)\d\d\b", method.source)
-    assert method.fast.steps <= 100 < method.published.steps
-    budget = method.fast.steps * max(1, method.fast.num_crops)
-    assert budget <= preset("fast", "vital").steps  # images shown to the model
+    published, fast = preset("published", name), preset("fast", name)
+    assert fast.steps <= 100 < published.steps
+    assert fast.steps * max(1, fast.num_crops) <= preset("fast").steps  # images shown to the model
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -85,26 +94,28 @@ def test_the_best_of_each_method_has_one_budget(name: str) -> None:
 
 @pytest.mark.parametrize("layer", ["fc", "stage2"])
 @pytest.mark.parametrize("method", OTHERS)
-def test_an_image_is_the_same_alone_and_in_a_batch(model: Model, method: str, layer: str) -> None:
-    options = preset("fast", method, steps=6)
-    together = run(model, method, layer, [0, 2, 4], options)
-    for unit, made in zip([0, 2, 4], together, strict=True):
-        (alone,) = run(model, method, layer, [unit], options)
-        difference = np.abs(made.image.astype(int) - alone.image.astype(int))
-        assert difference.mean() < 0.1  # gray levels
-        assert np.percentile(difference, 99) <= 3
-        assert made.loss == pytest.approx(alone.loss, rel=1e-2)
-    assert (
-        np.abs(together[0].image.astype(int) - together[1].image.astype(int)).mean() > 0.5
-    )  # not all one visualization
+def test_an_image_in_a_batch_has_the_losses_and_gradients_it_has_alone(exact: Model, method: str, layer: str) -> None:
+    # With images that stand still, rounding is not amplified from step to step.
+    options = preset("fast", method, steps=3, learning_rate=0.0)
+    first, second = run(exact, method, layer, [0, 2], options)
+    (alone,) = run(exact, method, layer, [2], options)
+    assert second.loss == pytest.approx(alone.loss, rel=ROUNDING)
+    assert second.alpha == pytest.approx(alone.alpha, abs=ROUNDING)  # the sum of all gradients, at most 1
+    assert np.abs(second.image.astype(int) - alone.image.astype(int)).max() <= 1
+    assert np.abs(first.alpha - second.alpha).mean() > 0.05  # not all one visualization
 
 
-@pytest.mark.parametrize("preset_name", ["published", "fast"])
 @pytest.mark.parametrize("method", OTHERS)
-def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(
-    model: Model, method: str, preset_name: str
-) -> None:
-    options = preset(preset_name, method, steps=3)
+def test_an_image_in_a_batch_moves_as_it_does_alone(exact: Model, method: str) -> None:
+    options = preset("fast", method, steps=1, warmup_steps=0)
+    _, moved = run(exact, method, "stage2", [0, 2], options)
+    (alone,) = run(exact, method, "stage2", [2], options)
+    assert np.abs(moved.image.astype(int) - alone.image.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(model: Model, method: str) -> None:
+    options = preset("fast", method, steps=3)
     torch.use_deterministic_algorithms(True)
     try:
         first, second = (run(model, method, "stage2", [1, 3], options) for _ in range(2))
@@ -119,11 +130,10 @@ def test_the_same_run_gives_the_same_bytes_with_deterministic_kernels(
         assert a.image.shape == (SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("layer", ["fc", "stage2"])
-@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize(("method", "layer"), [*((method, "stage2") for method in OTHERS), ("deepinversion", "fc")])
 def test_the_objective_goes_down(model: Model, method: str, layer: str) -> None:
     options = preset("fast", method, warmup_steps=0, num_crops=0, noise=0.0, jitter_px=0)
-    first, last = (run(model, method, layer, [1], dataclasses.replace(options, steps=steps))[0] for steps in (1, 40))
+    first, last = (run(model, method, layer, [1], dataclasses.replace(options, steps=steps))[0] for steps in (1, 20))
     # Logits of a random network hardly depend on the visualization.
     assert first.loss - last.loss > (0.05 if layer == "stage2" else 0.005) * abs(first.loss)
 
@@ -316,7 +326,6 @@ def test_what_a_method_lacks_is_named(model: Model, arguments: dict, message: st
     [
         ({"crop_min": 0.0}, "crop_min, crop_max = 0.0, 1.0: expected fractions"),
         ({"crop_min": 0.8, "crop_max": 0.5}, "crop_min, crop_max = 0.8, 0.5"),
-        ({"class_crop_min": 1.1}, "class_crop_min = 1.1: expected a fraction"),
         ({"scaling": 1.0}, "scaling = 1.0: expected less than 1"),
         ({"optimizer": "sgd"}, "expected one of adam, nadam"),
         ({"flip": 1}, "flip = 1: expected true or false"),
