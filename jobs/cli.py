@@ -316,8 +316,6 @@ def _human_scores(arguments: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from pipeline.recipe.recipe import Recipe
-
     draft = "http://json-schema.org/draft-07/schema#"  # the one that every editor knows
     print(json.dumps({"$schema": draft, **Recipe.json_schema()}, indent=2, ensure_ascii=False))
     return DONE

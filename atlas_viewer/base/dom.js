@@ -74,7 +74,7 @@ export function fill(element, ...children) {
   append(element, children)
 }
 
-/** Tells screen readers, politely, what changed. @param {string} message */
+/** Announces to screen readers, politely, what changed. @param {string} message */
 export function announce(message) {
   const announcer = document.getElementById('announcer')
   if (announcer) announcer.textContent = message

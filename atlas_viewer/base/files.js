@@ -1,5 +1,5 @@
 /**
- * Fetching files: whole ones over plain HTTP, from this site only. Every failure becomes a `LoadError` that says which
+ * Fetching files: whole ones over plain HTTP, from this site only. Every failure becomes a `LoadError` with the
  * file, what was expected and what came.
  */
 

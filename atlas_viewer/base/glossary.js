@@ -20,7 +20,7 @@ export function statusNote(status) {
 }
 
 /** @type {Record<string, {title: string, meaning: string, source: string}>} */
-const METHODS = {
+const METHOD_WORDS = {
   vital: {
     title: 'VITAL',
     meaning: 'the visualization’s features are aligned with those of reference images, layer by layer',
@@ -46,22 +46,22 @@ const METHODS = {
 
 /** @param {string} method @returns {string} */
 export function methodTitle(method) {
-  return METHODS[method]?.title ?? method
+  return METHOD_WORDS[method]?.title ?? method
 }
 
 /** @param {string} method @returns {string} title and meaning in one line */
 export function methodSummary(method) {
-  return METHODS[method] ? `${methodTitle(method)}: ${methodMeaning(method)}` : method
+  return METHOD_WORDS[method] ? `${methodTitle(method)}: ${methodMeaning(method)}` : method
 }
 
 /** @param {string} method @returns {string} what it does, in one line; '' for an unknown one */
 export function methodMeaning(method) {
-  return METHODS[method]?.meaning ?? ''
+  return METHOD_WORDS[method]?.meaning ?? ''
 }
 
 /** @param {string} method @returns {string} the paper it comes from, '' for an unknown one */
 export function methodSource(method) {
-  return METHODS[method]?.source ?? ''
+  return METHOD_WORDS[method]?.source ?? ''
 }
 
 /**

@@ -33,7 +33,7 @@
  * @property {string[]} neurons LAYER:UNIT each, compared or studied instead of the result list when there are any; on the
  *   map, the first is marked
  * @property {string} secondAtlas slug of the atlas in the second pane of a comparison, '' for the methods of one side by side
- * @property {string[]} others LAYER:UNIT each, the second of each pair with `neurons`; '' for the one that stands for it
+ * @property {string[]} others LAYER:UNIT each, the second of each pair with `neurons`; '' for the unit that matches it
  * @property {string} at x,y,zoom of the map, '' for all of it
  * @property {number} from place in the list of the first neuron compared, from 1 on
  * @property {string} section of the about page to begin at, '' for its beginning

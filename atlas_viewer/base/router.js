@@ -10,8 +10,8 @@
  *   #/compare/SLUG?…&with=SLUG&m=…      those of another atlas side by side, or others of the same; m names the second
  *                                       of each pair, or leaves it empty for the unit that matches the first
  *   #/map/SLUG?q=…&n=LAYER:UNIT&at=…    the map at a place (x,y,zoom); the result list and a neuron are marked
- *   #/study/SLUG?q=…&n=…&tasks=…&…      a study of the visualizations of a result list, or of the neurons named, to be started
- *   #/study/SLUG/SESSION                the answers of one rater; it says nothing of methods, because raters see it
+ *   #/study/SLUG?q=…&n=…&tasks=…&…      a study of the visualizations of a result list, or of the neurons named, before its start
+ *   #/study/SLUG/SESSION                the answers of one rater; it names no method, because raters see it
  */
 
 import { makeRoute } from './route.js'

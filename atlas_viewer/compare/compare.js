@@ -1,6 +1,6 @@
 /**
- * The methods side by side, or two models, or two neurons of one: for the neurons of a result list, a page at a time, or
- * for the neurons an address names.
+ * Methods, two models or two neurons of one side by side: for the neurons of a result list, a page at a time, or for
+ * the neurons that an address names.
  */
 
 import { copyButton } from '../ui/actions.js'

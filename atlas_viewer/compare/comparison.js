@@ -57,7 +57,7 @@ export function withoutPair(route, place) {
  * The address with another second neuron of a pair.
  * @param {Route} route
  * @param {number} place
- * @param {string} name LAYER:UNIT, '' for the one that stands for the first
+ * @param {string} name LAYER:UNIT, '' for the unit that matches the first
  * @returns {Route}
  */
 export function withOther(route, place, name) {

@@ -1,4 +1,4 @@
-/** Reading an atlas: what it says of itself first, its tables when they are needed. */
+/** Reading an atlas: its manifest first, its tables when they are needed. */
 
 import { fetchJson, LoadError, resolvePath } from '../base/files.js'
 import { FILES } from '../base/glossary/files.js'
@@ -39,7 +39,7 @@ const TOP_CAPTIONS = 4
  * @property {boolean} [packed] whether its visualizations lie in archives
  */
 
-/** One atlas: what it says of itself and, on demand, its tables (each fetched once). */
+/** One atlas: its manifest and, on demand, its tables (each fetched once). */
 export class Atlas {
   /**
    * @param {SiteEntry} site
@@ -173,7 +173,7 @@ export class Atlas {
     return bytes
   }
 
-  /** Sets off what a search looks through. What fails is said when it is used. */
+  /** Sets off what a search looks through. A failure shows when it is used. */
   prepareSearch() {
     this.loadIndex().catch(() => {})
     this.loadLabels().catch(() => {})
@@ -262,7 +262,7 @@ export async function openSite() {
 }
 
 /**
- * What an atlas says of itself: head.json, which does not grow with the number of visualizations.
+ * The manifest of an atlas: head.json, which does not grow with the number of visualizations.
  * @param {SiteEntry} entry
  * @returns {Promise<{base: string, manifest: any}>}
  */

@@ -17,7 +17,7 @@ import { FILES } from '../base/glossary/files.js'
  * @property {Uint32Array} starts of each neuron's numbers in `ids`, and the end of the last
  * @property {Uint32Array} ids
  *
- * What the top-activating images of each neuron show: labels, and captions where there are any.
+ * The top-activating images of each neuron: labels, and captions where there are any.
  * @typedef {Packed & {captions: Packed | null, first: number}} Labels `first`: the neuron that the table's row 0 is
  */
 
@@ -39,7 +39,7 @@ function openReader() {
   return reader
 }
 
-openReader().catch(() => {}) // on its way at once; what failed is tried again, and said, where a table is decoded
+openReader().catch(() => {}) // on its way at once; a failure is tried again, and shown, where a table is decoded
 
 /**
  * Decodes a whole Parquet file into columns (row objects are about five times slower), and lets the page breathe every

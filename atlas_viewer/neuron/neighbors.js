@@ -35,7 +35,7 @@ import { SITE } from '../base/glossary/site.js'
 export function nearestNeighbors({ columns }, unit) {
   const row = columns.unit.indexOf(unit)
   if (row < 0) return []
-  const [layers, units, values] = [columns.similar_layers, columns.similar_units, columns.similarities]
+  const [layers, units, values] = [columns.neighbor_layers, columns.neighbor_units, columns.cosine_similarities]
   return Array.from(layers[row], (layer, i) => ({ layer, unit: units[row][i], similarity: values[row][i] }))
 }
 

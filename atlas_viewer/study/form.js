@@ -1,4 +1,4 @@
-/** The start of a study: the rater's name, what will be asked, and the settings, all of which stand in the address. */
+/** The start of a study: the rater's name, what will be asked, and the settings, all of them in the address. */
 
 import { copyButton } from '../ui/actions.js'
 import { h, link } from '../base/dom.js'

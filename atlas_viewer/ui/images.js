@@ -1,4 +1,4 @@
-/** Images of an atlas. One that is missing, broken or refused says so in words, in its own place. */
+/** Images of an atlas. For one that is missing, broken or refused, a message stands in its place. */
 
 import { fill, h, whenNear } from '../base/dom.js'
 import { fetchBytes, LoadError, reasonOf } from '../base/files.js'

@@ -3,7 +3,7 @@
     python jobs/demo_data/make_shards.py PHOTOGRAPHS
 
 PHOTOGRAPHS is a folder with `manifest.csv` (columns file, caption, category, imagenet, licence, author,
-source, package, version) and the JPEGs it names. Only pictures are taken whose license asks for no more than
+source, package, version) and the JPEGs it names. Only those are taken whose license asks for no more than
 to name the author: public domain, CC0, CC-BY. Written are `shards/*.tar`, whose bytes depend on nothing but
 the photographs, and `ATTRIBUTION.md`.
 """
@@ -45,23 +45,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of this script")
     arguments = parser.parse_args()
     num_samples, num_bytes = make_shards(arguments.photographs, arguments.out)
-    print(f"{num_samples} pictures, {num_bytes / 1e6:.2f} MB")
+    print(f"{num_samples} photographs, {num_bytes / 1e6:.2f} MB")
 
 
 def make_shards(photographs: Path, out: Path) -> tuple[int, int]:
-    """Write `out/shards/*.tar` and `out/ATTRIBUTION.md`; return the number of pictures and of bytes.
+    """Write `out/shards/*.tar` and `out/ATTRIBUTION.md`; return the number of photographs and of bytes.
 
     Raises:
-        UserError: no picture may be taken, one cannot be decoded, or the shards come out too large.
+        UserError: no photograph may be taken, one cannot be decoded, or the shards come out too large.
     """
     with open(photographs / "manifest.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if ALLOWED_LICENSE.fullmatch(row["licence"])]
     if not rows:
-        raise UserError(f"{photographs / 'manifest.csv'} lists no picture of an allowed license")
+        raise UserError(f"{photographs / 'manifest.csv'} lists no photograph of an allowed license")
     rows.sort(key=lambda row: row["file"])
     keys = unique_slugs(_short(row["caption"]) for row in rows)
     samples = [_sample(key, row, photographs) for key, row in zip(keys, rows, strict=True)]
-    # By hash, so that each shard is a mixture and not one kind of picture.
+    # By hash, so that each shard is a mixture and not of one kind.
     samples.sort(key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
     num_shards = -(-len(samples) // SAMPLES_PER_SHARD)
     root = Root.open(str(out / "shards"))

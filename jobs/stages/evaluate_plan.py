@@ -85,7 +85,7 @@ def plan_visualizations(
         requested,
         num_seeds=num_seeds,
         batch_sizes={method: VISUALIZATIONS_PER_TASK for _, method in requested},
-        done={*no_visualization, *absent, *done},
+        done={*done, *no_visualization, *absent},
     )
 
 

@@ -73,6 +73,7 @@ class LayerPredictions:
         """The images of the random sample that activate a unit least, as many as top-activating images."""
         samples = list(self.random_sample_activations)
         activations = np.array([self.random_sample_activations[sample][unit] for sample in samples])
+        # "quiet" only names a stream of random numbers.
         seed = neuron_seed(self.recipe.seed, "quiet", self.layer, unit, 0)
         return choose_minimally_activating(
             samples, activations, self._excluded(unit), self.recipe.evaluate.num_top_images, seed

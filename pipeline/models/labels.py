@@ -2,7 +2,6 @@
 
 from pipeline.errors import UserError
 from pipeline.io.root import Root
-from pipeline.models import torchvision_operators
 
 
 def class_names(labels: str, num_classes: int) -> list[str]:
@@ -18,7 +17,6 @@ def class_names(labels: str, num_classes: int) -> list[str]:
     if labels == "imagenet1k":
         if num_classes != 1000:
             return [f"class {index}" for index in range(num_classes)]
-        torchvision_operators.declare()
         from torchvision.models import ResNet50_Weights  # metadata only: nothing is downloaded
 
         return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
 from pipeline.models.model import Model
 from pipeline.models.preprocessing import Preprocessing, for_channels
@@ -102,7 +101,6 @@ def _call(constructor: Callable[..., Any], request: _Request, *args: Any, **kwar
 
 
 def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
-    torchvision_operators.declare()
     import timm
 
     name = request.name
@@ -128,7 +126,6 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
 
 
 def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
-    torchvision_operators.declare()
     import torchvision
 
     name, size_px = request.name, request.input_size_px
@@ -161,7 +158,6 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
 
 def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
     """One's own model: the factory loads its own weights; attributes of the module override the defaults."""
-    torchvision_operators.declare()  # one's own package may well import torchvision or timm
     path = request.name
     module_name, _, factory_name = path.partition(":")
     if not factory_name:

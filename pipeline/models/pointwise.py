@@ -1,9 +1,9 @@
-"""1 × 1 convolutions on CPUs: oneDNN's work, whatever the size of the batch.
+"""1 × 1 convolutions on CPUs: computed by oneDNN whatever the size of the batch.
 
-On one thread PyTorch gives them to oneDNN from 16 images on only (`use_mkldnn` in ATen/native/Convolution.cpp), since
-its own product of matrices was once quicker. Channels-last it is not. Measured 2026-11-26 on an EPYC with AVX-512, one
-thread, batches of 8, forward or back, ResNet-50's and EfficientNet-Lite0's shapes: oneDNN takes .41 to .88 of the time,
-held to AVX2 .53 to .92; two cases of 28 go against it, by a seventh.
+On one thread PyTorch leaves them to its own product of matrices below 16 images (`use_mkldnn` in
+ATen/native/Convolution.cpp), which is slower for channels-last images (benchmarks/LOG.md). A dilation means nothing to
+a kernel of one pixel, and PyTorch always gives dilated convolutions to oneDNN, forward and backward; there is no other
+setting for it.
 """
 
 import torch
@@ -11,10 +11,9 @@ from torch import nn
 
 
 def choose_kernels(module: nn.Module, device: torch.device) -> None:
-    """Give a network's 1 × 1 convolutions the kernels that are quickest on a device, in place; values only round.
+    """Let oneDNN compute a network's 1 × 1 convolutions where it is quicker, in place; values only round.
 
-    By their dilation, which says nothing about a kernel of one pixel: PyTorch gives dilated convolutions to oneDNN
-    always. Elsewhere they have none, lest a library look for kernels that can do it.
+    On other devices they keep no dilation, for which libraries would choose other kernels.
     """
     takes_onednn = (
         device.type == "cpu"

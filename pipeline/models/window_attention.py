@@ -1,7 +1,4 @@
-"""torchvision's shifted window attention with a layer `heads`, laid back from windows to the map [B, H, W, C].
-
-Imported only for models that have it: the import brings torchvision.
-"""
+"""torchvision's shifted window attention with a layer `heads`, laid back from windows to the map [B, H, W, C]."""
 
 from typing import Any
 
@@ -10,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.models import torchvision_operators
 
-torchvision_operators.declare()  # also where a model is unpickled that was never loaded here
+torchvision_operators.declare()
 
 from torchvision.models.swin_transformer import (  # noqa: E402
     ShiftedWindowAttention,

@@ -16,7 +16,7 @@ from pipeline.recipe.section import RecipeError, Section
 def option_table(section: str) -> type[Section]:
     """Return the model of a table of options, [visualize] or [visualize.METHOD]: every key may be left out.
 
-    Names, types, defaults and descriptions are those of the options' dataclass in the synthesis.
+    Names, types and descriptions are those of the options' dataclass in the synthesis.
     """
     # Imported here: the synthesis brings torch, and most recipes set none of its options.
     from pipeline.synthesis.methods.presets import SynthesisOptions
@@ -25,9 +25,7 @@ def option_table(section: str) -> type[Section]:
     keys: dict[str, Any] = {}
     for item in fields(SynthesisOptions):
         bound = 0 if types[item.name] in (int, float) else None
-        info = Field(
-            default=item.default, description=descriptions[item.name], json_schema_extra=_drop_default, **bound
-        )
+        info = Field(default=None, ge=bound, description=descriptions[item.name])
         keys[item.name] = (types[item.name], info)
     return create_model(section, __base__=Section, __cls_kwargs__={"title": section}, **keys)
 
@@ -51,8 +49,3 @@ def _attributes(options: type) -> dict[str, str]:
     text = (inspect.getdoc(options) or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^ {4}(\w.*?): (.*?)(?=\n {4}\S|\Z)", text, re.DOTALL | re.MULTILINE)
     return {name: " ".join(said.split()) for names, said in entries for name in names.split(", ")}
-
-
-def _drop_default(schema: dict[str, Any]) -> None:
-    """Leave the default to the preset."""
-    del schema["default"]

@@ -49,7 +49,7 @@ def _describe(block: NeuronsBlock) -> str:
 
 
 def find_chosen(recipe: Recipe, model: Model, statistics: StatisticsStore) -> Chosen:
-    """Where the references lie that the recipe names, each folder and list looked up once.
+    """Where the references lie that the recipe names, each folder and list read once.
 
     Raises:
         UserError: as `blocks_with_references`; a folder without images, an image that cannot be decoded, or keys that

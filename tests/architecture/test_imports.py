@@ -114,20 +114,39 @@ SCRIPTS = {
 }
 
 
-def imports_of_script(name: str) -> set[str]:
-    static = re.compile(r"^(?:import|export|[^'\n]*\bfrom) '(\.[^']+)'", re.MULTILINE)
-    path = SCRIPTS[name]
-    return {
-        (path.parent / target).resolve().relative_to(VIEWER).as_posix()
-        for target in static.findall(path.read_text(encoding="utf-8"))
-    }
-
-
 def test_the_viewer_s_scripts_import_one_another_without_circles():
-    imported = {name: imports_of_script(name) for name in SCRIPTS}
+    static = re.compile(r"^(?:import|[^'\n]*\bfrom) '(\.[^']+)'", re.MULTILINE)
+    imported = {
+        name: {
+            (path.parent / target).resolve().relative_to(VIEWER).as_posix()
+            for target in static.findall(path.read_text(encoding="utf-8"))
+        }
+        for name, path in SCRIPTS.items()
+    }
     assert len(imported["shell/main.js"]) > 3
     assert set().union(*imported.values()) <= set(SCRIPTS)
     tuple(TopologicalSorter(imported).static_order())  # raises CycleError with the circle
+
+
+# The viewer's rooms from the bottom up; the pages do not know each other.
+VIEWER_ROOMS = {
+    "base": 0,
+    "data": 1,
+    "ui": 2,
+    **dict.fromkeys(("gallery", "neuron", "map", "compare", "study", "pages"), 3),
+    "shell": 4,
+}
+# Static and lazy imports, and those of types alone.
+SCRIPT_IMPORT = re.compile(r"""\b(?:from|import)\s*\(?\s*['"](\.[^'"]+)['"]""")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_import_their_own_room_and_lower_ones(name):
+    room = name.partition("/")[0]
+    assert room in VIEWER_ROOMS, f"{name} stands in no room"
+    for target in SCRIPT_IMPORT.findall(SCRIPTS[name].read_text(encoding="utf-8")):
+        other = (SCRIPTS[name].parent / target).resolve().relative_to(VIEWER).parts[0]
+        assert other in (room, "vendor") or VIEWER_ROOMS[other] < VIEWER_ROOMS[room], f"{name} imports {target}"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

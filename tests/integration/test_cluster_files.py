@@ -176,13 +176,13 @@ def test_slurm_starts_one_ray_over_all_nodes_and_runs_the_recipe_on_it(slurm, tm
 def test_slurm_puts_a_job_at_its_time_limit_back_into_the_queue(slurm, tmp_path):
     assert re.search(r"^#SBATCH --requeue$", SLURM.read_text(), re.MULTILINE)
     assert re.search(r"^#SBATCH --signal=B:USR1@\d+$", SLURM.read_text(), re.MULTILINE)
-    process = slurm("atlas.toml", meanwhile="exec sleep 60")
-    deadline = time.monotonic() + 30
+    process = slurm("atlas.toml", meanwhile="exec sleep 600")
+    deadline = time.monotonic() + 240
     while not (tmp_path / "token").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 0
+    assert process.wait(240) == 0
     os.killpg(process.pid, signal.SIGKILL)  # what SLURM does to the job's steps
     process.communicate()
     assert (tmp_path / "scontrol").read_text().splitlines() == ["requeue", "4711"]

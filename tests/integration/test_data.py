@@ -71,7 +71,7 @@ BAD: dict[str, Callable[[], bytes]] = {
     "truncated.png": lambda: dataset_image(3)[: len(dataset_image(3)) // 2],
     "zero-byte.jpg": lambda: b"",
     "bomb.png": bomb,
-    "no-image.jpg": lambda: b"<html>404 not found</html>",
+    "not-an-image.jpg": lambda: b"<html>404 not found</html>",
 }
 SKIPPED = {
     "corrupt": 1,

@@ -106,7 +106,7 @@ def run_and_kill(recipe: str, fragment: str, s3_server: S3Server) -> int:
         return "drop-request"
 
     s3_server.choose = choose
-    return driver.wait(timeout=120)
+    return driver.wait(timeout=280)
 
 
 def run_until_down(recipe: str, fragment: str, s3_server: S3Server) -> int:

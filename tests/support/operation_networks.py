@@ -81,9 +81,7 @@ NETWORKS = {
     "max-pool-odd": lambda: Functional(nn.MaxPool2d(3, stride=2, ceil_mode=True)),
     "average-pool": lambda: Functional(nn.AvgPool2d(2)),
     "global-pool": lambda: Functional(nn.AdaptiveAvgPool2d(1)),
-    "squeeze-activate": lambda: Functional(
-        Middle(squeeze_excite, reduce=nn.Conv2d(8, 2, 1), expand=nn.Conv2d(2, 8, 1))
-    ),
+    "squeeze-excite": lambda: Functional(Middle(squeeze_excite, reduce=nn.Conv2d(8, 2, 1), expand=nn.Conv2d(2, 8, 1))),
     "concatenation": lambda: Functional(Middle(cat_of_branches, left=convolution(8, 4))),
     "upsample": lambda: Functional(nn.Upsample(scale_factor=2)),
     "batch-norm": lambda: Functional(nn.Sequential(nn.BatchNorm2d(8), nn.Dropout(), nn.ReLU(inplace=True))),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.atlas.site.site import write_site
-from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas, without_head
+from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
@@ -141,17 +141,6 @@ def test_an_index_that_cannot_be_read_is_named_once_it_is_requested(visit: Visit
     page.unroute("**/index.parquet")
     page.get_by_role("button", name="Try again").click()
     assert visit.drawn_tiles()
-
-
-def test_an_atlas_from_before_there_were_heads_is_shown(visitor: Visitor, serving: Serving, tmp_path: Path) -> None:
-    root = build_synthetic_atlas(str(tmp_path), layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1)
-    without_head(root)
-    base = serving(tmp_path)
-    visit = visitor(base)
-    page = visit.open(f"{GALLERY}?q=tench")
-    assert page.locator(".result-count").inner_text() == "1 neuron of 4"
-    page.locator(".tile-link").first.click()
-    page.locator(".neuron-page").wait_for()
 
 
 def test_an_atlas_of_another_schema_is_refused_in_words(visit: Visit) -> None:

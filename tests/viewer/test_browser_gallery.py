@@ -145,17 +145,50 @@ def test_a_neuron_without_the_shown_method_is_shown_by_another_and_says_so(
     assert "Only neurons that MACO was run for" in page.locator(".problem").inner_text()
 
 
+# Parts of the page that moved without a reader's doing: name, and place before and after.
+RECORD_SHIFTS = """
+window.moved = []
+window.shifts = new PerformanceObserver((list) => noteShifts(list.getEntries()))
+window.noteShifts = (entries) => window.moved.push(...entries.filter((entry) => !entry.hadRecentInput).flatMap(
+  (entry) => entry.sources.map(({ node, previousRect: a, currentRect: b }) => [node?.className, a.x, a.y, b.x, b.y])))
+window.shifts.observe({ type: 'layout-shift', buffered: true })
+"""
+SHIFTS = """() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
+  noteShifts(shifts.takeRecords())
+  resolve(moved)
+})))"""
+CONTROLS = """() => [...document.querySelectorAll('.result-controls, .result-controls > *')]
+  .map((part) => [part.className, part.getBoundingClientRect().toJSON()])"""
+
+
 @pytest.mark.parametrize("address", ["", f"{GALLERY}?sort=-loss", f"{GALLERY}/conv_stem/0"])
 def test_nothing_moves_while_a_view_comes(visit: Visit, address: str) -> None:
-    visit.page.add_init_script(
-        "window.moved = []; new PerformanceObserver((list) => window.moved.push(...list.getEntries().flatMap((entry) =>"
-        " entry.sources.map(({ node, previousRect, currentRect }) => [node?.className, previousRect.x, previousRect.y,"
-        " currentRect.x, currentRect.y])))).observe({ type: 'layout-shift', buffered: true })"
-    )
+    visit.page.add_init_script(RECORD_SHIFTS)
     page = visit.open(address)
     visit.wait_for_image(".tile img, .stage img")
-    page.wait_for_timeout(300)
-    assert page.evaluate("window.moved") == []
+    assert page.evaluate(SHIFTS) == []
+
+
+@pytest.mark.parametrize("layer", ["", "&layer=conv_stem&q=fish"], ids=["all", "filtered"])
+def test_the_controls_stay_in_place_while_a_slow_table_is_fetched(visit: Visit, layer: str) -> None:
+    page = visit.page
+    page.add_init_script(RECORD_SHIFTS)
+    held: list[Route] = []
+    table = "labels.parquet" if layer else "index.parquet"
+    page.route(f"**/{table}", lambda route: held.append(route))
+    moved = {}
+    for width in (360, 480, 700, 900, 1100, 1160, 1220, 1280, 1600):
+        page.set_viewport_size({"width": width, "height": 800})
+        visit.open(f"{GALLERY}?sort=-loss{layer}", settled=False)
+        page.locator(".result-count", has_text="Fetching").wait_for()
+        before = page.evaluate(CONTROLS)
+        held.pop().continue_()
+        page.locator(".gallery-page[data-complete]").wait_for()
+        assert "neuron" in page.locator(".result-count").inner_text()
+        after = page.evaluate(CONTROLS)
+        assert before, width
+        moved[width] = [] if before == after else [before, after], page.evaluate(SHIFTS)
+    assert {width: what for width, what in moved.items() if what != ([], [])} == {}
 
 
 def test_the_first_visualizations_wait_for_small_files_only(visit: Visit) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.format.file_list import build_id, file_entry
 from pipeline.atlas.format.schema import LAYER_SCHEMA
 from pipeline.atlas.site.site import write_site
 from pipeline.atlas.site.site_parts import SiteForm
@@ -19,7 +18,7 @@ from pipeline.data.captions import one_line
 from pipeline.io.parquet import column_types, read_rows, write_table
 from pipeline.io.root import Root
 from tests.support import synthetic_atlas
-from tests.support.synthetic_atlas import build_synthetic_atlas, without_head
+from tests.support.synthetic_atlas import build_synthetic_atlas
 from tests.viewer.plain_server import plain_server
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> str:
         further = {"neighbors": True, "captions": True}
         texts = build_synthetic_atlas(str(folder / "texts"), name="texts", layers=LAYERS, seeds=1, **further)
         names = build_synthetic_atlas(str(folder / "names"), name="names", layers=LAYERS, seeds=1)
-    without_head(names)
     site = Root.open(str(folder / "site"))
     write_site(site, [texts, names], SiteForm(neuron_pages_url="https://example.org/atlas/", embedding_table=True))
     _rename_layer(site, "names", "conv_stem", HOSTILE[0])
@@ -81,18 +79,20 @@ def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:
     """Give a published layer a name that `build` would refuse: the viewer must not trust that one was built by us."""
     (entry,) = [entry for entry in site.read_json("sites.json")["atlases"] if entry["slug"] == slug]
     atlas = site.join(entry["path"])
-    manifest = atlas.read_json("atlas.json")
-    for path in ("index.parquet", f"layers/{layer}.parquet"):
-        types = column_types(atlas.read_bytes(path), source=path)
+    head = atlas.read_json("head.json")
+    for path, schema in (
+        ("index.parquet", {}),
+        (f"index/{layer}.parquet", {}),
+        (f"layers/{layer}.parquet", LAYER_SCHEMA),
+    ):
+        types = schema | column_types(atlas.read_bytes(path), source=path)
         rows = [row | {"layer": name if row["layer"] == layer else row["layer"]} for row in read_rows(atlas, path)]
-        write_table(atlas, path, rows, types if path == "index.parquet" else LAYER_SCHEMA | types)
-    for file in manifest["files"]:
-        if file["path"].endswith(".parquet"):
-            file |= file_entry(file["path"], atlas.read_bytes(file["path"]))
-    for listed in manifest["layers"]:
+        renamed = path.replace(f"index/{layer}", f"index/{name}")
+        write_table(atlas, renamed, rows, types)
+        head["sizes"][renamed] = len(atlas.read_bytes(renamed))
+    for listed in head["layers"]:
         listed["name"] = name if listed["name"] == layer else listed["name"]
-    assert manifest["build_id"] != build_id(manifest["files"])
-    atlas.write_json("atlas.json", manifest)
+    atlas.write_json("head.json", head)
 
 
 def check(page: Page, address: str) -> None:

@@ -85,7 +85,7 @@ def test_without_javascript_the_page_leads_to_the_tables(visitor: Visitor, addre
 
 def snippets(visitor: Visitor, address: str) -> list[str]:
     """The texts that the about page offers: for pandas, for DuckDB."""
-    return visitor(address).open("#/about?atlas=synthetic").locator(".elsewhere pre").all_text_contents()
+    return visitor(address).open("#/about?atlas=synthetic").locator(".export pre").all_text_contents()
 
 
 def test_the_pandas_snippet_of_the_about_page_runs_as_it_stands(visitor: Visitor, folder: Path) -> None:

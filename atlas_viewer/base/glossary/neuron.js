@@ -112,7 +112,7 @@ export const TOP_IMAGES = {
     'This atlas does not publish the dataset images themselves (their licenses may not allow it). ' +
     'Their names in the data set and the neuron’s activation on each are below.',
   names: (/** @type {number} */ count, /** @type {boolean} */ hasCaptions) =>
-    `${hasCaptions ? 'Names and captions' : 'Names'} of ${plural(count, 'dataset image')} in the data set`,
+    `${hasCaptions ? 'Names and captions' : 'Names'} of ${plural(count, 'dataset image')}`,
   table: 'Dataset images',
   rank: 'Rank',
   columns: ['', 'Activation', 'Label', 'Name'],

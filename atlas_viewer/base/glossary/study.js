@@ -96,7 +96,7 @@ export const TASK_NOTES = {
   },
   choice: {
     title: 'Choose',
-    meaning: 'choose which of two dataset images goes with the visualization',
+    meaning: 'pick which of two dataset images goes with the visualization',
     question: (count) => [`Which dataset image goes with the visualization${count > 1 ? 's' : ''}?`],
   },
   intermediate: {

@@ -12,8 +12,3 @@ def class_rank(logits: np.ndarray, class_index: int) -> int:
     """
     others = np.delete(logits, class_index)
     return int((others >= logits[class_index]).sum())
-
-
-def top_k_accuracy(ranks: np.ndarray, k: int) -> float:
-    """The fraction of visualizations whose class is among the k highest, in [0, 1]; NaN for no visualization."""
-    return float((np.asarray(ranks) < k).mean()) if len(ranks) else float("nan")

@@ -33,7 +33,7 @@ IDS = np.array([sample_id(3, index) for index in range(10)])
 LABELS = np.array([-1 if sample.label is None else sample.label for sample in SAMPLES])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
 @pytest.mark.parametrize("activation", ["max", "mean"])
 def test_collect_equals_one_pass_over_all_features(batch_size: int, activation: str) -> None:
     shard_statistics = tiny_collect(SAMPLES, 3, batch_size=batch_size, activation=activation)
@@ -153,7 +153,7 @@ def test_an_undecodable_image_is_skipped_and_counted() -> None:
         np.testing.assert_allclose(shard_statistics.arrays()[path], array, rtol=1e-9)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 10, 64])
+@pytest.mark.parametrize("batch_size", [4, 64])
 def test_threads_that_decode_change_nothing(batch_size: int) -> None:
     samples = [replace(sample, image=sample.image[:40]) if i in (2, 7) else sample for i, sample in enumerate(SAMPLES)]
     alone, threaded = ErrorBudget(0.5), ErrorBudget(0.5)
@@ -168,7 +168,7 @@ def test_threads_that_decode_change_nothing(batch_size: int) -> None:
         np.testing.assert_array_equal(shard_statistics.arrays()[path], array)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 4, 9])
+@pytest.mark.parametrize("at_once", [1, 4])
 def test_batches_put_together_give_what_one_gives(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     expected = tiny_collect(SAMPLES, 3, batch_size=len(SAMPLES))
     monkeypatch.setattr(collect_module, "IMAGES_AT_ONCE", at_once)

@@ -19,7 +19,7 @@ CNNS = [
     ("torchvision:regnet_y_400mf", {}, "trunk_output.block3", ["stem", "trunk_output.block1"], 32),
     ("timm:resnetv2_50", {"layers": (2, 1, 2, 1)}, "stages.2", ["stem.conv", "stages.0"], 32),
     # Standardized weights and GroupNorm.
-    ("timm:resnetv2_50x1_bit", {"layers": (2, 1, 2, 1)}, "stages.2", ["stem.conv", "stages.0"], 32),
+    ("timm:resnetv2_50x1_bit", {}, "stages.2", ["stem.conv", "stages.0"], 64),
     ("timm:vgg11_bn", {"mlp_ratio": 0.01}, "features.20", ["features.0", "features.8"], 32),
 ]
 SMALL = {"depths": [2, 2, 2, 2]}

@@ -84,7 +84,7 @@ def test_concatenation_gives_each_branch_its_own_slice():
 
 
 def test_a_gate_gets_no_relevance_and_the_signal_all_of_it():
-    network, x = build("squeeze-activate"), images()
+    network, x = build("squeeze-excite"), images()
     maps = lrp(network, x, ["stem", "middle"])
     torch.testing.assert_close(maps["stem"], maps["middle"])
     with pytest.raises(ValueError, match=r"middle\.expand.*gate"):

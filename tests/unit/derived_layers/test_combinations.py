@@ -116,7 +116,7 @@ def test_two_units_of_one_layer_and_a_concept():
 
 
 class RedAndGreen(nn.Module):
-    """Unit 0 is the red of a visualization, unit 1 its green, both at half the resolution."""
+    """Unit 0 is the red of an image, unit 1 its green, both at half the resolution."""
 
     def __init__(self) -> None:
         super().__init__()

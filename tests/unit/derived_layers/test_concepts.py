@@ -262,7 +262,7 @@ def test_relevance_of_a_basis_vector_is_that_of_the_channel():
             torch.testing.assert_close(concept[layer] / size, channel[layer] / size, rtol=0, atol=tolerance)
 
 
-def test_relevance_at_the_source_layer_is_shared_by_what_speaks_for_the_concept():
+def test_relevance_at_the_source_layer_is_shared_by_what_contributes_to_the_concept():
     model = tiny_model()
     name = add_concepts(model, "some", "stage2", directions(8, 12), normalize=False, activation="relu")
     model.module.double()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.evaluation.metrics.accuracy import class_rank, top_k_accuracy
+from pipeline.evaluation.metrics.accuracy import class_rank
 from pipeline.evaluation.metrics.activation import measure, visualization_inputs
 from pipeline.models import Model
 from tests.support.tiny_networks import tiny_model
@@ -28,12 +28,6 @@ def test_rank_counts_the_classes_ahead() -> None:
 def test_a_tie_counts_against_the_class() -> None:
     assert class_rank(np.array([1.0, 1.0, 0.0]), 0) == 1
     assert class_rank(np.zeros(5), 3) == 4  # a constant network predicts nothing
-
-
-def test_top_k_accuracy_is_a_fraction() -> None:
-    assert top_k_accuracy(np.array([0, 1, 4, 5]), 1) == 0.25
-    assert top_k_accuracy(np.array([0, 1, 4, 5]), 5) == 0.75
-    assert np.isnan(top_k_accuracy(np.array([]), 1))
 
 
 @pytest.mark.parametrize("reduction", ["max", "mean"])

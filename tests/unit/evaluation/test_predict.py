@@ -110,7 +110,7 @@ def test_an_evaluator_that_fails_on_some_images_is_counted_and_tried_again(shard
     failures = [e for e in read_log(Root.open(out)) if e["status"] == "failed" and e["count"]]
     assert failures
     assert all("ArithmeticError: too bright" in entry["error"] for entry in failures)
-    assert 0 < sum(e["work"].split("/")[1] == "random_sample" for e in failures) < 24
+    assert 0 < sum(e["task"].split("/")[1] == "random_sample" for e in failures) < 24
     assert validate(str(out)) == []
     monkeypatch.setattr("tests.unit.evaluation.test_predict.BRIGHT", 99.0)
     assert main(["run", str(path), "--address", "inline"]) == DONE
@@ -127,7 +127,7 @@ def test_a_dataset_image_that_cannot_be_decoded_any_more_is_left_out_and_counted
         file.write(b"not an image")
     report = run(recipe, STAGES[3:])["evaluate"]
     assert (report.done, report.failed) == (8, 0)
-    assert f'1 dataset images are no images any more, the first is "{top_image.key}" in' in report.remark
+    assert f'1 dataset images cannot be read any more, the first is "{top_image.key}" in' in report.remark
     assert read_status(recipe).stages[3].todo == 0
     assert run(recipe)["evaluate"].seconds == 0  # nothing is tried again
     assert validate(str(tmp_path / "out")) == []

@@ -65,7 +65,7 @@ ROWS = [
     },
     dict.fromkeys(SCHEMA),
 ]
-VIEWER_DATA_MODULE = ROOT / "atlas_viewer" / "data" / "data.js"
+VIEWER_DATA_MODULE = ROOT / "atlas_viewer" / "data" / "tables.js"
 
 
 @pytest.fixture

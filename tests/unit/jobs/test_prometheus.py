@@ -12,7 +12,7 @@ from jobs.reporting.prometheus import RunMetrics
 from jobs.runner import run_stages
 from tests.support.tiny_run import tiny_recipe, write_data
 
-TIMEOUT_S = 60  # Ray exports every ten seconds, in the fixture every second
+TIMEOUT_S = 240  # Ray exports every ten seconds, in the fixture every second
 
 
 def exported(run: str) -> dict[str, float]:

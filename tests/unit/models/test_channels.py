@@ -52,13 +52,13 @@ def test_a_dataset_image_has_the_channels_of_the_model(num_channels: int, expect
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3, 4])
-def test_a_published_visualization_gives_the_same_input_back(num_channels: int) -> None:
+def test_a_published_image_gives_the_same_input_back(num_channels: int) -> None:
     ready = preprocessing(num_channels)
     pixels = torch.randint(0, 256, (num_channels, 4, 4)).float() / 255
-    visualization = ready.to_visualization(pixels)
-    assert visualization.dtype == np.uint8
-    assert visualization.shape == (4, 4, 4 if ready.has_alpha else 3)
-    torch.testing.assert_close(ready.denormalize(ready.to_tensor(visualization)), pixels)
+    image = ready.to_visualization(pixels)
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 4, 4 if ready.has_alpha else 3)
+    torch.testing.assert_close(ready.denormalize(ready.to_tensor(image)), pixels)
 
 
 def test_opacity_is_kept_only_for_models_that_see_it() -> None:
@@ -92,6 +92,6 @@ def test_models_of_gray_images() -> None:
     assert timm.module(timm.preprocess(Image.new("RGB", (40, 40)))[None]).shape == (1, 1000)
 
 
-def test_a_network_of_more_channels_than_visualizations_have_is_refused() -> None:
+def test_a_network_of_more_channels_than_images_have_is_refused() -> None:
     with pytest.raises(ValueError, match="for 1 channel"):
         load_model("timm:resnet18", "random", options={"in_chans": 7})

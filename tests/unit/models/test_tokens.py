@@ -53,7 +53,7 @@ def one_patch_model(num_prefix: int) -> Model:
     )
 
 
-def visualization_with_patch(y: int, x: int, unit: int) -> np.ndarray:
+def image_with_patch(y: int, x: int, unit: int) -> np.ndarray:
     pixels = np.full((2 * GRID, 2 * GRID, 3), 60, np.uint8)
     pixels[2 * y : 2 * y + 2, 2 * x : 2 * x + 2, unit] = 255
     return pixels
@@ -126,7 +126,7 @@ def test_a_collect_keeps_the_place_of_the_patch() -> None:
     samples = []
     for index, (y, x) in enumerate(places):
         buffer = io.BytesIO()
-        Image.fromarray(visualization_with_patch(y, x, unit=index)).save(buffer, "PNG")
+        Image.fromarray(image_with_patch(y, x, unit=index)).save(buffer, "PNG")
         samples.append(
             Sample(
                 key=f"{index}", image=buffer.getvalue(), label=None, tar_shard="a.tar", offset=0, size=1, index=index
@@ -137,14 +137,14 @@ def test_a_collect_keeps_the_place_of_the_patch() -> None:
     ).layers["block"]
     assert found.topk.position[:, 0].tolist() == [list(place) for place in places]
     assert found.topk.activation[:, 0].tolist() == [1.0, 1.0, 1.0]
-    # 16 patches of each of 3 visualizations, and not the class token
+    # 16 patches of each of 3 images, and not the class token
     assert found.moments.count == 3 * GRID * GRID
     assert found.moments.maximum.tolist() == [1.0, 1.0, 1.0]
-    one_visualization_mean = (60 * 47 + 255) / 48 / 255
-    np.testing.assert_allclose(found.moments.mean, one_visualization_mean, rtol=1e-6)
+    one_image_mean = (60 * 47 + 255) / 48 / 255
+    np.testing.assert_allclose(found.moments.mean, one_image_mean, rtol=1e-6)
 
 
-def test_the_score_of_a_visualization_is_of_its_patches() -> None:
-    activation, logits = measure(one_patch_model(1), [visualization_with_patch(1, 2, unit=1)], "block", [1])
+def test_the_activation_of_an_image_is_that_of_its_patches() -> None:
+    activation, logits = measure(one_patch_model(1), [image_with_patch(1, 2, unit=1)], "block", [1])
     assert activation.tolist() == [1.0]
     assert logits.shape == (1, 5)

@@ -1,7 +1,7 @@
-"""The README's visualizations, made from a demo atlas: `python docs/make_visualizations.py demo-atlas`.
+"""The images of the documents, made from a demo atlas: `python docs/make_images.py demo-atlas`.
 
 docs/view-….webp: the viewer in headless Chromium, on a desktop and on phones. docs/demo-sheet.webp: every visualization
-by the first method over the dataset image that activates its neuron most. docs/demo-methods.webp: the neurons that
+by the first method over the top-activating image of its neuron. docs/demo-methods.webp: the neurons that
 every method was asked for, a row per method.
 """
 
@@ -23,7 +23,7 @@ from pipeline.io.root import Root
 
 DOCS = Path(__file__).parent
 TILE_PX, TEXT_PX, COLUMNS = 150, 18, 8
-WIDTH_PX, VIEW_QUALITY = 800, 70  # five such visualizations take less than 200 kB
+WIDTH_PX, VIEW_QUALITY = 800, 70  # five such images take less than 200 kB
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # Name → address, what is there once it is drawn, window, colors.
 VIEWS = {
@@ -39,14 +39,14 @@ VIEWS = {
 
 def main() -> None:
     folder = sys.argv[1]
-    for name, visualization in screenshots(folder):
-        visualization.save(DOCS / f"view-{name}.webp", quality=VIEW_QUALITY, method=6)
+    for name, screenshot in screenshots(folder):
+        screenshot.save(DOCS / f"view-{name}.webp", quality=VIEW_QUALITY, method=6)
     contact_sheet(Root.open(folder)).save(DOCS / "demo-sheet.webp", quality=80)
     methods_sheet(Root.open(folder)).save(DOCS / "demo-methods.webp", quality=80)
 
 
 def screenshots(folder: str) -> Iterator[tuple[str, Image.Image]]:
-    """(name, visualization) of the views as people see them, the phones' in one visualization."""
+    """(name, screenshot) of the views as people see them, the phones' in one image."""
     server = make_server(folder, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser_path = next(path for name in ("chromium", "google-chrome") if (path := shutil.which(name)))
@@ -57,31 +57,32 @@ def screenshots(folder: str) -> Iterator[tuple[str, Image.Image]]:
             page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=size is PHONE)
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/{address}", wait_until="networkidle")
             page.wait_for_function("drawn => document.querySelector(drawn)?.naturalWidth > 0", arg=drawn)
-            page.wait_for_timeout(1000)  # the map fades its thumbnails in
-            visualization = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            page.wait_for_function("() => !document.querySelector('.gallery-page:not([data-complete])')")
+            page.wait_for_timeout(1000)  # the map draws its thumbnails over some frames
+            screenshot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             page.close()
             if size is PHONE:
-                phones.append(visualization)
+                phones.append(screenshot)
             else:
-                height = WIDTH_PX * visualization.height // visualization.width
-                yield name, visualization.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
+                height = WIDTH_PX * screenshot.height // screenshot.width
+                yield name, screenshot.resize((WIDTH_PX, height), Image.Resampling.LANCZOS)
         browser.close()
     server.shutdown()
     yield "phone", side_by_side(phones)
 
 
-def side_by_side(visualizations: Sequence[Image.Image], gap_px: int = 12) -> Image.Image:
-    """Visualizations of one size in a line as wide as the other visualizations."""
-    width = (WIDTH_PX - gap_px * (len(visualizations) - 1)) // len(visualizations)
-    height = width * visualizations[0].height // visualizations[0].width
+def side_by_side(images: Sequence[Image.Image], gap_px: int = 12) -> Image.Image:
+    """Images of one size in a line as wide as the other screenshots."""
+    width = (WIDTH_PX - gap_px * (len(images) - 1)) // len(images)
+    height = width * images[0].height // images[0].width
     line = Image.new("RGB", (WIDTH_PX, height), "gray")
-    for order, visualization in enumerate(visualizations):
-        line.paste(visualization.resize((width, height), Image.Resampling.LANCZOS), (order * (width + gap_px), 0))
+    for order, image in enumerate(images):
+        line.paste(image.resize((width, height), Image.Resampling.LANCZOS), (order * (width + gap_px), 0))
     return line
 
 
 def contact_sheet(root: Root) -> Image.Image:
-    """Each neuron's visualization over its top dataset image, with its name and percentile; classes first."""
+    """Each neuron's visualization over its top-activating image, with its name and percentile; classes first."""
     manifest = root.read_json("atlas.json")
     layers = sorted(manifest["layers"], key=lambda layer: not layer["is_classes"])
     rows = [row for layer in layers for row in read_rows(root, layer["file"])]
