@@ -87,7 +87,7 @@ def test_captions_of_the_top_images_are_kept_whole_and_searched_by_their_beginni
     labels = read_rows(atlas, "labels.parquet")
     assert labels[0]["top_captions"] == [
         "A heron waits at the edge of a pond",
-        "Two bicycles lean against a brick gallery",
+        "Two bicycles lean against a brick wall",
         "Steam rises from a bowl of noodles",
         "Rain on the window of a night train, seen from the last seat of the last car, with the lamps of a village "
         "that nobody on",
