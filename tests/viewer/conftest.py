@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.atlas.site.serve import make_server
+from pipeline.atlas.site.site import write_site
 from tests.support.synthetic_atlas import COMPARISON, build_synthetic_atlas
 from tests.viewer.plain_server import run_to_the_end
 
@@ -105,6 +106,26 @@ def comparison_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) 
     folder = tmp_path_factory.mktemp("comparison")
     build_synthetic_atlas(str(folder), **COMPARISON)
     return serving(folder)
+
+
+@pytest.fixture(scope="session")
+def keys_site(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
+    """Address of an atlas that names its dataset images and does not publish them."""
+    folder = tmp_path_factory.mktemp("keys")
+    build_synthetic_atlas(str(folder), publish_examples="keys", layers={"conv_stem": (16, 4)}, seeds=1)
+    return serving(folder)
+
+
+@pytest.fixture(scope="session")
+def two_atlases(tmp_path_factory: pytest.TempPathFactory, serving: Serving) -> str:
+    """Address of a site of two atlases of one layer: `one` has one method, `two` has two."""
+    folder = tmp_path_factory.mktemp("two")
+    atlases = [
+        build_synthetic_atlas(str(folder / name), name=name, layers={"conv_stem": (16, 4)}, methods=methods, seeds=1)
+        for name, methods in (("one", ("vital",)), ("two", ("vital", "maco")))
+    ]
+    write_site(folder / "site", atlases)
+    return serving(folder / "site")
 
 
 @pytest.fixture

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.atlas.site.site import write_site
 from tests.support.synthetic_atlas import COMPARISON as ATLAS
-from tests.support.synthetic_atlas import METHODS, NUM_REFERENCES, VISUALIZATION_PX, build_synthetic_atlas
+from tests.support.synthetic_atlas import METHODS, NUM_REFERENCES, VISUALIZATION_PX
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-    from tests.viewer.conftest import Serving, Visit, Visitor
+    from tests.viewer.conftest import Visit, Visitor
 
 SYNTHETIC = "#/compare/synthetic"
 COMPARISON = "#/compare/comparison"
@@ -229,26 +227,14 @@ def test_only_tables_of_the_layers_shown_are_read(visit: Visit) -> None:
     assert tables == {"conv_stem.parquet", "classifier.parquet"}
 
 
-def test_dataset_images_that_are_not_published_are_said_to_be_so(
-    visitor: Visitor, serving: Serving, tmp_path: Path
-) -> None:
-    build_synthetic_atlas(str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 2)}, seeds=1)
-    base = serving(tmp_path)
-    page = visitor(base).open(SYNTHETIC)
+def test_dataset_images_that_are_not_published_are_said_to_be_so(visitor: Visitor, keys_site: str) -> None:
+    page = visitor(keys_site).open(SYNTHETIC)
     assert "not published; labeled tench, Tinca tinca" in group(page, "conv_stem:0").inner_text()
     assert page.locator(".dataset-strip").count() == 0
 
 
-def test_a_comparison_is_offered_only_where_there_are_several_methods(
-    visitor: Visitor, serving: Serving, tmp_path: Path
-) -> None:
-    atlases = [
-        build_synthetic_atlas(str(tmp_path / name), name=name, layers={"conv_stem": (16, 2)}, methods=methods, seeds=1)
-        for name, methods in (("one", ("vital",)), ("two", ("vital", "maco")))
-    ]
-    write_site(tmp_path / "site", atlases)
-    base = serving(tmp_path / "site")
-    visit = visitor(base)
+def test_a_comparison_is_offered_only_where_there_are_several_methods(visitor: Visitor, two_atlases: str) -> None:
+    visit = visitor(two_atlases)
     page = visit.open()
     offered = page.locator(".card-compare")
     offered.wait_for()

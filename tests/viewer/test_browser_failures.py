@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.atlas.site.site import write_site
-from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS, build_synthetic_atlas
+from tests.support.synthetic_atlas import CLASS_NAMES, HOSTILE_STRINGS
 from tests.viewer.waiting import wait_for_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
 
-    from tests.viewer.conftest import Serving, Visit, Visitor
+    from tests.viewer.conftest import Visit, Visitor
 
 GALLERY = "#/atlas/synthetic"
 
@@ -157,33 +155,20 @@ def test_about_explains_scores_statuses_and_keys(visit: Visit) -> None:
     assert page.locator('a[href="https://example.org/atlas"]').get_attribute("rel") == "noopener noreferrer"
 
 
-def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, serving: Serving, tmp_path: Path) -> None:
-    layers = {"conv_stem": (16, 4)}
-    roots = [
-        build_synthetic_atlas(str(tmp_path / name), name=name, layers=layers, methods=("vital",), seeds=1)
-        for name in ("first", "second")
-    ]
-    write_site(tmp_path / "site", roots)
-    base = serving(tmp_path / "site")
-    visit = visitor(base)
+def test_a_site_of_several_atlases_begins_with_a_list(visitor: Visitor, two_atlases: str) -> None:
+    visit = visitor(two_atlases)
     page = visit.open()
     assert page.locator(".card").count() == 2
     visit.wait_for_image(".card img")
     page.locator(".card").nth(1).click()
-    wait_for_address(page, "location.hash === '#/atlas/second'")
-    assert visit.drawn_tiles()[0] == "#/atlas/second/conv_stem/0"
+    wait_for_address(page, "location.hash === '#/atlas/two'")
+    assert visit.drawn_tiles()[0] == "#/atlas/two/conv_stem/0"
     page.get_by_text("All atlases").click()
     page.locator(".card").first.wait_for()
 
 
-def test_dataset_images_that_are_not_published_are_listed_by_name(
-    visitor: Visitor, serving: Serving, tmp_path: Path
-) -> None:
-    build_synthetic_atlas(
-        str(tmp_path), publish_examples="keys", layers={"conv_stem": (16, 4)}, methods=("vital",), seeds=1
-    )
-    base = serving(tmp_path)
-    page = visitor(base).open(f"{GALLERY}/conv_stem/0")
+def test_dataset_images_that_are_not_published_are_listed_by_name(visitor: Visitor, keys_site: str) -> None:
+    page = visitor(keys_site).open(f"{GALLERY}/conv_stem/0")
     assert "does not publish the dataset images" in page.locator(".top-images").inner_text()
     assert "photo-0000-0" in page.locator(".top-images td").all_inner_texts()
     assert page.locator(".top-images img").count() == 0

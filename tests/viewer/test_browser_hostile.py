@@ -80,12 +80,9 @@ def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:
     (entry,) = [entry for entry in site.read_json("sites.json")["atlases"] if entry["slug"] == slug]
     atlas = site.join(entry["path"])
     head = atlas.read_json("head.json")
-    for path, schema in (
-        ("index.parquet", {}),
-        (f"index/{layer}.parquet", {}),
-        (f"layers/{layer}.parquet", LAYER_SCHEMA),
-    ):
-        types = schema | column_types(atlas.read_bytes(path), source=path)
+    for path in ("index.parquet", f"index/{layer}.parquet", f"layers/{layer}.parquet"):
+        types = column_types(atlas.read_bytes(path), source=path)
+        types = LAYER_SCHEMA | types if path.startswith("layers/") else types
         rows = [row | {"layer": name if row["layer"] == layer else row["layer"]} for row in read_rows(atlas, path)]
         renamed = path.replace(f"index/{layer}", f"index/{name}")
         write_table(atlas, renamed, rows, types)

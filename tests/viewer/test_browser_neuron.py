@@ -97,7 +97,7 @@ def test_concepts_and_combinations_are_called_so(visitor: Visitor, comparison_si
     visit.open("#/compare/comparison?n=combinations.eye:0,conv_stem:0")
     assert page.locator("tbody .kind").all_inner_texts() == ["combination"]
     visit.open("#/about?atlas=comparison")
-    assert "Some layers of this atlas were added to the model" in page.locator("#content").inner_text()
+    assert "Some layers of this atlas were derived from the model" in page.locator("#content").inner_text()
 
 
 def test_a_visualization_can_be_seen_at_its_native_pixels(visit: Visit) -> None:
@@ -145,7 +145,7 @@ def test_a_failed_neuron_gives_its_reason_as_text(visit: Visit) -> None:
     page = visit.open(f"{GALLERY}/conv_stem/5")
     assert "RuntimeError: <b>CUDA out of memory</b> at step 17" in page.locator(".notice").inner_text()
     assert page.locator(".notice b").count() == 0
-    assert "failed" in page.locator(".image-none").inner_text()
+    assert "failed" in page.locator(".visualization-none").inner_text()
 
 
 def test_the_row_and_the_visualization_can_be_taken_along(visit: Visit) -> None:

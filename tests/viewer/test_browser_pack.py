@@ -1,4 +1,4 @@
-"""A packed site in a real browser: visualizations out of archives, with and without HTTP Range, and failures."""
+"""A packed site in a real browser: images out of archives, by HTTP Range and without it, and failures in words."""
 
 from __future__ import annotations
 
