@@ -44,6 +44,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 def make_step(
     model: Model, method: str, layer: str, units: list[int], options: SynthesisOptions, execution_mode: ExecutionMode
 ) -> Step:
+    _ = model.feature_shapes  # measured by a forward pass, which no trace may hold
     targets: list[NeuronTarget] = []
     if isinstance(options, VitalOptions):
         images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(sum(units)))
