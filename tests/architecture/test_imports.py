@@ -19,7 +19,7 @@ PACKAGES = ("pipeline", "jobs", "atlas_viewer")
 # Loose files that may stand beside the rooms: ids and errors; the command line and the runner.
 LOOSE = {"pipeline": {"neurons.py", "errors.py"}, "jobs": {"cli.py", "runner.py"}, "atlas_viewer": set()}
 # Where imports of our own modules may stand inside functions: light modules, and an optional extra.
-LIGHT = {"jobs.cli", "pipeline.evaluation.evaluators.load"}
+LIGHT = {"pipeline", "jobs.cli", "pipeline.evaluation.evaluators.load"}
 MAX_SHARE_INSIDE_FUNCTIONS = 0.05
 
 
