@@ -31,6 +31,8 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# One thread for each process: with as many as there are CPUs they would wait for one another.
+unit: export OMP_NUM_THREADS ?= 1
 unit: setup
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup
 
