@@ -3,7 +3,7 @@
 On the CPU, float32 rows are sorted by NumPy as integers that hold the value in the upper half and its place in the
 lower: one vectorized sort gives values and places together, ties by place. The comparison follows block by block of
 rows, while these are in the caches. On a GPU `pipeline.alignment.sorting_kernel` does the same in one kernel per row.
-Measured in benchmarks/results/2026-11-24-cpu-2-cores.md and 2026-11-27-steps.md.
+Measured in benchmarks/LOG.md.
 """
 
 from collections.abc import Callable, Iterator

@@ -3,7 +3,7 @@
 Short rows are sorted in registers by one program each: a key holds a value's order-preserving bits in its upper part
 and the value's place in its lower one, as on the CPU, so that one bitonic network sorts both and ties break by place.
 For long rows torch.sort, a radix sort, is faster; one more kernel compares and scatters. The lengths from which it is
-are measured in benchmarks/results/2026-11-26-gpu.md and 2026-11-27-gpu.md. Triton comes with torch's CUDA builds.
+are measured in benchmarks/results/2026-11-27-gpu.md. Triton comes with torch's CUDA builds.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 Networks work channels-last, and sorting needs each channel's values side by side, so all features are transposed on
 their way to the sort and back. On a CPU this is done image by image, because PyTorch then transposes in blocks
-(benchmarks/results/2026-11-27-steps.md).
+(benchmarks/LOG.md).
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """The benchmarks import what is still there, and each program says how it is run."""
 
 import importlib
+import re
 
 import pytest
 
@@ -26,3 +27,14 @@ def test_a_benchmark_imports_and_prints_how_it_is_run(
         module.main()
     assert stopped.value.code == 0
     assert f"python -m {name} " in capsys.readouterr().out
+
+
+def test_benchmarks_that_the_code_names_exist() -> None:
+    sources = [path for folder in ("pipeline", "jobs") for path in (ROOT / folder).rglob("*.py")]
+    named = {
+        name
+        for path in sources
+        for name in re.findall(r"benchmarks/[\w/.-]+\.(?:py|md)", path.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]

@@ -183,8 +183,8 @@ class _Writer:
     def write_whole_tables(self) -> None:
         """Write the tables of all layers."""
         self.publish(INDEX_PATH, join_tables(self._index, self._index_schema, encodings=self._encodings))
-        # The same dataset images activate neurons of many layers, so one group stores each caption once
-        # (benchmarks/caption_search.py). Labels are short, and a page decodes groups without a pause.
+        # The same dataset images activate neurons of many layers, so one group stores each caption once.
+        # Labels are short, and a page decodes groups without a pause.
         captioned = any(layer.has_captions for layer in self.summaries)
         self.publish(LABELS_PATH, join_tables(self._labels, LABELS_SCHEMA, one_group=captioned))
 

@@ -15,7 +15,7 @@ second factor is the smoothed inverse document frequency of text retrieval (Salt
 Management 1988; the smoothing is scikit-learn's). The truncation is latent semantic analysis (Deerwester et al., JASIS
 1990): two neurons for one thing may share few top-activating images, but both share some with a third. The factors come
 from the randomized method of Halko, Martinsson & Tropp (SIAM Review 2011). scikit-learn's TruncatedSVD would need three
-times the memory at 100,000 neurons, because its basis has S rows (benchmarks/similar_neurons.py).
+times the memory at 100,000 neurons, because its basis has S rows (benchmarks/neighbors.py).
 
 Shapes: N neurons, k top-activating images, S dataset images, R dimensions.
 """

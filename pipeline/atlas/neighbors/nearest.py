@@ -1,6 +1,6 @@
 """The nearest neighbors of each neuron by their unit embeddings: `neighbors/<layer>.parquet`.
 
-The search is exact: 100,000 neurons take less than a minute (benchmarks/similar_neurons.py), so no approximate index is
+The search is exact: 100,000 neurons take less than a minute (benchmarks/neighbors.py), so no approximate index is
 needed.
 
 Shapes: N neurons, R dimensions, k neighbors.
