@@ -287,7 +287,7 @@ def test_a_visualization_that_is_missing_can_be_skipped_and_names_no_file(visit:
     visit.page.route("**/images/**", lambda route: route.fulfill(status=404))
     page = visit.open(f"{STUDY}?items=1&tasks=class")
     page.get_by_role("button", name=re.compile("^Start")).click()
-    page.get_by_text("A visualization of this question could not be loaded").wait_for()
+    page.get_by_text("An image of this question could not be loaded").wait_for()
     assert not METHOD_PATTERN.findall(everything_visible(page))
     page.unroute_all()
     page.get_by_role("button", name="Try again").click()
@@ -334,9 +334,9 @@ def test_an_address_without_answers_leads_to_the_start(visit: Visit) -> None:
 def test_the_about_page_and_the_comparison_lead_to_it(visit: Visit) -> None:
     page = visit.open("#/about?atlas=synthetic")
     page.get_by_role("link", name="A study").click()
-    page.get_by_role("heading", name="Evaluator the visualizations").wait_for()
+    page.get_by_role("heading", name="Rate the visualizations").wait_for()
     visit.open("#/compare/synthetic?n=classifier:1")
-    page.get_by_role("link", name="Evaluator them blind").click()
+    page.get_by_role("link", name="Rate them blind").click()
     page.locator(".study-button", has_text="Start").wait_for()
     assert page.evaluate("location.hash") == f"{STUDY}?n=classifier%3A1"
 
