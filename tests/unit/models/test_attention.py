@@ -138,7 +138,7 @@ def test_whole_networks_give_the_same_and_travel(factory) -> None:
     expected = original(images)
     torch.testing.assert_close(model.module(images), expected, rtol=1e-5, atol=1e-5)
     for copied in (pickle.loads(pickle.dumps(model)).module, copy.deepcopy(model.module)):
-        assert torch.equal(copied(images), model.module(images))
+        torch.testing.assert_close(copied(images), model.module(images), rtol=1e-5, atol=1e-5)
 
 
 def test_torchvision_s_heads_are_layers() -> None:
@@ -153,7 +153,7 @@ def test_torchvision_s_heads_are_layers() -> None:
     torch.testing.assert_close(features["features.1.1.attn"].permute(0, 2, 3, 1), projected)
 
 
-def test_timm_s_heads_are_layers_and_the_output_is_bit_equal() -> None:
+def test_timm_s_heads_are_layers_and_the_output_is_the_same() -> None:
     import timm
 
     options = {"depth": 1, "embed_dim": HEADS * DIMS, "num_heads": HEADS}
@@ -162,8 +162,10 @@ def test_timm_s_heads_are_layers_and_the_output_is_bit_equal() -> None:
         torch.manual_seed(3)
         original = timm.create_model("vit_tiny_patch16_224", img_size=48, **options).eval()
     images = torch.randn(2, 3, 48, 48)
-    assert torch.equal(model.module(images), original(images))
     assert model.weights_sha256 == hash_state(original)
+    # In float64, since kernels may round by where in memory their operands lie.
+    exact, expected = pickle.loads(pickle.dumps(model)).module.double(), original.double()
+    torch.testing.assert_close(exact(images.double()), expected(images.double()), rtol=1e-12, atol=1e-12)
 
     layers = ["blocks.0.attn.qkv", "blocks.0.attn.heads", "blocks.0.attn"]
     features = features_of(model.module, images, layers)
