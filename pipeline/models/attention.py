@@ -14,8 +14,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.window_attention import expose_window_heads
-
 
 class ExplicitAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` in ordinary modules and functions, without its fused fast path.
@@ -77,6 +75,9 @@ def expose_heads(module: nn.Module) -> None:
             child.__class__ = ExplicitAttention  # same parameters, hooks and settings; only `forward` is another
             child.heads = nn.Identity()
         elif type(child).__module__ == "torchvision.models.swin_transformer":
+            # torchvision takes as long to import as torch, and is loaded already where a network is made of it.
+            from pipeline.models.window_attention import expose_window_heads
+
             expose_window_heads(child)
         elif isinstance(projection := getattr(child, "proj", None), nn.Linear | nn.Conv2d):  # timm's attention
             child.heads = nn.Identity()

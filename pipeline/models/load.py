@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
 from pipeline.models.model import Model
 from pipeline.models.preprocessing import Preprocessing, for_channels
 from pipeline.models.weights import load_into, read_state_dict
 from pipeline.neurons import nearest
+
+torchvision_operators.declare()
 
 # ImageNet statistics, the default of torchvision's weights and of most timm models.
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

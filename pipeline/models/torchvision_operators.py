@@ -6,7 +6,7 @@ shape functions for two operators whose schemas live in that extension. Declarin
 enough for every model and transform; `torchvision.ops.nms` and `torchvision.io.read_image` stay unavailable,
 and nothing here uses them.
 
-`window_attention` declares them when `pipeline.models` is imported, before anything here imports torchvision or timm.
+`load` declares them when `pipeline.models` is imported, before anything here imports torchvision or timm.
 """
 
 import importlib.util

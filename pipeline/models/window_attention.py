@@ -4,12 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from pipeline.models import torchvision_operators
-
-torchvision_operators.declare()
-
-from torchvision.models.swin_transformer import (  # noqa: E402
+from torchvision.models.swin_transformer import (
     ShiftedWindowAttention,
     ShiftedWindowAttentionV2,
     shifted_window_attention,

@@ -18,8 +18,9 @@ MAX_SCRIPT_LINES = 400
 PACKAGES = ("pipeline", "jobs", "atlas_viewer")
 # Loose files that may stand beside the rooms: ids and errors; the command line and the runner.
 LOOSE = {"pipeline": {"neurons.py", "errors.py"}, "jobs": {"cli.py", "runner.py"}, "atlas_viewer": set()}
-# Where imports of our own modules may stand inside functions: light modules, and an optional extra.
-LIGHT = {"pipeline", "jobs.cli", "pipeline.evaluation.evaluators.load"}
+# Where imports of our own modules may stand inside functions: light modules, an optional extra, and torchvision, which
+# takes as long to import as torch and is not needed by every network.
+LIGHT = {"pipeline", "jobs.cli", "pipeline.evaluation.evaluators.load", "pipeline.models.attention"}
 MAX_SHARE_INSIDE_FUNCTIONS = 0.05
 
 

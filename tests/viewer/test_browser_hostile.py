@@ -129,6 +129,7 @@ VIEWS = [
 
 def test_every_view_shows_it_as_text_letter_by_letter_and_fits_a_telephone(visitor: Visitor, hostile_site: str) -> None:
     visit = visitor(hostile_site, viewport={"width": 390, "height": 800})
+    visit.watch_requests()
     for address in VIEWS:
         if address.startswith(CLASS):  # from page to page, as readers go
             visit.page.evaluate("address => { location.hash = address }", address)
