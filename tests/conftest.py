@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Ray kills workers once a machine has little memory left; how much others use of it is no part of any test.
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
+# Ray's workers give way to other processes; beside the browser of other tests they would starve.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 # No deadline per example: the machine may be busy, and a time-out per test is set in pyproject.toml.
 settings.register_profile("neuron-atlas", deadline=None)
