@@ -1,10 +1,11 @@
 """Networks that compute in bfloat16: half the bytes of float32, its range, and a relative precision of 2⁻⁸."""
 
-import copy
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.models.copying import copied
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: Final = ("float32", "bfloat16")
@@ -16,7 +17,7 @@ def in_bfloat16(module: nn.Module) -> nn.Module:
     BatchNorm keeps its constants in float32, which its kernels take beside bfloat16 features: rounded, a running
     variance would scale a whole channel by up to 0.2 %.
     """
-    narrow = copy.deepcopy(module).to(torch.bfloat16)
+    narrow = copied(module).to(torch.bfloat16)
     originals = dict(module.named_modules())
     for name, layer in narrow.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
