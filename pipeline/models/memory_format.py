@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from pipeline.models.checkpointing import without_checkpoints
 from pipeline.models.pointwise import choose_kernels, use_default_kernels
 
 # Of the largest value: above what rounding does, also to TF32 on a GPU, and far below what mixed up axes do.
@@ -104,7 +105,7 @@ def _outcome(module: nn.Module, images: Tensor, *, has_gradient: bool) -> list[T
 
     handles = [child.register_forward_hook(note) for child in module.modules()]
     try:
-        with torch.set_grad_enabled(has_gradient), torch.random.fork_rng(devices=[]):
+        with torch.set_grad_enabled(has_gradient), torch.random.fork_rng(devices=[]), without_checkpoints():
             images = images.detach().requires_grad_(has_gradient)
             output = module(images.clone())
             values = [v for v in tree_leaves(output) if isinstance(v, Tensor) and v.is_floating_point()]
