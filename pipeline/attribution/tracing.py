@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from pipeline.errors import UserError
 from pipeline.models.capture import UnsupportedOutputError, channels_first
+from pipeline.models.checkpointing import without_checkpoints
 from pipeline.neurons import nearest
 
 
@@ -100,7 +101,7 @@ class Trace:
             UserError: the target layer has not run, or its output is no tensor that depends on the image.
         """
         recording = mode or contextlib.nullcontext()
-        with contextlib.suppress(_LayerReached), self._hooks(check_output), recording:
+        with contextlib.suppress(_LayerReached), self._hooks(check_output), without_checkpoints(), recording:
             self.module(images)
         if self.target is None:
             raise UserError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')

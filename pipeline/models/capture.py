@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models.checkpointing import without_checkpoints
 from pipeline.neurons import nearest
 
 
@@ -61,7 +62,8 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
                 features[layer] = channels_first(output, layer).clone()
 
             handles.append(modules[layer].register_forward_hook(keep))
-        yield features
+        with without_checkpoints():
+            yield features
     finally:
         for handle in handles:
             handle.remove()

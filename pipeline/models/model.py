@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.capture import capture, unit_activation
+from pipeline.models.copying import without_inference_tensors
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.labels import class_names
-from pipeline.models.pointwise import choose_kernels
+from pipeline.models.memory_format import choose_memory_format
 from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.probe import Probe, Shape, find_classifier, probe
@@ -36,19 +37,19 @@ class Model:
         device: str | torch.device,
     ) -> None:
         self.name = name
-        self.module = module.eval().requires_grad_(False)
+        self.module = without_inference_tensors(module).eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self._labels = labels
         self._probes: dict[int, Probe] = {}
         self._folded: tuple[frozenset[str], nn.Module] | None = None
         self.move_to(device)
 
+    @torch.inference_mode(False)
     def move_to(self, device: str | torch.device) -> None:
-        """Move the network, its convolutions channels-last, which is faster on GPUs and on CPUs."""
+        """Move the network, and choose how its convolutions' maps lie in memory there: see `choose_memory_format`."""
         self.device = torch.device(device)
         self.module.to(self.device)
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        choose_kernels(self.module, self.device)
+        choose_memory_format(self.module, self._example())
         self.__dict__.pop("_in_bfloat16", None)
         self._folded = None
 
@@ -155,11 +156,13 @@ class Model:
             return self.module
         key = frozenset(layers)
         if self._folded is None or self._folded[0] != key:
-            generator = torch.Generator().manual_seed(0)
-            shape = (2, len(self.mean), self.input_size_px, self.input_size_px)
-            example = torch.randn(shape, generator=generator).to(self.device)
-            self._folded = (key, fold_batch_norms(self.module, example, key))
+            self._folded = (key, fold_batch_norms(self.module, self._example(), key))
         return self._folded[1]
+
+    def _example(self) -> Tensor:
+        """Two images of noise in the network's input space, always the same."""
+        shape = (2, len(self.mean), self.input_size_px, self.input_size_px)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     def layers(self) -> list[str]:
         """The layers that have units, in the order in which the forward pass completes them."""

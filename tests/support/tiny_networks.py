@@ -42,8 +42,13 @@ def tiny_model(seed: int = 0, size_px: int = 32) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = TinyResidualNet()
+    return model_around(module, size_px)
+
+
+def model_around(module: nn.Module, size_px: int = 32) -> Model:
+    """A `Model` of color images around any network."""
     return Model(
-        name="python:tests.support.tiny_networks:TinyResidualNet",
+        name=f"python:tests.support.tiny_networks:{type(module).__name__}",
         module=module,
         preprocessing=Preprocessing(
             input_size_px=size_px, crop_fraction=0.875, interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3

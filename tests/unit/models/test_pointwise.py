@@ -1,5 +1,8 @@
 """1 × 1 convolutions: the same values by whatever kernel, oneDNN's on the CPUs that it is quicker on."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -35,16 +38,21 @@ def test_on_a_cpu_onednn_does_all_convolutions() -> None:
     assert "aten::_slow_conv2d_forward" not in operations(module)
 
 
-def test_values_are_the_same_and_other_convolutions_left_alone() -> None:
+def test_values_are_the_same_and_attributes_and_other_convolutions_left_alone() -> None:
     module = small_net()
     expected = module(IMAGES)
-    choose_kernels(module, torch.device("cpu"))
-    assert torch.allclose(module(IMAGES), expected, atol=1e-5)
-    assert module[2].dilation == (1, 1)
-
-
-def test_elsewhere_no_convolution_is_dilated() -> None:
-    module = small_net()
     for device in ("cpu", "cuda"):
         choose_kernels(module, torch.device(device))
-    assert [child.dilation for child in module] == [(1, 1)] * 3
+        assert torch.allclose(module(IMAGES), expected, atol=1e-5)
+        assert torch.allclose(pickle.loads(pickle.dumps(copy.deepcopy(module)))(IMAGES), expected, atol=1e-5)
+        assert [child.dilation for child in module] == [(1, 1)] * 3
+        assert "_conv_forward" not in vars(module[2])
+    assert not any("_conv_forward" in vars(child) for child in module)
+
+
+def test_a_copy_computes_with_its_own_weights() -> None:
+    module = small_net()
+    choose_kernels(module, torch.device("cpu"))
+    changed = copy.deepcopy(module)
+    torch.nn.init.zeros_(changed[1].weight)
+    assert not torch.allclose(changed(IMAGES), module(IMAGES))
