@@ -9,6 +9,7 @@ from typing import Final, TextIO
 from jobs.engine.inline import InlineEngine
 from jobs.engine.ray_engine import RayEngine
 from jobs.engine.tasks import Engine
+from jobs.run.requirements import check_requirements
 from jobs.run.resolved import resolve
 from jobs.run.run_folder import RunLog, claim
 from jobs.run.session import Session
@@ -62,6 +63,8 @@ def run_stages(
             stack.callback(started.close)
             return started
 
+        if set(stages) != {"build"}:  # which runs no network
+            check_requirements(resolved)
         if "evaluate" in stages:
             require_evaluators(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
