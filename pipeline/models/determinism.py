@@ -129,9 +129,8 @@ def _drawn(device: torch.device) -> tuple[object, ...]:
     """The random states as values that can be compared."""
     on_device = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
     of_numpy = np.random.get_state(legacy=False)["state"]
-    return (
-        torch.get_rng_state().numpy().tobytes(), on_device, of_numpy["key"].tobytes(), of_numpy["pos"], random.getstate()
-    )  # fmt: skip
+    of_torch = torch.get_rng_state().numpy().tobytes()
+    return of_torch, on_device, of_numpy["key"].tobytes(), of_numpy["pos"], random.getstate()
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
