@@ -160,7 +160,7 @@ def _seen(tensor: Tensor) -> _Seen:
 def _values(tensor: Tensor) -> Tensor:
     # An odd stride: one that divides the axes would see the same channel or column everywhere.
     stride = max(1, tensor.numel() // _NUM_VALUES) | 1
-    return tensor.detach().flatten()[::stride].to("cpu", torch.float64)
+    return tensor.detach().flatten()[::stride].to("cpu", torch.float64, copy=True)  # networks write in place
 
 
 def _first_mixed(first: _Pass, second: _Pass, alone: _Pass) -> _Key | None:

@@ -160,8 +160,8 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 def _inner(module: nn.Module) -> nn.Module:
     wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel
     while True:
-        if isinstance(module, torch._dynamo.OptimizedModule):
-            module = module._orig_mod
+        if "_orig_mod" in module._modules:  # of `torch.compile`, whose class takes seconds to import
+            module = module.get_submodule("_orig_mod")
         elif isinstance(module, wrappers):
             module = module.module
         else:

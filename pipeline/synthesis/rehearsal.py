@@ -36,16 +36,21 @@ def rehearse(
     if plan is None:
         return
     plans = [plan(layer) for layer in layers]  # only now: a layer without a gradient has no feature layers before it
-    check_gradients(model, (name for each in plans for name in each.feature_layers), size_px=size_px)
+    aligned = dict.fromkeys(name for each in plans for name in each.feature_layers)
+    check_gradients(model, [name for name in aligned if name not in layers], size_px=size_px)
+    with_relevance = [each for each in plans if each.rule in RULES and each.feature_layers]
+    if not with_relevance:
+        return
+    # Of the last layer alone: its relevance passes through what lies before it, and is dear.
+    order = model.layers()
+    last = max(with_relevance, key=lambda each: order.index(each.layer))
     noise = torch.randn(1, len(model.mean), size_px, size_px, generator=torch.Generator().manual_seed(0))
-    for each in plans:
-        if each.rule in RULES and each.feature_layers:
-            relevance(
-                model.module,
-                noise.to(model.device),
-                layer=each.layer,
-                units=[0],
-                feature_layers=each.feature_layers,
-                rule=each.rule,
-                num_prefix=model.num_prefix(each.layer),
-            )
+    relevance(
+        model.module,
+        noise.to(model.device),
+        layer=last.layer,
+        units=[0],
+        feature_layers=last.feature_layers,
+        rule=last.rule,
+        num_prefix=model.num_prefix(last.layer),
+    )
