@@ -57,7 +57,7 @@ def check_determinism(model: Model) -> None:
     _ = model.feature_shapes  # it must run on images of this size
     generator = torch.Generator().manual_seed(0)
     image, other = torch.randn(2, len(model.mean), size_px, size_px, generator=generator).to(device)
-    batch, beside_another = torch.stack([image, other]), torch.stack([image, 0.3 * other + 1.5])
+    batch, beside_another = torch.stack([image, other]), torch.stack([image, 0.3 * other - 1.5])
     with _random_states(device), torch.no_grad():
         first, draws = _record(module, batch, seed=1)
         second, _ = _record(module, beside_another, seed=2)

@@ -54,6 +54,12 @@ def test_mistakes_are_found_by_plan_and_before_the_first_stage(shards, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_workers_that_the_machine_has_no_room_for_are_refused_before_collect(shards, tmp_path):
+    with pytest.raises(UserError, match="gpus_per_actor = 64: this machine has"):
+        run(tiny_recipe(shards, tmp_path / "out", "compute.gpus_per_actor=64", "compute.gpus_per_task=0"))
+    assert not (tmp_path / "out/run/shard_statistics").exists()
+
+
 def test_a_notebook_is_told_before_anything_is_optimized():
     references = [torch.randn(2, 3, SIZE_PX, SIZE_PX)]
     model = model_of(OddNet())
