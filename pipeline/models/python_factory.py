@@ -149,11 +149,11 @@ def _unwrapped(network: nn.Module) -> nn.Module:
     wrapper, network = network, _inner(network)
     for name in _ATTRIBUTES.keys() & vars(wrapper).keys() - vars(network).keys():
         setattr(network, name, vars(wrapper)[name])
-    for module_name, child in list(network.named_modules()):
-        if module_name and _inner(child) is not child:
-            network.set_submodule(module_name, _inner(child))
+    while inside := next((name for name, child in network.named_modules() if _inner(child) is not child), ""):
+        network.set_submodule(inside, _inner(network.get_submodule(inside)))
     for child in network.modules():
-        child._compiled_call_impl = None  # what `Module.compile()` leaves
+        if child._compiled_call_impl is not None:  # what `Module.compile()` leaves
+            child._compiled_call_impl = None
     return network
 
 

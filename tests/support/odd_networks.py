@@ -195,7 +195,7 @@ def wrapped() -> nn.Module:
     """In wrappers, itself and one of its parts; what is said of the images stands on the outer one."""
     module = OddNet()
     module.body[0] = torch.compile(module.body[0])
-    module.fc = nn.DataParallel(module.fc)
+    module.fc = nn.DataParallel(torch.compile(module.fc))
     module.compile()
     outer = nn.DataParallel(torch.compile(module))
     outer.mean = (0.1, 0.2, 0.3)
