@@ -8,7 +8,8 @@ from typing import Final, TextIO
 
 from jobs.engine.inline import InlineEngine
 from jobs.engine.ray_engine import RayEngine
-from jobs.engine.tasks import Engine
+from jobs.engine.tasks import Engine, resolve_resources
+from jobs.run.requirements import check_requirements
 from jobs.run.resolved import resolve
 from jobs.run.run_folder import RunLog, claim
 from jobs.run.session import Session
@@ -56,12 +57,15 @@ def run_stages(
         log = stack.enter_context(RunLog(resolved.root))
 
         def start() -> Engine:
-            if engine is not None:
-                return engine
-            started = open_engine(address)
-            stack.callback(started.close)
+            started = engine or open_engine(address)
+            if engine is None:
+                stack.callback(started.close)
+            if "visualize" in stages:  # before the stages that come before it
+                resolve_resources(started, recipe.compute)
             return started
 
+        if set(stages) != {"build"}:  # which runs no network
+            check_requirements(resolved)
         if "evaluate" in stages:
             require_evaluators(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)

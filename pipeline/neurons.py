@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
-_LAYER_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _UNITS = re.compile(r"all|[0-9]*:[0-9]*|[0-9]+")
 _UNIT_FORMS = '"all", a range such as "0:64", or a list of units such as [3, 7]'
 
@@ -24,8 +23,8 @@ class Neuron:
 
     @property
     def id(self) -> str:
-        """The address `MODEL/LAYER/UNIT`, for example `timm:resnet18/layer3/17`."""
-        return f"{self.model}/{self.layer}/{self.unit}"
+        """The address `MODEL/LAYER/UNIT`, for example `timm:resnet18/layer3/17`; see `layer_file_name`."""
+        return f"{self.model}/{layer_file_name(self.layer)}/{self.unit}"
 
     @staticmethod
     def parse(neuron_id: str) -> "Neuron":
@@ -37,18 +36,42 @@ class Neuron:
         parts = neuron_id.rsplit("/", 2)
         if len(parts) != 3 or not parts[0] or not re.fullmatch(r"0|[1-9][0-9]*", parts[2]):
             raise UserError(f"neuron id {neuron_id!r}: expected MODEL/LAYER/UNIT, e.g. timm:resnet18/layer3/17")
-        return Neuron(parts[0], check_layer_name(parts[1]), int(parts[2]))
+        return Neuron(parts[0], layer_of_file_name(parts[1]), int(parts[2]))
 
 
-def check_layer_name(name: str) -> str:
-    """Return `name` if it can be a `named_modules()` path; only then may it become part of a file path.
+def layer_file_name(layer: str) -> str:
+    """A layer's name as part of a file path or an address: of letters, digits, `_`, `.` and `-`.
+
+    Modules may be called anything, such as `/features/0/Conv` of an ONNX file. A character of another kind is written
+    as `-` and two hexadecimal digits for each of its bytes in UTF-8: `features/0` is `features-2F0`. `_-` goes before a
+    name that begins with one, since no file name begins with `-`. The viewer does the same (`base/layername.js`).
 
     Raises:
-        UserError: it holds anything but letters, digits, `_` and single dots between them.
+        UserError: the name cannot be that of a module: it is empty, or has an empty part between dots.
     """
-    if not _LAYER_NAME.fullmatch(name):
-        raise UserError(f"layer name {name!r}: expected a module path of letters, digits, '_' and '.', e.g. blocks.5.0")
-    return name
+    if not all(layer.split(".")):
+        raise UserError(f"layer name {layer!r}: expected a module path, with something between its dots")
+    name = re.sub(r"[^A-Za-z0-9_.]", lambda match: "".join(f"-{byte:02X}" for byte in match[0].encode()), layer)
+    return f"_-{name}" if name.startswith("-") else name
+
+
+def layer_of_file_name(name: str) -> str:
+    """Inverse of `layer_file_name`.
+
+    Raises:
+        UserError: it is the name of no layer.
+    """
+    try:
+        layer = re.sub(
+            r"(-[0-9A-F]{2})+",
+            lambda match: bytes.fromhex(match[0].replace("-", "")).decode(),
+            name.removeprefix("_-") if name.startswith("_--") else name,
+        )
+    except UnicodeDecodeError:
+        layer = ""
+    if not layer or layer_file_name(layer) != name:
+        raise UserError(f"{name!r} is the name of no layer: expected letters, digits, '_', '.' and '-2F' for '/'")
+    return layer
 
 
 def layer_unit_name(unit: int) -> str:

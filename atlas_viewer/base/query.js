@@ -5,6 +5,8 @@
  * images), "phrases in quotes", neuron ids (`blocks.5:54`, `blocks.5/54`, `MODEL/blocks.5/54`) and conditions (`activation_percentile>99`).
  */
 
+import { layerOfFileName } from './layername.js'
+
 /**
  * @typedef {object} Condition
  * @property {string} column
@@ -40,13 +42,15 @@ export function parseSearch(text, scores = []) {
 }
 
 /**
- * A neuron id as people write it: LAYER:UNIT, LAYER/UNIT or MODEL/LAYER/UNIT.
+ * A neuron id as people write it: LAYER:UNIT, or LAYER/UNIT or MODEL/LAYER/UNIT with the layer as in file names.
  * @param {string} text
  * @returns {{layer: string, unit: number} | null}
  */
 export function parseNeuron(text) {
-  const match = /^(?:.*\/)?([A-Za-z0-9_.]+)[:/](\d{1,9})$/.exec(text)
-  return match ? { layer: match[1], unit: Number(match[2]) } : null
+  const named = /^(\S+):(\d{1,9})$/.exec(text)
+  if (named) return { layer: named[1], unit: Number(named[2]) }
+  const match = /^(?:.*\/)?([A-Za-z0-9_.-]+)\/(\d{1,9})$/.exec(text)
+  return match ? { layer: layerOfFileName(match[1]), unit: Number(match[2]) } : null
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import { fetchJson, LoadError, resolvePath } from '../base/files.js'
 import { FILES } from '../base/glossary/files.js'
+import { layerFileName } from '../base/layername.js'
 import { prepareTexts } from './search.js'
 import { fetchTable, joinTables, packLabels } from './tables.js'
 
@@ -97,7 +98,7 @@ export class Atlas {
    * @returns {Promise<Table>}
    */
   async layerIndex(layer) {
-    const path = `index/${layer.name}.parquet`
+    const path = `index/${layerFileName(layer.name)}.parquet`
     if (!this.indexLoaded) {
       return this.once(path, () => fetchTable(this.base, path, this.expectedBytes, { typed: true }))
     }
@@ -207,7 +208,7 @@ export class Atlas {
     const row = whole ? unit : (await this.layerIndex(layer)).columns.unit.indexOf(unit)
     if (row < 0) return { numRows: 0, columns: { unit: [] } }
     const number = Math.floor(row / this.manifest.part_neurons)
-    const path = `parts/${layer.name}/${String(number).padStart(4, '0')}.parquet`
+    const path = `parts/${layerFileName(layer.name)}/${String(number).padStart(4, '0')}.parquet`
     return this.once(path, () => fetchTable(this.base, path, this.expectedBytes))
   }
 

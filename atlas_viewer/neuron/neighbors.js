@@ -1,6 +1,7 @@
 /** The nearest neighbors of a neuron: those that the same dataset images activate, found when the atlas was built. */
 
 import { fetchBytes, reasonOf } from '../base/files.js'
+import { layerFileName } from '../base/layername.js'
 import { decodeTable } from '../data/tables.js'
 import { button, fill, h, link, problem, whenNear } from '../base/dom.js'
 import { statusLabel } from '../ui/filters.js'
@@ -84,7 +85,7 @@ export function neighborsSection(atlas, route) {
 
 /** @param {Atlas} atlas @param {string} layer @returns {Promise<import('../data/data.js').Table>} */
 function neighborsTable(atlas, layer) {
-  const url = atlas.url(`neighbors/${layer}.parquet`)
+  const url = atlas.url(`neighbors/${layerFileName(layer)}.parquet`)
   return atlas.once(url, async () => decodeTable(await fetchBytes(url, FILES.neighbors), url))
 }
 

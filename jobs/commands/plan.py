@@ -15,9 +15,11 @@ import torch
 from jobs.commands.status import RunStatus, describe_status, status_of
 from jobs.reporting.liveness import LogEntry
 from jobs.reporting.progress import format_bytes, format_duration
+from jobs.run.requirements import check_requirements
 from jobs.run.resolved import ResolvedRecipe, resolve
 from jobs.run.run_folder import read_log
 from jobs.stages.evaluate_plan import count_predictions
+from jobs.stages.evaluators import check_evaluators
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe
@@ -102,6 +104,8 @@ def make_plan(recipe: Recipe, *, num_workers: int | None = None, num_cpu_workers
         RecipeError: the recipe does not fit its model, its data or its output folder.
     """
     resolved = resolve(recipe)
+    check_requirements(resolved)
+    check_evaluators(resolved)
     status = status_of(resolved)
     actors, tasks = plan_workers(recipe.compute, num_workers, num_cpu_workers)
     plans = {layer: plan_targets(recipe, resolved.model, layer) for layer in resolved.units}

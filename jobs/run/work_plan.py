@@ -14,7 +14,7 @@ from typing import Final
 from pipeline.derived_layers.layer import derived_layers
 from pipeline.errors import UserError
 from pipeline.models import Model
-from pipeline.neurons import check_layer_name, match_layers, parse_units
+from pipeline.neurons import layer_file_name, match_layers, parse_units
 from pipeline.recipe.recipe import Recipe
 from pipeline.references.build import options_for
 from pipeline.synthesis.transforms import num_views
@@ -46,7 +46,8 @@ class Batch:
     def name(self) -> str:
         """LAYER-METHOD-sSEED-FIRST-COUNT-HASH: depends on the members alone, so doing a batch twice writes one file."""
         digest = hashlib.sha256(repr(self.keys).encode()).hexdigest()[:8]
-        return f"{self.layer}-{self.method}-s{self.seed}-{self.units[0]:05d}-{len(self.units)}-{digest}"
+        members = f"s{self.seed}-{self.units[0]:05d}-{len(self.units)}-{digest}"
+        return f"{layer_file_name(self.layer)}-{self.method}-{members}"
 
     def split(self) -> Iterator["Batch"]:
         """One batch per member, to tell a neuron that fails from its neighbors."""
@@ -127,7 +128,7 @@ def recorded_layers(recipe: Recipe, model: Model) -> list[str]:
     available = model.layers()
     patterns = [_without_alias(pattern, model) for pattern in recipe.statistics.layers]
     chosen = {*match_layers(patterns, available), *derived_layers(model.module), model.classifier_layer}
-    return [check_layer_name(layer) for layer in available if layer in chosen]
+    return [layer for layer in available if layer in chosen]
 
 
 def requested_units(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from jobs.run.resolved import ResolvedRecipe
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluators.load import load_evaluator
+from pipeline.evaluation.evaluators.network import check_evaluator
 from pipeline.evaluation.predictions import (
     MODEL,
     EvaluatorRecord,
@@ -29,20 +30,30 @@ def model_record(resolved: ResolvedRecipe) -> EvaluatorRecord:
 
 
 def require_evaluators(resolved: ResolvedRecipe) -> list[EvaluatorRecord]:
+    """The records of all evaluators, which are written, the model's first; see `check_evaluators`."""
+    records = check_evaluators(resolved)
+    for record in records[1:]:  # all or none: a recipe with a mistake leaves nothing behind
+        write_evaluator(resolved.root, record)
+    return records
+
+
+def check_evaluators(resolved: ResolvedRecipe) -> list[EvaluatorRecord]:
     """The records of all evaluators, the model's first. Each is loaded: it must be there, and be the same as before.
 
     Raises:
-        RecipeError: an evaluator cannot be loaded, or it has other weights than when it scored in this folder before.
+        RecipeError: an evaluator cannot be loaded, its predictions cannot be repeated, or it has other weights than
+            when it scored in this folder before.
     """
     records = [model_record(resolved)]
     for choice in resolved.recipe.evaluate.evaluators:
         key, place = evaluator_key(choice), "evaluate.clip" if role_of(choice) == "clip" else "evaluate.held_out_models"
         try:
             evaluator = load_evaluator(choice.name, choice.weights, class_names=resolved.model.class_names or None)
+            check_evaluator(evaluator)
         except Exception as error:  # whatever a library raises: of weights, of a download, of a user's factory
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise RecipeError(
-                f'{place} = "{choice.name}" with weights = "{choice.weights}" cannot be loaded: {reason}; '
+                f'{place} = "{choice.name}" with weights = "{choice.weights}" cannot be used: {reason}; '
                 "give weights that are there, or leave this evaluator out"
             ) from error
         record = EvaluatorRecord(
@@ -62,6 +73,4 @@ def require_evaluators(resolved: ResolvedRecipe) -> list[EvaluatorRecord]:
                 "give the new weights a path of their own, or put the old ones back"
             )
         records.append(record)
-    for record in records[1:]:  # all or none: a recipe with a mistake leaves nothing behind
-        write_evaluator(resolved.root, record)
     return records

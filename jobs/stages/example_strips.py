@@ -19,6 +19,7 @@ from pipeline.atlas.format.sheets import draw_examples
 from pipeline.io.images import encode_webp
 from pipeline.io.root import Root
 from pipeline.models import Model
+from pipeline.neurons import layer_file_name
 from pipeline.recipe.recipe import Recipe
 from pipeline.references.reading import ReferenceReader, top_images_of_row
 from pipeline.references.store import read_references
@@ -80,7 +81,8 @@ def _missing(session: Session) -> Iterator[StripChunk]:
     resolved = session.resolved
     rows = requested_rows(session)
     for layer in resolved.units:
-        present = {f"examples/{layer}/{name}" for name in resolved.root.list(f"examples/{layer}")}
+        folder = f"examples/{layer_file_name(layer)}"
+        present = {f"{folder}/{name}" for name in resolved.root.list(folder)}
         units: dict[int, set[int]] = {facet: set() for facet in range(resolved.recipe.targets.facets)}
         for row in rows[layer]:
             if row["num_references"]:

@@ -73,6 +73,12 @@ def read_failures(root: Root) -> dict[tuple[str, int], str]:
     return failures
 
 
+def last_failure(root: Root) -> str:
+    """The last error that a task of this stage ended with, by the log; empty if none did."""
+    failed = (entry for entry in read_log(root) if entry.get("stage") == "targets" and entry.get("status") == "failed")
+    return max(failed, key=lambda entry: str(entry["time"]), default={"error": ""})["error"]
+
+
 class Targets:
     """The stage `targets`."""
 

@@ -13,7 +13,7 @@ from jobs.engine.tasks import RunStoppedError, Task
 from jobs.run.session import Session
 from jobs.run.stage import StageReport
 from jobs.run.work_plan import Batch, Key, batch_sizes, facet_of, num_seeds, part_by_targets, plan_batches
-from jobs.stages.targets import read_committed, read_failures, require_statistics
+from jobs.stages.targets import last_failure, read_committed, read_failures, require_statistics
 from jobs.stages.visualize_actor import Visualizer, base_row, reference_columns
 from pipeline.atlas.format.fragments import read_statuses, write_fragment
 from pipeline.references.build import plan_targets
@@ -43,7 +43,7 @@ class Visualize:
         require_statistics(resolved.root)
         ready, without_target = _plan(session, done_before)
         if without_target and not ready and not already:
-            raise RunStoppedError(f"{resolved.root.url} has no targets yet: run `neuron-atlas targets RECIPE` first")
+            raise RunStoppedError(_why_no_targets(session))
         _commit_without_target(session, without_target)
         done, failed = self._visualize(session, ready, already)
         failed += sum(len(batch.units) for batch in without_target)
@@ -69,6 +69,15 @@ class Visualize:
                 failed += outcome.task.count
                 commit_failure(session, outcome.task.argument, _reason(outcome.attempt.error))
         return done, failed
+
+
+def _why_no_targets(session: Session) -> str:
+    """Why there is nothing to visualize: the targets could not be made, or nobody has tried yet."""
+    session.log.flush()  # the reason is read from it
+    root, num_neurons = session.resolved.root, sum(map(len, session.resolved.units.values()))
+    if error := last_failure(root):
+        return f"{root.url}: none of the {num_neurons} targets could be made, the last attempt ended with: {error}"
+    return f"{root.url} has no targets yet: run `neuron-atlas targets RECIPE` first"
 
 
 def tasks_of(batches: Sequence[Batch] | Iterator[Batch]) -> Iterator[Task[Batch]]:

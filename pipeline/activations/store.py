@@ -25,7 +25,7 @@ from pipeline.activations.storage.writing import STORE, add_layers, committed_st
 from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import Group, open_group, read_array
-from pipeline.neurons import nearest
+from pipeline.neurons import layer_file_name, nearest
 
 __all__ = [
     "StatisticsStore",
@@ -155,7 +155,7 @@ class StatisticsStore:
             "comoment",
             *(f"comoment_{f}" for f in ("count", "mean_unit", "m2_unit", "mean_channel", "m2_channel")),
         )
-        names = [f"{field}/{feature_layer}" for field in fields]
+        names = [f"{field}/{layer_file_name(feature_layer)}" for field in fields]
         comoments = self._layer(
             layer,
             f"comoments/{feature_layer}",
@@ -234,7 +234,7 @@ class StatisticsStore:
 
     def _layer(self, layer: str, kind: str, names: Sequence[str], make: Any) -> Any:
         self._check_layer(layer)
-        return self._read(f"layers/{layer}/", kind, names, make)
+        return self._read(f"layers/{layer_file_name(layer)}/", kind, names, make)
 
     def _read(self, prefix: str, kind: str, names: Sequence[str], make: Any) -> Any:
         key = prefix + kind

@@ -25,7 +25,7 @@ from pipeline.evaluation.predictions import (
 )
 from pipeline.io.parquet import read_rows, write_table
 from pipeline.io.root import Root
-from pipeline.neurons import check_layer_name, neuron_seed
+from pipeline.neurons import layer_file_name, neuron_seed
 from pipeline.recipe.recipe import Recipe
 
 DERIVED: Final = f"{FOLDER}/derived"
@@ -129,7 +129,7 @@ def derive_scores(predictions: LayerPredictions, keys: Sequence[Key]) -> list[di
     _add_held_out_accuracy(predictions, rows)
     columns = sorted({name for row in rows.values() for name in row} - _KEY_SCHEMA.keys())
     full = [dict.fromkeys(columns, float("nan")) | row for row in rows.values()]
-    path = f"{DERIVED}/{check_layer_name(predictions.layer)}.parquet"
+    path = f"{DERIVED}/{layer_file_name(predictions.layer)}.parquet"
     write_table(predictions.root, path, full, _KEY_SCHEMA | dict.fromkeys(columns, "float32"))
     return full
 
@@ -138,7 +138,7 @@ def read_derived(root: Root, layer: str | None = None) -> list[dict[str, Any]]:
     """The rows of all layers, or of one; a score that is NaN is left out."""
     found = []
     for name in root.list(DERIVED):
-        if layer is not None and name != f"{layer}.parquet":
+        if layer is not None and name != f"{layer_file_name(layer)}.parquet":
             continue
         for row in read_rows(root, f"{DERIVED}/{name}"):
             found.append({column: value for column, value in row.items() if value is not None and value == value})

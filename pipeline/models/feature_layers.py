@@ -82,7 +82,8 @@ def default_feature_layers(
     blocks = network.stage_ends()
     if not blocks:
         raise UserError(
-            f'no feature layers are known for "{name}" and none could be found; name them in [targets] feature_layers'
+            f'no feature layers are known for "{name}" and none could be found; name them in [targets] feature_layers, '
+            "or in a notebook by visualize(…, feature_layers=…)"
         )
     stem = [] if network.stem is None else [network.stem]
     return [FeatureLayer(layer=layer) for layer in dict.fromkeys([*stem, *blocks])]

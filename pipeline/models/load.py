@@ -1,6 +1,5 @@
 """Models by name: `timm:NAME`, `torchvision:NAME`, `python:package.module:factory`."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
 from pipeline.models.model import Model
 from pipeline.models.preprocessing import Preprocessing, for_channels
+from pipeline.models.python_factory import in_float32, network_of, stated_preprocessing
 from pipeline.models.weights import load_into, read_state_dict
 from pipeline.neurons import nearest
 
@@ -161,29 +161,14 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
 
 def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
     """One's own model: the factory loads its own weights; attributes of the module override the defaults."""
-    path = request.name
-    module_name, _, factory_name = path.partition(":")
-    if not factory_name:
-        raise UserError(f'model.name = "python:{path}": expected python:package.module:factory')
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f'model.name = "python:{path}": {error}; is the package on PYTHONPATH?') from error
-    module = _call(factory, request)
-    if not isinstance(module, nn.Module):
-        raise UserError(
-            f'model.name = "python:{path}": the factory gave {type(module).__name__}, expected a torch.nn.Module'
-        )
-    stated: dict[str, Any] = {
-        name: getattr(module, name)
-        for name in ("input_size_px", "crop_fraction", "interpolation", "mean", "std", "in_chans")
-        if hasattr(module, name)
-    }
+    module = network_of(request.name, request.options)
+    stated = stated_preprocessing(module)
     mean, std = for_channels(stated.get("in_chans", 3), _IMAGENET_MEAN, _IMAGENET_STD)
-    return module, Preprocessing(
+    preprocessing = Preprocessing(
         input_size_px=request.input_size_px or stated.get("input_size_px", 224),
         crop_fraction=stated.get("crop_fraction", 0.875),
         interpolation=stated.get("interpolation", "bilinear"),
-        mean=tuple(stated.get("mean", mean)),
-        std=tuple(stated.get("std", std)),
+        mean=stated.get("mean", mean),
+        std=stated.get("std", std),
     )
+    return in_float32(module, preprocessing.num_channels, preprocessing.input_size_px), preprocessing

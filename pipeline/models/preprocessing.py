@@ -1,5 +1,6 @@
 """From a dataset image to the tensor a model sees: resize the shorter side, crop the center, normalize."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,8 @@ class Preprocessing:
         mean, std: per channel, for pixels in [0, 1]; their length is the number of channels, 1 to 4.
 
     Raises:
-        UserError: the lengths of `mean` and `std` differ, or are not 1 to 4.
+        UserError: the lengths of `mean` and `std` differ, or are not 1 to 4; they are meant for pixels in [0, 255];
+            an unknown filter.
     """
 
     input_size_px: int
@@ -43,6 +45,16 @@ class Preprocessing:
                 f"mean = {self.mean}, std = {self.std}: expected one number each per input channel, for 1 channel "
                 "(gray), 2 (gray and opacity), 3 (RGB) or 4 (RGBA)"
             )
+        if max(*self.mean, *self.std) > 1:
+            mean, std = (tuple(round(value / 255, 4) for value in values) for values in (self.mean, self.std))
+            raise UserError(
+                f"mean = {self.mean}, std = {self.std}: expected values for pixels in [0, 1], at most 1; of pixels in "
+                f"[0, 255] divide both by 255: mean = {mean}, std = {std}"
+            )
+        if not (all(map(math.isfinite, (*self.mean, *self.std))) and min(self.std) > 0):
+            raise UserError(f"mean = {self.mean}, std = {self.std}: expected finite numbers, std above 0")
+        if self.interpolation not in _FILTERS:
+            raise UserError(f'interpolation = "{self.interpolation}": expected one of {", ".join(_FILTERS)}')
 
     def __str__(self) -> str:
         shorter_px = round(self.input_size_px / self.crop_fraction)

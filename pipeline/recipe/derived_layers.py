@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.recipe.section import RecipeError, Section
-from pipeline.recipe.values import LayerName, Listed, Text, form
+from pipeline.recipe.values import LAYER_FORM, LayerName, Listed, Text, form
 
-_UNIT_FORM = r"\w+(\.\w+)*:\d+"
+_UNIT_FORM = rf"{LAYER_FORM}:\d+"
 BlockName = Annotated[str, form(r"[A-Za-z0-9_]+", 'letters, digits and "_": it becomes part of a layer\'s name')]
 UnitName = Annotated[str, form(_UNIT_FORM, '"LAYER:UNIT" such as "blocks.4:14"')]
 UnitNameOrNone = Annotated[str, form(f"({_UNIT_FORM})?", '"LAYER:UNIT" such as "blocks.4:14", or nothing')]

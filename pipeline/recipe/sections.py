@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema, model_va
 from pipeline.data.captions import CAPTION_KEY
 from pipeline.neurons import check_units
 from pipeline.recipe.section import RecipeError, Section
-from pipeline.recipe.values import Count, LayerName, Listed, ModelName, Shorthand, Text, form
+from pipeline.recipe.values import LAYER_FORM, Count, LayerName, Listed, ModelName, Shorthand, Text, form
 from pipeline.synthesis.methods.presets import MethodName
 
 CLASSIFIER = "classifier"  # as a layer in [[neurons]]: the model's class logits, whatever their layer is called
@@ -18,7 +18,6 @@ RelevanceRule = Literal[
 ]
 RELEVANCE_RULES: tuple[str, ...] = get_args(RelevanceRule)
 
-_LAYER_GLOB = r"[A-Za-z0-9_.*?\[\]!-]+"
 _UNITS_SCHEMA = {
     "title": '"all", a range such as "0:64", or a list of units such as [3, 7]',
     "anyOf": [
@@ -77,7 +76,7 @@ class StatisticsSection(Section, title="[statistics]"):
     """The layers recorded in one pass; classes need none, they come from the classifier."""
 
     layers: Annotated[
-        tuple[Annotated[str, form(_LAYER_GLOB, 'a layer name or glob such as "blocks.*"')], ...],
+        tuple[Annotated[str, form(LAYER_FORM, 'a layer name or glob such as "blocks.*"')], ...],
         Listed("layer names or globs"),
     ] = ()
     """The layers to record: exact names, or globs."""
@@ -92,7 +91,7 @@ class StatisticsSection(Section, title="[statistics]"):
 class NeuronsBlock(Section, title="[[neurons]]"):
     """Units of one layer, or of the layers of a glob, that get visualizations."""
 
-    layer: Annotated[str, form(_LAYER_GLOB, f'a layer name, a glob, or "{CLASSIFIER}" for the classes')]
+    layer: Annotated[str, form(LAYER_FORM, f'a layer name, a glob, or "{CLASSIFIER}" for the classes')]
     """A layer's name, a glob, or classifier."""
     units: Annotated[str | tuple[int, ...], BeforeValidator(check_units), WithJsonSchema(_UNITS_SCHEMA)] = "all"
     """Which units: all, a range such as 0:64, or a list."""

@@ -15,7 +15,9 @@ def form(pattern: str, expected: str) -> Any:
 
 
 Text = Annotated[str, Field(pattern=r"\S", title="a non-empty text in quotes")]
-LayerName = Annotated[str, form(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", 'an exact layer name such as "blocks.5"')]
+# Modules may be called anything; dots stand between them. A glob has the same form.
+LAYER_FORM = r"[^.\x00-\x1f]+(\.[^.\x00-\x1f]+)*"
+LayerName = Annotated[str, form(LAYER_FORM, 'an exact layer name such as "blocks.5"')]
 ModelName = Annotated[
     str,
     form(

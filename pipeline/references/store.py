@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.alignment.losses import LayerTarget, NeuronTarget
+from pipeline.alignment.losses import OWN_KEYS, LayerTarget, NeuronTarget
 from pipeline.errors import UserError
 from pipeline.io.parquet import read_rows as read_table_rows
 from pipeline.io.parquet import write_table
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import create_array, create_group, open_group, read_single_rows, write_rows
-from pipeline.neurons import check_layer_name
+from pipeline.neurons import layer_file_name
 from pipeline.synthesis.methods.vital_target import AlignmentPlan
 
 REFERENCE_SCHEMA = {
@@ -42,8 +42,12 @@ REFERENCE_SCHEMA = {
 }
 
 
+def _array_folder(aligned_layer: str) -> str:
+    return aligned_layer if aligned_layer in OWN_KEYS else layer_file_name(aligned_layer)
+
+
 def _store_path(layer: str) -> str:
-    return f"run/targets.zarr/{check_layer_name(layer)}"
+    return f"run/targets.zarr/{layer_file_name(layer)}"
 
 
 def _row_of(plan: AlignmentPlan, unit: int, facet: int) -> int:
@@ -82,7 +86,7 @@ def prepare_store(
         attributes["side"] = plan.side
     if plan.facets > 1:
         attributes["facets"] = plan.facets
-    marker = f"run/targets/{check_layer_name(plan.layer)}.json"
+    marker = f"run/targets/{layer_file_name(plan.layer)}.json"
     if root.exists(marker):
         present = root.read_json(marker)
         different = [key for key in attributes | present if present.get(key) != attributes.get(key)]
@@ -96,10 +100,12 @@ def prepare_store(
     group = create_group(root, path, attributes)
     rows = num_units * plan.facets
     for name, (channels, levels) in shapes.items():
-        create_array(group, f"{name}/quantile", (rows, channels, levels), "float32", (1, channels, levels))
+        create_array(
+            group, f"{_array_folder(name)}/quantile", (rows, channels, levels), "float32", (1, channels, levels)
+        )
         if plan.rule != "none" and name in plan.feature_layers:
             num_channels = model_channels[name]
-            create_array(group, f"{name}/importance", (rows, num_channels), "float32", (1, num_channels))
+            create_array(group, f"{_array_folder(name)}/importance", (rows, num_channels), "float32", (1, num_channels))
     root.write_json(marker, attributes)
 
 
@@ -114,9 +120,9 @@ class TargetWriter:
         """Write the target of one facet of a unit."""
         row = _row_of(self._plan, unit, facet)
         for name, layer_target in target.layers.items():
-            write_rows(self._group, f"{name}/quantile", row, layer_target.quantile[None].numpy())
+            write_rows(self._group, f"{_array_folder(name)}/quantile", row, layer_target.quantile[None].numpy())
             if layer_target.importance is not None:
-                write_rows(self._group, f"{name}/importance", row, layer_target.importance[None].numpy())
+                write_rows(self._group, f"{_array_folder(name)}/importance", row, layer_target.importance[None].numpy())
 
 
 def read_targets(
@@ -146,10 +152,10 @@ def _read_layers(root: Root, plan: AlignmentPlan, rows: Sequence[int]) -> list[d
     group = open_group(root, _store_path(plan.layer))
     found: list[dict[str, LayerTarget]] = [{} for _ in rows]
     for name, weight in plan.weights.items():
-        quantiles = read_single_rows(group, f"{name}/quantile", rows)
+        quantiles = read_single_rows(group, f"{_array_folder(name)}/quantile", rows)
         importances: list[np.ndarray | None] = [None] * len(rows)
         if plan.rule != "none" and name in plan.feature_layers:
-            importances = [*read_single_rows(group, f"{name}/importance", rows)]
+            importances = [*read_single_rows(group, f"{_array_folder(name)}/importance", rows)]
         for layers, quantile, importance in zip(found, quantiles, importances, strict=True):
             layers[name] = LayerTarget(
                 quantile=torch.from_numpy(quantile),
@@ -194,7 +200,7 @@ def _read_subset(root: Root, layer: str, units: Sequence[int], facet: int) -> di
 
 
 def _folder(layer: str) -> str:
-    return f"run/targets/{check_layer_name(layer)}"
+    return f"run/targets/{layer_file_name(layer)}"
 
 
 def _batches(root: Root, layer: str) -> list[tuple[int, str]]:

@@ -69,6 +69,16 @@ def find_chosen(recipe: Recipe, model: Model, statistics: StatisticsStore) -> Ch
     return chosen
 
 
+def check_folders(recipe: Recipe) -> None:
+    """Read the folders of references that a recipe names.
+
+    Raises:
+        UserError: a folder without images, or an image that cannot be decoded.
+    """
+    for url in dict.fromkeys(block.references for block in recipe.neurons if block.references):
+        _in_folder(url, recipe.data.max_pixels)
+
+
 def _in_folder(url: str, max_pixels: int) -> References:
     folder = Root.open(url)
     names = [name for name in folder.list() if name.lower().endswith(_IMAGE_SUFFIXES)]

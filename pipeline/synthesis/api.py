@@ -1,6 +1,7 @@
 """`visualize`: the notebook interface, from reference images to visualizations, without a store and without Ray."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,14 +9,15 @@ from torch import Tensor
 
 from pipeline.alignment.losses import NeuronTarget
 from pipeline.errors import UserError
-from pipeline.models import Model, Precision, features_of
+from pipeline.models import FeatureLayer, Model, Precision, features_of
 from pipeline.neurons import neuron_seed
-from pipeline.synthesis.methods.options import SynthesisOptions, VitalOptions
+from pipeline.synthesis.methods.options import VitalOptions
 from pipeline.synthesis.methods.presets import preset as preset_options
 from pipeline.synthesis.methods.registry import check_method, method_named
-from pipeline.synthesis.methods.vital_target import plan_alignment, reference_target
+from pipeline.synthesis.methods.vital_target import AlignmentPlan, plan_alignment, reference_target
 from pipeline.synthesis.optimize import Visualization, synthesize
 from pipeline.synthesis.parameterization.maco_phase import mean_magnitude
+from pipeline.synthesis.rehearsal import rehearse
 
 
 def visualize(
@@ -28,6 +30,7 @@ def visualize(
     image_size_px: int | None = None,
     seed: int = 0,
     relevance: str = "auto",
+    feature_layers: Sequence[str | FeatureLayer] = (),
     preset: str = "published",
     precision: Precision = "float32",
     **options: Any,
@@ -45,6 +48,8 @@ def visualize(
         image_size_px: None takes the size of the references, or the model's where there are none.
         seed: of the run; each neuron's own seed follows from it and from the neuron.
         relevance: `vital`: `auto`, `none`, or a rule of `pipeline.attribution`.
+        feature_layers: `vital`: where distributions are aligned, by name, or with a weight each; empty takes the
+            model's own.
         preset: `published`, `fast` or `best`.
         precision: of the network's arithmetic while the visualizations are made; `bfloat16` is for GPUs.
         **options: the method's options, see `pipeline.synthesis.methods.options`.
@@ -53,8 +58,8 @@ def visualize(
         One visualization per neuron, in order.
 
     Raises:
-        UserError: an unknown method, layer, unit, preset or option; no references where the method needs them, or
-            some of another size; a model that the method does not work for.
+        UserError: an unknown method, layer, feature layer, unit, preset or option; no references where the method
+            needs them, or some of another size; a model that the method does not work for, see `rehearse`.
     """
     check_method(model, method)
     settings = preset_options(preset, method, **options, **({} if steps is None else {"steps": steps}))
@@ -63,6 +68,15 @@ def visualize(
     by_layer = _places_by_layer(model, neurons)
     size_px = image_size_px or (model.input_size_px if not references else references[0].shape[-1])
     _check_references(model, neurons, references, size_px)
+    plan = None
+    if isinstance(settings, VitalOptions):
+        chosen = [FeatureLayer(layer=each) if isinstance(each, str) else each for each in feature_layers]
+        plan = partial(
+            plan_alignment, model, options=settings, rule=relevance, feature_layers=chosen, image_size_px=size_px
+        )
+    elif feature_layers:
+        raise UserError(f'feature_layers = {list(feature_layers)}: method "{method}" aligns nothing, leave them out')
+    rehearse(model, by_layer, plan, image_size_px=size_px)
     result: dict[int, Visualization] = {}
     for layer, places in by_layer.items():
         units = [neurons[place][1] for place in places]
@@ -71,7 +85,7 @@ def visualize(
             [(layer, unit) for unit in units],
             []
             if references is None
-            else _targets(model, layer, units, [references[place] for place in places], settings, relevance, size_px),
+            else _targets(model, layer, units, [references[place] for place in places], plan and plan(layer)),
             method=method,
             options=settings,
             image_size_px=size_px,
@@ -121,13 +135,10 @@ def _targets(
     layer: str,
     units: Sequence[int],
     references: Sequence[Tensor],
-    options: SynthesisOptions,
-    relevance: str,
-    size_px: int,
+    plan: AlignmentPlan | None,
 ) -> list[NeuronTarget]:
     """What the neurons of one layer are aligned with; for other methods only the goal activation."""
-    if isinstance(options, VitalOptions):
-        plan = plan_alignment(model, layer, options, rule=relevance, image_size_px=size_px)
+    if plan is not None:
         return [reference_target(model, plan, unit, images) for unit, images in zip(units, references, strict=True)]
     targets = []
     for unit, images in zip(units, references, strict=True):

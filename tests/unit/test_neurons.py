@@ -1,16 +1,18 @@
 """Neurons: ids, units, layer patterns, seeds."""
 
+import re
 import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.neurons import (
     Neuron,
-    check_layer_name,
     check_units,
+    layer_file_name,
+    layer_of_file_name,
     layer_unit_name,
     match_layers,
     nearest,
@@ -40,10 +42,33 @@ def test_a_bad_id_is_refused(text):
         Neuron.parse(text)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "a/b", "a\\b", "a b", "ä", "a\n", "a\0"])
-def test_a_bad_layer_name_never_becomes_a_path(name):
+@given(st.lists(st.text(st.characters(exclude_characters=".", codec="utf-8"), min_size=1), min_size=1).map(".".join))
+@example("/features/0/Conv")
+@example("layer4.0.relu@2")
+@example("_-")
+@example("-")
+def test_any_module_has_a_file_name_of_its_own(layer):
+    name = layer_file_name(layer)
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
+    assert layer_of_file_name(name) == layer
+    assert Neuron.parse(Neuron("python:a:b", layer, 3).id).layer == layer
+
+
+@given(LAYER_NAMES)
+def test_plain_names_stay_as_they_are(layer):
+    assert layer_file_name(layer) == layer
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "..-2F"])
+def test_what_is_no_module_never_becomes_a_path(name):
     with pytest.raises(ValueError, match="layer name"):
-        check_layer_name(name)
+        layer_file_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a-2f", "a-41", "a-", "-2Fa", "a-FF", "a b"])
+def test_what_is_no_file_name_has_no_layer(name):
+    with pytest.raises(ValueError, match=r"layer name|name of no layer"):
+        layer_of_file_name(name)
 
 
 def test_unit_names_sort_by_number():

@@ -9,6 +9,7 @@ import {
   parseNeuron,
   parseSearch,
 } from '../../atlas_viewer/base/query.js'
+import { layerFileName, layerOfFileName } from '../../atlas_viewer/base/layername.js'
 import { emptyList } from '../../atlas_viewer/base/route.js'
 import { findNeuron, labelsOf, selectRows } from '../../atlas_viewer/data/search.js'
 import { packLabels } from '../../atlas_viewer/data/tables.js'
@@ -53,6 +54,21 @@ test('neuron ids in all their spellings', () => {
   assert.deepEqual(select({ query: 'blocks.5:99' }), [])
   assert.deepEqual(parseNeuron('blocks.5'), null)
   assert.deepEqual(parseNeuron('timm:net'), null)
+})
+
+test('layers of any name: in file names, and as neurons', () => {
+  for (const [layer, name] of [
+    ['blocks.5', 'blocks.5'],
+    ['/features/0/Conv', '_--2Ffeatures-2F0-2FConv'],
+    ['relu@2', 'relu-402'],
+    ['ü-1', '_--C3-BC-2D1'],
+  ]) {
+    assert.equal(layerFileName(layer), name)
+    assert.equal(layerOfFileName(name), layer)
+    assert.deepEqual(parseNeuron(`${layer}:7`), { layer, unit: 7 })
+    assert.deepEqual(parseNeuron(`python:a:b/${name}/7`), { layer, unit: 7 })
+  }
+  assert.equal(layerOfFileName('a-41'), 'a-41')
 })
 
 test('conditions on scores; a missing value never holds', () => {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.neurons import layer_file_name
+
 _FIELDS = ("mean_unit", "m2_unit", "mean_channel", "m2_channel")
 
 
@@ -91,6 +93,7 @@ class CoMoments:
 
     def arrays(self, feature_layer: str) -> dict[str, np.ndarray]:
         """Named arrays from which `from_arrays` makes the same object."""
+        feature_layer = layer_file_name(feature_layer)
         side = {f"comoment_{name}/{feature_layer}": getattr(self, name) for name in _FIELDS}
         count = np.full(len(self.mean_unit), self.count, np.int64)
         return {f"comoment/{feature_layer}": self.comoment, f"comoment_count/{feature_layer}": count, **side}
@@ -98,6 +101,7 @@ class CoMoments:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], feature_layer: str) -> "CoMoments":
         """Inverse of `arrays`."""
+        feature_layer = layer_file_name(feature_layer)
         side = {name: arrays[f"comoment_{name}/{feature_layer}"] for name in _FIELDS}
         count = int(arrays[f"comoment_count/{feature_layer}"][0])
         return cls(count=count, comoment=arrays[f"comoment/{feature_layer}"], **side)

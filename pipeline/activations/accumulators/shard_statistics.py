@@ -17,6 +17,7 @@ from pipeline.activations.accumulators.moments import Moments
 from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import TopK
 from pipeline.errors import UserError
+from pipeline.neurons import layer_file_name, layer_of_file_name
 
 # One row per image that was recorded. `label` is −1 without a label; `offset` and `size` are the byte range of the
 # image in its tar shard; `top1` is the class of the highest logit, −1 (and a logit of NaN) for a model without
@@ -157,10 +158,10 @@ class ShardStatistics:
         return hashlib.sha256(self.digest.to_bytes(32, "big")).hexdigest()[:16]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays by path: `layers/<layer>/<name>`, `class_…`, `spectrum…`."""
+        """All arrays by path: `layers/<layer_file_name>/<name>`, `class_…`, `spectrum…`."""
         found = {**self.classes.arrays(), **self.spectrum.arrays()}
         for layer, statistics in self.layers.items():
-            found |= {f"layers/{layer}/{name}": array for name, array in statistics.arrays().items()}
+            found |= {f"layers/{layer_file_name(layer)}/{name}": array for name, array in statistics.arrays().items()}
         return found
 
     def header(self) -> dict[str, Any]:
@@ -180,9 +181,9 @@ class ShardStatistics:
         own: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in header["layers"]}
         for path, array in arrays.items():
             if path.startswith("layers/"):
-                # The name of an array may hold a feature layer, with slashes of its own.
+                # The name of an array may hold a slash before a feature layer.
                 _, layer, name = path.split("/", 2)
-                own[layer][name] = array
+                own[layer_of_file_name(layer)][name] = array
         layers = {layer: LayerStatistics.from_arrays(found, header["feature_layers"]) for layer, found in own.items()}
         return cls(
             shards=frozenset(header["shards"]),

@@ -16,6 +16,7 @@ from pipeline.activations.storage.samples import write_samples
 from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import Group, create_group, open_group, write_array
+from pipeline.neurons import layer_file_name
 
 STORE: Final = "run/statistics.zarr"
 MARKER: Final = "run/statistics.json"
@@ -91,9 +92,10 @@ def add_layers(root: Root, merged: ShardStatistics, layers: Sequence[str], order
         )
     known = {*header["layers"], *layers}
     header |= {"layers": [layer for layer in order if layer in known]}
-    own = {path: array for path, array in merged.arrays().items() if path.startswith("layers/")}
+    folders = tuple(f"layers/{layer_file_name(layer)}/" for layer in layers)
+    own = {path: array for path, array in merged.arrays().items() if path.startswith(folders)}
     group = open_group(root, STORE, "r+")
-    _write_arrays(group, {path: array for path, array in own.items() if path.split("/")[1] in layers}, layers)
+    _write_arrays(group, own, layers)
     group.attrs["layers"] = header["layers"]
     root.write_json(MARKER, header)
 
@@ -105,7 +107,7 @@ def _write_arrays(group: Group, arrays: Mapping[str, np.ndarray], layers: Iterab
         # Edges at exponent 0, so that other readers know the bins.
         write_array(
             group,
-            f"layers/{layer}/bin_edge",
+            f"layers/{layer_file_name(layer)}/bin_edge",
             unit_edges(),
             attrs={"meaning": "times 2 ** histogram_exponent[unit]"},
             dimensions=("edge",),

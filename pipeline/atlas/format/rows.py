@@ -28,7 +28,7 @@ from pipeline.atlas.format.schema import (
 from pipeline.atlas.format.sheets import Sheet, plan_sheets
 from pipeline.data.captions import MAX_CAPTION_CHARACTERS
 from pipeline.errors import UserError
-from pipeline.neurons import Neuron
+from pipeline.neurons import Neuron, layer_file_name
 
 PATH_FOLDERS = {"image_path": "images", "alpha_path": "images", "examples_path": "examples"}
 
@@ -125,8 +125,8 @@ def row_problems(
                 yield f"{column}: {error}"
                 continue
             # Then no row of another layer can claim this image, and layers can be checked one by one.
-            if not row[column].startswith(f"{folder}/{layer}/"):
-                yield f"{column} {row[column]!r} is outside the layer's folder {folder}/{layer}/"
+            if not row[column].startswith(f"{folder}/{layer_file_name(layer)}/"):
+                yield f"{column} {row[column]!r} is outside the layer's folder {folder}/{layer_file_name(layer)}/"
     if row["image_path"] and not (row["image_sha256"] and row["width_px"] and row["height_px"]):
         yield "a visualization needs image_sha256, width_px and height_px"
     percentile = row["activation_percentile"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from pipeline.errors import UserError
-from pipeline.neurons import check_layer_name, layer_unit_name
+from pipeline.neurons import layer_file_name, layer_unit_name
 
 SCHEMA_VERSION: Final = "atlas/2"
 SITE_SCHEMA_VERSION: Final = "site/1"
@@ -285,22 +285,22 @@ def check_atlas_path(path: object, *, folder: str = "") -> str:
 
 def layer_path(layer: str) -> str:
     """Where the table of `layer` lies."""
-    return f"layers/{check_layer_name(layer)}.parquet"
+    return f"layers/{layer_file_name(layer)}.parquet"
 
 
 def index_path(layer: str) -> str:
     """Where the index rows of `layer` lie, for a gallery that begins with one layer."""
-    return f"index/{check_layer_name(layer)}.parquet"
+    return f"index/{layer_file_name(layer)}.parquet"
 
 
 def part_path(layer: str, number: int) -> str:
     """Where the rows of the `number`-th PART_NEURONS neurons lie, of a layer above WHOLE_TABLE_BYTES."""
-    return f"parts/{check_layer_name(layer)}/{number:04d}.parquet"
+    return f"parts/{layer_file_name(layer)}/{number:04d}.parquet"
 
 
 def image_path(layer: str, unit: int, method: str, seed: int) -> str:
     """Where the visualization of one neuron × method × seed lies."""
-    name = f"images/{check_layer_name(layer)}/{layer_unit_name(unit)}-{method}-s{seed}.webp"
+    name = f"images/{layer_file_name(layer)}/{layer_unit_name(unit)}-{method}-s{seed}.webp"
     return check_atlas_path(name, folder="images")
 
 
@@ -311,15 +311,15 @@ def alpha_path(layer: str, unit: int, method: str, seed: int) -> str:
 
 def sheet_path(layer: str, number: int) -> str:
     """Where contact sheet `number` (from 0) of `layer` lies."""
-    return f"sheets/{check_layer_name(layer)}/{number:04d}.webp"
+    return f"sheets/{layer_file_name(layer)}/{number:04d}.webp"
 
 
 def examples_path(layer: str, unit: int, facet: int = 0) -> str:
     """Where the strip of top-activating images of a neuron's facet lies, if it is published."""
     suffix = f"-f{facet}" if facet else ""
-    return f"examples/{check_layer_name(layer)}/{layer_unit_name(unit)}{suffix}.webp"
+    return f"examples/{layer_file_name(layer)}/{layer_unit_name(unit)}{suffix}.webp"
 
 
 def neighbors_path(layer: str) -> str:
     """Where the neighbors of the neurons of `layer` lie."""
-    return f"{NEIGHBORS_FOLDER}/{check_layer_name(layer)}.parquet"
+    return f"{NEIGHBORS_FOLDER}/{layer_file_name(layer)}.parquet"

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pipeline.atlas.format.manifest import Manifest
 from pipeline.atlas.site.static_pages import html_text, one_line, page
-from pipeline.neurons import check_layer_name
+from pipeline.neurons import layer_file_name
 
 Entry = Mapping[str, Any]  # an atlas in sites.json
 Row = Mapping[str, Any]  # of index.parquet, with `top_labels` and `top_captions` as text
@@ -30,12 +30,12 @@ _SITEMAP_NAMESPACE: Final = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"
 
 def neuron_page_path(slug: str, layer: str, unit: int) -> str:
     """Where the page of one neuron lies in a site."""
-    return f"{PAGES_FOLDER}/{slug}/{check_layer_name(layer)}/{int(unit)}.html"
+    return f"{PAGES_FOLDER}/{slug}/{layer_file_name(layer)}/{int(unit)}.html"
 
 
 def layer_page_path(slug: str, layer: str) -> str:
     """Where the list of a layer's neurons lies in a site."""
-    return f"{PAGES_FOLDER}/{slug}/{check_layer_name(layer)}/index.html"
+    return f"{PAGES_FOLDER}/{slug}/{layer_file_name(layer)}/index.html"
 
 
 def neuron_pages(entry: Entry, manifest: Manifest, rows: Sequence[Row], base_url: str) -> Iterator[tuple[str, bytes]]:
@@ -170,7 +170,7 @@ def _layer_page(entry: Entry, manifest: Manifest, layer: str, rows: Sequence[Row
         slug=entry["slug"],
         manifest=manifest,
         layer=layer,
-        layers=layers,
+        layers=[(name, layer_file_name(name)) for name in layers],
         neurons=[(row["unit"], _entry_text(row)) for row in rows],
     )
 

@@ -12,12 +12,25 @@ from pipeline.evaluation.evaluators.base import Evaluator, EvaluatorInput, Predi
 from pipeline.evaluation.metrics.activation import visualization_inputs
 from pipeline.models import Model, features_of
 from pipeline.models.capture import channels_first
+from pipeline.models.determinism import check_determinism
 from pipeline.neurons import evaluator_slug
 
 
 def model_evaluator(model: Model) -> Evaluator:
     """A loaded network as an evaluator; the atlas's own model can score its own visualizations."""
     return _NetworkEvaluator(model)
+
+
+def check_evaluator(evaluator: Evaluator) -> None:
+    """Try an evaluator before it is needed.
+
+    Raises:
+        UserError: a network whose predictions cannot be repeated, or that shows no features to embed images by.
+    """
+    if isinstance(evaluator, _NetworkEvaluator):
+        check_determinism(evaluator.model)
+        if not evaluator.model.has_classifier:
+            evaluator.model.default_feature_layers()
 
 
 class _NetworkEvaluator:

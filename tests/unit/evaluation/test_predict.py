@@ -86,7 +86,7 @@ def test_the_model_alone_evaluates_if_no_other_is_named(shards, tmp_path):
         (evaluated_by("python:tests.integration.test_evaluation:nothing"), ["nothing", "leave this evaluator out"]),
         (
             f'evaluate.held_out_models=[{{name="{EVALUATOR}", weights="absent.safetensors"}}]',
-            [EVALUATOR, "absent.safetensors", "cannot be loaded"],
+            [EVALUATOR, "absent.safetensors", "cannot be used"],
         ),
         (
             'evaluate.clip={name="open_clip:ViT-B-32", weights="absent.pt"}',
