@@ -34,10 +34,13 @@ class Model:
         preprocessing: Preprocessing,
         labels: str,
         device: str | torch.device,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.module = module.eval().requires_grad_(False)
         self.preprocessing = preprocessing
+        self.remarks = tuple(remarks)
+        """What a user has to know of how it was loaded, in sentences."""
         self._labels = labels
         self._probes: dict[int, Probe] = {}
         self._folded: tuple[frozenset[str], nn.Module] | None = None
