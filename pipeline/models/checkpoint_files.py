@@ -12,6 +12,7 @@ import pickletools
 import re
 import struct
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # protocol 2 has Python 2's names of the standard library
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +37,6 @@ _SIGNATURES: Final = {
 _TAR_MAGIC: Final = slice(257, 262)  # "ustar" stands there, POSIX.1-1988
 _MAX_SAFETENSORS_HEADER: Final = 100_000_000  # bytes; safetensors' own limit
 _STAND_IN: Final = "_stands_for"
-# torch writes pickles of protocol 2, in which the standard library has the names of Python 2.
-_PYTHON_3: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def read_checkpoint(weights: str) -> Any:
@@ -110,9 +109,10 @@ def _other_kind(data: bytes) -> str | None:
         return _other_zip(data)
     if data.startswith(b"\x80"):  # a pickle, as torch wrote them before 1.6
         return None
-    text = data[:60].decode("utf-8", errors="replace")
-    if text.isprintable() or re.fullmatch(r"[\s\x20-\x7e]*", text):
-        return f"a text that begins with {text.strip()!r} and not a checkpoint; download or save it again"
+    beginning = data[:60]
+    if re.fullmatch(rb"[\s\x20-\x7e]*", beginning):
+        text = " ".join(beginning.decode("ascii").split())
+        return f"a text that begins with {text!r} and not a checkpoint; download or save it again"
     return f"no checkpoint: {len(data):,} bytes that are neither safetensors nor written by torch.save"
 
 
@@ -168,8 +168,10 @@ def _named_globals(data: bytes) -> set[str]:
         for _ in range(num_pickles):
             for opcode, argument, _position in pickletools.genops(stream):
                 if opcode.name == "GLOBAL":
-                    module, _, attribute = str(argument).partition(" ")
-                    module = _PYTHON_3.get(module, module)
+                    written, _, attribute = str(argument).partition(" ")
+                    module, attribute = NAME_MAPPING.get(
+                        (written, attribute), (IMPORT_MAPPING.get(written, written), attribute)
+                    )
                     if module != "builtins" or isinstance(getattr(builtins, attribute, None), type):
                         found.add(f"{module}.{attribute}")
     except ValueError as error:  # what pickletools raises

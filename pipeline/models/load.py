@@ -137,17 +137,20 @@ def _call(constructor: Callable[..., Any], request: _Request, *args: Any, **kwar
 def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
     import timm
 
+    from pipeline.models import timm_weights
+
     name = request.name
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise UserError(
             f'model.name = "timm:{name}": timm has no such model{nearest(architecture, timm.list_models())}'
         )
-    size_px, size = request.input_size_px, {}
+    size_px = request.input_size_px
+    arguments = {key: value for key, value in timm_weights.arguments(name).items() if key not in request.options}
     known = timm.get_pretrained_cfg(name)
     if size_px and known is not None and known.fixed_input_size and size_px != known.input_size[-1]:
-        size = {"img_size": size_px}
-    module = _call(timm.create_model, request, name, pretrained=request.pretrained, **size)
+        arguments["img_size"] = size_px
+    module = _call(timm.create_model, request, name, pretrained=request.pretrained, **arguments)
     config = timm.data.resolve_data_config({}, model=module)
     mean, std = for_channels(request.options.get("in_chans", 3), tuple(config["mean"]), tuple(config["std"]))
     return module, Preprocessing(

@@ -1,14 +1,25 @@
-"""What timm's own loader does with weight files: names of the original code, input channels, unwanted classifiers."""
+"""What timm does, beside loading, for weights of its own: constructor arguments, names of the original code, input
+channels, unwanted classifiers.
+"""
 
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 StateDict = Mapping[str, Tensor]
+
+# Keyword arguments that timm's constructors add when they load weights (fbnetc_100 was trained with TensorFlow's
+# epsilon): without them the network would compute something else with the same weights.
+_SET_FOR_WEIGHTS: Final[Mapping[str, Mapping[str, Any]]] = {"fbnetc_100": {"bn_eps": 1e-3}}
+
+
+def arguments(name: str) -> Mapping[str, Any]:
+    """The keyword arguments of the constructor that timm sets for weights of the model `name`."""
+    return _SET_FOR_WEIGHTS.get(name.partition(".")[0], {})
 
 
 def converters(name: str, module: nn.Module) -> list[Callable[[StateDict], StateDict | None]]:

@@ -10,9 +10,9 @@ import torch
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-# Their inputs are re-normalized from ImageNet's statistics to (−1, 1), as their weights were trained in TensorFlow, and
-# auxiliary heads are dropped.
-_INCEPTIONS: Final = ("googlenet", "inception_v3")
+# Their inputs are re-normalized from ImageNet's statistics to (−1, 1), as their weights were trained in TensorFlow.
+# Of GoogLeNet, whose auxiliary heads were not trained, the builder drops these.
+_INCEPTIONS: Final = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": True}}
 
 
 def weights_entry(name: str, weights: str) -> WeightsEnum:
@@ -42,12 +42,12 @@ def arguments(name: str, size_px: int, *, is_initialized: bool) -> Mapping[str, 
     if name.startswith("maxvit_"):
         return {"input_size": (size_px, size_px)}
     if name in _INCEPTIONS:
-        return {"transform_input": True, "aux_logits": False, "init_weights": is_initialized}
+        return {"transform_input": True, "init_weights": is_initialized} | _INCEPTIONS[name]
     return {}
 
 
 def dropped_names(name: str) -> Collection[str]:
-    """Names in torchvision's weight files that its networks do not keep: those of auxiliary heads."""
+    """Names that a file may have beyond those of the network: those of auxiliary heads."""
     if name not in _INCEPTIONS:
         return ()
     with torch.device("meta"):

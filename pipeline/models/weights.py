@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.checkpoints import Rename, StateDict, choose
+from pipeline.models.checkpoints import choose
+from pipeline.models.name_matching import Rename, StateDict
 from pipeline.models.weight_names import from_efficientnet_pytorch, from_old_torchvision
 
 _RENAMES: tuple[Rename, ...] = (from_old_torchvision, from_efficientnet_pytorch)
