@@ -42,12 +42,16 @@ def choose(
     """
     tables = list(_tables(checkpoint))
     if not tables:
-        raise UserError(_no_tables(checkpoint, source))
+        raise UserError(
+            _pickled_model(checkpoint, source)
+            or f'model.weights = "{source}": the file holds no state dict (a map from name to tensor): only tensors are '
+            'read from a weights file; save it by `torch.save(model.state_dict(), "weights.pth")`'
+        )
     names = Names.of(module, surplus)
     fits = [fit for table in tables for fit in find_fits(table, names, renames)]
     fits = _of_right_shape(_completed(fits, names), names)
     if not fits:
-        raise UserError(misfit(tables, names, source))
+        raise UserError(_pickled_model(checkpoint, source) or misfit(tables, names, source))
     fits = _without_current_state(fits, tables)
     averages = [fit for fit in fits if fit.is_average]
     preferred = averages or fits
@@ -136,18 +140,15 @@ def _subscripts(keys: Sequence[Any]) -> str:
     return "".join(f"[{key!r}]" for key in keys).replace("'", '"')
 
 
-def _no_tables(checkpoint: Any, source: str) -> str:
+def _pickled_model(checkpoint: Any, source: str) -> str | None:
+    """How to save the state dict of a whole model that a checkpoint holds; None if it holds none."""
     inside = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
     items = [((), checkpoint), *(((key,), value) for key, value in inside)]
-    pickled = [(keys, value) for keys, value in items if is_pickled_module(value)]
-    if not pickled:
-        return (
-            f'model.weights = "{source}": the file holds no state dict (a map from name to tensor): only tensors are '
-            'read from a weights file; save it by `torch.save(model.state_dict(), "weights.pth")`'
-        )
-    keys, value = pickled[0]
-    return (
-        f'model.weights = "{source}" holds a whole pickled model ({stand_in_class(value)}), which could run code when '
-        f"it is read; if you trust the file, save its state dict: `torch.save(torch.load("
-        f'"{source}", weights_only=False){_subscripts(keys)}.state_dict(), "weights.pth")`'
-    )
+    for keys, value in items:
+        if is_pickled_module(value):
+            return (
+                f'model.weights = "{source}" holds a whole pickled model ({stand_in_class(value)}), which could run code '
+                "when it is read; if you trust the file, save its state dict: `torch.save(torch.load("
+                f'"{source}", weights_only=False){_subscripts(keys)}.state_dict(), "weights.pth")`'
+            )
+    return None

@@ -162,6 +162,8 @@ def misfit(tables: Sequence[Table], names: Names, source: str) -> str:
 
 def _prefixes(tensors: StateDict, names: Names) -> list[str]:
     """What stands before the network's first name in a table, the shortest first."""
+    if not names.required:
+        return []
     anchor = names.required[0]
     found = {name[: -len(anchor)] for name in tensors if name == anchor or name.endswith(f".{anchor}")}
     return sorted(found, key=lambda prefix: (len(prefix), prefix))

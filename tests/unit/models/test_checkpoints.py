@@ -204,7 +204,10 @@ LEGACY = {"_use_new_zipfile_serialization": False}
         (bytes(range(129, 256)) * 4, "neither safetensors nor written by torch.save"),
         (b"\x1f\x8b" + bytes(90), "is a gzip archive"),
         (saved(network()), r"whole pickled model .*Backbone.*state_dict\(\), \"weights.pth\""),
-        (saved({"model": network()}), r"whole pickled model.*weights_only=False\)\[\"model\"\]\.state_dict"),
+        (
+            saved({"model": network(), "loss": torch.ones(1)}),
+            r"whole pickled model.*weights_only=False\)\[\"model\"\]\.state_dict",
+        ),
         (saved([1, 2]), "holds no state dict"),
     ],
 )
