@@ -44,8 +44,8 @@ def choose(
     if not tables:
         raise UserError(
             _pickled_model(checkpoint, source)
-            or f'model.weights = "{source}": the file holds no state dict (a map from name to tensor): only tensors are '
-            'read from a weights file; save it by `torch.save(model.state_dict(), "weights.pth")`'
+            or f'model.weights = "{source}": the file holds no state dict (a map from name to tensor): only tensors '
+            'are read from a weights file; save it by `torch.save(model.state_dict(), "weights.pth")`'
         )
     names = Names.of(module, surplus)
     fits = [fit for table in tables for fit in find_fits(table, names, renames)]
@@ -147,8 +147,8 @@ def _pickled_model(checkpoint: Any, source: str) -> str | None:
     for keys, value in items:
         if is_pickled_module(value):
             return (
-                f'model.weights = "{source}" holds a whole pickled model ({stand_in_class(value)}), which could run code '
-                "when it is read; if you trust the file, save its state dict: `torch.save(torch.load("
+                f'model.weights = "{source}" holds a whole pickled model ({stand_in_class(value)}), which could run '
+                "code when it is read; if you trust the file, save its state dict: `torch.save(torch.load("
                 f'"{source}", weights_only=False){_subscripts(keys)}.state_dict(), "weights.pth")`'
             )
     return None
