@@ -46,7 +46,7 @@ def run_stages(
         address: where, see `open_engine`.
         engine: an engine that is open already; it stays open.
         stream: where progress goes; None is stderr.
-        echo: receives one line per stage.
+        echo: receives what is to know of the model's weights, and one line per stage.
 
     Raises:
         RecipeError, StorageError, RunStoppedError: see `resolve` and `open_engine`.
@@ -69,6 +69,8 @@ def run_stages(
         if "evaluate" in stages:
             require_evaluators(resolved)
         session = Session(resolved=resolved, start_engine=start, log=log, stream=stream)
+        for remark in resolved.model.remarks:
+            echo(remark)
         resolved.root.sweep()  # temporaries of writers that were killed
         return [run_stage(session, STAGES[name], echo) for name in stages]
 

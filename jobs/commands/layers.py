@@ -100,7 +100,7 @@ def describe_layers(model: Model, rows: Sequence[LayerRow]) -> str:
     cells += [(row.layer, row.kind, str(row.num_units), row.shape, row.remark) for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     counts = f"{len(rows)} of {len(model.layers())} layers, {classes}"
-    lines = [f"{model.name} at {model.input_size_px} px{channels}: {counts}"]
+    lines = [f"{model.name} at {model.input_size_px} px{channels}: {counts}", *model.remarks]
     for name, kind, units, shape, remark in cells:
         columns = (name.ljust(widths[0]), kind.ljust(widths[1]), units.rjust(widths[2]), shape.ljust(widths[3]), remark)
         lines.append("  ".join(columns).rstrip())

@@ -84,6 +84,7 @@ class RunPlan:
     actors: Workers  # of `visualize`
     tasks: Workers  # of the other stages
     is_here: bool  # the workers are those of this machine
+    remarks: tuple[str, ...] = ()  # on the model's weights
 
     @property
     def elapsed_s(self) -> float:
@@ -132,6 +133,7 @@ def make_plan(recipe: Recipe, *, num_workers: int | None = None, num_cpu_workers
         actors=actors,
         tasks=tasks,
         is_here=num_workers is None,
+        remarks=resolved.model.remarks,
     )
 
 
@@ -207,6 +209,7 @@ def describe_plan(plan: RunPlan) -> str:
     """The plan as text for a terminal."""
     lines = [
         describe_status(plan.status),
+        *plan.remarks,
         "",
         f"{plan.num_neurons} neurons, {plan.num_visualizations} visualizations; reads about "
         f"{format_bytes(plan.data_bytes)} of tar shards, writes {format_bytes(plan.target_bytes)} of targets "

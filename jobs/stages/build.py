@@ -149,6 +149,7 @@ def _provenance(resolved: ResolvedRecipe) -> dict[str, object]:
     return {
         "versions": {package: version(package) for package in PACKAGES},
         "weights_sha256": resolved.model.weights_sha256,
+        **({"weights_remarks": list(resolved.model.remarks)} if resolved.model.remarks else {}),
         "data_fingerprint": statistics.attrs["data_fingerprint"],
         "num_samples": statistics.num_samples,
         "num_skipped": statistics.attrs["num_skipped"],

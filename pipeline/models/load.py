@@ -10,10 +10,11 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
+from pipeline.models.checkpoint_files import read_checkpoint
 from pipeline.models.model import Model
 from pipeline.models.preprocessing import Preprocessing, for_channels
 from pipeline.models.python_factory import in_float32, network_of, stated_preprocessing
-from pipeline.models.weights import load_into, read_state_dict
+from pipeline.models.weights import Conventions, load_into
 from pipeline.neurons import nearest
 
 torchvision_operators.declare()
@@ -33,9 +34,14 @@ class _Request:
     """What a builder is asked for; `name` is the part after the family."""
 
     name: str
-    pretrained: bool
+    weights: str
     input_size_px: int | None
     options: Mapping[str, Any]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the library loads its own weights."""
+        return self.weights == "pretrained"
 
 
 def load_model(
@@ -55,7 +61,8 @@ def load_model(
     Args:
         name: `timm:NAME`, `torchvision:NAME` or `python:package.module:factory`.
         weights: `pretrained` (the library's own loader; may download), `random` (from `seed`), `package:NAME`,
-            or the path or URL of a .safetensors or .pth file (read with weights_only).
+            or the path or URL of a checkpoint (only tensors are read), see `pipeline.models.checkpoints`. The network
+            is the same whichever way they come.
         device: where the module lives.
         seed: of random weights.
         labels: `imagenet1k` or a text file, see `class_names`.
@@ -64,6 +71,9 @@ def load_model(
         options: further keyword arguments of the constructor: `{"num_classes": 0}` makes a timm backbone,
             `{"in_chans": 1}` a timm model of gray images.
 
+    Returns:
+        The model; its `remarks` say which part of a checkpoint was taken, unless it is plain.
+
     Raises:
         UserError: the name, the weights or an option are unknown, or do not fit each other.
     """
@@ -71,16 +81,40 @@ def load_model(
     builders = {"timm": _build_timm, "torchvision": _build_torchvision, "python": _build_python}
     if family not in builders or not rest:
         raise UserError(f'model.name = "{name}": expected timm:NAME, torchvision:NAME or python:package.module:factory')
-    request = _Request(
-        name=rest, pretrained=weights == "pretrained", input_size_px=input_size_px, options=_checked(options or {})
-    )
+    request = _Request(name=rest, weights=weights, input_size_px=input_size_px, options=_checked(options or {}))
     with torch.random.fork_rng(devices=[]):  # random weights depend on `seed` alone, and disturb nobody's stream
         torch.manual_seed(seed)
         module, preprocessing = builders[family](request)
+    remarks: tuple[str, ...] = ()
     if weights not in ("pretrained", "random"):
-        load_into(module, read_state_dict(weights), weights)
+        conventions = _conventions(family, request, module, preprocessing.input_size_px)
+        remarks = load_into(module, read_checkpoint(weights), weights, conventions)
     expose_heads(module)
-    return Model(name=name, module=module, preprocessing=preprocessing, labels=labels, device=device)
+    return Model(name=name, module=module, preprocessing=preprocessing, labels=labels, device=device, remarks=remarks)
+
+
+def _conventions(family: str, request: _Request, module: nn.Module, size_px: int) -> Conventions:
+    """How the library of a model reads weight files."""
+    native_size_px = None if request.input_size_px else size_px
+    if family == "torchvision":
+        from pipeline.models import torchvision_weights
+
+        return Conventions(
+            surplus=lambda: torchvision_weights.dropped_names(request.name), native_size_px=native_size_px
+        )
+    if family == "timm":
+        from pipeline.models import timm_weights
+
+        converters = timm_weights.converters(request.name, module)
+        return Conventions(
+            renames=converters,
+            surplus=lambda: timm_weights.dropped_names(request.name) if request.options.get("num_classes") == 0 else (),
+            adapt=lambda state: timm_weights.adapted(
+                state, module, request.options.get("in_chans", 3), converters if request.input_size_px else ()
+            ),
+            native_size_px=native_size_px,
+        )
+    return Conventions(native_size_px=native_size_px)
 
 
 def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,17 +140,20 @@ def _call(constructor: Callable[..., Any], request: _Request, *args: Any, **kwar
 def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
     import timm
 
+    from pipeline.models import timm_weights
+
     name = request.name
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise UserError(
             f'model.name = "timm:{name}": timm has no such model{nearest(architecture, timm.list_models())}'
         )
-    size_px, size = request.input_size_px, {}
+    size_px = request.input_size_px
+    arguments = {key: value for key, value in timm_weights.arguments(name).items() if key not in request.options}
     known = timm.get_pretrained_cfg(name)
     if size_px and known is not None and known.fixed_input_size and size_px != known.input_size[-1]:
-        size = {"img_size": size_px}
-    module = _call(timm.create_model, request, name, pretrained=request.pretrained, **size)
+        arguments["img_size"] = size_px
+    module = _call(timm.create_model, request, name, pretrained=request.pretrained, **arguments)
     config = timm.data.resolve_data_config({}, model=module)
     mean, std = for_channels(request.options.get("in_chans", 3), tuple(config["mean"]), tuple(config["std"]))
     return module, Preprocessing(
@@ -131,13 +168,13 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
 def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     import torchvision
 
+    from pipeline.models import torchvision_weights
+
     name, size_px = request.name, request.input_size_px
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(f'model.name = "torchvision:{name}": torchvision has no such model{nearest(name, known)}')
-    # IMAGENET1K_V1 throughout, as the published code: `DEFAULT` changes with the library's version.
-    versions = torchvision.models.get_model_weights(name)
-    entry = versions["IMAGENET1K_V1"] if "IMAGENET1K_V1" in versions.__members__ else next(iter(versions))
+    entry = torchvision_weights.weights_entry(name, request.weights)
     transform = entry.transforms()
     native_px = transform.crop_size[0]
     preprocessing = Preprocessing(
@@ -147,14 +184,14 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
         mean=tuple(transform.mean),
         std=tuple(transform.std),
     )
-    if not name.startswith(("vit_", "maxvit_")) or size_px in (None, native_px):
-        return _call(torchvision.models.get_model, request, name, weights=entry if request.pretrained else None), (
-            preprocessing
-        )
-    # The library refuses weights for another size; they are loaded here, position embeddings resampled.
-    size = {"image_size": size_px} if name.startswith("vit_") else {"input_size": (size_px, size_px)}
-    module = _call(torchvision.models.get_model, request, name, weights=None, **size)
-    if request.pretrained:
+    if request.pretrained and size_px in (None, native_px):
+        return _call(torchvision.models.get_model, request, name, weights=entry), preprocessing
+    arguments = torchvision_weights.arguments(
+        name, preprocessing.input_size_px, is_initialized=request.weights == "random"
+    )
+    arguments = {argument: value for argument, value in arguments.items() if argument not in request.options}
+    module = _call(torchvision.models.get_model, request, name, weights=None, **arguments)
+    if request.pretrained:  # the library refuses weights for another size; position embeddings are resampled here
         load_into(module, entry.get_state_dict(check_hash=True), "pretrained")
     return module, preprocessing
 

@@ -35,10 +35,13 @@ class Model:
         preprocessing: Preprocessing,
         labels: str,
         device: str | torch.device,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.module = without_inference_tensors(module).eval().requires_grad_(False)
         self.preprocessing = preprocessing
+        self.remarks = tuple(remarks)
+        """What a user has to know of how it was loaded, in sentences."""
         self._labels = labels
         self._probes: dict[int, Probe] = {}
         self._folded: tuple[frozenset[str], nn.Module] | None = None

