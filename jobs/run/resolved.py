@@ -109,4 +109,5 @@ def _load_model(recipe: Recipe, weights: str) -> Model:
         labels=section.labels,
         input_size_px=section.input_size_px,
         options=section.options,
+        output=section.output,
     )

@@ -9,9 +9,7 @@ tokens are left out.
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final, Literal
 
 import numpy as np
@@ -36,6 +34,7 @@ from pipeline.activations.decoding import decoded_batches
 from pipeline.data.shards import ErrorBudget, Sample, sample_id
 from pipeline.io.images import MAX_PIXELS
 from pipeline.models import Model
+from pipeline.models.calls import each_call
 from pipeline.models.capture import channels_first
 
 # Batches are joined until they have so many images, because ranking and adding up cost nearly the same for few.
@@ -226,12 +225,11 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
     does not wait at every layer.
     """
     reduced: dict[str, tuple[int, dict[str, Tensor], int]] = {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+    with torch.no_grad():
         requested = dict.fromkeys([*plan.layers, *plan.feature_layers])
         grids = {layer: plan.model.token_grid(layer) for layer in requested}
 
-        def reduce(_module: nn.Module, _inputs: object, output: object, *, layer: str) -> None:
+        def reduce(layer: str, _inputs: object, output: object) -> None:
             features = channels_first(output, layer)
             positions = features.flatten(2) if features.ndim > 2 else features[..., None]  # [B, U, N]
             width = features.shape[-1] if features.ndim > 2 else 1
@@ -239,10 +237,8 @@ def _run(plan: _Plan, inputs: Tensor) -> dict[str, tuple[FeatureSummary, int]]:
                 positions, width = positions[..., grid.num_prefix :], grid.width
             reduced[layer] = positions.shape[-1], reduce_positions(positions), width
 
-        for layer in requested:
-            handle = plan.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
-            stack.callback(handle.remove)
-        plan.module(inputs)
+        with each_call(plan.module, requested, reduce):
+            plan.module(inputs)
     return {layer: (fetch(num_positions, arrays), width) for layer, (num_positions, arrays, width) in reduced.items()}
 
 

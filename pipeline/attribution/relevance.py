@@ -60,10 +60,10 @@ def relevance(
     Args:
         module: any network in evaluation mode; neither it nor its parameters are changed.
         images: `[B, 3, H, W]`, preprocessed, in the module's dtype.
-        layer: path of the target layer in `named_modules()`.
+        layer: name of the target layer, see `pipeline.models.calls`.
         units: `[B]`; units[i] is the target of images[i]. A tensor is taken as it is: reading its values would make a
             GPU wait, and a traced function depend on them.
-        feature_layers: paths of the layers whose relevance is asked for, at or before the target layer.
+        feature_layers: names of the layers whose relevance is asked for, at or before the target layer.
         rule: one of `RULES`.
         num_prefix: tokens at the start of the target layer that are no part of a unit's activation (class and
             register tokens, `Model.num_prefix`): nothing is seeded there.
@@ -105,12 +105,12 @@ def relevance(
     _require_units(units, features.shape[1], layer)
     _require_upstream(trace, feature_layers, rule)
     _require_upstream_condition(trace)
-    edges = [trace.outputs[name][0].edge for name in feature_layers]
+    edges = [trace.outputs[name].edge for name in feature_layers]
     start = seed(features.detach(), units, rule, signed=signed, num_prefix=num_prefix)
     flows = torch.autograd.grad(features, edges, start)
     maps = {}
     for name, flow in zip(feature_layers, flows, strict=True):
-        value = trace.outputs[name][0].value
+        value = trace.outputs[name].value
         flow = trace.keep_condition(flow) if trace.is_condition(name) else flow
         flow = flow.clamp(min=0) if rule == "guided_backprop" else flow
         maps[name] = channels_first(flow if value is None else flow * value, name)
@@ -158,13 +158,13 @@ def upstream_layers(module: nn.Module, example_image: Tensor, layer: str, candid
     Args:
         module: any network in evaluation mode.
         example_image: `[1, 3, H, W]`; only its shape matters.
-        layer: path of the target layer.
-        candidates: paths of layers.
+        layer: name of the target layer.
+        candidates: names of layers.
     """
     _require_evaluation_mode(module)
     trace = Trace(module, layer, candidates)
     nodes = nodes_below(trace.run(_traceable(example_image)))
-    return [name for name in candidates if any(output.edge.node in nodes for output in trace.outputs.get(name, []))]
+    return [name for name in candidates if name in trace.outputs and trace.outputs[name].edge.node in nodes]
 
 
 def _traceable(images: Tensor) -> Tensor:
@@ -195,8 +195,7 @@ def _require_upstream_condition(trace: Trace) -> None:
     assert trace.target is not None
     layer, unit = trace.conditioned_on
     nodes = nodes_below(trace.target)
-    outputs = trace.outputs.get(layer, [])
-    if not any(output.edge.node in nodes for output in outputs):
+    if layer not in trace.outputs or trace.outputs[layer].edge.node not in nodes:
         raise UserError(
             f'layer "{trace.layer}" is conditioned on unit {unit} of layer "{layer}", which no relevance reaches; '
             "choose a layer that feeds it"
@@ -207,17 +206,11 @@ def _require_upstream(trace: Trace, feature_layers: Sequence[str], rule: str) ->
     assert trace.target is not None
     nodes = nodes_below(trace.target)
     missing = [
-        name for name in feature_layers if not any(output.edge.node in nodes for output in trace.outputs.get(name, []))
+        name for name in feature_layers if name not in trace.outputs or trace.outputs[name].edge.node not in nodes
     ]
     if missing:
         gates = ", or only by a gate, which this rule holds constant" if rule.startswith("lrp") else ""
         raise UserError(
             f'layer "{trace.layer}" is not computed from feature layers {", ".join(missing)}{gates}; '
             "leave them out, `upstream_layers` finds those that feed a layer"
-        )
-    repeated = [name for name in feature_layers if len(trace.outputs[name]) > 1]
-    if repeated:
-        raise UserError(
-            f'layer "{repeated[0]}" runs {len(trace.outputs[repeated[0]])} times before "{trace.layer}", '
-            "so it has no single relevance map; choose a layer that runs once"
         )

@@ -7,6 +7,7 @@ so several threads may trace one module at once.
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pipeline.errors import UserError
+from pipeline.models.calls import call_name, canonical_name, layer_names
 from pipeline.models.capture import UnsupportedOutputError, channels_first
 from pipeline.models.checkpointing import without_checkpoints
-from pipeline.neurons import nearest
 
 
 class _LayerReached(BaseException):
@@ -38,17 +39,17 @@ class Trace:
 
     Args:
         module: the network.
-        layer: path of the target layer.
-        watched: paths of the layers whose outputs are kept.
+        layer: name of the target layer.
+        watched: names of the layers whose outputs are kept.
         keep_values: whether to keep copies of their values too.
         conditioned_on: (layer, unit); what flows back to other units of that layer is set to zero. None: no condition.
 
     Attributes:
         target: the target layer's output, attached to the graph.
-        outputs: layer → its outputs in order of calls; absent if it has not run before the target was done.
+        outputs: layer → its output; absent if it has not run before the target was done.
 
     Raises:
-        UserError: a layer is not in `named_modules()`.
+        UserError: no module is called so.
     """
 
     def __init__(
@@ -63,22 +64,22 @@ class Trace:
         self.module, self.layer, self.conditioned_on = module, layer, conditioned_on
         self.watched = frozenset(watched) | ({conditioned_on[0]} if conditioned_on else set())
         self.target: Tensor | None = None
-        self.outputs: dict[str, list[LayerOutput]] = {}
+        self.outputs: dict[str, LayerOutput] = {}
         self._keep_values = keep_values
-        self._names = {child: name for name, child in module.named_modules()}
+        self._names = layer_names(module)
+        self._calls: Counter[nn.Module] = Counter()
         self._running: list[nn.Module] = []
         self._thread = threading.get_ident()
-        layers = [name for name in self._names.values() if name]
-        for name in (layer, *watched, *([conditioned_on[0]] if conditioned_on else [])):
-            if name not in layers:
-                raise UserError(f'unknown layer "{name}"{nearest(name, layers)}; expected a path of named_modules()')
+        for name in (layer, *self.watched):
+            if canonical_name(module, name) != name:
+                raise UserError(f'layer "{name}" is listed as "{canonical_name(module, name)}"; use that name')
 
     def place(self) -> str:
         """The innermost module that is running, as `"path" (Class)`."""
         if not self._running:
             return "a hook of the network"
         innermost = self._running[-1]
-        path = f'"{name}"' if (name := self._names.get(innermost)) else "the root module"
+        path = "the root module" if innermost is self.module else f'"{self._names.get(innermost, "")}"'
         return f"{path} ({type(innermost).__name__})"
 
     def run(
@@ -118,7 +119,9 @@ class Trace:
                 if check_output is not None:
                     check_output(output)
                 self._running.pop()
-                self._keep(self._names.get(module, ""), output)
+                if module in self._names and module is not self.module:
+                    self._calls[module] += 1
+                    self._keep(call_name(self._names[module], self._calls[module]), output)
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
@@ -145,7 +148,7 @@ class Trace:
                 )
             output.register_hook(self.keep_condition)
         value = output.detach().clone() if self._keep_values else None
-        self.outputs.setdefault(name, []).append(LayerOutput(edge=get_gradient_edge(output), value=value))
+        self.outputs[name] = LayerOutput(edge=get_gradient_edge(output), value=value)
         if name == self.layer:
             self.target = output
             raise _LayerReached
@@ -154,11 +157,8 @@ class Trace:
         """Whether a watched layer's output is the very tensor that the conditioning layer gives."""
         if self.conditioned_on is None:
             return False
-        ends = [
-            (o.edge.node, o.edge.output_nr)
-            for name in (layer, self.conditioned_on[0])
-            for o in self.outputs.get(name, [])
-        ]
+        edges = [self.outputs[name].edge for name in (layer, self.conditioned_on[0]) if name in self.outputs]
+        ends = [(edge.node, edge.output_nr) for edge in edges]
         return len(set(ends)) < len(ends)
 
     def keep_condition(self, flow: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ nobody watches is not computed.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pipeline.models.calls import call_of
 from pipeline.models.model import Model
 
 
@@ -34,7 +36,9 @@ class DerivedLayer(nn.Module):
         super().__init__()
         self.sources = tuple(sources)
         self.handles: list[RemovableHandle] = []  # kept, since unpickling them reserves their ids for these hooks
-        self._taken: dict[int, dict[int, Tensor]] = {}  # by thread, as several may run one network at once
+        # By thread, as several may run one network at once: what was taken, and how often each source's module ran.
+        self._taken: dict[int, dict[int, Tensor]] = {}
+        self._calls: dict[int, Counter[int]] = {}
 
     def take(self, index: int, output: Tensor) -> Tensor:
         """What `forward` needs of the output of source number `index`."""
@@ -46,40 +50,47 @@ class DerivedLayer(nn.Module):
 
     def attach(self, network: nn.Module) -> None:
         """Run whenever the network runs."""
-        if len(self.sources) > 1:
-            self.handles.append(network.register_forward_pre_hook(_Start(self)))
+        self.handles.append(network.register_forward_pre_hook(_Start(self)))
         for index, source in enumerate(self.sources):
-            self.handles.append(network.get_submodule(source).register_forward_hook(_Tap(self, index)))
+            child, number = call_of(network, source)
+            self.handles.append(child.register_forward_hook(_Tap(self, index, number)))
 
     def start(self) -> None:
         """Forget what a pass that stopped halfway has left."""
         self._taken.pop(threading.get_ident(), None)
+        self._calls.pop(threading.get_ident(), None)
+
+    def count(self, index: int) -> int:
+        """How often the module of a source has run in this pass, this time included."""
+        calls = self._calls.setdefault(threading.get_ident(), Counter())
+        calls[index] += 1
+        return calls[index]
 
     def receive(self, index: int, output: Tensor) -> None:
         """Take the output of one source; with the last one that was missing the layer runs."""
         taken = self._taken.setdefault(threading.get_ident(), {})
         taken[index] = self.take(index, output)
         if len(taken) == len(self.sources):
-            self.start()
+            del self._taken[threading.get_ident()]
             self(*[taken[i] for i in range(len(self.sources))])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_taken": {}}  # may hold parts of a graph, which nothing can copy
+        return self.__dict__ | {"_taken": {}, "_calls": {}}  # may hold parts of a graph, which nothing can copy
 
 
 class _Tap:
-    """The forward hook that hands one source's output to a derived layer."""
+    """The forward hook that hands one source's output, that of one call, to a derived layer."""
 
-    def __init__(self, derived: DerivedLayer, index: int) -> None:
-        self.derived, self.index = derived, index
+    def __init__(self, derived: DerivedLayer, index: int, number: int) -> None:
+        self.derived, self.index, self.number = derived, index, number
 
     def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        if _is_watched(self.derived):
+        if self.derived.count(self.index) == self.number and _is_watched(self.derived):
             self.derived.receive(self.index, output)
 
 
 class _Start:
-    """The pre-hook that tells a derived layer of several sources that the network begins a pass."""
+    """The pre-hook that tells a derived layer that the network begins a pass."""
 
     def __init__(self, derived: DerivedLayer) -> None:
         self.derived = derived

@@ -9,15 +9,13 @@ Columns of a prediction: `embedding` [D] and `logits` [K] (none for an evaluator
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.activations.accumulators.reduction import extreme_of
 from pipeline.activations.dataset_images import dataset_images_ahead
@@ -29,6 +27,7 @@ from pipeline.evaluation.predictions import Kind, PredictionFolder, activation_c
 from pipeline.io.images import BadImage
 from pipeline.io.root import Root
 from pipeline.models import Model
+from pipeline.models.calls import each_call
 from pipeline.models.capture import channels_first
 from pipeline.recipe.recipe import Recipe
 from pipeline.references.build import options_for
@@ -206,7 +205,7 @@ def model_columns(model: Model, inputs: Tensor, recipe: Recipe, recorded: Sequen
     means = feature_layers(model, recipe)
     found: dict[str, np.ndarray] = {}
 
-    def reduce(_module: nn.Module, _inputs: object, output: object, *, layer: str) -> None:
+    def reduce(layer: str, _inputs: object, output: object) -> None:
         features = channels_first(output, layer).float()
         features = features.flatten(2)[..., model.num_prefix(layer) :] if features.ndim > 2 else features[..., None]
         if layer in means:
@@ -217,10 +216,7 @@ def model_columns(model: Model, inputs: Tensor, recipe: Recipe, recorded: Sequen
             )
             found[activation_column(layer)] = activation.cpu().numpy()
 
-    with ExitStack() as stack:
-        for layer in dict.fromkeys([*means, *recorded]):
-            handle = model.module.get_submodule(layer).register_forward_hook(partial(reduce, layer=layer))
-            stack.callback(handle.remove)
+    with each_call(model.module, [*means, *recorded], reduce):
         model.module(inputs)
     return found
 

@@ -1,18 +1,23 @@
 """Feature capture: the outputs of named modules of one forward pass, in one shape for every family."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.checkpointing import without_checkpoints
-from pipeline.neurons import nearest
+from pipeline.models.calls import each_call
 
 
 class UnsupportedOutputError(UserError):
     """A layer's output is not one tensor of features."""
+
+
+_EXPECTED = (
+    "expected features [B,C,H,W] or [B,H,W,C], tokens [B,T,C] or logits [B,C]; "
+    "choose one of the layers inside or around it"
+)
 
 
 def channels_first(output: object, layer: str) -> Tensor:
@@ -21,21 +26,25 @@ def channels_first(output: object, layer: str) -> Tensor:
     Axis 1 always counts units. Transformers give [B, T, C], and Swin and the inside of ConvNeXt [B, H, W, C]; their
     channel axis is moved to the front. The shape shows which of four axes the channels are: maps of square
     images are square, so [B, n, n, C] with C ≠ n has them last. Where C = H = W the shape cannot show it, and they are
-    taken to come first.
+    taken to come first. A map reduced to a row or column counts as a map; tokens in windows [B, windows, T, C] do not.
 
     Raises:
-        UnsupportedOutputError: the output is no tensor, or has a number of axes no feature map has.
+        UnsupportedOutputError: the output is no tensor, or is not laid out as features of square images are.
     """
     if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or not output.is_floating_point():
         seen = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise UnsupportedOutputError(
-            f'layer "{layer}" gives {seen}; expected features [B,C,H,W] or [B,H,W,C], tokens [B,T,C] or logits [B,C]; '
-            "choose one of the layers inside or around it"
-        )
+        raise UnsupportedOutputError(f'layer "{layer}" gives {seen}; {_EXPECTED}')
     if output.ndim == 3:
         return output.transpose(1, 2)
-    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
-        return output.permute(0, 3, 1, 2)
+    if output.ndim == 4:
+        first, second, third = output.shape[1:]
+        if first == second != third:
+            return output.permute(0, 3, 1, 2)
+        if second != third and 1 not in (second, third):
+            shape = tuple(output.shape)
+            raise UnsupportedOutputError(
+                f'layer "{layer}" gives {shape}, windows or heads of tokens and no map of a square image; {_EXPECTED}'
+            )
     return output
 
 
@@ -47,26 +56,28 @@ def capture(module: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tens
         A dict, filled by each forward pass: layer → features, still attached to the graph, as the layer gave them.
 
     Raises:
-        UserError: a layer is not a module of `module`.
+        UserError: a layer is not a call of a module of `module`.
     """
-    modules = dict(module.named_modules())
     features: dict[str, Tensor] = {}
-    handles = []
-    try:
-        for layer in dict.fromkeys(layers):
-            if layer not in modules:
-                raise UserError(f'unknown layer "{layer}"{nearest(layer, list(modules))}')
 
-            def keep(_module: nn.Module, _inputs: object, output: object, layer: str = layer) -> None:
-                # A copy: what comes next may write into it, a ReLU in place (VGG), a residual sum (timm's ResNet).
-                features[layer] = channels_first(output, layer).clone()
+    def keep(layer: str, _inputs: object, output: object) -> None:
+        # A copy: what comes next may write into it, a ReLU in place (VGG), a residual sum (timm's ResNet).
+        features[layer] = channels_first(output, layer).clone()
 
-            handles.append(modules[layer].register_forward_hook(keep))
-        with without_checkpoints():
-            yield features
-    finally:
-        for handle in handles:
-            handle.remove()
+    with each_call(module, layers, keep):
+        yield features
+
+
+@contextmanager
+def inputs_of(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """The inputs of a layer, one of each pass inside the `with` block, channels first."""
+    inputs_of_layer: list[Tensor] = []
+
+    def keep(_layer: str, inputs: tuple[Tensor, ...], _output: object) -> None:
+        inputs_of_layer.append(channels_first(inputs[0], f"{layer} (its input)"))
+
+    with each_call(module, [layer], keep):
+        yield inputs_of_layer
 
 
 class _AllCapturedError(Exception):
@@ -79,7 +90,7 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
     Args:
         module: the network.
         images: [B, channels, H, W] in the model's input space.
-        layers: exact module names.
+        layers: exact names.
 
     Returns:
         layer → features, as `capture`.
@@ -88,20 +99,13 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
         UserError: a layer is unknown, or does not run in the forward pass.
     """
     requested = set(layers)
-    with capture(module, requested) as features:
 
-        def stop(_module: nn.Module, _inputs: object, _output: object) -> None:
-            if features.keys() == requested:
-                raise _AllCapturedError
+    def stop(_layer: str, _inputs: object, _output: object) -> None:
+        if features.keys() == requested:
+            raise _AllCapturedError
 
-        handles = [module.get_submodule(layer).register_forward_hook(stop) for layer in requested]
-        try:
-            module(images)
-        except _AllCapturedError:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+    with capture(module, requested) as features, each_call(module, requested, stop), suppress(_AllCapturedError):
+        module(images)
     if features.keys() != requested:
         raise UserError(f"layers {sorted(requested - features.keys())} do not run in the model's forward pass")
     return features

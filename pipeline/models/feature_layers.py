@@ -11,6 +11,7 @@ from itertools import groupby
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.models.calls import call_of, layer_names
 from pipeline.models.probe import Shape
 from pipeline.models.tokens import token_grid
 
@@ -93,11 +94,12 @@ class _Network:
     """The blocks of a network, read off its modules and the shapes of their outputs."""
 
     def __init__(self, module: nn.Module, shapes: Mapping[str, Shape], classifier: str | None) -> None:
-        self._modules = dict(module.named_modules())
+        self._modules = {name: child for child, name in layer_names(module).items()} | {"": module}
+        self._called = {layer: call_of(module, layer)[0] for layer in shapes}
         self._shapes = shapes
         self._classifier = classifier
         self._resolutions = {layer: self._resolution(module, layer) for layer in shapes}
-        self.stem = next((layer for layer in shapes if isinstance(self._modules[layer], nn.Conv2d)), None)
+        self.stem = next((layer for layer in shapes if isinstance(self._called[layer], nn.Conv2d)), None)
 
     def _resolution(self, module: nn.Module, layer: str) -> tuple[int, ...]:
         """(H, W) of maps and of tokens that form a grid, (T,) of others, () of vectors."""
@@ -137,8 +139,8 @@ class _Network:
         found: list[str] = []
         for child_name, child in self._modules[prefix].named_children():
             path = f"{prefix}.{child_name}" if prefix else child_name
-            if child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
-                continue
+            if path not in self._modules or child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
+                continue  # an object that has another name is found there
             inside = (self._blocks(path) if prefix.count(".") < 2 else []) or self._convolutions(path)
             spans_stages = len({self._resolutions[layer] for layer in inside}) >= _NUM_STAGES - 1
             holds_ends = any(end is not None and f"{end}.".startswith(f"{path}.") for end in self._ends())
@@ -155,11 +157,11 @@ class _Network:
         """Of a Sequential of single layers (VGG, AlexNet): each convolution with what follows it at its own shape."""
         found: list[str] = []
         shape: Shape = ()
-        for child_name, child in self._modules[path].named_children():
-            layer = f"{path}.{child_name}"
-            if not _is_leaf(child) or layer not in self._shapes:
-                return []
-            if isinstance(child, nn.Conv2d):
+        children = dict(self._modules[path].named_children())
+        if not all(_is_leaf(child) and f"{path}.{name}" in self._shapes for name, child in children.items()):
+            return []
+        for layer in (layer for layer in self._shapes if self._called[layer] in children.values()):
+            if isinstance(self._called[layer], nn.Conv2d):
                 shape = self._shapes[layer]
                 found.append(layer)
             elif found and self._shapes[layer] == shape:
@@ -172,11 +174,16 @@ class _Network:
         """The blocks that a stage runs one after the other, or the stage itself."""
         module = self._modules[path]
         if isinstance(module, nn.Sequential | nn.ModuleList):
-            children = [f"{path}.{name}" for name, child in module.named_children() if _computes(child)]
-            same = [child for child in children if self._resolutions.get(child) == self._resolutions.get(path)]
+            children = [
+                f"{path}.{name}"
+                for name, child in module.named_children()
+                if _computes(child) and f"{path}.{name}" in self._modules
+            ]
+            own = self._resolutions.get(path)
+            same = [child for child in children if child in self._shapes and self._resolutions[child] == own]
             return same or [path]
         for child_name, child in module.named_children():
-            if isinstance(child, nn.Sequential | nn.ModuleList):
+            if isinstance(child, nn.Sequential | nn.ModuleList) and f"{path}.{child_name}" in self._modules:
                 blocks = self._chain(f"{path}.{child_name}")
                 if len(blocks) > 1:
                     return blocks

@@ -5,7 +5,6 @@ done where both are what they seem: plain modules with weights of their own, whi
 reads. All else stays as it is.
 """
 
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.models.calls import call_of
 from pipeline.models.capture import features_of
 from pipeline.models.copying import UncopyableError, copied
 from pipeline.models.pointwise import runs_as_conv2d
@@ -43,7 +43,7 @@ def fold_batch_norms(module: nn.Module, example: Tensor, keep: Collection[str]) 
     for name, child in module.named_modules(remove_duplicate=False):
         names.setdefault(child, []).append(name)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        pairs = _pairs(module, example, {module.get_submodule(module_name(module, layer)) for layer in keep})
+        pairs = _pairs(module, example, {call_of(module, layer)[0] for layer in keep})
         if not pairs:
             return module
         try:
@@ -54,12 +54,6 @@ def fold_batch_norms(module: nn.Module, example: Tensor, keep: Collection[str]) 
             _fold(folded, names[conv][0], names[norm])
         folded.requires_grad_(False)
         return folded if _agree(module, folded, example, keep) else module
-
-
-def module_name(module: nn.Module, layer: str) -> str:
-    """The module that a layer is a call of: `relu` for `relu@2`."""
-    names = {name for name, _ in module.named_modules(remove_duplicate=False)}
-    return layer if layer in names else re.sub(r"@\d+$", "", layer)
 
 
 def _fold(folded: nn.Module, conv_name: str, norm_names: list[str]) -> None:

@@ -12,6 +12,7 @@ from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
 from pipeline.models.checkpoint_files import read_checkpoint
 from pipeline.models.model import Model
+from pipeline.models.outputs import AUTO, select_output
 from pipeline.models.preprocessing import Preprocessing, for_channels
 from pipeline.models.python_factory import in_float32, network_of, stated_preprocessing
 from pipeline.models.weights import Conventions, load_into
@@ -53,6 +54,7 @@ def load_model(
     labels: str = "imagenet1k",
     input_size_px: int | None = None,
     options: Mapping[str, Any] | None = None,
+    output: str = AUTO,
 ) -> Model:
     """A model by name, with its weights and its preprocessing.
 
@@ -70,6 +72,7 @@ def load_model(
             position embeddings of another size are resampled.
         options: further keyword arguments of the constructor: `{"num_classes": 0}` makes a timm backbone,
             `{"in_chans": 1}` a timm model of gray images.
+        output: the part of what the network gives that is its answer, see `select_output`.
 
     Returns:
         The model; its `remarks` say which part of a checkpoint was taken, unless it is plain.
@@ -90,6 +93,7 @@ def load_model(
         conventions = _conventions(family, request, module, preprocessing.input_size_px)
         remarks = load_into(module, read_checkpoint(weights), weights, conventions)
     expose_heads(module)
+    select_output(module, output)
     return Model(name=name, module=module, preprocessing=preprocessing, labels=labels, device=device, remarks=remarks)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models.calls import call_of, canonical_name
 from pipeline.models.capture import capture, unit_activation
 from pipeline.models.copying import without_inference_tensors
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
@@ -18,7 +19,7 @@ from pipeline.models.labels import class_names
 from pipeline.models.memory_format import choose_memory_format
 from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.probe import Probe, Shape, find_classifier, probe
+from pipeline.models.probe import Probe, Shape, probe
 from pipeline.models.tokens import TokenGrid, token_grid
 from pipeline.models.weights import hash_state
 from pipeline.neurons import nearest
@@ -129,7 +130,7 @@ class Model:
         """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
         self._probes.clear()
         self._folded = None
-        for name in ("weights_sha256", "classifier_layer", "class_names", "_in_bfloat16"):
+        for name in ("weights_sha256", "class_names", "_in_bfloat16"):
             self.__dict__.pop(name, None)
 
     def in_precision(self, precision: Precision) -> "Model":
@@ -178,7 +179,8 @@ class Model:
             UserError: there is no such layer; the nearest names are given.
         """
         if layer not in self.feature_shapes:
-            raise UserError(f'model "{self.name}" has no layer "{layer}"{nearest(layer, self.layers())}')
+            reason = self._probe(self.input_size_px).refused.get(layer)
+            raise UserError(reason or f'model "{self.name}" has no layer "{layer}"{nearest(layer, self.layers())}')
         return self.feature_shapes[layer]
 
     def units(self, layer: str) -> int:
@@ -217,10 +219,26 @@ class Model:
         grid = self.token_grid(layer, size_px)
         return None if grid is None else (grid.height, grid.width)
 
-    @cached_property
+    @property
     def classifier_layer(self) -> str | None:
         """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone."""
-        return find_classifier(self.module, self._probe(self.input_size_px))
+        return self._probe(self.input_size_px).classifier
+
+    @property
+    def head_layer(self) -> str | None:
+        """The layer whose weights make the logits: the classifier, or the last with weights before it.
+
+        SqueezeNet's classifier, for one, is the pooling of the maps that its last convolution gives.
+        """
+        if self.classifier_layer is None:
+            return None
+        layers = self.layers()
+        candidates = reversed(layers[: layers.index(self.classifier_layer) + 1])
+        return next((layer for layer in candidates if self._has_own_weights(layer)), self.classifier_layer)
+
+    def _has_own_weights(self, layer: str) -> bool:
+        child, _ = call_of(self.module, layer)
+        return child is not self.module and next(child.parameters(recurse=False), None) is not None
 
     @property
     def has_classifier(self) -> bool:
@@ -250,6 +268,9 @@ class Model:
                     f"(`neuron-atlas layers {self.name}` lists them)"
                 )
             return self.classifier_layer
+        if layer not in self.feature_shapes:
+            with suppress(UserError):  # what is no name at all is told by the line below
+                layer = canonical_name(self.module, layer)
         self.feature_shape(layer)
         return layer
 

@@ -1,13 +1,15 @@
 """One forward pass through a network: the layers that have units, their shapes, and which one classifies."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.calls import call_name, call_of, layer_names, output_layer
 from pipeline.models.capture import UnsupportedOutputError, channels_first
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
@@ -29,20 +31,24 @@ class Probe:
 
     Attributes:
         shapes: layer → feature shape without the batch axis, in order of completion; layers without units are left
-            out (no tensor, an axis 0 that is not the batch, tensors of one attention head each).
-        calls: the modules without children in the order in which they ran, repeated calls included.
+            out (no tensor, an axis 0 that is not the batch, windows, tensors of one attention head each).
+        refused: layer → why it is left out, for layers that give a tensor.
+        calls: the modules without children in the order in which they ran, as layers.
         num_logits: K if the network's own output is [B, K] or [B, K, 1, 1], else 0.
         output_layers: layers whose output is the network's own, in order of completion.
+        classifier: the layer whose features are the class logits; None for a backbone.
     """
 
     shapes: Mapping[str, Shape]
+    refused: Mapping[str, str]
     calls: Sequence[str]
     num_logits: int
     output_layers: Sequence[str]
+    classifier: str | None = None
 
 
 def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.device) -> Probe:
-    """Run the network once on two images of noise and note the output of every module.
+    """Run the network on two images of noise and note the output of every module.
 
     Nothing stays behind: hooks go, and neither gradients nor the global random state are touched. Plain `no_grad`,
     since what a network caches under `inference_mode` (relative positions, say) could not be used with gradients later.
@@ -53,36 +59,52 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         size_px: side of the images.
         device: where the module lives.
     """
-    named = module.named_modules()
-    names = {child: name for name, child in named if name and not isinstance(child, PassThrough)}
+    names = {child: name for child, name in layer_names(module).items() if not isinstance(child, PassThrough)}
+    del names[module]
     shapes: dict[str, Shape] = {}
+    refused: dict[str, str] = {}
     calls: list[str] = []
     vectors: dict[str, Tensor] = {}  # the outputs that could be the logits
+    counts: Counter[nn.Module] = Counter()
 
     def note(child: nn.Module, _inputs: object, output: object) -> None:
-        name = names[child]
+        counts[child] += 1
+        layer = call_name(names[child], counts[child])
         if next(child.children(), None) is None:
-            calls.append(name)
+            calls.append(layer)
         try:
-            features = channels_first(output, name)
-        except UnsupportedOutputError:
+            features = channels_first(output, layer)
+        except UnsupportedOutputError as error:
+            if isinstance(output, Tensor):
+                refused[layer] = str(error)
             return
-        if len(features) != _NUM_IMAGES or _is_per_head(module, name, features):
-            return
-        shapes[name] = tuple(features.shape[1:])
-        if features.ndim != 3 and features[0, 0].numel() == 1:
-            vectors[name] = features.flatten(1).clone()
+        if len(features) != _NUM_IMAGES:
+            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, patches or constants)'
+        elif _is_per_head(module, names[child], features):
+            refused[layer] = f'layer "{layer}" gives tensors of each head, [B, heads, …]; choose the layer `heads`'
+        elif _is_windowed(module, names[child], features):
+            refused[layer] = f'layer "{layer}" gives tokens in windows, [B, windows, T, C]; choose a layer around it'
+        else:
+            shapes[layer] = tuple(features.shape[1:])
+            if features.ndim != 3 and features[0, 0].numel() == 1:
+                vectors[layer] = features.flatten(1).clone()
 
     with _hooks(names, note), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        images = torch.randn(_NUM_IMAGES, num_channels, size_px, size_px, generator=torch.Generator().manual_seed(0))
-        logits = _as_logits(module(images.to(device)))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(_NUM_IMAGES, num_channels, size_px, size_px, generator=generator).to(device)
+        logits = _as_logits(module(images.clone()))  # a network may write into its input
     same = [name for name, value in vectors.items() if logits is not None and torch.equal(value, logits)]
-    return Probe(
+    seen = Probe(
         shapes=shapes,
+        refused=refused,
         calls=calls,
         num_logits=0 if logits is None else logits.shape[1],
         output_layers=same,
     )
+    classifier = _find_classifier(module, seen, images)
+    if classifier is not None and classifier not in shapes:
+        shapes[classifier] = (seen.num_logits,)  # the network's own output
+    return replace(seen, classifier=classifier)
 
 
 @contextmanager
@@ -102,6 +124,20 @@ def _is_per_head(module: nn.Module, name: str, features: Tensor) -> bool:
     return features.ndim == 4 and getattr(parent, "num_heads", None) == features.shape[1]
 
 
+def _is_windowed(module: nn.Module, name: str, features: Tensor) -> bool:
+    """Whether this is [B, windows, T, C] inside of NesT, which can look like a map [B, n, n, C].
+
+    A level of NesT has a position embedding [1, windows, T, C] for its windows of `block_size` × `block_size` tokens.
+    """
+    while name and features.ndim == 4:
+        name = name.rpartition(".")[0]
+        level = module.get_submodule(name)
+        positions = getattr(level, "pos_embed", None)
+        if isinstance(positions, Tensor) and positions.ndim == 4 and hasattr(level, "block_size"):
+            return features.shape[2:] == positions.shape[1:3]  # after `channels_first`, which took it for a map
+    return False
+
+
 def _as_logits(output: object) -> Tensor | None:
     """[B, K] of a network that gives one value per class, else None."""
     if not isinstance(output, Tensor) or not output.is_floating_point() or len(output) != _NUM_IMAGES:
@@ -109,7 +145,7 @@ def _as_logits(output: object) -> Tensor | None:
     return output.flatten(1) if output.ndim == 2 or (output.ndim == 4 and output.shape[2:] == (1, 1)) else None
 
 
-def find_classifier(module: nn.Module, seen: Probe) -> str | None:
+def _find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | None:
     """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone.
 
     A network classifies if its last layer with weights maps to its K outputs; a backbone ends with a normalization or
@@ -117,28 +153,68 @@ def find_classifier(module: nn.Module, seen: Probe) -> str | None:
     backbone, as in timm, and `get_classifier()` names the classifier.
 
     The layer found is that of the weights (`fc`, `classifier.6`), or where these give a map (SqueezeNet's
-    convolution) the first layer after them that gives the network's output (its pooling).
+    convolution) the first layer after them that gives the network's output (its pooling). Where the network's output
+    does not follow this layer alone (several heads are averaged), the classifier is the output itself.
     """
     if seen.num_logits == 0 or getattr(module, "num_classes", None) == 0:
         return None
-    modules = dict(module.named_modules())
-    last = _last_with_weights(modules, seen)
+    candidates = [name for name in _candidates(module, seen) if name in seen.shapes]
+    if not candidates and getattr(module, "num_classes", None) != seen.num_logits:
+        return None
+    decisive = (name for name in dict.fromkeys([*candidates, *seen.output_layers]) if _decides(module, name, images))
+    return next(decisive, output_layer(module))
+
+
+def _candidates(module: nn.Module, seen: Probe) -> Iterator[str]:
+    """Layers that may be the classifier, the likeliest first."""
+    last = _last_with_weights(module, seen)
     for candidate in (*_named_by_library(module), *([] if last is None else [last])):
-        if not _maps_to(modules[candidate], seen.num_logits):
+        if not _maps_to(call_of(module, candidate)[0], seen.num_logits):
             continue
         shape = seen.shapes.get(candidate, ())
         if shape[1:] in ((), (1, 1)):
-            return candidate
-        if len(shape) == 3 and seen.output_layers:
-            return seen.output_layers[0]
-    has_logits = getattr(module, "num_classes", None) == seen.num_logits
-    return seen.output_layers[0] if has_logits and seen.output_layers else None
+            yield candidate
+        elif len(shape) == 3 and seen.output_layers:
+            yield seen.output_layers[0]
+    if getattr(module, "num_classes", None) == seen.num_logits:
+        yield from seen.output_layers[:1]
 
 
-def _last_with_weights(modules: Mapping[str, nn.Module], seen: Probe) -> str | None:
+@torch.no_grad()
+def _decides(module: nn.Module, layer: str, images: Tensor) -> bool:
+    """Whether the network's output ranks the classes as this layer does, whatever it gives: logits, or their softmax.
+
+    The layer's output is replaced by noise, since heads that begin as zeros are equal before they are trained.
+    """
+    child, number = call_of(module, layer)
+    calls, given = 0, torch.empty(0)
+
+    def replace_output(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        nonlocal calls, given
+        calls += 1
+        if calls != number:
+            return None
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        given = noise.to(output.device, output.dtype)
+        return given.clone()
+
+    handle = child.register_forward_hook(replace_output)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            logits = _as_logits(module(images.clone()))
+    finally:
+        handle.remove()
+    if logits is None or logits.numel() != given.numel():
+        return False
+    axis = 1 if logits.shape[1] > 1 else 0
+    ranks = [values.argsort(dim=axis, stable=True) for values in (logits, given.view_as(logits))]
+    return torch.equal(*ranks)
+
+
+def _last_with_weights(module: nn.Module, seen: Probe) -> str | None:
     """The last module run that has parameters of its own; pooling, activations, dropout and softmax have none."""
-    with_weights = (name for name in reversed(seen.calls) if next(modules[name].parameters(), None) is not None)
-    return next(with_weights, None)
+    run = ((layer, call_of(module, layer)[0]) for layer in reversed(seen.calls))
+    return next((layer for layer, child in run if next(child.parameters(), None) is not None), None)
 
 
 def _named_by_library(module: nn.Module) -> list[str]:
@@ -148,9 +224,9 @@ def _named_by_library(module: nn.Module) -> list[str]:
         return []
     named = get_classifier()
     classifiers = named if isinstance(named, tuple | list) else [named]
-    names = {child: name for name, child in module.named_modules()}
+    names = layer_names(module)
     parts = [part for child in classifiers if isinstance(child, nn.Module) for part in child.modules()]
-    return [names[part] for part in parts if part in names]
+    return [names[part] for part in parts if part in names and part is not module]
 
 
 def _maps_to(module: nn.Module, num_outputs: int) -> bool:

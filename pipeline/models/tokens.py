@@ -22,6 +22,8 @@ class TokenGrid(NamedTuple):
 def token_grid(module: nn.Module, layer: str, shapes: Mapping[str, Shape]) -> TokenGrid | None:
     """The grid of a layer of shape (C, T), or None where its second axis does not lie on the image.
 
+    Hiera's tokens are no rows: it unrolls them by the units that it masks in training.
+
     Patches come from a convolution, so the grid is that of the nearest map before the layer with T − prefix positions.
     The prefix is the network's own (timm's `num_prefix_tokens`, torchvision's `class_token`), or 0 where a layer has
     dropped it; for any other network it is what is left of T, at most 16.
@@ -32,7 +34,7 @@ def token_grid(module: nn.Module, layer: str, shapes: Mapping[str, Shape]) -> To
         shapes: layer → shape at one input size, in order of completion.
     """
     shape = shapes[layer]
-    if len(shape) != 2:
+    if len(shape) != 2 or hasattr(module, "unroll"):
         return None
     order = list(shapes)
     before = [shapes[name] for name in reversed(order[: order.index(layer)])]

@@ -183,6 +183,7 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "model.weights",
         "model.input_size_px",
         "model.options",
+        "model.output",
         "data.image_key",
         "data.label_key",
         "data.max_pixels",

@@ -40,6 +40,8 @@ class ModelSection(Section, title="[model]"):
     """Names of the classes: imagenet1k, or path or URL of a text file with one name per line."""
     input_size_px: Annotated[int, Field(ge=8, le=4096)] | None = None
     """Side of the square input; left out: the network's own."""
+    output: Text = "auto"
+    """The part of the network's output that is its answer, where that is no tensor: a key, an attribute, or a place."""
     options: dict[_Keyword, JsonValue] = Field(
         default={}, title="a table of keyword arguments, such as { num_classes = 0 }, of numbers, texts, lists, tables"
     )

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.derived_layers.layer import feature_space
 from pipeline.models import Model, features_of
-from pipeline.models.capture import channels_first
+from pipeline.models.capture import inputs_of
 
 _BATCH_SIZE = 16  # images in one forward pass: bounds memory, changes nothing
 _MAX_ITERATIONS = 100  # a bound for the case of cycling ties; dozens of references converge within ten
@@ -87,22 +87,12 @@ def channel_vectors(model: Model, layer: str, images: Tensor) -> Tensor:
     vectors = []
     for batch in images.to(model.device).split(_BATCH_SIZE):
         if is_class:
-            features, num_prefix = _input_of(model.module, layer, batch), 0
+            assert model.head_layer is not None
+            with inputs_of(model.module, model.head_layer) as entering:
+                model.module(batch)
+            features, num_prefix = entering[0], 0
         else:
             features, num_prefix = features_of(model.module, batch, [space])[space], model.num_prefix(space)
         positions = features.flatten(2) if features.ndim > 2 else features[..., None]
         vectors.append(positions[..., num_prefix:].mean(dim=2).cpu())
     return torch.cat(vectors)
-
-
-def _input_of(module: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """The input of a layer of a network, channels first."""
-    found: list[Tensor] = []
-    hook = module.get_submodule(layer).register_forward_pre_hook(
-        lambda _module, inputs: found.append(channels_first(inputs[0], layer))
-    )
-    try:
-        module(images)
-    finally:
-        hook.remove()
-    return found[0]

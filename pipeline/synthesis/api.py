@@ -80,12 +80,13 @@ def visualize(
     result: dict[int, Visualization] = {}
     for layer, places in by_layer.items():
         units = [neurons[place][1] for place in places]
+        alignment = None if plan is None else plan(layer)
         made = synthesize(
             model,
             [(layer, unit) for unit in units],
             []
             if references is None
-            else _targets(model, layer, units, [references[place] for place in places], plan and plan(layer)),
+            else _targets(model, layer, units, [references[place] for place in places], alignment),
             method=method,
             options=settings,
             image_size_px=size_px,

@@ -1,17 +1,15 @@
 """A network of `load_model` as an evaluator: penultimate features are the embedding, its classes the logits."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.evaluation.evaluators.base import Evaluator, EvaluatorInput, Prediction
 from pipeline.evaluation.metrics.activation import visualization_inputs
 from pipeline.models import Model, features_of
-from pipeline.models.capture import channels_first
+from pipeline.models.capture import inputs_of
 from pipeline.models.determinism import check_determinism
 from pipeline.neurons import evaluator_slug
 
@@ -63,9 +61,10 @@ class _NetworkEvaluator:
             features = features_of(self.model.module, inputs, [layer])[layer]
             on_image = features.flatten(2)[:, :, self.model.num_prefix(layer) :] if features.ndim > 2 else features
             return Prediction(embedding=_array(_mean_over_positions(on_image)), logits=None)
-        with _input_of(self.model.module, self._head) as entering:
+        assert self.model.head_layer is not None
+        with inputs_of(self.model.module, self.model.head_layer) as entering:
             logits = features_of(self.model.module, inputs, [classifier])[classifier]
-        (embedding,) = entering
+        (embedding,) = map(_mean_over_positions, entering)
         return Prediction(embedding=_array(embedding), logits=_array(logits.flatten(1)))
 
     def _inputs(self, images: Sequence[EvaluatorInput]) -> Tensor:
@@ -78,36 +77,6 @@ class _NetworkEvaluator:
                 for image in images
             ]
         )
-
-    @cached_property
-    def _head(self) -> str:
-        """The layer whose weights make the logits: the classifier, or the last with weights before it.
-
-        SqueezeNet's classifier, for one, is the pooling of the maps that its last convolution gives.
-        """
-        classifier = self.model.classifier_layer
-        assert classifier is not None
-        layers = self.model.layers()
-        candidates = reversed(layers[: layers.index(classifier) + 1])
-        return next((layer for layer in candidates if self._has_weights(layer)), classifier)
-
-    def _has_weights(self, layer: str) -> bool:
-        return next(self.model.module.get_submodule(layer).parameters(recurse=False), None) is not None
-
-
-@contextmanager
-def _input_of(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """The inputs of a layer in each forward pass inside the `with` block, averaged over positions: [B, C] each."""
-    inputs_of_layer: list[Tensor] = []
-
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        inputs_of_layer.append(_mean_over_positions(channels_first(inputs[0], layer)))
-
-    handle = module.get_submodule(layer).register_forward_pre_hook(keep)
-    try:
-        yield inputs_of_layer
-    finally:
-        handle.remove()
 
 
 def _mean_over_positions(features: Tensor) -> Tensor:

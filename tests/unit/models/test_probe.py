@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.models import Model, Preprocessing, features_of
 from pipeline.models.capture import channels_first
-from pipeline.models.probe import find_classifier, probe
+from pipeline.models.probe import probe
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def model_of(module: nn.Module, size_px: int = 16) -> Model:
 
 def classifier_of(module: nn.Module, size_px: int = 16) -> str | None:
     module.eval()
-    return find_classifier(module, probe(module, 3, size_px, CPU))
+    return probe(module, 3, size_px, CPU).classifier
 
 
 @pytest.mark.parametrize(
