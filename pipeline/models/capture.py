@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.calls import each_call
+from pipeline.models.checkpointing import without_checkpoints
 
 
 class UnsupportedOutputError(UserError):
@@ -104,7 +105,12 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
         if features.keys() == requested:
             raise _AllCapturedError
 
-    with capture(module, requested) as features, each_call(module, requested, stop), suppress(_AllCapturedError):
+    with (
+        capture(module, requested) as features,
+        each_call(module, requested, stop),
+        without_checkpoints(),
+        suppress(_AllCapturedError),
+    ):
         module(images)
     if features.keys() != requested:
         raise UserError(f"layers {sorted(requested - features.keys())} do not run in the model's forward pass")

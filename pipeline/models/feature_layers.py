@@ -4,7 +4,7 @@ Every published choice is the stem plus the end of each of four stages; for a ne
 layers are found from its modules and the shapes of their outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -109,7 +109,8 @@ class _Network:
     def stage_ends(self) -> list[str]:
         """The last block of each of four stages, or of as many as there are blocks."""
         order = list(self._shapes)
-        blocks = sorted(self._blocks(""), key=order.index)
+        every_leaf = [layer for layer in order if _is_leaf(self._called[layer])]
+        blocks = sorted(self._blocks("") or self._convolutions(every_leaf), key=order.index)
         stages = self._without_pooled([list(run) for _, run in groupby(blocks, self._resolutions.get)])
         stages = stages[-_NUM_STAGES:]
         if len(stages) < _NUM_STAGES:
@@ -141,7 +142,7 @@ class _Network:
             path = f"{prefix}.{child_name}" if prefix else child_name
             if path not in self._modules or child_name in _STEM_NAMES or not _computes(child) or _is_leaf(child):
                 continue  # an object that has another name is found there
-            inside = (self._blocks(path) if prefix.count(".") < 2 else []) or self._convolutions(path)
+            inside = (self._blocks(path) if prefix.count(".") < 2 else []) or self._leaves_of(path)
             spans_stages = len({self._resolutions[layer] for layer in inside}) >= _NUM_STAGES - 1
             holds_ends = any(end is not None and f"{end}.".startswith(f"{path}.") for end in self._ends())
             if path not in self._shapes or spans_stages:
@@ -153,14 +154,18 @@ class _Network:
     def _ends(self) -> tuple[str | None, str | None]:
         return self.stem, self._classifier
 
-    def _convolutions(self, path: str) -> list[str]:
-        """Of a Sequential of single layers (VGG, AlexNet): each convolution with what follows it at its own shape."""
-        found: list[str] = []
-        shape: Shape = ()
+    def _leaves_of(self, path: str) -> list[str]:
+        """Of a Sequential of single layers (VGG, AlexNet): its convolutions; nothing of another module."""
         children = dict(self._modules[path].named_children())
         if not all(_is_leaf(child) and f"{path}.{name}" in self._shapes for name, child in children.items()):
             return []
-        for layer in (layer for layer in self._shapes if self._called[layer] in children.values()):
+        return self._convolutions([layer for layer in self._shapes if self._called[layer] in children.values()])
+
+    def _convolutions(self, layers: Sequence[str]) -> list[str]:
+        """Of single layers, in order: each convolution with what follows it at its own shape."""
+        found: list[str] = []
+        shape: Shape = ()
+        for layer in layers:
             if isinstance(self._called[layer], nn.Conv2d):
                 shape = self._shapes[layer]
                 found.append(layer)
@@ -172,6 +177,8 @@ class _Network:
 
     def _chain(self, path: str) -> list[str]:
         """The blocks that a stage runs one after the other, or the stage itself."""
+        if path not in self._modules:  # a further call of a module
+            return [path]
         module = self._modules[path]
         if isinstance(module, nn.Sequential | nn.ModuleList):
             children = [

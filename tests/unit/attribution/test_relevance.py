@@ -251,7 +251,8 @@ def test_a_network_in_training_mode_is_refused(chain, images):
         ask(chain, images)
 
 
-def test_a_layer_that_runs_twice_has_no_single_map():
+@pytest.mark.parametrize("rule", ["lrp", "gradient_x_activation", "guided_backprop"])
+def test_each_call_of_a_module_has_the_map_of_a_module_of_its_own(rule):
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -259,10 +260,15 @@ def test_a_layer_that_runs_twice_has_no_single_map():
             self.last = nn.Conv2d(3, 3, 1)
 
         def forward(self, x):
-            return self.last(self.mix(self.mix(x)))
+            return self.last(self.mix(self.mix(x).relu()).relu())
 
-    with pytest.raises(ValueError, match='"mix" runs 2 times'):
-        ask(Shared().eval(), torch.randn(1, 3, 4, 4), layer="last", units=[0], feature_layers=["mix"])
+    shared, images = Shared().eval(), torch.randn(2, 3, 4, 4)
+    mix, relu = shared.mix, nn.ReLU
+    apart = nn.Sequential(copy.deepcopy(mix), relu(), copy.deepcopy(mix), relu(), shared.last).eval()
+    of_calls = ask(shared, images, layer="last", units=[0, 1], feature_layers=["mix", "mix@2"], rule=rule)
+    of_modules = ask(apart, images, layer="4", units=[0, 1], feature_layers=["0", "2"], rule=rule)
+    for call, module in (("mix", "0"), ("mix@2", "2")):
+        assert torch.equal(of_calls[call], of_modules[module])
 
 
 def test_a_layer_that_does_not_run_is_named(images):

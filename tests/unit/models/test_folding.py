@@ -133,7 +133,7 @@ class Beside(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         y = self[0](images)
-        return self[1](y) + y.mean()
+        return self[1](y) + y.mean(dim=(1, 2, 3), keepdim=True)
 
 
 class Pairs(nn.Module):

@@ -86,12 +86,13 @@ def test_a_narrow_dataset_image_still_fills_the_crop(lite0: Model) -> None:
 
 def test_capture_leaves_no_hook_and_the_early_end_changes_nothing(resnet: Model) -> None:
     images = torch.randn(2, 3, 64, 64)
+    hooks = [list(module._forward_hooks) for module in resnet.module.modules()]
     with resnet.capture(["layer1", "fc"]) as features:
         logits = resnet.module(images)
     assert torch.equal(features["fc"], logits)
     early = features_of(resnet.module, images, ["layer1"])
     assert torch.equal(early["layer1"], features["layer1"])
-    assert not any(module._forward_hooks for module in resnet.module.modules())
+    assert [list(module._forward_hooks) for module in resnet.module.modules()] == hooks
 
 
 def test_an_error_inside_the_model_is_not_mistaken_for_the_early_end(resnet: Model) -> None:
