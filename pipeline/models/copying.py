@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import UserError
@@ -43,5 +44,5 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """All tensors that modules hold: parameters, buffers, attributes, and those in lists and dicts of them."""
     for child in module.modules():
         for value in tree_leaves(list(vars(child).values())):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and not is_lazy(value):
                 yield value

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from pipeline.models.checkpointing import without_checkpoints
@@ -16,9 +17,12 @@ from pipeline.models.pointwise import choose_kernels, use_default_kernels
 # Of the largest value: above what rounding does, also to TF32 on a GPU, and far below what mixed up axes do.
 _TOLERANCE = 1e-2
 
+# Of each module, evenly spread: mixed up axes move most values, and small samples can be kept of every module.
+_NUM_SAMPLES = 1000
+
 
 def choose_memory_format(module: nn.Module, example: Tensor) -> None:
-    """Run the convolutions channels-last if all modules then give the same, up to rounding; else contiguous.
+    """Run the convolutions channels-last if the network's modules then give the same, up to rounding; else contiguous.
 
     Only the weights of 2-d convolutions are converted, in place. A network that stays contiguous gets contiguous
     images, whatever it is called with. Neither the global random state nor a gradient is touched.
@@ -61,7 +65,7 @@ def _convolutions(module: nn.Module) -> list[nn.Module]:
         for child in module.modules()
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d)
         and isinstance(weight := child._parameters.get("weight"), nn.Parameter)
-        and not torch.nn.parameter.is_lazy(weight)
+        and not is_lazy(weight)
     ]
 
 
@@ -95,16 +99,19 @@ def _enter(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _outcome(module: nn.Module, images: Tensor, *, has_gradient: bool) -> list[tuple[Tensor, Tensor]]:
-    """What each call of a module gives, as means along its axes, and what the network gives; with the largest value."""
+    """Samples of what each call of a module without children gives, and all that the network gives.
+
+    Each with its largest value.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
             values = output.detach().float()
-            largest = values.abs().max()
-            seen.extend((values.movedim(axis, 0).flatten(1).mean(1), largest) for axis in range(values.ndim))
+            seen.append((values.flatten()[:: 1 + values.numel() // _NUM_SAMPLES].clone(), _largest(values)))
 
-    handles = [child.register_forward_hook(note) for child in module.modules()]
+    leaves = [child for child in module.modules() if next(child.children(), None) is None]
+    handles = [child.register_forward_hook(note) for child in leaves]
     try:
         with torch.set_grad_enabled(has_gradient), torch.random.fork_rng(devices=[]), without_checkpoints():
             images = images.detach().requires_grad_(has_gradient)
@@ -115,4 +122,8 @@ def _outcome(module: nn.Module, images: Tensor, *, has_gradient: bool) -> list[t
     finally:
         for handle in handles:
             handle.remove()
-    return [*seen, *[(value.detach().float(), value.detach().float().abs().max()) for value in values]]
+    return [*seen, *[(value.detach().float(), _largest(value.detach().float())) for value in values]]
+
+
+def _largest(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values, torch.inf)

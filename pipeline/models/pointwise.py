@@ -7,6 +7,7 @@ setting for it. Only the call is dilated: the module's attribute is for the netw
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,8 @@ def _dilated(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    stride: tuple[int, int],
-    padding: tuple[int, int] | str,
+    stride: Any,
+    padding: Any,
     groups: int,
 ) -> Tensor:
     return F.conv2d(images, weight, bias, stride, padding, (2, 2), groups)
