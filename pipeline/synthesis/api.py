@@ -85,7 +85,9 @@ def visualize(
             [(layer, unit) for unit in units],
             []
             if references is None
-            else _targets(model, layer, units, [references[place] for place in places], plan and plan(layer)),
+            else _targets(
+                model, layer, units, [references[place] for place in places], None if plan is None else plan(layer)
+            ),
             method=method,
             options=settings,
             image_size_px=size_px,
