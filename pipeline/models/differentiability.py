@@ -18,7 +18,8 @@ def check_gradients(model: Model, layers: Iterable[str], *, size_px: int | None 
     """Refuse layers without a finite gradient with respect to the image.
 
     Images of noise are shown one by one, until each layer has given a gradient that is finite and not zero. That of a
-    layer as a whole is looked at, along a random direction of its features, since single units may be dead.
+    layer as a whole is looked at, along a random direction of its features, since single units may be dead. A layer
+    that is zero passes: residual branches begin so, and its units count as dead.
 
     Args:
         model: whose layers they are.
@@ -82,7 +83,7 @@ def _fault(image: Tensor, features: Tensor, direction: Tensor) -> str:
         return "it is not computed from the image"
     if not gradient.isfinite().all():
         return "its gradient is not finite on images of noise"
-    if not gradient.any():
+    if not gradient.any() and features.any():  # a layer that is zero is not wrong: its units are dead
         return "its gradient is zero on images of noise, as rounding, thresholds and saturated units make it"
     return ""
 

@@ -84,7 +84,7 @@ def _whole(value: Any) -> int:
 
 
 def _fraction(value: Any) -> float:
-    if not 0 < value <= 1:
+    if not value > 0:
         raise ValueError
     return float(value)
 
@@ -92,7 +92,7 @@ def _fraction(value: Any) -> float:
 # Attribute → what is expected of it, and a function that reads it.
 _ATTRIBUTES: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "input_size_px": ("the side of the square input as a whole number", _whole),
-    "crop_fraction": ("the side of the crop over the shorter side, above 0 and at most 1", _fraction),
+    "crop_fraction": ("the side of the crop over the side after resizing, above 0", _fraction),
     "interpolation": ("the name of a filter", str),
     "mean": ("one number per channel, for pixels in [0, 1]; zeros if the network normalizes by itself", _numbers),
     "std": ("one number per channel, for pixels in [0, 1]; ones if the network normalizes by itself", _numbers),

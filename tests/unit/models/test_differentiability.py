@@ -9,6 +9,13 @@ from pipeline.models.differentiability import check_gradients
 from tests.support.odd_networks import OddNet, in_inference_mode, model_of, without_grad
 
 
+class Step(nn.Module):
+    """Zero or one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.heaviside(x, torch.zeros(()))
+
+
 class Silent(nn.Module):
     """A ReLU whose input is always negative."""
 
@@ -36,7 +43,8 @@ def with_layer(layer: nn.Module) -> OddNet:
         (OddNet(body=in_inference_mode), "fc", 'output of "body.0" (Conv2d) is computed under torch.no_grad'),
         (OddNet(pooled=torch.Tensor.detach), "fc", 'input of "fc" (Linear) is detached'),
         (OddNet(pooled=torch.round), "fc", "zero on images of noise"),
-        (with_layer(Silent()), "body.2", "zero on images of noise"),
+        (with_layer(Step()), "body.2", "cannot be computed (derivative for aten::heaviside"),
+        (with_layer(Silent()), "body.3", "zero on images of noise"),
         (with_layer(Root()), "body.2", "not finite"),
         (OddNet(pooled=lambda x: torch.tensor(x.numpy())), "fc", "does not run with gradients"),
     ],
@@ -53,4 +61,5 @@ def test_layers_before_a_detached_part_have_gradients():
     model = model_of(OddNet(pooled=torch.Tensor.detach))
     check_gradients(model, ["body.0", "body.5"])
     check_gradients(model_of(OddNet()), ["body.0", "body.5", "fc"], size_px=48)
+    check_gradients(model_of(with_layer(Silent())), ["body.2"])  # its units are dead
     assert all(parameter.grad is None for parameter in model.module.parameters())
