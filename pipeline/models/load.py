@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models import torchvision_operators
+from pipeline.models import timm_weights, torchvision_operators, torchvision_weights
 from pipeline.models.attention import expose_heads
 from pipeline.models.checkpoint_files import read_checkpoint
 from pipeline.models.model import Model
@@ -101,14 +101,10 @@ def _conventions(family: str, request: _Request, module: nn.Module, size_px: int
     """How the library of a model reads weight files."""
     native_size_px = None if request.input_size_px else size_px
     if family == "torchvision":
-        from pipeline.models import torchvision_weights
-
         return Conventions(
             surplus=lambda: torchvision_weights.dropped_names(request.name), native_size_px=native_size_px
         )
     if family == "timm":
-        from pipeline.models import timm_weights
-
         converters = timm_weights.converters(request.name, module)
         return Conventions(
             renames=converters,
@@ -144,8 +140,6 @@ def _call(constructor: Callable[..., Any], request: _Request, *args: Any, **kwar
 def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
     import timm
 
-    from pipeline.models import timm_weights
-
     name = request.name
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -171,8 +165,6 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
 
 def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     import torchvision
-
-    from pipeline.models import torchvision_weights
 
     name, size_px = request.name, request.input_size_px
     known = torchvision.models.list_models(module=torchvision.models)

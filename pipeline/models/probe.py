@@ -154,30 +154,19 @@ def _find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | No
 
     The layer found is that of the weights (`fc`, `classifier.6`), or where these give a map (SqueezeNet's
     convolution) the first layer after them that gives the network's output (its pooling). Where the network's output
-    does not follow this layer alone (several heads are averaged), the classifier is the output itself.
+    does not follow from one layer (several heads are averaged, maps pooled by a function), the classifier is the
+    output itself.
     """
     if seen.num_logits == 0 or getattr(module, "num_classes", None) == 0:
         return None
-    candidates = [name for name in _candidates(module, seen) if name in seen.shapes]
-    if not candidates and getattr(module, "num_classes", None) != seen.num_logits:
+    last = _last_with_weights(module, seen)
+    named = [*_named_by_library(module), *([] if last is None else [last])]
+    heads = [name for name in named if _maps_to(call_of(module, name)[0], seen.num_logits)]
+    if not heads and getattr(module, "num_classes", None) != seen.num_logits:
         return None
+    candidates = [name for name in heads if seen.shapes.get(name, ())[1:] in ((), (1, 1)) and name in seen.shapes]
     decisive = (name for name in dict.fromkeys([*candidates, *seen.output_layers]) if _decides(module, name, images))
     return next(decisive, output_layer(module))
-
-
-def _candidates(module: nn.Module, seen: Probe) -> Iterator[str]:
-    """Layers that may be the classifier, the likeliest first."""
-    last = _last_with_weights(module, seen)
-    for candidate in (*_named_by_library(module), *([] if last is None else [last])):
-        if not _maps_to(call_of(module, candidate)[0], seen.num_logits):
-            continue
-        shape = seen.shapes.get(candidate, ())
-        if shape[1:] in ((), (1, 1)):
-            yield candidate
-        elif len(shape) == 3 and seen.output_layers:
-            yield seen.output_layers[0]
-    if getattr(module, "num_classes", None) == seen.num_logits:
-        yield from seen.output_layers[:1]
 
 
 @torch.no_grad()

@@ -4,23 +4,26 @@ A network whose weights come by path, or at random, is made with the same change
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torchvision import models
-from torchvision.models import WeightsEnum
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # Their inputs are re-normalized from ImageNet's statistics to (−1, 1), as their weights were trained in TensorFlow.
 # Of GoogLeNet, whose auxiliary heads were not trained, the builder drops these.
 _INCEPTIONS: Final = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": True}}
 
 
-def weights_entry(name: str, weights: str) -> WeightsEnum:
+def weights_entry(name: str, weights: str) -> "WeightsEnum":
     """The entry of torchvision whose file `weights` is, by the file's name; otherwise the first training.
 
     Input size and preprocessing are the entry's: `resnet50-11ad3fa6.pth` is IMAGENET1K_V2.
     """
-    versions = models.get_model_weights(name)
+    from torchvision.models import get_model_weights
+
+    versions = get_model_weights(name)
     file = weights.rpartition("/")[2]
     for entry in versions:
         if entry.url.rpartition("/")[2] == file:
@@ -48,7 +51,9 @@ def arguments(name: str, size_px: int, *, is_initialized: bool) -> Mapping[str, 
 
 def dropped_names(name: str) -> Collection[str]:
     """Names that a file may have beyond those of the network: those of auxiliary heads."""
+    from torchvision.models import get_model
+
     if name not in _INCEPTIONS:
         return ()
     with torch.device("meta"):
-        return models.get_model(name, weights=None, aux_logits=True, init_weights=False).state_dict().keys()
+        return get_model(name, weights=None, aux_logits=True, init_weights=False).state_dict().keys()

@@ -143,6 +143,8 @@ class Recipe(Section):
             names += _STAGE_KEYS[earlier]
         if self.model.weights == "random":
             names.append("seed")
+        if self.model.output != "auto":
+            names.append("model.output")
         if stage == "collect":
             names.append("data.caption_key")  # kept beside the statistics, which do not depend on it
         if self.targets.relevance == "correlation":
@@ -183,7 +185,6 @@ _STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "model.weights",
         "model.input_size_px",
         "model.options",
-        "model.output",
         "data.image_key",
         "data.label_key",
         "data.max_pixels",

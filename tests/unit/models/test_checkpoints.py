@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from jobs.commands.layers import describe_layers, list_layers
 from pipeline.errors import UserError
 from pipeline.models import load_model
 from pipeline.models.checkpoint_files import read_checkpoint
@@ -277,3 +278,4 @@ def test_remarks_reach_the_model(tmp_path: Path) -> None:
     torch.save({"model_ema": small_net().state_dict()}, tmp_path / "last.ckpt")
     model = load_model("python:tests.support.tiny_run:small_net", str(tmp_path / "last.ckpt"))
     assert model.remarks == (f'weights: averaged weights (EMA), "model_ema" of {tmp_path}/last.ckpt',)
+    assert model.remarks[0] in describe_layers(model, list_layers(model)).splitlines()

@@ -167,7 +167,8 @@ def test_timm_s_constructors_get_the_same_arguments_without_weights() -> None:
         for name in timm.list_models():
             truth = arguments(name, pretrained=True)
             assert truth == arguments(name, **timm_weights.arguments(name)), name
-            if truth != arguments(name):
+            if timm_weights.arguments(name):
+                assert truth != arguments(name)
                 changed.add(name)
     assert changed == {"fbnetc_100"}
 
