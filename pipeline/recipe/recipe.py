@@ -143,6 +143,8 @@ class Recipe(Section):
             names += _STAGE_KEYS[earlier]
         if self.model.weights == "random":
             names.append("seed")
+        if self.data.max_value is not None:
+            names.append("data.max_value")
         if stage == "collect":
             names.append("data.caption_key")  # kept beside the statistics, which do not depend on it
         if self.targets.relevance == "correlation":
