@@ -294,16 +294,18 @@ def test_damaged_shards_are_left_out_by_name_and_read_again_until_results_depend
     assert f"failed  {third}: DamagedShardError: {third} is damaged: it is a web page" in capsys.readouterr().out
 
 
-def test_thin_images_and_small_values_of_16_bits_are_named(tmp_path, capsys):
+def test_thin_images_small_values_of_16_bits_and_keys_that_come_again_are_named(tmp_path, capsys):
     line, twelve_bits = Image.new("RGB", (30_000, 1)), np.arange(1600, dtype=np.uint16).reshape(40, 40)
     members = [(f"photo{number}.png", encoded(Image.fromarray(twelve_bits), "PNG")) for number in range(9)]
-    write_tar(tmp_path / "data.tar", [*members, ("line.png", encoded(line, "PNG"))])
+    for name in ("first", "again"):  # one data set that was packed twice
+        write_tar(tmp_path / f"{name}.tar", [*members, ("line.png", encoded(line, "PNG"))])
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(recipe_toml(f"{tmp_path}/data.tar", tmp_path / "out", data="max_error_fraction = 0.1"))
+    recipe.write_text(recipe_toml(f"{tmp_path}/{{first,again}}.tar", tmp_path / "out", data="max_error_fraction = 0.1"))
     assert main(["collect", str(recipe), "--address", "inline"]) == DONE
     printed = capsys.readouterr().out
-    assert "9 images, 1 samples left out: 1 too-thin, 10 in all" in printed
-    assert "9 images of 16 bits have no value above 1599" in printed
+    assert "18 images, 2 samples left out: 2 too-thin, 20 in all" in printed
+    assert "9 images have the key of an earlier one in another tar shard" in printed
+    assert "18 images of 16 bits have no value above 1599" in printed
     assert "set data.max_value = 2047" in printed
     ranged = ["--set", "data.max_value=2047", "--set", f"output.root={tmp_path}/ranged"]
     assert main(["collect", str(recipe), "--address", "inline", *ranged]) == DONE

@@ -20,7 +20,7 @@ from pipeline.io.zarr_arrays import Group, create_group, open_group, write_array
 
 STORE: Final = "run/statistics.zarr"
 MARKER: Final = "run/statistics.json"
-STATISTICS_SCHEMA: Final = "statistics/1"
+STATISTICS_SCHEMA: Final = "statistics/2"
 
 # Axes of the arrays, by the last or last but one part of their path; all others have the one axis "unit".
 _DIMENSIONS: Final = {
@@ -115,8 +115,9 @@ def _write_arrays(group: Group, arrays: Mapping[str, np.ndarray], layers: Iterab
 
 
 def committed_statistics(root: Root) -> dict[str, Any] | None:
-    """The attributes of the committed store, or None if there is none."""
-    return root.read_json(MARKER) if root.exists(MARKER) else None
+    """The attributes of the committed store, or None if there is none, or one of another version."""
+    header: dict[str, Any] = root.read_json(MARKER) if root.exists(MARKER) else {}
+    return header if header.get("schema") == STATISTICS_SCHEMA else None
 
 
 def _dimensions(path: str) -> tuple[str, ...]:
