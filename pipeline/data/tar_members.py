@@ -219,6 +219,8 @@ def _are_pax_records(body: bytes) -> bool:
 
 
 def _readable(name: str) -> str:
+    if name.isascii():  # nearly always
+        return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
