@@ -11,9 +11,10 @@ from jobs.reporting.liveness import Liveness, describe_liveness, read_liveness
 from jobs.run.resolved import ResolvedRecipe, resolve
 from jobs.run.run_folder import read_log
 from jobs.stages.build import committed_build, source_digest
-from jobs.stages.collect_plan import read_plan
+from jobs.stages.collect_plan import describe_samples, read_plan
 from jobs.stages.evaluate_plan import EvaluationState, count_predictions
 from jobs.stages.targets import read_committed
+from pipeline.activations.store import committed_statistics
 from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
 from pipeline.recipe.recipe import Recipe
 
@@ -35,7 +36,8 @@ class StageStatus:
 class RunStatus:
     """Counts of all stages, statuses, the neurons that failed, each with its reason, and the signs of life.
 
-    `left` is what is to do in the units of the log, which in `evaluate` are predictions and not visualizations.
+    `left` is what is to do in the units of the log, which in `evaluate` are predictions and not visualizations;
+    `samples` says what became of the images in the tar shards, once `collect` has finished.
     """
 
     root: str
@@ -44,6 +46,7 @@ class RunStatus:
     failures: tuple[tuple[str, str], ...]
     liveness: Liveness | None
     left: dict[str, int]
+    samples: str = ""
 
 
 def read_status(recipe: Recipe) -> RunStatus:
@@ -59,7 +62,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
     """The status of a resolved recipe."""
     root, requested = resolved.root, resolved.keys
     collect = read_plan(resolved)
-    set_aside = collect.set_aside
+    set_aside, statistics = collect.set_aside, committed_statistics(root)
     targets = read_committed(root, list(resolved.units))
     num_targets = sum(len(set(units) & targets[layer]) for layer, units in resolved.units.items())
     num_units = sum(map(len, resolved.units.values()))
@@ -93,6 +96,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
         failures=(*set_aside.items(), *((row["neuron_id"], row["status_reason"]) for row in failed)),
         liveness=liveness,
         left=left,
+        samples=describe_samples(statistics) if statistics else "",
     )
 
 
@@ -102,6 +106,8 @@ def describe_status(status: RunStatus) -> str:
     lines += [f"{s.stage:<12}{s.done:>9}{s.failed:>9}{s.todo:>9}  {s.noun}" for s in status.stages]
     if status.liveness is not None:
         lines.append(describe_liveness(status.liveness, status.left))
+    if status.samples:
+        lines.append(f"data: {status.samples}")
     if status.statuses:
         lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.statuses.items())))
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
-from jobs.engine.worker import Shared, deterministic, is_fatal
+from jobs.engine.worker import Shared, deterministic, is_fatal, is_final
 from pipeline.errors import UserError
 from pipeline.recipe.sections import ComputeSection
 
@@ -65,13 +65,15 @@ class TaskResult:
 class Attempt(Generic[R]):
     """What one attempt gave: a result, or an error as text (exceptions do not always survive pickling).
 
-    `lost`: what died while the task ran, if that is why there is no result.
+    `lost`: what died while the task ran, if that is why there is no result. `is_final`: the data are at fault, and are
+    not tried again in this run.
     """
 
     result: R | None = None
     error: str = ""
     traceback: str = ""
     fatal: bool = False
+    is_final: bool = False
     seconds: float = 0.0
     worker: str = ""
     lost: Literal["", "worker", "node"] = ""
@@ -255,6 +257,7 @@ def run_attempt(function: Callable[[A], R], argument: A, resources: Resources) -
             error=f"{type(error).__name__}: {error}",
             traceback=traceback.format_exc(),
             fatal=is_fatal(error),
+            is_final=is_final(error),
             seconds=time.perf_counter() - started,
             worker=worker,
         )
@@ -269,7 +272,7 @@ def conclude(task: Task[A], attempt: Attempt[R], attempts: Attempts, max_retries
     """
     if attempt.fatal:
         raise RunStoppedError(f"{task.name}: {attempt.error.partition(': ')[2] or attempt.error}")
-    if attempt.error and attempts.allow_another(max_retries):
+    if attempt.error and not attempt.is_final and attempts.allow_another(max_retries):
         return None
     num_lost = attempts.crashes + attempts.node_losses
     return Outcome(task=task, attempt=attempt, num_attempts=attempts.total, num_lost=num_lost)

@@ -10,6 +10,7 @@ import torch
 
 from jobs.engine.allocator import freed_memory_kept
 from pipeline.data.sample_errors import TooManyBadSamples
+from pipeline.data.tar_members import DamagedShardError
 from pipeline.io.root import StorageError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -26,6 +27,11 @@ class Shared(Protocol[T_co]):
 def is_fatal(error: Exception) -> bool:
     """Whether an error ends the whole run: storage that cannot be written, or more bad data than the recipe allows."""
     return isinstance(error, (StorageError, TooManyBadSamples))
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another attempt of the task would end in the same way: its data are damaged."""
+    return isinstance(error, DamagedShardError)
 
 
 @contextlib.contextmanager

@@ -55,5 +55,5 @@ def stop_if_all_fail(outcomes: Iterator[Outcome[A, R]], failure_limit: int | Non
             last = outcome.attempt
             raise RunStoppedError(
                 f"the first {number} tasks all failed, the last ({outcome.task.name}) with:\n"
-                f"{last.traceback or last.error}"
+                f"{(not last.is_final and last.traceback) or last.error}"
             )

@@ -35,7 +35,8 @@ class StageReport:
     def __str__(self) -> str:
         if self.nothing_to_do:
             failed = f", {self.failed} failed" if self.failed else ""
-            return f"{self.stage}: nothing to do, {self.already} {self.noun} already done{failed}"
+            text = f"{self.stage}: nothing to do, {self.already} {self.noun} already done{failed}"
+            return f"{text}; {self.remark}" if self.remark else text
         parts = [f"{self.done} {self.noun} done"]
         if self.already:
             parts.append(f"{self.already} already done")

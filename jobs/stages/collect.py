@@ -1,6 +1,5 @@
 """Stage 1: one task per tar shard runs its images through the model once; then the shard statistics are merged."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +10,15 @@ from jobs.engine.worker import Shared, allocator_for_models, threads_beside
 from jobs.run.run_folder import log_place, read_log
 from jobs.run.session import Session
 from jobs.run.stage import StageReport
-from jobs.stages.collect_plan import SET_ASIDE, CollectPlan, check_failures, read_plan, shards_digest
+from jobs.stages.collect_plan import (
+    DAMAGED,
+    SET_ASIDE,
+    CollectPlan,
+    check_failures,
+    describe_samples,
+    read_plan,
+    shards_digest,
+)
 from jobs.stages.worker_model import model_on
 from pipeline.activations.collect import collect
 from pipeline.activations.store import (
@@ -28,7 +35,7 @@ from pipeline.models import Model
 from pipeline.recipe.recipe import Recipe
 
 NUM_EXAMPLES_SHOWN: Final = 3
-COUNTED: Final = ("num_samples", "num_skipped", "skipped_for", "skipped_examples")
+COUNTED: Final = ("num_samples", "num_skipped", "skipped_for", "passed_over", "skipped_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +48,12 @@ class TarShard:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts(TaskResult):
-    """How many samples of a tar shard were used and left out, for which reasons, and some that were left out."""
+    """How many samples of a tar shard were used, left out and passed over, for which reasons, and some left out."""
 
     num_samples: int
     num_skipped: int
     skipped_for: Mapping[str, int]
+    passed_over: Mapping[str, int]
     skipped_examples: Sequence[str]
 
 
@@ -58,7 +66,8 @@ class Collect:
     def run(self, session: Session) -> StageReport:
         """Record the tar shards that are left, then merge all.
 
-        A tar shard that killed its worker twice is set aside, if `data.max_error_fraction` of the shards allows it.
+        A tar shard that is damaged or killed its worker twice is set aside, if `data.max_error_fraction` of the shards
+        allows it. A damaged one is tried again by the next run.
 
         Raises:
             RunStoppedError: a tar shard could not be recorded (statistics of the others alone would be wrong), too many
@@ -67,22 +76,28 @@ class Collect:
         resolved = session.resolved
         plan = read_plan(resolved)
         if plan.finished:
-            num_aside = len(plan.set_aside)
-            return StageReport(
-                stage=self.name, noun=self.noun, already=plan.done - num_aside, failed=num_aside, nothing_to_do=True
-            )
+            return _finished(plan, resolved.root)
         failed = self._collect(session, plan)
+        if plan.retries and len(failed) == len(plan.todo) and all(attempt.is_final for attempt in failed.values()):
+            return _finished(plan, resolved.root)  # as before
         # Layers are added to statistics of certain shards: of all of these, or not at all.
-        bound = 0.0 if plan.adds else resolved.recipe.data.max_error_fraction
+        bound = 0.0 if plan.adds and not plan.retries else resolved.recipe.data.max_error_fraction
         set_aside = check_failures(failed, resolved.shard_urls, bound, log=log_place(resolved.root))
-        self._merge(session, plan, set_aside)
+        if plan.retries:
+            indices = {url: index for index, url in enumerate(resolved.shard_urls)}
+            before = {indices[url]: error for url, error in plan.set_aside.items()}
+            set_aside |= {index: error for index, error in before.items() if index not in plan.todo}
+        damaged = [resolved.shard_urls[index] for index in failed if failed[index].is_final]
+        self._merge(session, plan, set_aside, damaged)
+        statistics = committed_statistics(resolved.root)
+        assert statistics is not None
         return StageReport(
             stage=self.name,
             noun=self.noun,
-            done=len(plan.todo) - len(set_aside),
-            already=plan.done,
+            done=len(plan.todo) - len(failed),
+            already=plan.done - (len(plan.set_aside) if plan.retries else 0),
             failed=len(set_aside),
-            remark=describe_samples(resolved.root),
+            remark=describe_samples(statistics),
         )
 
     def _collect(self, session: Session, plan: CollectPlan) -> dict[int, Attempt[SampleCounts]]:
@@ -111,7 +126,7 @@ class Collect:
                 failed[outcome.task.argument.index] = outcome.attempt
         return failed
 
-    def _merge(self, session: Session, plan: CollectPlan, set_aside: Mapping[int, str]) -> None:
+    def _merge(self, session: Session, plan: CollectPlan, set_aside: Mapping[int, str], damaged: Sequence[str]) -> None:
         resolved = session.resolved
         attrs = {
             "model": resolved.model.name,
@@ -129,6 +144,7 @@ class Collect:
             resolved.shard_urls,
             plan,
             set_aside,
+            damaged,
             resolved.model.layers(),
         )
         session.log.flush()  # the task quotes it
@@ -171,6 +187,7 @@ def collect_shard(
             activation=recipe.statistics.activation,
             budget=budget,
             max_pixels=recipe.data.max_pixels,
+            max_value=recipe.data.max_value,
             decode_threads=decode_threads,
         )
     write_shard_statistics(
@@ -185,9 +202,10 @@ def collect_shard(
     return SampleCounts(
         num_samples=recorded.num_samples,
         num_skipped=recorded.num_skipped,
-        skipped_for=budget.counts(),
+        skipped_for=recorded.account.skipped,
+        passed_over=recorded.account.passed_over,
         skipped_examples=[
-            f"{skip.reason} ({skip.key or 'whole shard'} in {skip.tar_shard}: {skip.detail})"
+            f"{skip.reason} ({skip.key} in {skip.tar_shard}: {skip.detail})"
             for skip in budget.skipped[:NUM_EXAMPLES_SHOWN]
         ],
     )
@@ -199,6 +217,7 @@ def merge_shards(
     shard_urls: Sequence[str],
     plan: CollectPlan,
     set_aside: Mapping[int, str],
+    damaged: Sequence[str],
     order: Sequence[str],
     attrs: Mapping[str, str],
 ) -> None:
@@ -207,7 +226,8 @@ def merge_shards(
     Raises:
         TooManyBadSamples: more than `data.max_error_fraction` of all samples, or no sample is left.
     """
-    aside = plan.set_aside if plan.adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
+    adds = plan.adds and not plan.retries
+    aside = plan.set_aside if adds else {shard_urls[i]: error for i, error in sorted(set_aside.items())}
     merged = merge_shard_statistics(
         root,
         shard_urls,
@@ -216,26 +236,25 @@ def merge_shards(
         folder=plan.folder,
     )
     check_error_fraction(root, recipe, num_samples=merged.num_samples, num_skipped=merged.num_skipped)
-    if plan.adds:
+    if adds:
         add_layers(root, merged, plan.layers, order)
     else:
-        write_statistics(root, merged, {**attrs, SET_ASIDE: aside} if aside else attrs)
+        write_statistics(root, merged, {**attrs, SET_ASIDE: aside, DAMAGED: damaged} if aside else attrs)
 
 
-def describe_samples(root: Root) -> str:
-    """How many images the statistics cover, and how many samples were left out for which reasons."""
+def _finished(plan: CollectPlan, root: Root) -> StageReport:
+    """The report of a run that found nothing to add."""
     statistics = committed_statistics(root)
     assert statistics is not None
-    text = f"{statistics['num_samples']} images"
-    if not statistics["num_skipped"]:
-        return text
-    text += f", {statistics['num_skipped']} samples left out"
-    # By shard, since one that was recorded twice (a lost worker) is in the log twice.
-    counted = {entry["task"]: entry["skipped_for"] for entry in read_log(root) if entry.get("status") == "counted"}
-    reasons = sum((Counter(skipped_for) for skipped_for in counted.values()), Counter[str]())
-    if reasons.total() != statistics["num_skipped"]:  # the driver was killed between a commit and its log line
-        return text
-    return f"{text}: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}"
+    num_aside = len(plan.set_aside)
+    return StageReport(
+        stage=Collect.name,
+        noun=Collect.noun,
+        already=plan.done - num_aside,
+        failed=num_aside,
+        nothing_to_do=True,
+        remark=describe_samples(statistics) if statistics.get(DAMAGED) else "",
+    )
 
 
 def check_error_fraction(root: Root, recipe: Recipe, *, num_samples: int, num_skipped: int) -> None:

@@ -66,7 +66,10 @@ def draw_strips(shared_model: Shared[Model], device: str, root: Root, recipe: Re
     """The task: draw the dataset images of some units."""
     model, statistics = model_on(shared_model, device), StatisticsStore.open(root)
     reader = ReferenceReader(
-        model, image_size_px=max(EXAMPLE_TILE_PX, model.input_size_px), max_pixels=recipe.data.max_pixels
+        model,
+        image_size_px=max(EXAMPLE_TILE_PX, model.input_size_px),
+        max_pixels=recipe.data.max_pixels,
+        max_value=recipe.data.max_value,
     )
     references = read_references(root, strips.layer, strips.facet)
     for unit in strips.units:

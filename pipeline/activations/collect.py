@@ -86,6 +86,7 @@ def collect(
     activation: Literal["max", "mean"] = "max",
     budget: ErrorBudget,
     max_pixels: int = MAX_PIXELS,
+    max_value: int | None = None,
     decode_threads: int = 0,
 ) -> ShardStatistics:
     """Statistics of the samples of one tar shard.
@@ -102,6 +103,7 @@ def collect(
         budget: counts every good sample and every image that cannot be decoded; the caller, who passes it to
             `iterate_samples` as well, decides with `budget.check()`.
         max_pixels: bound on a decoded image.
+        max_value: range of images of 16 bits, see `decode_image`.
         decode_threads: number of threads that decode while the model runs, see `decoded_batches`; they change no
             result.
 
@@ -122,9 +124,15 @@ def collect(
     total: ShardStatistics | None = None
     rows: list[SampleRow] = []
     recorded: list[_Recorded] = []
-    skipped_before = budget.num_skipped
+    before = budget.account()
     batches = decoded_batches(
-        model, samples, batch_size=batch_size, budget=budget, max_pixels=max_pixels, threads=decode_threads
+        model,
+        samples,
+        batch_size=batch_size,
+        budget=budget,
+        max_pixels=max_pixels,
+        max_value=max_value,
+        threads=decode_threads,
     )
     for batch, inputs in batches:
         recorded.append(_record(plan, shard_index, batch, inputs))
@@ -134,7 +142,9 @@ def collect(
             total, recorded = _add(total, _statistics(plan, recorded, shards)), []
     if recorded:
         total = _add(total, _statistics(plan, recorded, shards))
-    return replace(total or _empty(plan, shards), samples=rows, num_skipped=budget.num_skipped - skipped_before)
+    account = budget.account().since(before)
+    is_empty = not (rows or account.skipped or account.passed_over)
+    return replace(total or _empty(plan, shards), samples=rows, account=replace(account, num_empty=int(is_empty)))
 
 
 def _add(total: ShardStatistics | None, found: ShardStatistics) -> ShardStatistics:
@@ -147,7 +157,6 @@ def _empty(plan: _Plan, shards: frozenset[int]) -> ShardStatistics:
     return ShardStatistics(
         shards=shards,
         num_samples=0,
-        num_skipped=0,
         digest=0,
         layers={name: LayerStatistics.empty(units[name], plan.top_k, num_channels) for name in plan.layers},
         classes=ClassTopK.empty(plan.model.num_classes, plan.top_k),
@@ -202,7 +211,6 @@ def _statistics(plan: _Plan, recorded: Sequence[_Recorded], shards: frozenset[in
     return ShardStatistics(
         shards=shards,
         num_samples=len(rows),
-        num_skipped=0,
         digest=add_digests(batch.digest for batch in recorded),
         layers={name: _layer_statistics(plan, *reduced[name], ids, channel_means) for name in plan.layers},
         classes=ClassTopK.empty(0, plan.top_k)

@@ -19,7 +19,7 @@ DATASET_IMAGES_AHEAD: Final = 16  # fetched and not yet taken, at most: a decode
 
 
 def dataset_images_ahead(
-    top_images: Iterable[TopImage], *, max_pixels: int, keep_alpha: bool
+    top_images: Iterable[TopImage], *, max_pixels: int, max_value: int | None = None, keep_alpha: bool
 ) -> Iterator[tuple[TopImage, Image.Image | BadImage]]:
     """Samples in order, each with its dataset image, or with the error of decoding it.
 
@@ -35,7 +35,7 @@ def dataset_images_ahead(
         data = read_image_bytes(top_image.tar_shard, top_image.offset, top_image.size)
         try:
             with decoders:
-                return decode_image(data, max_pixels=max_pixels, keep_alpha=keep_alpha)
+                return decode_image(data, max_pixels=max_pixels, max_value=max_value, keep_alpha=keep_alpha)
         except BadImage as error:
             return error
 

@@ -5,6 +5,7 @@ threads use several cores.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,13 +13,20 @@ import torch
 from torch import Tensor
 
 from pipeline.data.shards import ErrorBudget, Sample, SkippedSample
-from pipeline.io.images import BadImage, decode_image
+from pipeline.io.images import BadImage, decode_image, narrow_to
 from pipeline.io.prefetch import ahead
 from pipeline.models import Model
 
 
 def decoded_batches(
-    model: Model, samples: Iterable[Sample], *, batch_size: int, budget: ErrorBudget, max_pixels: int, threads: int = 0
+    model: Model,
+    samples: Iterable[Sample],
+    *,
+    batch_size: int,
+    budget: ErrorBudget,
+    max_pixels: int,
+    max_value: int | None = None,
+    threads: int = 0,
 ) -> Iterator[tuple[list[Sample], Tensor]]:
     """Good samples in order, with their preprocessed images [B, C, S, S] on the model's device.
 
@@ -26,11 +34,12 @@ def decoded_batches(
         model: whose preprocessing it is.
         samples: taken in the caller's thread.
         batch_size: images of every batch but the last, which has what is left.
-        budget: counts every image that cannot be used, in order.
+        budget: counts every image that cannot be used, and those of 16 bits with small values, in order.
         max_pixels: bound on a decoded image.
+        max_value: range of images of 16 bits, see `decode_image`.
         threads: number that decode the next batch while the caller works on one; 0 decodes when a batch is requested.
     """
-    decode = partial(_decode, model, max_pixels)
+    decode = partial(_decode, model, max_pixels, max_value)
     decoded = (
         ahead(decode, samples, threads=threads, most=batch_size)
         if threads
@@ -42,8 +51,10 @@ def decoded_batches(
         if isinstance(found, SkippedSample):
             budget.add_skip(found)
             continue
+        if found.narrow_to:
+            budget.add_narrow(found.narrow_to)
         batch.append(sample)
-        inputs.append(found)
+        inputs.append(found.inputs)
         if len(batch) == batch_size:
             yield batch, _on_device(inputs, model.device)
             batch, inputs = [], []
@@ -51,17 +62,27 @@ def decoded_batches(
         yield batch, _on_device(inputs, model.device)
 
 
-def _decode(model: Model, max_pixels: int, sample: Sample) -> Tensor | SkippedSample:
-    """The model's input [C, S, S] for one sample, or why there is none."""
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """The model's input [C, S, S] for one sample, and `narrow_to` of its image."""
+
+    inputs: Tensor
+    narrow_to: int
+
+
+def _decode(model: Model, max_pixels: int, max_value: int | None, sample: Sample) -> _Decoded | SkippedSample:
+    """The model's input for one sample, or why there is none."""
     try:
-        image = decode_image(sample.image, max_pixels=max_pixels, keep_alpha=model.preprocessing.has_alpha)
+        image = decode_image(
+            sample.image, max_pixels=max_pixels, max_value=max_value, keep_alpha=model.preprocessing.has_alpha
+        )
+        inputs = model.preprocess(image)
     except BadImage as error:
         return _skipped(sample, error.reason, error.detail)
-    inputs = model.preprocess(image)
     if not np.isfinite(inputs.numpy()).all():  # much faster than torch's
         # A model's own preprocessing may divide by the spread of a uniform image: bad data, not a bad model.
         return _skipped(sample, "not-finite", "preprocessing gives NaN or infinity")
-    return inputs
+    return _Decoded(inputs=inputs, narrow_to=narrow_to(image))
 
 
 def _skipped(sample: Sample, reason: str, detail: str) -> SkippedSample:

@@ -2,33 +2,37 @@
 
 The form is webdataset's: the members of a sample follow each other and share the part of their names before
 the first dot (`n01440764_10026.jpg`, `.cls`, `.json`), so the public ImageNet shards are read unchanged.
-Streaming is a webdataset pipeline whose tar stage is ours, because we also keep each image's byte range.
+webdataset groups the members; the tar is read by `tar_members`, which is strict and keeps each image's byte range.
 
-What is wrong with the *data* is reported sample by sample and bounded by `ErrorBudget`; an error of the
-*code* (or of the network) is never taken for a bad sample and goes through.
+Every image in a shard becomes a sample, or is reported with the reason why not; of a damaged shard none does. What is
+wrong with the *data* is bounded by `ErrorBudget`; an error of the *code* (or of the network) is never taken for a bad
+sample and goes through.
 """
 
-import io
+import codecs
 import re
-import tarfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import webdataset as wds
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from pipeline.data.captions import caption_fields, find_caption
-from pipeline.data.sample_errors import ErrorBudget, SkippedSample, TooManyBadSamples
+from pipeline.data.sample_errors import ErrorBudget, SampleAccount, SkippedSample, TooManyBadSamples
 from pipeline.data.shard_writing import NewSample, ShardReport, unique_slugs, write_shards, write_tar_shards
+from pipeline.data.tar_members import DamagedShardError, TarMember, read_members
 from pipeline.errors import UserError
 from pipeline.io.root import open_for_reading, read_range
 
 __all__ = [
+    "DamagedShardError",
     "ErrorBudget",
     "NewSample",
     "Sample",
+    "SampleAccount",
     "ShardReport",
     "SkippedSample",
     "TooManyBadSamples",
@@ -42,8 +46,9 @@ __all__ = [
 ]
 
 INDEX_BITS = 24  # samples per tar shard that a sample id can hold: 16.7 million
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard
+# What macOS, Synology and QNAP leave beside files.
+_SIDE_FOLDERS: Final = re.compile(r"(^|/)(__MACOSX|@eaDir|#recycle|@Recycle)/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +113,10 @@ def iterate_samples(
     """Stream the samples of one tar shard in order.
 
     A sample without a label is yielded with label None. Reported to `on_skip` instead of yielded are:
-    `no-image`; `bad-label` (not a whole number, or outside the classes); `duplicate-key`; and at the end of a
-    shard that stops early, `truncated-shard` (its file was cut) or `corrupt-shard` (no tar header where one
-    must be). The sample under the cut is dropped, since its label may lie behind it.
+    `no-image`; `bad-label` (not a whole number, or outside the classes); `duplicate-key`; `dotted-name` (an image
+    whose name has more dots, so that it is no image of its key); `broken-link`, `sparse-member` and `not-a-file`
+    (members without data in one piece); and, passed over as no bad data, `other-format` (PNG beside JPEG under one
+    key), `annotation` (`mask.png` beside the images of most keys), `hidden-file` and `webdataset-note`.
 
     Args:
         url: local path or fsspec URL of an uncompressed tar.
@@ -118,40 +124,53 @@ def iterate_samples(
         label_key: member suffixes that hold the class index as text.
         caption_key: where the caption stands, member suffixes or `json:KEY`; "" for no captions. See `captions`.
         num_classes: classes of the model; None takes any label ≥ 0.
-        on_skip: called with each sample that is left out.
+        on_skip: called with each image that is left out, and each key without an image.
 
     Raises:
-        UserError: the shard is compressed.
+        DamagedShardError: the shard is compressed, ends early or is no tar; it is raised at the damage, and the samples
+            before it must not be used either.
         FileNotFoundError, StorageError: the shard is missing or cannot be read.
     """
     read = _SampleReader(url, image_key, label_key, caption_key, num_classes)
+    num_used = num_skipped = 0
+
+    def skip(skipped: SkippedSample) -> None:
+        nonlocal num_skipped
+        num_skipped += skipped.num_images
+        on_skip(skipped)
+
     with open_for_reading(url) as file:
-        members = _Members(file, requested=read.max_bytes)
-        _check_uncompressed(url, file)
+        members = _Members(url, file, read, skip)
         seen: set[str] = set()
         index = 0
-        for group in _groups(members):
-            found = read(group, index, is_repeated=group["__key__"] in seen)
-            if isinstance(found, SkippedSample):
-                on_skip(found)
-            else:
-                yield found
-            seen.add(group["__key__"])
+        for group in wds.DataPipeline(members.read, partial(group_by_keys, handler=members.note_duplicate)):
+            key = group["__key__"]
+            for found in read(group, index, is_repeated=key in seen):
+                if isinstance(found, SkippedSample):
+                    skip(found)
+                else:
+                    num_used += 1
+                    yield found
+            seen.add(key)
             index += 1
-            if members.take_duplicate():
-                on_skip(read.skipped(group["__key__"], index, "duplicate-key", "its members stand twice in a row"))
+            for num_images in members.take_duplicates():
+                detail = "its members stand twice in a row"
+                skip(read.skipped(key, index, "duplicate-key", detail, num_images=num_images))
                 index += 1
-        if (fault := members.fault) is not None:
-            on_skip(read.skipped(fault.key, index, fault.reason, fault.detail))
+        for skipped in read.annotations(num_used):
+            skip(skipped)
+    assert members.num_images == num_used + num_skipped, (url, members.num_images, num_used, num_skipped)
 
 
 class _SampleReader:
-    """Makes a sample of the members that share a key, or says why it cannot be used."""
+    """Makes samples of the members that share a key, or says why an image cannot be used."""
 
     def __init__(self, url: str, image_key: str, label_key: str, caption_key: str, num_classes: int | None) -> None:
         self._url, self._num_classes = url, num_classes
         self._image_suffixes, self._label_suffixes = _suffixes(image_key), _suffixes(label_key)
         self._captions = caption_fields(caption_key)
+        self._extensions = tuple(f".{suffix}" for suffix in self._image_suffixes if "." not in suffix)
+        self._beside: dict[str, list[SkippedSample]] = defaultdict(list)  # by suffix: images beside those of samples
 
     @property
     def max_bytes(self) -> dict[str, int | None]:
@@ -161,14 +180,71 @@ class _SampleReader:
             bounds[caption.suffix] = max(bounds.get(caption.suffix) or 0, caption.max_bytes)
         return bounds | dict.fromkeys([*self._image_suffixes, *self._label_suffixes])
 
-    def __call__(self, group: Mapping[str, Any], index: int, *, is_repeated: bool) -> Sample | SkippedSample:
+    def is_image(self, name: str) -> bool:
+        """Whether a member is an image: its suffix is one of `image_key`, or ends in one that has no dot itself."""
+        file_name = name.rpartition("/")[2].lower()
+        suffix = file_name.partition(".")[2]
+        return suffix in self._image_suffixes or file_name.endswith(self._extensions)
+
+    def __call__(self, group: Mapping[str, Any], index: int, *, is_repeated: bool) -> Iterator[Sample | SkippedSample]:
+        """What becomes of the image of a key, and of each further image under it."""
         key = group["__key__"]
+        images = {name: member for name, member in group.items() if isinstance(member, _Member) and member.is_image}
+        chosen = next((suffix for suffix in self._image_suffixes if suffix in group), None)
         if is_repeated:
-            return self.skipped(key, index, "duplicate-key", "an earlier sample has this key")
-        image = _first(group, self._image_suffixes)
-        if image is None:
+            detail = "an earlier sample has this key; the members of one sample must follow each other"
+            for _ in images or [""]:
+                yield self.skipped(key, index, "duplicate-key", detail, num_images=min(1, len(images)))
+            return
+        if not images:
             expected = " or ".join(self._image_suffixes)
-            return self.skipped(key, index, "no-image", f"no member with suffix {expected}")
+            yield self.skipped(key, index, "no-image", f"no member with suffix {expected}", num_images=0)
+            return
+        if chosen is not None:
+            yield self._sample(group, group[chosen], index)
+        for suffix, image in images.items():
+            if suffix == chosen:
+                continue
+            if image.fault is not None:
+                yield self.skipped(key, index, *image.fault)
+            elif suffix in self._image_suffixes:
+                yield self.skipped(key, index, "other-format", f"{key}.{chosen} is used", is_bad=False)
+            else:
+                dotted = self.skipped(key, index, "dotted-name", _dotted(image.name, key, suffix))
+                if chosen is None:
+                    yield dotted
+                else:
+                    self._beside[suffix].append(dotted)
+
+    def annotations(self, num_samples: int) -> Iterator[SkippedSample]:
+        """The images beside those of samples: annotations if most samples have one of that suffix, else lost images."""
+        for suffix, found in self._beside.items():
+            is_annotation = 2 * len(found) >= num_samples and not suffix.rpartition(".")[0].isdigit()
+            for skip in found:
+                yield (
+                    self.skipped(skip.key, skip.index, "annotation", f"most samples have {suffix}", is_bad=False)
+                    if is_annotation
+                    else skip
+                )
+
+    def skipped(
+        self, key: str, index: int, reason: str, detail: str, *, num_images: int = 1, is_bad: bool = True
+    ) -> SkippedSample:
+        """An image of this shard that is left out."""
+        return SkippedSample(
+            key=key,
+            tar_shard=self._url,
+            index=index,
+            reason=reason,
+            detail=detail,
+            num_images=num_images,
+            is_bad=is_bad,
+        )
+
+    def _sample(self, group: Mapping[str, Any], image: "_Member", index: int) -> Sample | SkippedSample:
+        key = group["__key__"]
+        if image.fault is not None:
+            return self.skipped(key, index, *image.fault)
         label = _parse_label(_first(group, self._label_suffixes), self._num_classes)
         if isinstance(label, str):
             return self.skipped(key, index, "bad-label", label)
@@ -183,136 +259,92 @@ class _SampleReader:
             caption=find_caption(self._captions, partial(_data_of, group)) if self._captions else None,
         )
 
-    def skipped(self, key: str, index: int, reason: str, detail: str) -> SkippedSample:
-        """A sample of this shard that is left out."""
-        return SkippedSample(key=key, tar_shard=self._url, index=index, reason=reason, detail=detail)
-
-
-def _groups(members: "_Members") -> Iterator[dict[str, Any]]:
-    """The members of each sample; without the last sample where its label may lie behind a fault of the shard."""
-    usual_suffixes: set[str] = set()
-    stages = (members.read, partial(group_by_keys, handler=members.note_duplicate))
-    for group in wds.DataPipeline(*stages):
-        suffixes = {name for name in group if not name.startswith("__")}
-        # Once there is a fault, webdataset flushes the sample it was collecting: this one is the last.
-        if members.fault is not None and members.fault.may_cover(group["__key__"], suffixes, usual_suffixes):
-            return
-        usual_suffixes = suffixes
-        yield group
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """One file of a shard: where its data begin, and the data if they were asked for."""
+    """One file of a shard: where its data begin, and the data if they were asked for; `fault` if it has none."""
 
+    name: str
     offset: int
     data: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fault:
-    """Why a shard stops early, and the sample whose member is broken ("" if its name is behind the fault)."""
-
-    reason: str
-    detail: str
-    key: str = ""
-
-    def may_cover(self, key: str, suffixes: set[str], usual_suffixes: set[str]) -> bool:
-        """Whether members of sample `key` may lie behind the fault."""
-        return key == self.key if self.key else suffixes != usual_suffixes
+    is_image: bool
+    fault: tuple[str, str] | None
 
 
 class _Members:
-    """The first two stages of the pipeline: opens the tar and yields its files the way webdataset does."""
+    """The first stage of the pipeline: reads the tar and yields its files the way webdataset does."""
 
-    def __init__(self, file: BinaryIO, requested: Mapping[str, int | None]) -> None:
-        """`requested`: suffix → how many bytes of such a member are read at most, None for all."""
-        self.fault: _Fault | None = None
-        self._file = file
-        # First, since a remote file drops what it has read ahead when it seeks to the end.
-        self._file_size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        self._requested = requested
-        self._has_duplicate = False
+    def __init__(self, url: str, file: BinaryIO, read: _SampleReader, on_skip: Callable[[SkippedSample], None]) -> None:
+        self.num_images = 0  # of any name and kind
+        self._url, self._file, self._read, self._on_skip = url, file, read, on_skip
+        self._max_bytes = read.max_bytes
+        self._last: _Member | None = None
+        self._duplicates: list[_Member] = []
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the members as webdataset's grouping expects them, and set `fault` if the tar stops early."""
-        self._file.seek(0)
-        key, position = "", -1
-        tar: tarfile.TarFile | None = None
-        while True:
-            try:
-                if tar is None:
-                    tar = tarfile.open(fileobj=self._file, mode="r:", errors="replace")  # noqa: SIM115
-                member = tar.next()
-            # Only tarfile at work on a header runs here: what it raises, but for OSError, is the data's.
-            except (tarfile.TarError, ValueError, OverflowError, LookupError) as error:
-                self.fault = _header_fault(str(error), key)
-                return
-            if member is None:
-                self.fault = self._fault_at(tar.offset)
-                return
-            if member.size < 0 or tar.offset <= position:
-                self.fault = _Fault(reason="corrupt-shard", detail=f"impossible size at byte {member.offset}")
-                return
-            position = tar.offset
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header of the shard
+        """Yield the members as webdataset's grouping expects them."""
+        for index, member in enumerate(read_members(self._url, self._file)):
+            is_image = self._read.is_image(member.name)
+            self.num_images += is_image
             key, suffix = base_plus_ext(member.name)
-            if key is None or not member.isreg() or member.issparse() or _META.match(member.name):
-                key = ""
+            if (reason := _no_data(member.name)) is not None:
+                if is_image:
+                    detail = f"{member.name} is none of the images"
+                    self._on_skip(self._read.skipped(member.name, index, reason, detail, is_bad=False))
                 continue
-            if member.offset_data + member.size > self._file_size:
-                cut = f"the file ends at byte {self._file_size}, inside {member.name}"
-                self.fault = _Fault(reason="truncated-shard", detail=cut, key=key)
-                return
-            data = b""
-            if suffix.lower() in self._requested:
-                self._file.seek(member.offset_data)
-                bound = self._requested[suffix.lower()]
-                data = self._file.read(member.size if bound is None else min(bound, member.size))
-            yield {
-                "fname": member.name,
-                "data": _Member(offset=member.offset_data, data=data),
-                "__url__": "",
-            }
+            if key is None:
+                continue
+            self._last = _Member(
+                name=member.name,
+                offset=member.offset,
+                data=self._data(member, suffix.lower()),
+                is_image=is_image,
+                fault=member.fault,
+            )
+            yield {"fname": member.name, "data": self._last, "__url__": ""}
+
+    def _data(self, member: TarMember, suffix: str) -> bytes:
+        if suffix not in self._max_bytes or member.fault is not None:
+            return b""
+        bound = self._max_bytes[suffix]
+        size = member.size if bound is None else min(bound, member.size)
+        if member.is_link:
+            # Not from the stream: a jump back would drop what a remote file has read ahead.
+            return read_range(self._url, member.offset, size)
+        self._file.seek(member.offset)
+        return self._file.read(size)
 
     def note_duplicate(self, error: Exception) -> bool:
         """Handle an error of webdataset's grouping: a repeated member is bad data, all else a code error."""
         if isinstance(error, ValueError) and "duplicate file name" in str(error.args[0]):
-            self._has_duplicate = True
+            assert self._last is not None
+            self._duplicates.append(self._last)
             return True
         raise error
 
-    def take_duplicate(self) -> bool:
-        """Whether members of the sample just yielded stood there twice; asking resets it."""
-        found, self._has_duplicate = self._has_duplicate, False
-        return found
+    def take_duplicates(self) -> list[int]:
+        """The members of the sample just yielded that stood there twice, 1 for each image; asking forgets them.
 
-    def _fault_at(self, offset: int) -> _Fault | None:
-        """Say why tarfile stopped: it ends quietly at the end mark, but also at garbage or at a cut."""
-        self._file.seek(offset)
-        block = self._file.read(tarfile.BLOCKSIZE)
-        if len(block) < tarfile.BLOCKSIZE:
-            detail = f"the file ends at byte {offset + len(block)}, without the end mark of a tar"
-            return _Fault(reason="truncated-shard", detail=detail)
-        if any(block):
-            return _Fault(reason="corrupt-shard", detail=f"no tar header at byte {offset}")
-        return None
+        One that is no image counts, as 0, if there is no image.
+        """
+        found, self._duplicates = self._duplicates, []
+        return [1 for member in found if member.is_image] or [0] * bool(found)
 
 
-def _header_fault(message: str, key: str) -> _Fault:
-    is_cut = any(word in message for word in ("truncated", "unexpected end", "empty file"))
-    return _Fault(reason="truncated-shard" if is_cut else "corrupt-shard", detail=message, key=key)
+def _no_data(name: str) -> str | None:
+    """Why a member is no part of a data set whatever is in it, or None."""
+    if _META.match(name):
+        return "webdataset-note"
+    # macOS writes `._cat.jpg` beside `cat.jpg` (AppleDouble); webdataset would take the folder for its key.
+    is_hidden = name.rpartition("/")[2].startswith(".") or _SIDE_FOLDERS.search(name) is not None
+    return "hidden-file" if is_hidden else None
 
 
-def _check_uncompressed(url: str, file: BinaryIO) -> None:
-    start = file.read(6)
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise UserError(
-                f"{url} is compressed with {name}: images inside it cannot be read by byte range. "
-                "Unpack it to a plain .tar (images hardly shrink) and name that in data.shards"
-            )
+def _dotted(name: str, key: str, suffix: str) -> str:
+    return (
+        f'the key of {name} ends at its first dot: it is "{key}", and "{suffix}" is no suffix of data.image_key. '
+        "Rename the files without further dots, pack them with `neuron-atlas shards`, or name the suffix there"
+    )
 
 
 def _suffixes(keys: str) -> list[str]:
@@ -324,16 +356,36 @@ def _first(group: Mapping[str, Any], suffixes: list[str]) -> _Member | None:
 
 
 def _data_of(group: Mapping[str, Any], suffix: str) -> bytes | None:
-    return group[suffix].data if suffix in group else None
+    return group[suffix].data if suffix in group and group[suffix].fault is None else None
 
 
 def _parse_label(member: _Member | None, num_classes: int | None) -> int | str | None:
     """Return the class index, None for an unlabeled sample, or what is wrong with the label as text."""
     if member is None:
         return None
-    if not re.fullmatch(rb"\s*[0-9]{1,18}\s*", member.data):
-        return f"label {member.data[:40]!r}: expected a class index such as 207"
-    label = int(member.data)
+    if member.fault is not None:
+        return f"label: {member.fault[1]}"
+    data = member.data.removeprefix(codecs.BOM_UTF8)
+    if not re.fullmatch(rb"\s*[0-9]{1,18}\s*", data):
+        return f"label {_label_fault(data)}: expected a class index such as 207"
+    label = int(data)
     if num_classes is not None and label >= num_classes:
         return f"label {label}: the model has classes 0 to {num_classes - 1}"
     return label
+
+
+def _label_fault(data: bytes) -> str:
+    """What a label is that is no class index."""
+    text = data.decode("utf-8", "backslashreplace").strip()
+    shown = repr(text[:40])
+    if data[:1] == b"\x80":
+        return "is a pickled Python object, not text"
+    if not text:
+        return "is empty"
+    if re.fullmatch(r"-[0-9]+", text):
+        return f"{shown} is negative (leave the member out of samples without a label)"
+    if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*(e[+-]?[0-9]+)?", text):
+        return f"{shown} is a decimal number"
+    if re.fullmatch(r"[0-9]+([\s,;]+[0-9]+)+", text):
+        return f"{shown} is several numbers"
+    return f"{shown} is no number"

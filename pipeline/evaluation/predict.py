@@ -85,7 +85,10 @@ def predict_dataset_images(
         batch.clear()
 
     for top_image, dataset_image in dataset_images_ahead(
-        statistics.top_images_of(samples), max_pixels=recipe.data.max_pixels, keep_alpha=has_alpha
+        statistics.top_images_of(samples),
+        max_pixels=recipe.data.max_pixels,
+        max_value=recipe.data.max_value,
+        keep_alpha=has_alpha,
     ):
         if isinstance(dataset_image, BadImage):
             problems[top_image.sample] = f'"{top_image.key}" in {top_image.tar_shard}: {dataset_image}'

@@ -17,9 +17,15 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UserError
 
-Reason = Literal["empty", "truncated", "corrupt", "too-large", "unsupported"]
+Reason = Literal["empty", "truncated", "corrupt", "too-large", "too-thin", "unsupported"]
 
 MAX_PIXELS = 80_000_000
+# A model's square crop shows a hundredth of such an image, and enlarging it to the model's size takes a hundred times
+# the memory of the crop: 30,000 × 1 px, a file of 200 bytes, would take 8 GB.
+MAX_ASPECT_RATIO = 100
+_NARROW = "neuron_atlas_narrow_to"
+_NARROW_BELOW = 1 << 14  # largest value of an image of 14 bits is below it
+_FULL_RANGE = (1 << 16) - 1
 # What data sets of images hold. Others that Pillow knows start programs (EPS) or have pixels of any type (TIFF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
@@ -55,7 +61,9 @@ class BadImage(UserError):  # noqa: N818 - a state of the data, counted more oft
         return f"{self.reason} image: {self.detail}"
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool = False) -> Image.Image:
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_value: int | None = None, keep_alpha: bool = False
+) -> Image.Image:
     """Return an image file as an upright RGB image.
 
     The EXIF orientation is applied; CMYK, gray, palette and 16-bit images become 8-bit RGB; transparency is
@@ -65,6 +73,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool 
         data: a JPEG, PNG, WebP, GIF or BMP file.
         max_pixels: width times height allowed, checked on the header before any pixel is decoded. Pillow's
             own limit, twice `Image.MAX_IMAGE_PIXELS`, holds as well.
+        max_value: the value that is white in images of 16 bits, such as 4095 for data of 12 bits; None takes 65535,
+            and `narrow_to` tells whether the image looks as if that were wrong.
         keep_alpha: return RGBA and keep transparency, for models that see it.
 
     Raises:
@@ -74,11 +84,37 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool 
         raise BadImage("empty", "the file has no bytes")
     image = _read(data, max_pixels)
     image = _upright(image)
-    if image.mode.startswith("I"):
-        image = _from_16_bit(image)
-    if keep_alpha:
-        return image.convert("RGBA")
-    return over_white(image)
+    is_gray_16 = image.mode.startswith("I")
+    largest = _FULL_RANGE
+    if is_gray_16:
+        gray_HW = np.asarray(image)
+        largest = int(gray_HW.max())
+        image = _from_16_bit(gray_HW, max_value or _FULL_RANGE)
+    elif _is_png_of_16_bits(data):
+        # Pillow keeps the high byte of colors.
+        bands = image.getchannel(0), *((image.getchannel(1), image.getchannel(2)) if image.mode[:3] == "RGB" else ())
+        largest = max(int(np.asarray(band).max()) for band in bands) << 8 | 255
+        if max_value not in (None, _FULL_RANGE):
+            raise BadImage("unsupported", "data.max_value is for gray: colors of 16 bits are read by their high byte")
+    decoded = image.convert("RGBA") if keep_alpha else over_white(image)
+    if max_value is None and largest < _NARROW_BELOW:
+        decoded.info[_NARROW] = largest
+    return decoded
+
+
+def narrow_to(image: Image.Image) -> int:
+    """The largest value of a decoded image of 16 bits whose values are all small (14 bits or fewer); else 0."""
+    return int(image.info.get(_NARROW, 0))
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Refuse an image that is too thin for a square crop of its shorter side.
+
+    Raises:
+        BadImage: one side is more than `MAX_ASPECT_RATIO` times the other.
+    """
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise BadImage("too-thin", f"{width}×{height} px, one side is more than {MAX_ASPECT_RATIO} times the other")
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -175,10 +211,15 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
+def _from_16_bit(gray_HW: np.ndarray, max_value: int) -> Image.Image:
     """Scale gray of 16 bits (PNG; Pillow's modes `I;16` and `I`) to 8 bits, where Pillow would clip it.
 
-    The low byte is dropped, as Pillow does with color of 16 bits.
+    Rounded down: of the whole range the low byte is dropped, as Pillow does with color of 16 bits.
     """
-    gray_HW = np.asarray(image)
-    return Image.fromarray((gray_HW >> 8).astype(np.uint8)).convert("RGB")
+    scaled = gray_HW.astype(np.int64) * 256 // (max_value + 1)
+    return Image.fromarray(np.minimum(scaled, 255).astype(np.uint8)).convert("RGB")
+
+
+def _is_png_of_16_bits(data: bytes) -> bool:
+    """By the bit depth in its first chunk (PNG specification, 11.2.1)."""
+    return data.startswith(b"\x89PNG") and data[24:25] == b"\x10"

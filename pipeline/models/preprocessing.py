@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.io.images import check_aspect
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
             "lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}  # fmt: skip
@@ -79,10 +80,15 @@ class Preprocessing:
         return self.mode.endswith("A")
 
     def square_crop(self, image: Image.Image, size_px: int | None = None) -> Image.Image:
-        """The square of the dataset image that the model sees, at `size_px` (the model's own size if None)."""
+        """The square of the dataset image that the model sees, at `size_px` (the model's own size if None).
+
+        Raises:
+            BadImage: the image is too thin.
+        """
         size = size_px or self.input_size_px
         shorter = max(size, int(size / self.crop_fraction + 1e-6))
         width, height = image.size
+        check_aspect(width, height)
         scale = shorter / min(width, height)
         resized = image.convert(self.mode).resize(
             (max(size, round(width * scale)), max(size, round(height * scale))), _FILTERS[self.interpolation]

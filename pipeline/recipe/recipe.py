@@ -145,6 +145,8 @@ class Recipe(Section):
             names.append("seed")
         if self.model.output != "auto":
             names.append("model.output")
+        if self.data.max_value is not None:
+            names.append("data.max_value")
         if stage == "collect":
             names.append("data.caption_key")  # kept beside the statistics, which do not depend on it
         if self.targets.relevance == "correlation":

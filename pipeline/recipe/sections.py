@@ -65,6 +65,8 @@ class DataSection(Section, title="[data]"):
     """Share of bad samples that is skipped; above it the run stops."""
     max_pixels: Count = MAX_PIXELS
     """Larger images are bad samples."""
+    max_value: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """The value that is white in images of 16 bits, e.g. 4095 for 12 bits; left out: 65535."""
 
 
 class OutputSection(Section, title="[output]"):

@@ -121,7 +121,12 @@ class _TargetBuilder:
         self._plan = plan
         self._chosen = chosen
         self._writer = TargetWriter(root, plan)
-        self._reader = ReferenceReader(model, image_size_px=plan.image_size_px, max_pixels=recipe.data.max_pixels)
+        self._reader = ReferenceReader(
+            model,
+            image_size_px=plan.image_size_px,
+            max_pixels=recipe.data.max_pixels,
+            max_value=recipe.data.max_value,
+        )
         self._correlation: dict[str, Tensor] = {}
         if plan.rule == "correlation":
             self._correlation = {

@@ -26,10 +26,10 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in 0–1 of the square
 class ReferenceReader:
     """Reads reference images by byte range and keeps the latest decoded crops."""
 
-    def __init__(self, model: Model, *, image_size_px: int, max_pixels: int) -> None:
+    def __init__(self, model: Model, *, image_size_px: int, max_pixels: int, max_value: int | None = None) -> None:
         self._model = model
         self._size_px = image_size_px
-        self._max_pixels = max_pixels
+        self._max_pixels, self._max_value = max_pixels, max_value
         self._crops: OrderedDict[Place, Image.Image] = OrderedDict()
         self._fingerprints: dict[Place, Fingerprint] = {}
 
@@ -44,7 +44,10 @@ class ReferenceReader:
             self._crops.move_to_end(place)  # so that the others do not displace them
         absent = [top_image for place, top_image in requested.items() if place not in self._crops][:_CACHED_IMAGES]
         for top_image, dataset_image in dataset_images_ahead(
-            absent, max_pixels=self._max_pixels, keep_alpha=self._model.preprocessing.has_alpha
+            absent,
+            max_pixels=self._max_pixels,
+            max_value=self._max_value,
+            keep_alpha=self._model.preprocessing.has_alpha,
         ):
             if isinstance(dataset_image, BadImage):
                 raise UserError(

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from pipeline.activations.store import StatisticsStore
 from pipeline.errors import UserError
-from pipeline.io.images import BadImage, decode_image
+from pipeline.io.images import BadImage, check_aspect, decode_image
 from pipeline.io.root import Root
 from pipeline.models import Model
 from pipeline.neurons import match_layers, nearest, parse_units
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.sections import CLASSIFIER, NeuronsBlock
+from pipeline.recipe.sections import CLASSIFIER, DataSection, NeuronsBlock
 from pipeline.references.reading import folder_top_image
 from pipeline.references.selection import References
 
@@ -61,7 +61,7 @@ def find_chosen(recipe: Recipe, model: Model, statistics: StatisticsStore) -> Ch
         name = _named(block)
         if name not in found:
             found[name] = (
-                _in_folder(block.references, recipe.data.max_pixels)
+                _in_folder(block.references, recipe.data)
                 if block.references
                 else _with_keys(block.reference_keys, statistics)
             )
@@ -76,10 +76,10 @@ def check_folders(recipe: Recipe) -> None:
         UserError: a folder without images, or an image that cannot be decoded.
     """
     for url in dict.fromkeys(block.references for block in recipe.neurons if block.references):
-        _in_folder(url, recipe.data.max_pixels)
+        _in_folder(url, recipe.data)
 
 
-def _in_folder(url: str, max_pixels: int) -> References:
+def _in_folder(url: str, data: DataSection) -> References:
     folder = Root.open(url)
     names = [name for name in folder.list() if name.lower().endswith(_IMAGE_SUFFIXES)]
     if not names:
@@ -89,7 +89,8 @@ def _in_folder(url: str, max_pixels: int) -> References:
         )
     for name in names:
         try:
-            decode_image(folder.read_bytes(name), max_pixels=max_pixels)
+            image = decode_image(folder.read_bytes(name), max_pixels=data.max_pixels, max_value=data.max_value)
+            check_aspect(*image.size)
         except BadImage as error:
             raise UserError(f'neurons.references = "{url}": {name}: {error}; repair or remove it') from error
     top_images = [folder_top_image(folder, name) for name in names]

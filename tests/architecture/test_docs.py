@@ -79,6 +79,7 @@ def as_toml(value: Any) -> str:
 def test_every_recipe_key_is_documented_with_its_default(heading: str) -> None:
     said = {
         "[model]": {"input_size_px": "model's"},
+        "[data]": {"max_value": "none"},
         "[visualize]": {"steps": "preset's", "image_size_px": "model's"},
         "[evaluate]": {"clip": "none"},
     }.get(heading, {})

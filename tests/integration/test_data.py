@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from jobs.cli import BAD_USAGE, DONE, FAILED, main
+from jobs.cli import BAD_USAGE, DONE, DONE_WITH_FAILED_UNITS, FAILED, main
 from jobs.run.run_folder import read_log
+from pipeline.activations.store import StatisticsStore
 from pipeline.atlas.validation.validate import validate
 from pipeline.io.parquet import read_table
 from pipeline.io.root import Root
@@ -82,11 +83,12 @@ SKIPPED = {
     "bad-label": 2,
     "duplicate-key": 1,
     "no-image": 1,
+    "dotted-name": 2,
 }
 
 
 def write_zoo(folder: Path) -> None:
-    """One tar shard with every kind of image and mistake, and one that is cut in the middle of an image."""
+    """A tar shard with every kind of image and mistake."""
     members: list[tuple[str, bytes]] = []
 
     def add(name: str, image: bytes, label: str | None) -> None:
@@ -101,11 +103,9 @@ def write_zoo(folder: Path) -> None:
     add("label-no-number.png", dataset_image(12), "cat")
     add("gray.png", dataset_image(13), "0")  # its key was there before
     members.append(("no-image.cls", b"1"))
+    members += [(f"dots.{number}.png", dataset_image(30 + number)) for number in range(2)]
+    members += [("cmyk2.jpg", GOOD["cmyk.jpg"]()), ("cmyk2.png", dataset_image(14)), ("._cmyk2.jpg", b"AppleDouble")]
     write_tar(folder / "zoo-000000.tar", members)
-    whole = write_tar(folder / "zoo-000001.tar", [(f"photo{n}.png", dataset_image(20 + n)) for n in range(4)])
-    data = whole.read_bytes()
-    start_of_third = data.index(b"photo2.png")
-    whole.write_bytes(data[: start_of_third + 512 + 100])
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def zoo(tmp_path):
     """The path of a recipe for the zoo and two clean tar shards; its output is <tmp_path>/out."""
     clean = write_data(tmp_path / "clean", num_shards=2)
     write_zoo(tmp_path / "data")
-    shards = f"{tmp_path}/data/zoo-{{000000..000001}}.tar"
+    shards = f"{tmp_path}/data/zoo-000000.tar"
     text = recipe_toml(shards, tmp_path / "out").replace(json.dumps(shards), json.dumps([clean, shards]))
     path = tmp_path / "zoo.toml"
     path.write_text(text)
@@ -121,42 +121,47 @@ def zoo(tmp_path):
 
 
 def test_every_bad_sample_is_recorded_and_every_good_one_used(zoo, tmp_path, capsys):
-    allowed = ["--set", "data.max_error_fraction=0.3"]
+    allowed = ["--set", "data.max_error_fraction=0.4"]
     assert main(["run", zoo, "--address", "inline", *allowed]) == DONE
     root = Root.open(tmp_path / "out")
     counted = {entry["task"]: entry for entry in read_log(root) if entry["status"] == "counted"}
     assert counted["shard 000002"]["skipped_for"] == SKIPPED
-    assert counted["shard 000003"]["skipped_for"] == {"truncated-shard": 1}
+    assert counted["shard 000002"]["passed_over"] == {"other-format": 1, "hidden-file": 1}
     assert all(counted[f"shard 00000{n}"]["num_skipped"] == 0 for n in (0, 1))
 
     samples = read_table(root, "run/samples.parquet")
-    used = {key: label for key, label in zip(samples["key"], samples["label"], strict=True) if "photo" not in key}
+    zoo_keys = [key for key in samples["key"] if not key.startswith("photo")]
+    used = {key: label for key, label in zip(samples["key"], samples["label"], strict=True) if key in zoo_keys}
     assert used == {name.rpartition(".")[0]: number % NUM_CLASSES for number, name in enumerate(GOOD)} | {
-        "unlabeled": -1
+        "unlabeled": -1,
+        "cmyk2": -1,
     }
     assert [key for key, label in zip(samples["key"], samples["label"], strict=True) if label == -1] == [
-        "unlabeled", "photo0", "photo1",
+        "unlabeled", "cmyk2",
     ]  # fmt: skip
 
     provenance = root.read_json("atlas.json")["provenance"]
-    assert (provenance["num_samples"], provenance["num_skipped"]) == (16 + 7 + 2, sum(SKIPPED.values()) + 1)
+    assert (provenance["num_samples"], provenance["num_skipped"]) == (16 + 8, sum(SKIPPED.values()))
     printed = capsys.readouterr().out
-    assert "25 images, 10 samples left out: 2 bad-label, 1 corrupt" in printed
+    assert "24 images, 11 samples left out: 2 bad-label, 2 dotted-name, 1 corrupt" in printed
+    assert "2 further images passed over: 1 hidden-file, 1 other-format, 37 in all" in printed
+    assert main(["status", zoo]) == DONE
+    assert "data: 24 images, 11 samples left out" in capsys.readouterr().out
     assert validate(str(tmp_path / "out")) == []
 
 
 def test_beyond_the_bound_the_run_stops_and_goes_on_from_there_when_it_is_raised(zoo, tmp_path, capsys):
     assert main(["run", zoo, "--address", "inline"]) == FAILED
     error = capsys.readouterr().err.partition("neuron-atlas run: ")[2]
-    assert "10 of 35 samples are bad (28.57%, allowed 1.00%)" in error
+    assert "11 of 35 samples are bad (31.43%, allowed 1.00%)" in error
     assert "zoo-000000.tar" in error
     assert "data.max_error_fraction" in error
     assert "Traceback (most recent call last)" not in error
     assert not (tmp_path / "out/run/statistics.json").exists()
 
-    assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.3"]) == DONE
+    assert main(["collect", zoo, "--address", "inline", "--set", "data.max_error_fraction=0.4"]) == DONE
     tasks = [entry["task"] for entry in read_log(Root.open(tmp_path / "out")) if entry["status"] == "done"]
-    assert sorted(tasks) == ["merge", *(f"shard {n:06d}" for n in range(4))]  # none was recorded twice
+    assert sorted(tasks) == ["merge", *(f"shard {n:06d}" for n in range(3))]  # none was recorded twice
 
 
 def net_with_a_bug() -> nn.Module:
@@ -238,3 +243,78 @@ def test_a_tar_shard_that_cannot_be_read_costs_nothing_of_the_others(tmp_path, c
     second.write_bytes(plain)
     assert main(["run", str(recipe), "--address", "inline"]) == DONE
     assert "collect: 1 tar shards done, 2 already done" in capsys.readouterr().out
+
+
+def test_damaged_shards_are_left_out_by_name_and_read_again_until_results_depend_on_them(tmp_path, capsys):
+    """Of five tar shards two are damaged: a download that is finished later, and an error page; one is empty."""
+    shards = write_data(tmp_path / "data", num_shards=4)
+    (tmp_path / "data/empty.tar").write_bytes(bytes(10_240))
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        recipe_toml(shards, tmp_path / "out").replace(
+            json.dumps(shards), json.dumps([shards, f"{tmp_path}/data/e*.tar"])
+        )
+    )
+    second, third = tmp_path / "data/tiny-000001.tar", tmp_path / "data/tiny-000002.tar"
+    plain, page = second.read_bytes(), b"<html><body>503 Slow down</body></html>"
+    second.write_bytes(plain[:20_000])
+    third.write_bytes(page)
+    command = [str(recipe), "--address", "inline"]
+    assert main(["collect", *command]) == FAILED
+    error = capsys.readouterr().err
+    assert f"2 of 5 tar shards could not be recorded, the first is {second}: DamagedShardError: {second} is" in error
+    assert f"Also {third}" in error
+    assert "allows 0 such shards to be left out" in error
+    log = read_log(Root.open(tmp_path / "out"))
+    attempts = {entry["task"]: entry["attempts"] for entry in log if entry["status"] == "failed"}
+    assert attempts == {"shard 000002": 1, "shard 000003": 1}  # of empty.tar, tiny-000000.tar, …
+
+    command += ["--set", "data.max_error_fraction=0.4"]
+    assert main(["collect", *command]) == DONE_WITH_FAILED_UNITS
+    printed = capsys.readouterr().out
+    assert "2 failed" in printed
+    assert f"16 images, 1 tar shards are empty; damaged tar shards left out: {second}, {third}" in printed
+    before = (tmp_path / "out/run/statistics.json").read_bytes()
+    assert main(["collect", *command]) == DONE_WITH_FAILED_UNITS
+    assert "nothing to do, 3 tar shards already done, 2 failed" in capsys.readouterr().out
+    assert (tmp_path / "out/run/statistics.json").read_bytes() == before
+
+    second.write_bytes(plain)
+    assert main(["collect", *command]) == DONE_WITH_FAILED_UNITS
+    printed = capsys.readouterr().out
+    assert "1 tar shards done, 3 already done, 1 failed" in printed
+    assert f"24 images, 1 tar shards are empty; damaged tar shards left out: {third}" in printed
+    assert main(["targets", *command]) == DONE
+    third.write_bytes(plain)
+    before = (tmp_path / "out/run/statistics.json").read_bytes()
+    assert main(["collect", *command]) == DONE_WITH_FAILED_UNITS  # the targets are made of the statistics as they are
+    assert "nothing to do, 4 tar shards already done, 1 failed" in capsys.readouterr().out
+    assert (tmp_path / "out/run/statistics.json").read_bytes() == before
+    assert main(["status", str(recipe)]) == DONE
+    assert f"failed  {third}: DamagedShardError: {third} is damaged: it is a web page" in capsys.readouterr().out
+
+
+def test_thin_images_small_values_of_16_bits_and_keys_that_come_again_are_named(tmp_path, capsys):
+    line, twelve_bits = Image.new("RGB", (30_000, 1)), np.arange(1600, dtype=np.uint16).reshape(40, 40)
+    members = [(f"photo{number}.png", encoded(Image.fromarray(twelve_bits), "PNG")) for number in range(9)]
+    for name in ("first", "again"):  # one data set that was packed twice
+        write_tar(tmp_path / f"{name}.tar", [*members, ("line.png", encoded(line, "PNG"))])
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(recipe_toml(f"{tmp_path}/{{first,again}}.tar", tmp_path / "out", data="max_error_fraction = 0.1"))
+    assert main(["collect", str(recipe), "--address", "inline"]) == DONE
+    printed = capsys.readouterr().out
+    assert "18 images, 2 samples left out: 2 too-thin, 20 in all" in printed
+    assert "9 images have the key of an earlier one in another tar shard" in printed
+    assert "18 images of 16 bits have no value above 1599" in printed
+    assert "set data.max_value = 2047" in printed
+    ranged = ["--set", "data.max_value=2047", "--set", f"output.root={tmp_path}/ranged"]
+    assert main(["collect", str(recipe), "--address", "inline", *ranged]) == DONE
+    assert "of 16 bits" not in capsys.readouterr().out
+    fingerprints = [
+        Root.open(tmp_path / name).read_json("run/statistics.json")["data_fingerprint"] for name in ("out", "ranged")
+    ]
+    assert fingerprints[0] == fingerprints[1]  # the same images, seen otherwise
+    means = [StatisticsStore.open(Root.open(tmp_path / name)).moments("stage1").mean for name in ("out", "ranged")]
+    assert not np.allclose(*means)
+    assert main(["collect", str(recipe), "--address", "inline", *ranged[:2]]) == BAD_USAGE
+    assert "data.max_value" in capsys.readouterr().err

@@ -5,7 +5,7 @@ Arrays have the same names in the files of a tar shard and in the final store (Z
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.activations.accumulators.histogram import Histogram
 from pipeline.activations.accumulators.moments import Moments
 from pipeline.activations.accumulators.spectrum import MeanSpectrum
 from pipeline.activations.accumulators.topk import TopK
+from pipeline.data.sample_errors import SampleAccount
 from pipeline.errors import UserError
 from pipeline.neurons import layer_file_name, layer_of_file_name
 
@@ -105,22 +106,27 @@ class ShardStatistics:
     Attributes:
         shards: indices of the tar shards covered.
         num_samples: images recorded.
-        num_skipped: samples left out as bad data.
         digest: sum of the SHA-256 of all (label, image bytes) modulo 2^256, the same in any order.
         layers: layer → its statistics, in model order; the classifier, if there is one, is among them.
         classes: per-class counts and best labeled images; of no class without a classifier.
         spectrum: mean Fourier magnitude of the preprocessed images.
+        account: what became of the other images.
         samples: one row per image in order of sample id; kept per tar shard, so merged statistics have none.
     """
 
     shards: frozenset[int]
     num_samples: int
-    num_skipped: int
     digest: int
     layers: Mapping[str, LayerStatistics]
     classes: ClassTopK
     spectrum: MeanSpectrum
+    account: SampleAccount = field(default_factory=SampleAccount)
     samples: Sequence[SampleRow] = ()
+
+    @property
+    def num_skipped(self) -> int:
+        """Samples left out as bad data."""
+        return sum(self.account.skipped.values())
 
     def merge(self, other: "ShardStatistics") -> "ShardStatistics":
         """Statistics over the shards of both, without their sample rows.
@@ -140,7 +146,7 @@ class ShardStatistics:
         return ShardStatistics(
             shards=shards,
             num_samples=self.num_samples + other.num_samples,
-            num_skipped=self.num_skipped + other.num_skipped,
+            account=self.account.merge(other.account),
             digest=add_digests([self.digest, other.digest]),
             layers={name: mine.merge(other.layers[name]) for name, mine in self.layers.items()},
             classes=self.classes.merge(other.classes),
@@ -170,6 +176,7 @@ class ShardStatistics:
             "shards": sorted(self.shards),
             "num_samples": self.num_samples,
             "num_skipped": self.num_skipped,
+            "account": asdict(self.account),
             "digest": f"{self.digest:064x}",
             "layers": list(self.layers),
             "feature_layers": list(self.feature_layers),
@@ -188,7 +195,7 @@ class ShardStatistics:
         return cls(
             shards=frozenset(header["shards"]),
             num_samples=header["num_samples"],
-            num_skipped=header["num_skipped"],
+            account=SampleAccount(**header["account"]),
             digest=int(header["digest"], 16),
             layers=layers,
             classes=ClassTopK.from_arrays(arrays),

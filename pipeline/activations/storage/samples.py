@@ -82,6 +82,11 @@ class SampleTable:
                     found[key].append(sample)
         return found
 
+    def num_repeated_keys(self) -> int:
+        """How many samples have the key of an earlier one: in one tar shard keys are unique."""
+        hashes = [np.fromiter(map(hash, group["key"]), np.int64) for group in self._table.scan(["key"])]
+        return sum(map(len, hashes)) - len(np.unique(np.concatenate(hashes))) if hashes else 0
+
     def keys(self) -> list[str]:
         """The keys of all samples in order of sample id. For a message: all of them are held."""
         return [key for group in self._table.scan(["key"]) for key in group["key"]]

@@ -23,7 +23,7 @@ from pipeline.io.prefetch import ahead
 from pipeline.io.root import Root
 
 SHARD_STATISTICS: Final = "run/shard_statistics"
-SHARD_STATISTICS_SCHEMA: Final = "shard_statistics/1"
+SHARD_STATISTICS_SCHEMA: Final = "shard_statistics/2"
 ARRAYS_SUFFIX: Final = "safetensors.zst"
 # Threads that read for the merge: unpacking takes as long as adding, a request to object storage longer.
 SHARD_FILES_AHEAD: Final = 3

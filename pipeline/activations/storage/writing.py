@@ -6,13 +6,14 @@ run/statistics.json     marker, written last
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.activations.accumulators.histogram import unit_edges
 from pipeline.activations.accumulators.shard_statistics import ShardStatistics
-from pipeline.activations.storage.samples import write_samples
+from pipeline.activations.storage.samples import SampleTable, write_samples
 from pipeline.errors import UserError
 from pipeline.io.root import Root
 from pipeline.io.zarr_arrays import Group, create_group, open_group, write_array
@@ -20,7 +21,7 @@ from pipeline.neurons import layer_file_name
 
 STORE: Final = "run/statistics.zarr"
 MARKER: Final = "run/statistics.json"
-STATISTICS_SCHEMA: Final = "statistics/1"
+STATISTICS_SCHEMA: Final = "statistics/2"
 
 # Axes of the arrays, by the last or last but one part of their path; all others have the one axis "unit".
 _DIMENSIONS: Final = {
@@ -60,6 +61,7 @@ def write_statistics(root: Root, merged: ShardStatistics, attrs: Mapping[str, An
         "data_fingerprint": merged.data_fingerprint,
         "num_samples": merged.num_samples,
         "num_skipped": merged.num_skipped,
+        "account": asdict(merged.account),
         "layers": list(merged.layers),
         "feature_layers": list(merged.feature_layers),
     }
@@ -67,7 +69,7 @@ def write_statistics(root: Root, merged: ShardStatistics, attrs: Mapping[str, An
     group = create_group(root, STORE, header)
     _write_arrays(group, merged.arrays(), merged.layers)
     write_samples(root, sorted(merged.shards), captions="caption_key" in attrs)
-    root.write_json(MARKER, header)
+    root.write_json(MARKER, header | {"num_repeated_keys": SampleTable(root).num_repeated_keys()})
 
 
 def add_layers(root: Root, merged: ShardStatistics, layers: Sequence[str], order: Sequence[str]) -> None:
@@ -115,8 +117,9 @@ def _write_arrays(group: Group, arrays: Mapping[str, np.ndarray], layers: Iterab
 
 
 def committed_statistics(root: Root) -> dict[str, Any] | None:
-    """The attributes of the committed store, or None if there is none."""
-    return root.read_json(MARKER) if root.exists(MARKER) else None
+    """The attributes of the committed store, or None if there is none, or one of another version."""
+    header: dict[str, Any] = root.read_json(MARKER) if root.exists(MARKER) else {}
+    return header if header.get("schema") == STATISTICS_SCHEMA else None
 
 
 def _dimensions(path: str) -> tuple[str, ...]:

@@ -1,104 +1,120 @@
-"""Damaged tar shards: what lies before the damage is read, then one skip; what is not the data's fault goes through."""
+"""Damaged tar shards are named and give nothing; what is not the data's fault goes through."""
 
 import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.shards import iterate_samples, read_image_bytes
+from pipeline.data.shards import DamagedShardError, iterate_samples, read_image_bytes
 from pipeline.io.root import StorageError
-from tests.support.tiny_shards import good, jpeg, read, reasons, tar_bytes
+from tests.support.tiny_shards import good, jpeg, read, tar_bytes
 
-# Shards that stop early.
+# A shard that ends early, or is none, gives nothing: it is damaged as a whole.
 
 KEYS = [f"k{i}" for i in range(5)]
 WHOLE = tar_bytes([member for key in KEYS for member in good(key)])
 MEMBER_BYTES = 2 * tarfile.BLOCKSIZE  # header and one block of data
 SAMPLE_BYTES = 3 * MEMBER_BYTES
+END = len(KEYS) * SAMPLE_BYTES
 
 
-@given(cut=st.integers(0, 5 * SAMPLE_BYTES))
-def test_a_cut_shard_gives_every_sample_before_the_cut(tmp_path_factory, cut):
+def damage(folder: Path, data: bytes) -> str:
+    """What is said of a damaged shard."""
+    with pytest.raises(DamagedShardError) as caught:
+        read(folder, data)
+    assert str(caught.value).startswith(f"{folder / 's.tar'} is damaged: ")
+    return str(caught.value).partition(": ")[2]
+
+
+@given(cut=st.integers(0, END + tarfile.BLOCKSIZE - 1))
+def test_a_cut_shard_is_damaged_wherever_it_is_cut(tmp_path_factory, cut):
+    damage(tmp_path_factory.getbasetemp(), WHOLE[:cut])
+
+
+@given(cut=st.integers(END + tarfile.BLOCKSIZE, len(WHOLE)))
+def test_padding_may_be_missing(tmp_path_factory, cut):
     samples, skipped = read(tmp_path_factory.getbasetemp(), WHOLE[:cut])
-    num_whole = cut // SAMPLE_BYTES
-    # The data of the last member may be whole although the block it lies in is cut.
-    expected = [KEYS[:num_whole], KEYS[: num_whole + 1]] if num_whole != 1 else [[], KEYS[:1], KEYS[:2]]
-    keys = [s.key for s in samples]
-    assert keys in expected
-    assert all(s.label == 1 and s.image == b"image of " + s.key.encode() for s in samples)
-    assert [(s.index, s.reason) for s in skipped] == [(len(samples), "truncated-shard")]
+    assert ([sample.key for sample in samples], skipped) == (KEYS, [])
 
 
-def test_a_cut_between_image_and_label_gives_no_unlabeled_sample(tmp_path):
-    cut = 2 * SAMPLE_BYTES + MEMBER_BYTES
-    samples, skipped = read(tmp_path, WHOLE[:cut])
-    assert [(s.key, s.label) for s in samples] == [("k0", 1), ("k1", 1)]
-    assert [skip.reason for skip in skipped] == ["truncated-shard"]
-
-
-def test_the_first_sample_under_a_cut_is_dropped(tmp_path):
-    samples, skipped = read(tmp_path, WHOLE[:MEMBER_BYTES])
-    assert samples == []
-    assert [skip.reason for skip in skipped] == ["truncated-shard"]
-
-
-def test_a_zero_byte_shard_is_one_skip(tmp_path):
-    samples, skipped = read(tmp_path, b"")
-    assert (samples, reasons(skipped)) == ([], [("", 0, "truncated-shard")])
-
-
-@pytest.mark.parametrize("data", [b"<html>403 Forbidden</html>" * 40, jpeg(), b"\1" * 20_000])
-def test_what_is_no_tar_is_one_skip(tmp_path, data):
-    samples, skipped = read(tmp_path, data)
-    assert samples == []
-    assert [skip.reason for skip in skipped] in (["corrupt-shard"], ["truncated-shard"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "it is empty"),
+        (b"<html><body>503 Slow down</body></html>" * 40, "it is a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64,
+            "a pointer of Git LFS.*lfs pull",
+        ),
+        (jpeg(), "no tar header at byte 0"),
+        (b"\1" * 20_000, "no tar header at byte 0"),
+        (bytes(40_960), "zeros from byte 0 on"),
+        (WHOLE[: 2 * SAMPLE_BYTES] + bytes(40_960), f"zeros from byte {2 * SAMPLE_BYTES} on"),
+        (
+            WHOLE[:SAMPLE_BYTES] + bytes(SAMPLE_BYTES) + WHOLE[2 * SAMPLE_BYTES :],
+            f"zeros .* at byte {SAMPLE_BYTES}",
+        ),
+        (WHOLE + b"garbage" * 100, f"no tar header at byte {len(WHOLE)}"),
+        (WHOLE + bytes(tarfile.RECORDSIZE) + WHOLE, f"zeros from byte {END} on"),
+        (WHOLE[:END] + bytes(1024) + WHOLE, f"the zeros of an end mark at byte {END}"),
+        (WHOLE[: END - 100], "it ends at byte .*, inside k4.json"),
+        (WHOLE[:END], f"it ends at byte {END}, without the end mark"),
+    ],
+)
+def test_what_is_no_whole_tar_is_named_with_the_reason(tmp_path, data, message):
+    assert re.search(message, damage(tmp_path, data))
 
 
 def test_garbage_in_the_middle_is_not_taken_for_the_end(tmp_path):
     damaged = bytearray(WHOLE)
     start = 2 * SAMPLE_BYTES
     damaged[start : start + tarfile.BLOCKSIZE] = b"\xaa" * tarfile.BLOCKSIZE
-    samples, skipped = read(tmp_path, bytes(damaged))
-    assert [s.key for s in samples] == ["k0", "k1"]
-    assert reasons(skipped) == [("", 2, "corrupt-shard")]
-    assert str(start) in skipped[0].detail
+    assert f"no tar header at byte {start}" in damage(tmp_path, bytes(damaged))
 
 
 @pytest.mark.timeout(20)
 def test_a_negative_size_does_not_loop_for_ever(tmp_path):
     header = tarfile.TarInfo("x.jpg")
     header.size = -tarfile.BLOCKSIZE  # the next header would be this one again (CVE-2025-8194)
-    samples, skipped = read(tmp_path, WHOLE[: 2 * SAMPLE_BYTES] + header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
-    assert [s.key for s in samples] == ["k0", "k1"]
-    assert [(skip.index, skip.reason) for skip in skipped] == [(2, "corrupt-shard")]
+    data = WHOLE[: 2 * SAMPLE_BYTES] + header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)
+    assert "impossible size" in damage(tmp_path, data)
 
 
 def test_a_size_beyond_the_file_is_a_cut(tmp_path):
     header = tarfile.TarInfo("x.jpg")
     header.size = 8_000_000_000
     data = WHOLE[: 2 * SAMPLE_BYTES] + header.tobuf(tarfile.USTAR_FORMAT) + b"few bytes"
-    samples, skipped = read(tmp_path, data)
-    assert [s.key for s in samples] == ["k0", "k1"]
-    assert reasons(skipped) == [("x", 2, "truncated-shard")]
+    assert "inside x.jpg" in damage(tmp_path, data)
 
 
-@settings(max_examples=200)
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_damaged_long_name_is_noticed_though_no_checksum_covers_it(tmp_path, tar_format):
+    data = bytearray(tar_bytes([("n" * 150 + ".jpg", b"1234")], tar_format))
+    data[tarfile.BLOCKSIZE + 140] = 0
+    data[tarfile.BLOCKSIZE] = ord("x") if tar_format == tarfile.PAX_FORMAT else ord("n")
+    assert "extended header at byte 0" in damage(tmp_path, bytes(data))
+
+
+@settings(max_examples=100)
 @given(edits=st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=6))
-def test_damaged_shards_never_raise_and_never_hang(tmp_path_factory, edits):
+def test_a_shard_with_changed_bytes_has_all_its_samples_or_is_damaged(tmp_path_factory, edits):
     damaged = bytearray(WHOLE)
     for position, value in edits:
         damaged[position] = value
-    samples, skipped = read(tmp_path_factory.getbasetemp(), bytes(damaged))
-    assert len(samples) + len(skipped) <= 3 * len(KEYS) + 1
-    if not edits:
-        assert len(samples) == len(KEYS)
-    indices = sorted([s.index for s in samples] + [s.index for s in skipped])
-    assert indices == list(range(len(indices)))
+    try:
+        samples, skipped = read(tmp_path_factory.getbasetemp(), bytes(damaged))
+    except DamagedShardError:
+        assert bytes(damaged) != WHOLE
+        return
+    assert len(samples) + len(skipped) == len(KEYS)
+    assert sorted([s.index for s in samples] + [s.index for s in skipped]) == list(range(len(KEYS)))
 
 
 @pytest.mark.parametrize(

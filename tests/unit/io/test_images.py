@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.io.images import BadImage, decode_image, decode_webp, encode_webp
+from pipeline.io.images import BadImage, decode_image, decode_webp, encode_webp, narrow_to
+from pipeline.models.preprocessing import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -263,3 +264,54 @@ def test_decode_webp_takes_nothing_else():
         decode_webp(encoded(scene(), "PNG"))
     with pytest.raises(BadImage, match="empty"):
         decode_webp(b"")
+
+
+# The range of 16 bits, and thin images.
+
+
+@pytest.mark.parametrize("max_value", [255, 1023, 4095, 16383, 65535])
+def test_the_range_of_16_bits_is_spread_over_all_shades(max_value):
+    gray = np.linspace(0, max_value, 64 * 64).astype(np.uint16).reshape(64, 64)
+    data = encoded(Image.fromarray(gray), "PNG")
+    pixels = np.asarray(decode_image(data, max_value=max_value))
+    np.testing.assert_array_equal(pixels, np.repeat((gray[..., None].astype(int) * 256) // (max_value + 1), 3, axis=2))
+    assert narrow_to(decode_image(data, max_value=max_value)) == 0
+    assert narrow_to(decode_image(data)) == (max_value if max_value < 1 << 14 else 0)
+    bright = np.asarray(decode_image(encoded(Image.fromarray(gray * 0 + 65535), "PNG"), max_value=max_value))
+    assert (bright == 255).all()  # beyond the range is white
+
+
+def color_png_of_16_bits(value: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = (b"\0" + struct.pack(">3H", value, value // 2, 0) * 4) * 4
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_colors_of_16_bits_are_told_from_those_of_fewer_and_have_no_range():
+    assert narrow_to(decode_image(color_png_of_16_bits(60_000))) == 0
+    assert narrow_to(decode_image(color_png_of_16_bits(4095))) == 4095
+    assert narrow_to(decode_image(color_png_of_16_bits(4095), max_value=65535)) == 0
+    with pytest.raises(BadImage, match="max_value is for gray"):
+        decode_image(color_png_of_16_bits(4095), max_value=4095)
+
+
+def test_8_bits_have_their_own_range_and_are_never_narrow():
+    dark = encoded(Image.new("RGB", (4, 4), (3, 2, 1)), "PNG")
+    assert decode_image(dark, max_value=4095).getpixel((0, 0)) == (3, 2, 1)
+    assert narrow_to(decode_image(dark)) == narrow_to(decode_image(encoded(Image.new("L", (4, 4), 1), "PNG"))) == 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(30_000, 1), (1, 30_000), (60_000, 1), (1_010, 10)])
+def test_thin_images_are_refused_before_they_are_enlarged(width, height):
+    preprocessing = Preprocessing(
+        input_size_px=224, crop_fraction=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    image = decode_image(encoded(Image.new("RGB", (width, height)), "PNG"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", lambda *args, **options: pytest.fail("enlarged"))
+        with pytest.raises(BadImage, match=f"too-thin image: {width}×{height} px"):
+            preprocessing.square_crop(image)
+    assert preprocessing.square_crop(Image.new("RGB", (1_000, 10))).size == (224, 224)

@@ -21,7 +21,7 @@ from jobs.engine.tasks import (
 from jobs.engine.worker import deterministic, threads_beside
 from jobs.run.isolation import isolate
 from jobs.runner import open_engine
-from pipeline.data.shards import TooManyBadSamples
+from pipeline.data.shards import DamagedShardError, TooManyBadSamples
 from pipeline.io.root import StorageError
 from pipeline.recipe.sections import ComputeSection
 from tests.support.tiny_tasks import ONE_RETRY, Counter, by_name, numbers, square
@@ -44,6 +44,12 @@ def fail_once(marker: str) -> str:
 def settings(_: None = None) -> tuple[int, bool, bool]:
     fills = torch.utils.deterministic.fill_uninitialized_memory
     return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), fills
+
+
+def succeed_or_raise(value):
+    if isinstance(value, Exception):
+        raise value
+    return value
 
 
 def raise_error(error: Exception) -> None:
@@ -97,6 +103,14 @@ def test_errors_that_end_the_run_are_raised_at_once(engine, error):
     tasks = [Task(name="write", argument=error)]
     with pytest.raises(RunStoppedError, match=r"write: .*(disk full|3 of 4)"):
         list(engine.run_tasks(raise_error, tasks, Resources(max_retries=3)))
+
+
+def test_damaged_data_cost_one_attempt_and_no_other_task(engine):
+    tasks = [Task(name="read", argument=DamagedShardError("a.tar is damaged")), *numbers(1)]
+    outcomes = by_name(engine.run_tasks(succeed_or_raise, tasks, Resources(max_retries=3)))
+    assert (outcomes["read"].num_attempts, outcomes["read"].attempt.is_final) == (1, True)
+    assert outcomes["read"].attempt.error == "DamagedShardError: a.tar is damaged"
+    assert outcomes["number 1"].ok
 
 
 def test_workers_run_with_fixed_threads_and_deterministic_kernels(engine):

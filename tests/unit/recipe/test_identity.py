@@ -114,6 +114,7 @@ REACHES = [
     ("data.shards=y.tar", "targets"),
     ("data.image_key=png", "collect"),
     ("data.max_pixels=1000", "collect"),
+    ("data.max_value=4095", "collect"),
     ("statistics.layers=['layer1']", None),
     ("statistics.top_k=65", "collect"),
     ("statistics.activation=mean", "collect"),
