@@ -17,6 +17,7 @@ from jobs.stages.build import Build
 from jobs.stages.collect import Collect
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.evaluators import require_evaluators
+from jobs.stages.label_notes import label_notes
 from jobs.stages.targets import Targets
 from jobs.stages.visualize import Visualize
 from pipeline.errors import UserError
@@ -78,6 +79,9 @@ def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> St
     if not report.nothing_to_do:
         report = replace(report, seconds=seconds)
     echo(str(report))
+    notes = label_notes(session.resolved) if stage.name in ("collect", "build") else []
+    for note in notes:
+        echo(note)
     session.log.append(
         stage=report.stage,
         task="stage",
@@ -86,6 +90,7 @@ def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> St
         already=report.already,
         failed=report.failed,
         seconds=round(seconds, 3),
+        **({"notes": notes} if notes else {}),
     )
     return report
 

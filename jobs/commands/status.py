@@ -13,6 +13,7 @@ from jobs.run.run_folder import read_log
 from jobs.stages.build import committed_build, source_digest
 from jobs.stages.collect_plan import read_plan
 from jobs.stages.evaluate_plan import EvaluationState, count_predictions
+from jobs.stages.label_notes import label_notes
 from jobs.stages.targets import read_committed
 from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
 from pipeline.recipe.recipe import Recipe
@@ -35,6 +36,8 @@ class StageStatus:
 class RunStatus:
     """Counts of all stages, statuses, the neurons that failed, each with its reason, and the signs of life.
 
+    `label_notes` is what there is to say about the labels of the data.
+
     `left` is what is to do in the units of the log, which in `evaluate` are predictions and not visualizations.
     """
 
@@ -44,6 +47,7 @@ class RunStatus:
     failures: tuple[tuple[str, str], ...]
     liveness: Liveness | None
     left: dict[str, int]
+    label_notes: tuple[str, ...] = ()
 
 
 def read_status(recipe: Recipe) -> RunStatus:
@@ -93,6 +97,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
         failures=(*set_aside.items(), *((row["neuron_id"], row["status_reason"]) for row in failed)),
         liveness=liveness,
         left=left,
+        label_notes=tuple(label_notes(resolved)),
     )
 
 
@@ -102,6 +107,7 @@ def describe_status(status: RunStatus) -> str:
     lines += [f"{s.stage:<12}{s.done:>9}{s.failed:>9}{s.todo:>9}  {s.noun}" for s in status.stages]
     if status.liveness is not None:
         lines.append(describe_liveness(status.liveness, status.left))
+    lines += status.label_notes
     if status.statuses:
         lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.statuses.items())))
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:

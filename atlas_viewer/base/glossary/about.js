@@ -75,6 +75,7 @@ export const ABOUT = {
     model: 'Model',
     input: 'Input',
     data: 'Data set',
+    labels: 'Labels',
     made: 'Made',
     build: 'Build',
     software: 'Software',
