@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline.data.class_folders import FolderNaming
 from pipeline.data.shards import ShardReport, write_shards
@@ -11,7 +12,7 @@ IN_ORDER = "sorted"
 
 
 def shards_of_folder(
-    images: str, out: str, *, name: str | None, labels: str | None, first_number: int, limits: Mapping[str, int]
+    images: str, out: str, *, name: str | None, labels: str | None, first_number: int, limits: Mapping[str, Any]
 ) -> ShardReport:
     """Write the tar shards of a folder.
 

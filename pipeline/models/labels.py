@@ -42,7 +42,7 @@ def class_names(labels: str, num_classes: int) -> list[str]:
 
 
 def read_class_list(labels: str) -> list[str]:
-    """The lines of a text file in UTF-8, or with a byte order mark in UTF-16 or UTF-32; the mark is no part of a name.
+    """The class names of a text file, one per line.
 
     Raises:
         UserError: there is no such file, it is not text, or a line but the last ones is empty.
@@ -57,10 +57,8 @@ def read_class_list(labels: str) -> list[str]:
         if not isinstance(error.__cause__, IsADirectoryError):
             raise
         raise UserError(f'model.labels = "{labels}" is a folder; give "{IMAGENET}" or a text file') from None
-    text = _decode(data, labels)
-    # Not `splitlines`: a name may hold a character that Unicode counts as the end of a line.
-    lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")]
-    if not text.strip():
+    lines = lines_of(data, f'model.labels = "{labels}"')
+    if not lines:
         raise UserError(f'model.labels = "{labels}" is empty; give one name per line')
     if "" in lines:
         raise UserError(
@@ -104,15 +102,28 @@ def _imagenet_names() -> list[str]:
     return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _decode(data: bytes, labels: str) -> str:
+def lines_of(data: bytes, what: str) -> list[str]:
+    """The lines of a text file without the space around them, and without empty ones at the end.
+
+    Args:
+        data: text in UTF-8, or with a byte order mark in UTF-16 or UTF-32; the mark is no part of the first line.
+        what: the file, for messages.
+
+    Raises:
+        UserError: it is not such a text.
+    """
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f'model.labels = "{labels}" is not {encoding.upper()} (line {line}: {error.reason}); save it as UTF-8 text'
+            f"{what} is not {encoding.upper()} (line {line}: {error.reason}); save it as UTF-8 text"
         ) from None
     if "\0" in text:
-        raise UserError(f'model.labels = "{labels}" is not text in UTF-8 (it holds zero bytes); save it as UTF-8 text')
-    return text
+        raise UserError(f"{what} is not text in UTF-8 (it holds zero bytes); save it as UTF-8 text")
+    # Not `splitlines`: a name may hold a character that Unicode counts as the end of a line.
+    lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
