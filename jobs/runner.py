@@ -1,5 +1,6 @@
 """Runs stages in order: the one module that knows all stages."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ def run_stages(
         stages: of STAGES, in order.
         address: where, see `open_engine`.
         engine: an engine that is open already; it stays open.
-        stream: where progress goes; None is stderr.
+        stream: where progress and warnings go; None is stderr.
         echo: receives one line per stage.
 
     Raises:
@@ -81,7 +82,7 @@ def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> St
     echo(str(report))
     notes = label_notes(session.resolved) if stage.name in ("collect", "build") else []
     for note in notes:
-        echo(note)
+        print(note, file=session.stream or sys.stderr)
     session.log.append(
         stage=report.stage,
         task="stage",

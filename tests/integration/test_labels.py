@@ -76,11 +76,11 @@ def test_labels_that_count_from_one_are_said_everywhere(tmp_path, capsys):
     inline = ["--address", "inline"]
     assert main(["run", recipe, *inline]) == DONE
     warning = "labels agree with the model's top-1 class on 0 of 16 labeled images (0 %), but labels − 1 agree on 100 %"
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert printed.count(f"WARNING: {warning}") == 2  # after `collect`, and at the end
     assert "4 bad-label" in printed  # class 4 is called 5
     assert main(["run", recipe, *inline]) == DONE
-    assert f"WARNING: {warning}" in capsys.readouterr().out  # though nothing was to do
+    assert f"WARNING: {warning}" in capsys.readouterr().err  # though nothing was to do
     for command in ("status", "plan"):
         assert main([command, recipe]) == DONE
         assert f"WARNING: {warning}" in capsys.readouterr().out
@@ -95,9 +95,9 @@ def test_labels_that_fit_are_not_mentioned_and_missing_ones_are(tmp_path, capsys
     recipe = write_recipe(tmp_path, lambda true: true)
     collect = ["collect", recipe, "--address", "inline"]
     assert main(collect) == DONE
-    assert "label" not in capsys.readouterr().out
+    assert "label" not in "".join(capsys.readouterr())
     assert main([*collect, "--set", f"output.root={tmp_path}/none", "--set", "data.label_key=class"]) == DONE
-    assert 'WARNING: no image has a label (data.label_key = "class")' in capsys.readouterr().out
+    assert 'WARNING: no image has a label (data.label_key = "class")' in capsys.readouterr().err
 
 
 def test_class_lists_are_compared_before_collect(tmp_path, capsys):
