@@ -88,6 +88,15 @@ def _add_shards(add: Add) -> None:
     shards.add_argument("images", metavar="IMAGES", help="folder of images, or of one subfolder per class")
     shards.add_argument("out", metavar="OUT", help="folder for the tar shards")
     shards.add_argument("--name", help="shards are called NAME-000000.tar … (default: the folder's name)")
+    shards.add_argument(
+        "--labels",
+        metavar="LABELS",
+        help="what the class folders are called: a text file of class names in the order of the model's classes, "
+        "imagenet1k, or sorted for their places in the sorted list (default: imagenet1k or numbers if all of them fit)",
+    )
+    shards.add_argument(
+        "--first-number", type=_whole, default=0, metavar="N", help="number folders count from N (default: 0)"
+    )
     shards.add_argument("--max-samples", type=_positive, metavar="N", help="images per shard")
     shards.add_argument("--max-bytes", type=_positive, metavar="BYTES", help="size of a shard")
 
@@ -228,12 +237,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from pipeline.data.shards import write_shards
+    from jobs.commands.shards import shards_of_folder
 
-    name = arguments.name or os.path.basename(os.path.abspath(arguments.images))
     limits = {"max_samples": arguments.max_samples, "max_bytes": arguments.max_bytes}
-    options = {"name": name} | {key: value for key, value in limits.items() if value is not None}
-    print(write_shards(arguments.images, arguments.out, **options))
+    print(
+        shards_of_folder(
+            arguments.images,
+            arguments.out,
+            name=arguments.name,
+            labels=arguments.labels,
+            first_number=arguments.first_number,
+            limits={key: value for key, value in limits.items() if value is not None},
+        )
+    )
     return DONE
 
 
@@ -366,6 +382,12 @@ def _address(text: str) -> str:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 0")
     return int(text)
 
 

@@ -1,5 +1,6 @@
 """Runs stages in order: the one module that knows all stages."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from jobs.stages.build import Build
 from jobs.stages.collect import Collect
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.evaluators import require_evaluators
+from jobs.stages.label_notes import label_notes
 from jobs.stages.targets import Targets
 from jobs.stages.visualize import Visualize
 from pipeline.errors import UserError
@@ -45,7 +47,7 @@ def run_stages(
         stages: of STAGES, in order.
         address: where, see `open_engine`.
         engine: an engine that is open already; it stays open.
-        stream: where progress goes; None is stderr.
+        stream: where progress and warnings go; None is stderr.
         echo: receives what is to know of the model's weights, and one line per stage.
 
     Raises:
@@ -84,6 +86,9 @@ def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> St
     if not report.nothing_to_do:
         report = replace(report, seconds=seconds)
     echo(str(report))
+    notes = label_notes(session.resolved) if stage.name in ("collect", "build") else []
+    for note in notes:
+        print(note, file=session.stream or sys.stderr)
     session.log.append(
         stage=report.stage,
         task="stage",
@@ -92,6 +97,7 @@ def run_stage(session: Session, stage: Stage, echo: Callable[[str], None]) -> St
         already=report.already,
         failed=report.failed,
         seconds=round(seconds, 3),
+        **({"notes": notes} if notes else {}),
     )
     return report
 

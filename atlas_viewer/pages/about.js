@@ -148,6 +148,7 @@ function metadataOf({ provenance, model, total, build_id: build, license, homepa
         ? ABOUT.images(provenance.num_samples, provenance.num_skipped ?? 0)
         : '',
     ],
+    [terms.labels, provenance.label_warning ? ABOUT.labelWarning(provenance.label_warning) : ''],
     [terms.made, [provenance.created, commit].filter(Boolean).join(', ')],
     [terms.build, build],
     [terms.software, versions.join(', ')],

@@ -13,6 +13,7 @@ from jobs.run.run_folder import read_log
 from jobs.stages.build import committed_build, source_digest
 from jobs.stages.collect_plan import describe_samples, read_plan
 from jobs.stages.evaluate_plan import EvaluationState, count_predictions
+from jobs.stages.label_notes import label_notes
 from jobs.stages.targets import read_committed
 from pipeline.activations.store import committed_statistics
 from pipeline.atlas.format.fragments import join_rows, read_fragments, read_scores, row_key
@@ -37,7 +38,8 @@ class RunStatus:
     """Counts of all stages, statuses, the neurons that failed, each with its reason, and the signs of life.
 
     `left` is what is to do in the units of the log, which in `evaluate` are predictions and not visualizations;
-    `samples` says what became of the images in the tar shards, once `collect` has finished.
+    `samples` says what became of the images in the tar shards, once `collect` has finished, and `label_notes` what
+    there is to say about their labels.
     """
 
     root: str
@@ -47,6 +49,7 @@ class RunStatus:
     liveness: Liveness | None
     left: dict[str, int]
     samples: str = ""
+    label_notes: tuple[str, ...] = ()
 
 
 def read_status(recipe: Recipe) -> RunStatus:
@@ -97,6 +100,7 @@ def status_of(resolved: ResolvedRecipe) -> RunStatus:
         liveness=liveness,
         left=left,
         samples=describe_samples(statistics) if statistics else "",
+        label_notes=tuple(label_notes(resolved)),
     )
 
 
@@ -108,6 +112,7 @@ def describe_status(status: RunStatus) -> str:
         lines.append(describe_liveness(status.liveness, status.left))
     if status.samples:
         lines.append(f"data: {status.samples}")
+    lines += status.label_notes
     if status.statuses:
         lines.append("neurons: " + ", ".join(f"{count} {name}" for name, count in sorted(status.statuses.items())))
     for neuron, reason in status.failures[:MAX_FAILURES_SHOWN]:

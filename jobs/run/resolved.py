@@ -71,7 +71,7 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
         with_weights: False leaves the weights where they are; layers and units are the same without them.
 
     Raises:
-        RecipeError: an unknown model, layer or unit, concepts that do not fit their layer, a method that is not there,
+        RecipeError: an unknown model, layer or unit, concepts or labels that do not fit, a method that is not there,
             missing tar shards, or an output folder that holds results of another recipe.
         StorageError: the output folder or the weights cannot be read.
     """
@@ -82,7 +82,7 @@ def resolve(recipe: Recipe, *, with_weights: bool = True) -> ResolvedRecipe:
         model = _load_model(recipe, recipe.model.weights if with_weights else "random")
         add_layers(model, recipe, concept_arrays)
         resolved = ResolvedRecipe(recipe=recipe, root=root, model=model)
-        _ = resolved.shard_urls, resolved.units  # both are checked by being made
+        _ = resolved.shard_urls, resolved.units, model.class_names  # all are checked by being made
         check_targets(recipe, model)
         for method in recipe.visualize.methods:
             check_method(model, method)

@@ -15,6 +15,7 @@ from jobs.stages.captions import require_captions
 from jobs.stages.collect_plan import SET_ASIDE
 from jobs.stages.evaluate_plan import summary_is_current
 from jobs.stages.example_strips import draw_missing_strips
+from jobs.stages.label_notes import label_warning
 from jobs.stages.neighbors import nearest_neighbors, neighbors_digest, neighbors_remark
 from jobs.stages.rows import requested_rows
 from pipeline.activations.store import StatisticsStore
@@ -146,7 +147,9 @@ def _model_entry(resolved: ResolvedRecipe) -> dict[str, object]:
 
 def _provenance(resolved: ResolvedRecipe) -> dict[str, object]:
     statistics = StatisticsStore.open(resolved.root)
+    warning = label_warning(resolved)
     return {
+        **({"label_warning": warning} if warning else {}),
         "versions": {package: version(package) for package in PACKAGES},
         "weights_sha256": resolved.model.weights_sha256,
         **({"weights_remarks": list(resolved.model.remarks)} if resolved.model.remarks else {}),

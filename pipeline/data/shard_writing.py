@@ -3,24 +3,26 @@
 Nothing of the moment or of the writer goes into a shard, so equal images give equal bytes.
 """
 
+import errno
 import io
 import json
-import os
 import re
+import stat
 import tarfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pipeline.data.captions import MAX_TEXT_BYTES, one_line
+from pipeline.data.class_folders import ClassFolders, FolderNaming
+from pipeline.data.image_folder import IMAGE_SUFFIXES, ImageFolder, find_images, readable
 from pipeline.data.sample_errors import SkippedSample
 from pipeline.errors import UserError
 from pipeline.io.images import BadImage, decode_image
 from pipeline.io.root import Root
 
-_IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
+_SORTED: Final = FolderNaming(in_order=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +44,31 @@ class ShardReport:
         shards: names of the tar shards, in order.
         num_samples: samples in them.
         num_bytes: their size in bytes.
-        class_names: by class index; empty without class folders.
-        skipped: images that cannot be decoded.
+        classes: class folders and their class indices; None without class folders.
+        skipped: images that cannot be read or decoded.
         num_ignored: files that are neither images nor captions by their names.
+        passed_over: what else lies in the folder and is not data, one sentence each.
     """
 
     shards: tuple[str, ...]
     num_samples: int
     num_bytes: int
-    class_names: tuple[str, ...]
+    classes: ClassFolders | None
     skipped: tuple[SkippedSample, ...]
     num_ignored: int
+    passed_over: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
             f"{self.num_samples} samples in {len(self.shards)} tar shards, {self.num_bytes / 1e6:.1f} MB, "
-            f"{len(self.class_names) or 'no'} class folders"
+            f"{len(self.classes.labels) if self.classes else 'no'} class folders"
         ]
         if self.num_ignored:
-            lines.append(f"{self.num_ignored} files ignored: no {', '.join(_IMAGE_SUFFIXES)} in their names")
+            lines.append(f"{self.num_ignored} files ignored: no {', '.join(IMAGE_SUFFIXES)} in their names")
+        lines += self.passed_over
         lines += [f"left out {skip.detail} ({skip.reason})" for skip in self.skipped]
+        if self.classes:
+            lines.append(str(self.classes))
         return "\n".join(lines)
 
 
@@ -73,12 +80,14 @@ def write_shards(
     max_samples: int = 1000,
     max_bytes: int = 256 * 1024 * 1024,
     labels: Mapping[str, int] | None = None,
+    naming: FolderNaming = _SORTED,
 ) -> ShardReport:
     """Pack a folder of images into tar shards `NAME-000000.tar`, …; the same folder gives the same bytes.
 
-    With class subfolders, a class's index is its place among the sorted folder names, and `NAME-classes.txt` lists
-    them; images that lie flat get no label. Every image is decoded once and left out if that fails. The text in a
-    `cat.txt` beside `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
+    With class subfolders, `naming` decides what a class's index is, and `NAME-classes.tsv` lists index and folder;
+    where an index is a place in the sorted list, `NAME-classes.txt` lists the folders for `model.labels`. Images that
+    lie flat get no label. Every image is decoded once and left out if that fails. The text in a `cat.txt` beside
+    `cat.jpg` becomes its caption, for `data.caption_key = "json:caption"`.
 
     Args:
         images_folder: local folder with .jpg, .jpeg, .png and .webp files.
@@ -87,106 +96,76 @@ def write_shards(
         max_samples: samples per shard at most.
         max_bytes: bytes per shard at most; a shard is built in memory.
         labels: class index by path relative to `images_folder`, used instead of the subfolders.
+        naming: what the subfolders may be called; by default anything, and they are taken in sorted order.
 
     Raises:
-        UserError: no such folder, no images in it, or shards of an earlier, larger run remain.
+        UserError: no such folder, no usable image in it, subfolders that fit no class (see `classes_of_folders`), or
+            shards of an earlier, larger run remain.
         StorageError: the output cannot be written.
     """
-    source, out = _find_images(Path(images_folder), labels), Root.open(str(out_folder))
+    source, out = find_images(Path(images_folder), labels, naming), Root.open(str(out_folder))
     skipped: list[SkippedSample] = []
     samples = _new_samples(source, skipped)
     shards, num_samples = write_tar_shards(samples, out, name=name, max_samples=max_samples, max_bytes=max_bytes)
-    if source.classes:
-        out.write_text(f"{name}-classes.txt", "".join(f"{class_name}\n" for class_name in source.classes))
+    if not num_samples:
+        reason = f"{skipped[0].detail} ({skipped[0].reason})"
+        raise UserError(f"none of the {len(skipped)} images in {source.folder} can be used: {reason}")
+    _write_classes(out, name, source.classes)
     return ShardReport(
         shards=tuple(shards),
         num_samples=num_samples,
         num_bytes=sum(out.size_bytes(shard) for shard in shards),
-        class_names=source.classes,
+        classes=source.classes,
         skipped=tuple(skipped),
         num_ignored=source.num_ignored,
+        passed_over=source.passed_over,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ImageFolder:
-    """The files of a folder of images, as paths relative to it, sorted.
-
-    Attributes:
-        folder: the folder.
-        images: files that are images by their names.
-        captions: text files that have an image beside them.
-        classes: names of the class subfolders; empty where labels were given.
-        labels: class index by path, given instead of the subfolders.
-        num_ignored: files of other kinds.
-    """
-
-    folder: Path
-    images: Sequence[Path]
-    captions: Set[Path]
-    classes: tuple[str, ...]
-    labels: Mapping[str, int] | None
-    num_ignored: int
-
-    def class_name(self, path: Path) -> str:
-        """The class subfolder of an image; nothing if it lies flat."""
-        return path.parts[0] if self.classes and len(path.parts) > 1 else ""
-
-    def label(self, path: Path) -> int | None:
-        """The class index of an image."""
-        if self.labels is not None:
-            return self.labels.get(path.as_posix())
-        class_name = self.class_name(path)
-        return self.classes.index(class_name) if class_name else None
-
-    def description(self, path: Path) -> dict[str, str]:
-        """What the JSON of a sample holds: file, class and caption, as far as there are any."""
-        description = {"file": path.as_posix(), "class_name": self.class_name(path)}
-        if (text := path.with_suffix(".txt")) in self.captions:
-            description["caption"] = _read_caption(self.folder / text)
-        return {key: value for key, value in description.items() if value}
+def _write_classes(out: Root, name: str, classes: ClassFolders | None) -> None:
+    """Keep the class list beside the shards; one that an earlier run left does not stay."""
+    order = classes is not None and classes.is_order
+    tables = {
+        f"{name}-classes.tsv": classes.table() if classes else "",
+        f"{name}-classes.txt": "".join(f"{folder}\n" for folder in classes.labels) if classes and order else "",
+    }
+    for file, text in tables.items():
+        if text:
+            out.write_text(file, text)
+        elif out.exists(file):
+            out.remove(file)
 
 
-def _find_images(folder: Path, labels: Mapping[str, int] | None) -> _ImageFolder:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: expected one with images or class subfolders")
-    files = sorted(
-        path.relative_to(folder)
-        for path in (Path(top, file) for top, _, names in os.walk(folder, followlinks=True) for file in names)
-        if not path.name.startswith(".")
-    )
-    images = [path for path in files if path.suffix.lower() in _IMAGE_SUFFIXES]
-    if not images:
-        raise UserError(f"{folder} holds no images: expected {', '.join(_IMAGE_SUFFIXES)} files")
-    captions = {path.with_suffix(".txt") for path in images} & set(files)
-    return _ImageFolder(
-        folder=folder,
-        images=images,
-        captions=captions,
-        classes=() if labels is not None else tuple(sorted({path.parts[0] for path in images if len(path.parts) > 1})),
-        labels=labels,
-        num_ignored=len(files) - len(images) - len(captions),
-    )
-
-
-def _new_samples(source: _ImageFolder, skipped: list[SkippedSample]) -> Iterator[NewSample]:
-    """The samples of a folder; images that cannot be decoded go to `skipped`."""
+def _new_samples(source: ImageFolder, skipped: list[SkippedSample]) -> Iterator[NewSample]:
+    """The samples of a folder; images that cannot be read or decoded go to `skipped`."""
     keys = unique_slugs([path.with_suffix("").as_posix() for path in source.images])
     for index, (path, key) in enumerate(zip(source.images, keys, strict=True)):
-        data = (source.folder / path).read_bytes()
         try:
+            data = _read_file(source.folder / path)
             decode_image(data)
-        except BadImage as error:
-            detail = f"{path}: {error.detail}"
-            skipped.append(SkippedSample(key=key, tar_shard="", index=index, reason=error.reason, detail=detail))
+        except (OSError, BadImage) as error:
+            reason, detail = (
+                ("unreadable", error.strerror or str(error))
+                if isinstance(error, OSError)
+                else (error.reason, error.detail)
+            )
+            detail = f"{readable(path.as_posix())}: {detail}"
+            skipped.append(SkippedSample(key=key, tar_shard="", index=index, reason=reason, detail=detail))
             continue
         yield NewSample(
             key=key,
-            suffix=_IMAGE_SUFFIXES[path.suffix.lower()],
+            suffix=IMAGE_SUFFIXES[path.suffix.lower()],
             image=data,
             label=source.label(path),
             description=source.description(path),
         )
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError also of what is no file: reading a pipe would never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
 
 
 def write_tar_shards(
@@ -230,11 +209,6 @@ def unique_slugs(names: Iterable[str]) -> list[str]:
         taken.add(slug)
         slugs.append(slug)
     return slugs
-
-
-def _read_caption(path: Path) -> str:
-    with open(path, "rb") as file:
-        return one_line(file.read(MAX_TEXT_BYTES).decode("utf-8-sig", "replace"))
 
 
 def _pack(samples: Iterable[NewSample]) -> bytes:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.io.root import Root
+from pipeline.models.labels import lines_of
 from pipeline.neurons import nearest
 
 # A guard against running out of memory, not a limit of the method: 65,536 directions of 4,096 units are 1 GiB.
@@ -71,7 +72,7 @@ def read_labels(location: str) -> list[str]:
     """The lines of a local or remote text file, one label per concept.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is not text in UTF-8.
     """
     folder, _, name = location.rpartition("/")
     root = Root.open(folder or ("/" if location.startswith("/") else "."))
@@ -79,7 +80,7 @@ def read_labels(location: str) -> list[str]:
         raise UserError(
             f'labels = "{location}": there is no such file; give a list, or a text file of one label a line'
         )
-    return root.read_text(name).splitlines()
+    return lines_of(root.read_bytes(name), f'labels = "{location}"')
 
 
 Shapes = Mapping[str, str]  # name of an array → its shape in words, or "" where that is not known without reading it

@@ -75,6 +75,7 @@ export const ABOUT = {
     model: 'Model',
     input: 'Input',
     data: 'Data set',
+    labels: 'Labels',
     made: 'Made',
     build: 'Build',
     software: 'Software',
@@ -87,6 +88,7 @@ export const ABOUT = {
   input: (/** @type {number} */ size) => `${size} × ${size} px`,
   images: (/** @type {number} */ count, /** @type {number} */ skipped) =>
     plural(count, 'image') + (skipped ? `, ${formatCount(skipped)} more could not be read` : ''),
+  labelWarning: (/** @type {string} */ warning) => `Warning: ${warning}.`,
   commit: (/** @type {string} */ commit) => `commit ${commit}`,
   size: (/** @type {number} */ files, /** @type {string} */ bytes) => `${plural(files, 'file')}, ${bytes}`,
   card: 'Data card and citation',

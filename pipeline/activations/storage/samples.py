@@ -4,7 +4,7 @@ A data set has millions of them, so they are never all held as Python objects: t
 shard, and a look-up reads the row groups of the requested samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -64,6 +64,10 @@ class SampleTable:
     def labels(self, samples: Sequence[int] | np.ndarray) -> np.ndarray:
         """Label of each of given samples, −1 without one, int32."""
         return np.array(self.rows(samples)["label"], np.int32)
+
+    def labels_and_classes(self) -> Iterator[dict[str, np.ndarray]]:
+        """Columns `label` and `top1` of all samples, −1 for none, some thousand samples at a time."""
+        return self._table.scan(["label", "top1"])
 
     def captions(self, samples: Sequence[int] | np.ndarray) -> list[str]:
         """Caption of each of given samples, "" without one. Only of statistics that were made with captions.

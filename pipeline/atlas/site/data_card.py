@@ -135,6 +135,7 @@ def card_sections(manifest: Manifest) -> list[Section]:
             heading="Data",
             facts=_known(
                 ("Dataset images", f"{provenance['num_samples']}{skipped}"),
+                ("Labels", f"Warning: {warning}" if (warning := provenance.get("label_warning", "")) else ""),
                 ("Fingerprint", provenance["data_fingerprint"]),
                 ("Dataset images in the atlas", "yes, as thumbnails" if has_examples else "no, keys only or none"),
             ),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.class_folders import FolderNaming
 from pipeline.data.shards import NewSample, iterate_samples, unique_slugs, write_shards, write_tar_shards
 from pipeline.io.root import Root, StorageError
 
@@ -38,7 +39,7 @@ def stream(out: Path, shards: Iterable[str]) -> list:
 def test_class_folders_become_labels(tmp_path):
     images = image_folder(tmp_path / "in", "zebra/1.jpg", "ant/deep/2.JPEG", "ant/3.jpg", "loose.jpg")
     report = write_shards(images, tmp_path / "out", name="pets")
-    assert report.class_names == ("ant", "zebra")
+    assert dict(report.classes.labels) == {"ant": 0, "zebra": 1}
     assert (tmp_path / "out" / "pets-classes.txt").read_text() == "ant\nzebra\n"
     assert report.shards == ("pets-000000.tar",)
     samples = stream(tmp_path / "out", report.shards)
@@ -51,7 +52,7 @@ def test_class_folders_become_labels(tmp_path):
 def test_a_flat_folder_has_no_labels(tmp_path):
     report = write_shards(image_folder(tmp_path / "in", "b.jpg", "a.jpg"), tmp_path / "out", name="x")
     assert [(s.key, s.label) for s in stream(tmp_path / "out", report.shards)] == [("a", None), ("b", None)]
-    assert report.class_names == ()
+    assert report.classes is None
     assert not (tmp_path / "out" / "x-classes.txt").exists()
 
 
@@ -155,3 +156,52 @@ def test_slugs_are_readable():
         "Kase-Wein-2",
         "image",
     ]
+
+
+def test_what_is_no_data_moves_no_class(tmp_path):
+    images = image_folder(
+        tmp_path / "in", "b/1.jpg", "b/deep/2.jpg", "c/3.jpg",
+        ".ipynb_checkpoints/1.jpg", "@eaDir/1.jpg", "__MACOSX/b/1.jpg", "#recycle/1.jpg", "b/@eaDir/1.jpg", "b/._1.jpg",
+    )  # fmt: skip
+    (images / "a").mkdir()
+    (images / "b" / "again").symlink_to(images, target_is_directory=True)
+    (images / "linked").symlink_to(images / "c", target_is_directory=True)
+    report = write_shards(images, tmp_path / "out", name="x")
+    assert dict(report.classes.labels) == {"a": 0, "b": 1, "c": 2, "linked": 3}
+    samples = stream(tmp_path / "out", report.shards)
+    assert {s.key: s.label for s in samples} == {"b-1": 1, "b-deep-2": 1, "c-3": 2, "linked-3": 3}
+    said = str(report)
+    assert "passed over folders that hold no data: #recycle, .ipynb_checkpoints, @eaDir and 2 more" in said
+    assert "passed over links to a folder above: b/again" in said
+    assert "passed over 1 hidden files" in said
+    assert "'a' holds no images; it keeps its index 0" in said
+    assert (tmp_path / "out/x-classes.tsv").read_text() == "0\ta\n1\tb\n2\tc\n3\tlinked\n"
+    # Another run by numbers leaves no list of the first one.
+    write_shards(image_folder(tmp_path / "n", "10/1.jpg", "9/1.jpg"), tmp_path / "out", name="x", naming=FolderNaming())
+    assert (tmp_path / "out/x-classes.tsv").read_text() == "9\t9\n10\t10\n"
+    assert not (tmp_path / "out/x-classes.txt").exists()
+
+
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
+    images = image_folder(tmp_path / "in", "caf\u00e9/1.jpg", "cafe\u0301/1.jpg", "a.jpg")
+    (images / "dead.jpg").symlink_to(images / "gone.jpg")
+    (images / "a.txt").symlink_to(images / "gone.txt")
+    os.mkfifo(images / "pipe.jpg")
+    (images / os.fsdecode(b"\xff")).mkdir()
+    (images / os.fsdecode(b"\xff/\xfe.jpg")).write_bytes(jpeg())
+    report = write_shards(images, tmp_path / "out", name="x")
+    assert {s.detail: s.reason for s in report.skipped} == {
+        "dead.jpg: No such file or directory": "unreadable",
+        "pipe.jpg: not a regular file": "unreadable",
+    }
+    assert dict(report.classes.labels) == {"\\xff": 0, "caf\u00e9": 1}
+    samples = stream(tmp_path / "out", report.shards)
+    assert sorted((s.key, s.label) for s in samples) == [("a", None), ("cafe-1", 1), ("cafe-1-2", 1), ("image", 0)]
+    assert (tmp_path / "out/x-classes.txt").read_text(encoding="utf-8") == "\\xff\ncaf\u00e9\n"
+    str(report).encode()  # can be printed
+
+    for path in images.glob("**/*.jpg"):
+        path.unlink()
+    (images / "b.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 1 images in .* can be used: b\.jpg: .* \(empty\)"):
+        write_shards(images, tmp_path / "out2", name="x")
