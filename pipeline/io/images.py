@@ -42,6 +42,9 @@ _READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.e
 # Held only while headers are read, never while pixels are decoded.
 _HEADER_LOCK = threading.Lock()
 
+# Pillow's modes of floating-point numbers and of a color space that it does not convert.
+_MODES_WITHOUT_RANGE = ("F", "LAB")
+
 
 class BadImage(UserError):  # noqa: N818 - a state of the data, counted more often than raised
     """An image that cannot be used; `reason` is one word for counting, the message has the detail."""
@@ -72,13 +75,34 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, keep_alpha: bool 
     """
     if not data:
         raise BadImage("empty", "the file has no bytes")
-    image = _read(data, max_pixels)
+    return upright_rgb(_read(data, max_pixels), keep_alpha=keep_alpha)
+
+
+def upright_rgb(image: Image.Image, *, keep_alpha: bool = False) -> Image.Image:
+    """Return an opened image, in any of Pillow's modes, as `decode_image` returns its file.
+
+    The result has no metadata, so that nothing turns it a second time.
+
+    Args:
+        image: as `Image.open` gives it, or made by Pillow.
+        keep_alpha: return RGBA and keep transparency, for models that see it.
+
+    Raises:
+        UserError: it is no image of Pillow, or its mode does not say which number is white.
+    """
+    if not isinstance(image, Image.Image):
+        raise UserError(f"{type(image).__name__}: expected an image of Pillow, as Image.open and Image.fromarray give")
     image = _upright(image)
     if image.mode.startswith("I"):
         image = _from_16_bit(image)
-    if keep_alpha:
-        return image.convert("RGBA")
-    return over_white(image)
+    if image.mode in _MODES_WITHOUT_RANGE:
+        raise UserError(
+            f'an image of mode "{image.mode}" does not say which number is black and which is white: expected 8 or 16 '
+            'bits per channel; convert it to "RGB" or "L" first'
+        )
+    upright = image.convert("RGBA") if keep_alpha else over_white(image)  # a new image in any case
+    upright.info = {}
+    return upright
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -181,4 +205,9 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     The low byte is dropped, as Pillow does with color of 16 bits.
     """
     gray_HW = np.asarray(image)
+    if gray_HW.size and not 0 <= gray_HW.min() <= gray_HW.max() <= 0xFFFF:
+        raise UserError(
+            f'an image of mode "{image.mode}" with numbers from {gray_HW.min()} to {gray_HW.max()}: expected 0 to '
+            '65535; scale them to 8 bits ("L") first'
+        )
     return Image.fromarray((gray_HW >> 8).astype(np.uint8)).convert("RGB")

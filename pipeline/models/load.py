@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.models.attention import expose_heads
 from pipeline.models.model import Model
-from pipeline.models.preprocessing import Preprocessing, for_channels
+from pipeline.models.preprocessing import Preprocessing, crop_fraction, for_channels
 from pipeline.models.weights import load_into, read_state_dict
 from pipeline.neurons import nearest
 
@@ -111,6 +111,11 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
         )
     size_px, size = request.input_size_px, {}
     known = timm.get_pretrained_cfg(name)
+    if size_px is None and known is not None and known.input_size[-2] != known.input_size[-1]:
+        raise UserError(
+            f'model.name = "timm:{name}" takes images of {known.input_size[-1]} × {known.input_size[-2]} px, and '
+            "inputs are square here: set model.input_size_px"
+        )
     if size_px and known is not None and known.fixed_input_size and size_px != known.input_size[-1]:
         size = {"img_size": size_px}
     module = _call(timm.create_model, request, name, pretrained=request.pretrained, **size)
@@ -122,6 +127,7 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
         interpolation=config["interpolation"],
         mean=mean,
         std=std,
+        crop_mode=config["crop_mode"],
     )
 
 
@@ -139,7 +145,7 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     native_px = transform.crop_size[0]
     preprocessing = Preprocessing(
         input_size_px=size_px or native_px,
-        crop_fraction=native_px / transform.resize_size[0],
+        crop_fraction=crop_fraction(native_px, transform.resize_size[0]),
         interpolation=transform.interpolation.value,
         mean=tuple(transform.mean),
         std=tuple(transform.std),
@@ -173,7 +179,7 @@ def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
         )
     stated: dict[str, Any] = {
         name: getattr(module, name)
-        for name in ("input_size_px", "crop_fraction", "interpolation", "mean", "std", "in_chans")
+        for name in ("input_size_px", "crop_fraction", "crop_mode", "interpolation", "mean", "std", "in_chans")
         if hasattr(module, name)
     }
     mean, std = for_channels(stated.get("in_chans", 3), _IMAGENET_MEAN, _IMAGENET_STD)
@@ -183,4 +189,5 @@ def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
         interpolation=stated.get("interpolation", "bilinear"),
         mean=tuple(stated.get("mean", mean)),
         std=tuple(stated.get("std", std)),
+        crop_mode=stated.get("crop_mode", "center"),
     )
