@@ -3,7 +3,7 @@
     python -m benchmarks.sweep_models     # draws them again, in some minutes, and prints them
 
 Of each of timm's files the smallest model; of files with many, the smallest for each first word of a name as well; all
-of torchvision's classifiers. Sizes are numbers of parameters.
+of torchvision's classifiers; and what such a choice leaves out, a network with two heads. Sizes are numbers of parameters.
 """
 
 import re
@@ -18,6 +18,9 @@ from pipeline.models import torchvision_operators
 MANY = 20  # models of one file of timm
 MAX_PARAMETERS = 100e6
 MAX_FURTHER_PARAMETERS = 60e6  # of a second model of a file, and of torchvision's
+
+
+FURTHER = ("timm:deit_tiny_distilled_patch16_224",)
 
 
 def draw() -> Iterator[str]:
@@ -44,6 +47,7 @@ def draw() -> Iterator[str]:
     for name in torchvision.models.list_models(module=torchvision.models):
         if next(iter(torchvision.models.get_model_weights(name))).meta["num_params"] <= MAX_FURTHER_PARAMETERS:
             yield f"torchvision:{name}"
+    yield from FURTHER
 
 
 def _num_parameters(module: torch.nn.Module) -> int:
@@ -101,6 +105,7 @@ MODELS = (
     "torchvision:shufflenet_v2_x0_5", "torchvision:shufflenet_v2_x1_0", "torchvision:shufflenet_v2_x1_5",
     "torchvision:shufflenet_v2_x2_0", "torchvision:squeezenet1_0", "torchvision:squeezenet1_1", "torchvision:swin_s",
     "torchvision:swin_t", "torchvision:swin_v2_s", "torchvision:swin_v2_t",
+    "timm:deit_tiny_distilled_patch16_224",
 )
 # fmt: on
 
