@@ -3,7 +3,8 @@
     python -m benchmarks.sweep_models     # draws them again, in some minutes, and prints them
 
 Of each of timm's files the smallest model; of files with many, the smallest for each first word of a name as well; all
-of torchvision's classifiers; and what such a choice leaves out, a network with two heads. Sizes are numbers of parameters.
+of torchvision's classifiers; and a network with two heads, which such a choice leaves out. Sizes are numbers of
+parameters.
 """
 
 import re
