@@ -18,6 +18,7 @@ right for load, relevance and visualize alone. Sentences follow the table. The e
 ends in a traceback. Each job is a process of bounded memory; a model that takes too long ends with it.
 """
 
+import contextlib
 import fnmatch
 import multiprocessing
 import resource
@@ -110,8 +111,9 @@ def work(connection: Connection) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the libraries' own, on sizes and renamed models
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    while True:
-        connection.send(check(connection.recv()))
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(check(connection.recv()))
 
 
 class Job:
