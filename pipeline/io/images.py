@@ -48,6 +48,9 @@ _READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.e
 # Held only while headers are read, never while pixels are decoded.
 _HEADER_LOCK = threading.Lock()
 
+# Pillow's modes of floating-point numbers and of a color space that it does not convert.
+_MODES_WITHOUT_RANGE = ("F", "LAB")
+
 
 class BadImage(UserError):  # noqa: N818 - a state of the data, counted more often than raised
     """An image that cannot be used; `reason` is one word for counting, the message has the detail."""
@@ -83,23 +86,40 @@ def decode_image(
     if not data:
         raise BadImage("empty", "the file has no bytes")
     image = _read(data, max_pixels)
-    image = _upright(image)
-    is_gray_16 = image.mode.startswith("I")
-    largest = _FULL_RANGE
-    if is_gray_16:
-        gray_HW = np.asarray(image)
-        largest = int(gray_HW.max())
-        image = _from_16_bit(gray_HW, max_value or _FULL_RANGE)
-    elif _is_png_of_16_bits(data):
-        # Pillow keeps the high byte of colors.
-        bands = image.getchannel(0), *((image.getchannel(1), image.getchannel(2)) if image.mode[:3] == "RGB" else ())
-        largest = max(int(np.asarray(band).max()) for band in bands) << 8 | 255
-        if max_value not in (None, _FULL_RANGE):
-            raise BadImage("unsupported", "data.max_value is for gray: colors of 16 bits are read by their high byte")
-    decoded = image.convert("RGBA") if keep_alpha else over_white(image)
-    if max_value is None and largest < _NARROW_BELOW:
+    if max_value not in (None, _FULL_RANGE) and _is_png_of_16_bits(data) and not image.mode.startswith("I"):
+        raise BadImage("unsupported", "data.max_value is for gray: colors of 16 bits are read by their high byte")
+    decoded = upright_rgb(image, keep_alpha=keep_alpha, max_value=max_value)
+    if max_value is None and (largest := _largest(image, data)) < _NARROW_BELOW:
         decoded.info[_NARROW] = largest
     return decoded
+
+
+def upright_rgb(image: Image.Image, *, keep_alpha: bool = False, max_value: int | None = None) -> Image.Image:
+    """Return an opened image, in any of Pillow's modes, as `decode_image` returns its file.
+
+    The result has no metadata, so that nothing turns it a second time.
+
+    Args:
+        image: as `Image.open` gives it, or made by Pillow.
+        keep_alpha: return RGBA and keep transparency, for models that see it.
+        max_value: of gray images of 16 bits, the number that is white; None is 65535.
+
+    Raises:
+        UserError: it is no image of Pillow, or its mode does not say which number is white.
+    """
+    if not isinstance(image, Image.Image):
+        raise UserError(f"{type(image).__name__}: expected an image of Pillow, as Image.open and Image.fromarray give")
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        image = _from_16_bit(image, max_value or _FULL_RANGE)
+    if image.mode in _MODES_WITHOUT_RANGE:
+        raise UserError(
+            f'an image of mode "{image.mode}" does not say which number is black and which is white: expected 8 or 16 '
+            'bits per channel; convert it to "RGB" or "L" first'
+        )
+    upright = image.convert("RGBA") if keep_alpha else over_white(image)  # a new image in any case
+    upright.info = {}
+    return upright
 
 
 def narrow_to(image: Image.Image) -> int:
@@ -211,13 +231,30 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _from_16_bit(gray_HW: np.ndarray, max_value: int) -> Image.Image:
+def _from_16_bit(image: Image.Image, max_value: int) -> Image.Image:
     """Scale gray of 16 bits (PNG; Pillow's modes `I;16` and `I`) to 8 bits, where Pillow would clip it.
 
     Rounded down: of the whole range the low byte is dropped, as Pillow does with color of 16 bits.
     """
+    gray_HW = np.asarray(image)
+    if gray_HW.size and not 0 <= gray_HW.min() <= gray_HW.max() <= _FULL_RANGE:
+        raise UserError(
+            f'an image of mode "{image.mode}" with numbers from {gray_HW.min()} to {gray_HW.max()}: expected 0 to '
+            '65535; scale them to 8 bits ("L") first'
+        )
     scaled = gray_HW.astype(np.int64) * 256 // (max_value + 1)
     return Image.fromarray(np.minimum(scaled, 255).astype(np.uint8)).convert("RGB")
+
+
+def _largest(image: Image.Image, data: bytes) -> int:
+    """The largest value of an image of 16 bits, of colors by their high byte; 65535 of any other."""
+    if image.mode.startswith("I"):
+        return int(np.asarray(image).max())
+    if _is_png_of_16_bits(data):
+        # Pillow keeps the high byte of colors.
+        bands = image.getchannel(0), *((image.getchannel(1), image.getchannel(2)) if image.mode[:3] == "RGB" else ())
+        return max(int(np.asarray(band).max()) for band in bands) << 8 | 255
+    return _FULL_RANGE
 
 
 def _is_png_of_16_bits(data: bytes) -> bool:

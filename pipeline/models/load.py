@@ -13,7 +13,7 @@ from pipeline.models.attention import expose_heads
 from pipeline.models.checkpoint_files import read_checkpoint
 from pipeline.models.model import Model
 from pipeline.models.outputs import AUTO, select_output
-from pipeline.models.preprocessing import Preprocessing, for_channels
+from pipeline.models.preprocessing import Preprocessing, crop_fraction, for_channels
 from pipeline.models.python_factory import in_float32, network_of, stated_preprocessing
 from pipeline.models.weights import Conventions, load_into
 from pipeline.neurons import nearest
@@ -149,6 +149,11 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
     size_px = request.input_size_px
     arguments = {key: value for key, value in timm_weights.arguments(name).items() if key not in request.options}
     known = timm.get_pretrained_cfg(name)
+    if size_px is None and known is not None and known.input_size[-2] != known.input_size[-1]:
+        raise UserError(
+            f'model.name = "timm:{name}" takes images of {known.input_size[-1]} × {known.input_size[-2]} px, and '
+            "inputs are square here: set model.input_size_px"
+        )
     if size_px and known is not None and known.fixed_input_size and size_px != known.input_size[-1]:
         arguments["img_size"] = size_px
     module = _call(timm.create_model, request, name, pretrained=request.pretrained, **arguments)
@@ -160,6 +165,7 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
         interpolation=config["interpolation"],
         mean=mean,
         std=std,
+        crop_mode=config["crop_mode"],
     )
 
 
@@ -175,7 +181,7 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     native_px = transform.crop_size[0]
     preprocessing = Preprocessing(
         input_size_px=size_px or native_px,
-        crop_fraction=native_px / transform.resize_size[0],
+        crop_fraction=crop_fraction(native_px, transform.resize_size[0]),
         interpolation=transform.interpolation.value,
         mean=tuple(transform.mean),
         std=tuple(transform.std),
@@ -203,5 +209,6 @@ def _build_python(request: _Request) -> tuple[nn.Module, Preprocessing]:
         interpolation=stated.get("interpolation", "bilinear"),
         mean=stated.get("mean", mean),
         std=stated.get("std", std),
+        crop_mode=stated.get("crop_mode", "center"),
     )
     return in_float32(module, preprocessing.num_channels, preprocessing.input_size_px), preprocessing

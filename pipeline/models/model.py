@@ -73,7 +73,10 @@ class Model:
         return self.preprocessing.std
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """A dataset image as the model's input: float32 [channels, H, W], resized, center-cropped, normalized."""
+        """A dataset image as the model's input: float32 [channels, H, W], resized, center-cropped, normalized.
+
+        The image may be as `Image.open` gives it: orientation, transparency and 16 bits become what they are in a run.
+        """
         return self.preprocess_at(image, self.input_size_px)
 
     def preprocess_at(self, image: Image.Image, size_px: int) -> Tensor:

@@ -58,10 +58,9 @@ def parts_of(output: Any) -> dict[str, Any]:
         return {str(key): value for key, value in output.items()}
     if is_dataclass(output) and not isinstance(output, type):
         return {field.name: getattr(output, field.name) for field in fields(output)}
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return output._asdict()
     if isinstance(output, tuple | list):
-        return {str(place): value for place, value in enumerate(output)}
+        keys = getattr(output, "_fields", range(len(output)))  # of a named tuple
+        return {str(key): value for key, value in zip(keys, output, strict=True)}
     return {}
 
 

@@ -93,6 +93,7 @@ def _fraction(value: Any) -> float:
 _ATTRIBUTES: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "input_size_px": ("the side of the square input as a whole number", _whole),
     "crop_fraction": ("the side of the crop over the side after resizing, above 0", _fraction),
+    "crop_mode": ("center, squash or border", str),
     "interpolation": ("the name of a filter", str),
     "mean": ("one number per channel, for pixels in [0, 1]; zeros if the network normalizes by itself", _numbers),
     "std": ("one number per channel, for pixels in [0, 1]; ones if the network normalizes by itself", _numbers),
