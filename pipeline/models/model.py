@@ -133,7 +133,7 @@ class Model:
         """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
         self._probes.clear()
         self._folded = None
-        for name in ("weights_sha256", "class_names", "_in_bfloat16"):
+        for name in ("weights_sha256", "classifier_layer", "class_names", "_in_bfloat16"):
             self.__dict__.pop(name, None)
 
     def in_precision(self, precision: Precision) -> "Model":
@@ -222,7 +222,7 @@ class Model:
         grid = self.token_grid(layer, size_px)
         return None if grid is None else (grid.height, grid.width)
 
-    @property
+    @cached_property
     def classifier_layer(self) -> str | None:
         """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone."""
         return self._probe(self.input_size_px).classifier

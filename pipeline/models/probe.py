@@ -101,7 +101,7 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         num_logits=0 if logits is None else logits.shape[1],
         output_layers=same,
     )
-    classifier = _find_classifier(module, seen, images)
+    classifier = find_classifier(module, seen, images)
     if classifier is not None and classifier not in shapes:
         shapes[classifier] = (seen.num_logits,)  # the network's own output
     return replace(seen, classifier=classifier)
@@ -145,7 +145,7 @@ def _as_logits(output: object) -> Tensor | None:
     return output.flatten(1) if output.ndim == 2 or (output.ndim == 4 and output.shape[2:] == (1, 1)) else None
 
 
-def _find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | None:
+def find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | None:
     """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone.
 
     A network classifies if its last layer with weights maps to its K outputs; a backbone ends with a normalization or

@@ -37,6 +37,7 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time of a ZIP
 _LOCAL_HEADER_BYTES: Final = 30
 # Local header, entry of the central directory (46 bytes) and the name in both.
 _OVERHEAD_BYTES: Final = 30 + 46
+_END_BYTES: Final = 22  # of the end record of the archive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +88,13 @@ def _archive_members(
     members: Sequence[str], read: Callable[[str], bytes], max_archive_bytes: int
 ) -> Iterator[list[tuple[str, bytes]]]:
     group: list[tuple[str, bytes]] = []
-    size = 0
+    size = _END_BYTES
     for path in members:
         data = read(path)
         needed = len(data) + _OVERHEAD_BYTES + 2 * len(path)
         if group and size + needed > max_archive_bytes:
             yield group
-            group, size = [], 0
+            group, size = [], _END_BYTES
         group.append((path, data))
         size += needed
     yield group

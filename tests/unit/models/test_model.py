@@ -80,7 +80,7 @@ def test_preprocessing_resizes_the_shorter_side_and_crops_the_center(lite0: Mode
 
 
 def test_a_narrow_dataset_image_still_fills_the_crop(lite0: Model) -> None:
-    assert lite0.preprocess(Image.new("RGB", (1, 300))).shape == (3, 224, 224)
+    assert lite0.preprocess(Image.new("RGB", (4, 300))).shape == (3, 224, 224)
     assert lite0.preprocess(Image.fromarray(np.zeros((2, 2), np.uint8))).shape == (3, 224, 224)
 
 

@@ -152,7 +152,7 @@ class OwnHead(nn.Module):
 
 
 class TwoHeads(Net):
-    """As distilled DeiT: the output is the mean of two classifiers, of which the first is the classes'."""
+    """As distilled DeiT: the output is the mean of two classifiers."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.trunk(x))
@@ -170,7 +170,7 @@ def test_the_classifier_is_the_layer_of_the_class_logits() -> None:
     assert classifier_of(Net(trunk=trunk(), pool=pool(), classifier=head)) == "classifier.3"
     assert classifier_of(Net(trunk=trunk(), pool=nn.AdaptiveAvgPool2d(1), fc=nn.Conv2d(6, 5, 1))) == "fc"
     two = TwoHeads(trunk=trunk(), pool=pool(), head=nn.Linear(6, 5), head_dist=nn.Linear(6, 5))
-    assert classifier_of(two) == "head"
+    assert classifier_of(two) == "output"
 
 
 def test_a_convolution_that_classifies_is_found_behind_its_pooling() -> None:
