@@ -45,7 +45,8 @@ def test_a_later_call_and_the_mean_of_heads_become_an_atlas(tmp_path):
     root = Root.open(tmp_path / "atlas")
     assert validate(str(tmp_path / "atlas")) == []
     statuses = {
-        layer: [row["status"] for row in read_rows(root, f"layers/{layer_file_name(layer)}.parquet")] for layer in ("output", "act@2")
+        layer: [row["status"] for row in read_rows(root, f"layers/{layer_file_name(layer)}.parquet")]
+        for layer in ("output", "act@2")
     }
     assert {layer: len(found) for layer, found in statuses.items()} == {"output": NUM_CLASSES, "act@2": 6}
     assert not {"failed"} & {status for found in statuses.values() for status in found}
