@@ -151,13 +151,19 @@ def recorded(module: nn.Module, images: Sequence[int] | None = None) -> Iterator
             handle.remove()
 
 
+def called(layer: str) -> tuple[str, int]:
+    """Module and number of the call, from 1: `name@2` is the second, `output` the network's own."""
+    name, _, number = layer.partition("@")
+    return "" if layer == "output" else name, int(number or 1)
+
+
 def plain_output(outputs: dict[str, list[Any]], layer: str) -> Any:
-    """What the module of a layer gave: `name@2` is the second call."""
-    name, _, call = layer.partition("@")
+    """What a module gave in the call that a layer is."""
+    name, number = called(layer)
     made = outputs[name]
-    if not made or len(made) < int(call or 1):
+    if len(made) < number:
         raise Difference(f'"{layer}" is listed, and its module runs {len(made)} times')
-    return made[int(call or 1) - 1]
+    return made[number - 1]
 
 
 def as_units_first(output: Any, shape: tuple[int, ...], layer: str) -> list[Tensor]:
@@ -249,7 +255,7 @@ def check_layers(subject: Subject) -> str:
     modules = dict(model.module.named_modules(remove_duplicate=False))
     require(bool(subject.layers), "no layer is listed")
     for layer in subject.layers:
-        declared = _declared_units(modules[layer.partition("@")[0]]) if layer.partition("@")[0] in modules else None
+        declared = _declared_units(modules[called(layer)[0]])
         if declared not in (None, model.units(layer)):
             wrong.append(f"{layer} has {declared} channels, {model.units(layer)} units are listed")
     alone = features_of(model.module, subject.images[:1], subject.layers)
@@ -438,9 +444,14 @@ def check_relevance(subject: Subject) -> str:
 
 def _keep_graph(module: nn.Module, layer: str, kept: dict[str, Tensor]) -> Any:
     """Keep the output of a module as the network itself uses it on."""
-    name = layer.partition("@")[0]
+    name, number = called(layer)
+    calls = 0
 
     def keep(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != number:
+            return output
         kept[layer] = output.clone()
         return kept[layer]
 
