@@ -27,7 +27,7 @@ from pipeline.synthesis.api import visualize
 SIZES_PX = (64, 96, 128, 224, None)
 NUM_IMAGES, BATCH_SIZE, TOP_K = 10, 4, 3  # two batches and a partial one
 NUM_TOGETHER = 2  # images of a pass where no statistics are made
-SMALL_PX, MAX_LAYERS_ALONE = 128, {True: 60, False: 10}  # captured one by one, at small sizes and at others
+SMALL_PX, MAX_LAYERS_ALONE = 128, {True: 30, False: 6}  # captured one by one, at small sizes and at others
 FOLDED_SETS, FOLDED_LAYERS = 3, 2
 STEPS = 3
 ROUNDING = 1e-3  # of the largest value of a layer: other kernels, other batch sizes and folded weights round otherwise
