@@ -26,7 +26,8 @@ from pipeline.synthesis.api import visualize
 # Tried in turn: most networks take any, windows and position embeddings ask for their own.
 SIZES_PX = (64, 96, 128, 224, None)
 NUM_IMAGES, BATCH_SIZE, TOP_K = 10, 4, 3  # two batches and a partial one
-MAX_LAYERS_ALONE = 60  # captured one by one; drawn evenly where there are more
+NUM_TOGETHER = 2  # images of a pass where no statistics are made
+SMALL_PX, MAX_LAYERS_ALONE = 128, {True: 30, False: 6}  # captured one by one, at small sizes and at others
 FOLDED_SETS, FOLDED_LAYERS = 3, 2
 STEPS = 3
 ROUNDING = 1e-3  # of the largest value of a layer: other kernels, other batch sizes and folded weights round otherwise
@@ -43,7 +44,7 @@ class Subject:
     Attributes:
         model: with perturbed weights.
         samples, images: NUM_IMAGES of the demo, as bytes and as inputs [B, 3, S, S].
-        outputs: module → its outputs, one for each call, of the first BATCH_SIZE images.
+        outputs: module → its outputs, one for each call, of the first NUM_TOGETHER images.
         answer: of the network for these images.
     """
 
@@ -59,7 +60,7 @@ class Subject:
 
     @property
     def batch(self) -> Tensor:
-        return self.images[:BATCH_SIZE]
+        return self.images[:NUM_TOGETHER]
 
 
 def load(name: str) -> Subject:
@@ -150,13 +151,19 @@ def recorded(module: nn.Module, images: Sequence[int] | None = None) -> Iterator
             handle.remove()
 
 
+def called(layer: str) -> tuple[str, int]:
+    """Module and number of the call, from 1: `name@2` is the second, `output` the network's own."""
+    name, _, number = layer.partition("@")
+    return "" if layer == "output" else name, int(number or 1)
+
+
 def plain_output(outputs: dict[str, list[Any]], layer: str) -> Any:
-    """What the module of a layer gave: `name@2` is the second call."""
-    name, _, call = layer.partition("@")
+    """What a module gave in the call that a layer is."""
+    name, number = called(layer)
     made = outputs[name]
-    if not made or len(made) < int(call or 1):
+    if len(made) < number:
         raise Difference(f'"{layer}" is listed, and its module runs {len(made)} times')
-    return made[int(call or 1) - 1]
+    return made[number - 1]
 
 
 def as_units_first(output: Any, shape: tuple[int, ...], layer: str) -> list[Tensor]:
@@ -203,7 +210,9 @@ def check_network(subject: Subject) -> str:
     """The network gives what the library's own gives with the same weights, and no part of it is NaN."""
     model = subject.model
     library = make_with_library(model.name, model.input_size_px)
-    library.load_state_dict(model.module.state_dict())
+    surplus = library.load_state_dict(model.module.state_dict(), strict=False)  # auxiliary heads run in training alone
+    require(not surplus.unexpected_keys, f"the library's network has no {surplus.unexpected_keys[:2]}")
+    require(all("aux" in key for key in surplus.missing_keys), f"{surplus.missing_keys[:2]} are not in the network")
     with torch.no_grad():
         answer = library(subject.batch)
     for ours, theirs in zip(_tensors(subject.answer), _tensors(answer), strict=True):
@@ -232,9 +241,12 @@ def make_with_library(name: str, size_px: int) -> nn.Module:
         sizes = [{"image_size": size_px}] if rest.startswith("vit_") else [{}]
         sizes = [{"input_size": (size_px, size_px)}] if rest.startswith("maxvit_") else sizes
     try:
-        return make(rest, **sizes[0]).eval()
+        module = make(rest, **sizes[0])
     except TypeError:
-        return make(rest, **sizes[-1]).eval()
+        module = make(rest, **sizes[-1])
+    if family == "torchvision" and hasattr(module, "transform_input"):
+        module.transform_input = True  # as the library sets it with its own weights
+    return module.eval()
 
 
 def check_layers(subject: Subject) -> str:
@@ -243,15 +255,17 @@ def check_layers(subject: Subject) -> str:
     modules = dict(model.module.named_modules(remove_duplicate=False))
     require(bool(subject.layers), "no layer is listed")
     for layer in subject.layers:
-        declared = _declared_units(modules[layer.partition("@")[0]]) if layer.partition("@")[0] in modules else None
+        declared = _declared_units(modules[called(layer)[0]])
         if declared not in (None, model.units(layer)):
             wrong.append(f"{layer} has {declared} channels, {model.units(layer)} units are listed")
     alone = features_of(model.module, subject.images[:1], subject.layers)
     together = features_of(model.module, subject.batch, subject.layers)
     for layer in subject.layers:
         shape = model.feature_shape(layer)
-        if tuple(together[layer].shape[1:]) != tuple(shape) or len(together[layer]) != BATCH_SIZE:
-            wrong.append(f"{layer} is listed as {list(shape)} and gives {list(together[layer].shape)} for {BATCH_SIZE}")
+        if tuple(together[layer].shape[1:]) != tuple(shape) or len(together[layer]) != NUM_TOGETHER:
+            wrong.append(
+                f"{layer} is listed as {list(shape)} and gives {list(together[layer].shape)} for {NUM_TOGETHER}"
+            )
         elif (error := error_of(alone[layer][0], together[layer][0])) > ROUNDING:
             wrong.append(f"{layer} of one image differs by {error:.1e} from that in a batch")
     require(not wrong, some(wrong))
@@ -283,7 +297,7 @@ def check_capture(subject: Subject) -> str:
         features = together[layer].reshape(*together[layer].shape[:2], -1)
         if not any(torch.equal(features, way) for way in ways):
             wrong.append(f"{layer} differs from a hook's")
-    chosen = evenly(subject.layers, MAX_LAYERS_ALONE)
+    chosen = evenly(subject.layers, MAX_LAYERS_ALONE[subject.model.input_size_px <= SMALL_PX])
     for layer in chosen:
         if not torch.equal(features_of(module, batch, [layer])[layer], together[layer]):
             wrong.append(f"{layer} alone differs from all together")
@@ -401,7 +415,7 @@ def check_relevance(subject: Subject) -> str:
     """gradient × activation is autograd's; `lrp` is finite and not zero everywhere, or refused by name."""
     model = subject.model
     target = model.classifier_layer or subject.layers[-1]
-    images, units = subject.batch[:2], [0, model.units(target) - 1]
+    images, units = subject.batch, [0, model.units(target) - 1]
     known = [entry.layer for entry in model.default_feature_layers() if entry.layer != target]
     sources = upstream_layers(model.module, images[:1], target, known)[-2:]
     if not sources:
@@ -415,7 +429,7 @@ def check_relevance(subject: Subject) -> str:
         model.module(images.clone().requires_grad_())
         for handle in handles:
             handle.remove()
-    own = features[target][[0, 1], units].reshape(2, -1)[:, settings["num_prefix"] :].sum()
+    own = features[target][range(len(units)), units].reshape(len(units), -1)[:, settings["num_prefix"] :].sum()
     gradients = torch.autograd.grad(own, [kept[layer] for layer in sources])
     for layer, gradient in zip(sources, gradients, strict=True):
         (expected, *_) = as_units_first((gradient * kept[layer]).detach(), model.feature_shape(layer), layer)
@@ -430,9 +444,14 @@ def check_relevance(subject: Subject) -> str:
 
 def _keep_graph(module: nn.Module, layer: str, kept: dict[str, Tensor]) -> Any:
     """Keep the output of a module as the network itself uses it on."""
-    name = layer.partition("@")[0]
+    name, number = called(layer)
+    calls = 0
 
     def keep(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != number:
+            return output
         kept[layer] = output.clone()
         return kept[layer]
 
@@ -446,7 +465,7 @@ def check_visualize(subject: Subject) -> str:
     neurons = [(layer, model.units(layer) - 1) for layer in middle]
     if model.has_classifier:
         neurons += [("classifier", 0), ("classifier", model.num_classes - 1)]
-    references = [subject.images[:2]] * len(neurons)
+    references = [subject.batch] * len(neurons)
     settings: dict[str, Any] = {"preset": "fast", "image_size_px": model.input_size_px}
     first, last = (visualize(model, neurons, references, steps=steps, **settings) for steps in (1, STEPS))
     for neuron, before, after in zip(neurons, first, last, strict=True):
