@@ -103,7 +103,8 @@ class Trace:
         """
         recording = mode or contextlib.nullcontext()
         with contextlib.suppress(_LayerReached), self._hooks(check_output), without_checkpoints(), recording:
-            self.module(images)
+            # The network's own output, after the hooks of the network itself, which may select a part of it.
+            self._keep(self._names[self.module], self.module(images))
         if self.target is None:
             raise UserError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')
         return self.target

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.attribution.relevance import relevance
 from pipeline.derived_layers.layer import DerivedLayer
 from pipeline.errors import UserError
 from pipeline.models import Model, features_of
@@ -166,6 +167,12 @@ def test_the_classifier_is_the_answer_of_a_network_of_several_heads() -> None:
     images = torch.randn(4, 3, 16, 16)
     assert torch.equal(features_of(model.module, images, ["output"])["output"], model.module(images))
     assert model.resolve_layer("classifier") == "output"
+    (map_of_stem,) = relevance(
+        model.module, images, layer="output", units=[0] * 4, feature_layers=["stem"], rule="gradient_x_activation"
+    ).values()
+    expected = model.module.head.weight[0, :, None, None] / 2 / 16  # of 4 × 4 positions
+    features = features_of(model.module, images, ["stem"])["stem"]
+    torch.testing.assert_close(map_of_stem, features.clamp(min=0) * expected)
 
 
 def test_windows_are_refused_by_name() -> None:
