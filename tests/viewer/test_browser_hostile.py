@@ -17,6 +17,7 @@ from pipeline.atlas.site.site_parts import SiteForm
 from pipeline.data.captions import one_line
 from pipeline.io.parquet import column_types, read_rows, write_table
 from pipeline.io.root import Root
+from pipeline.neurons import layer_file_name
 from tests.support import synthetic_atlas
 from tests.support.synthetic_atlas import build_synthetic_atlas
 from tests.viewer.plain_server import plain_server
@@ -84,7 +85,7 @@ def _rename_layer(site: Root, slug: str, layer: str, name: str) -> None:
         types = column_types(atlas.read_bytes(path), source=path)
         types = LAYER_SCHEMA | types if path.startswith("layers/") else types
         rows = [row | {"layer": name if row["layer"] == layer else row["layer"]} for row in read_rows(atlas, path)]
-        renamed = path.replace(f"index/{layer}", f"index/{name}")
+        renamed = path.replace(f"index/{layer}", f"index/{layer_file_name(name)}")
         write_table(atlas, renamed, rows, types)
         head["sizes"][renamed] = len(atlas.read_bytes(renamed))
     for listed in head["layers"]:
