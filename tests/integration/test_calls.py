@@ -1,4 +1,4 @@
-"""A run on layers that are later calls of a module, and on an output that is made of several heads."""
+"""Runs on later calls of a module, on an output that is made of several heads, and on one that is a map."""
 
 from torch import Tensor, nn
 
@@ -53,3 +53,32 @@ def test_a_later_call_and_the_mean_of_heads_become_an_atlas(tmp_path):
     statistics = StatisticsStore.open(root)
     assert set(statistics.layers) == {*layers, "output"}
     assert [statistics.moments(layer).mean.shape for layer in layers] == [(4,), (6,)]
+
+
+class Segmenter(nn.Module):
+    """A class for every place of the image, in a dict, as torchvision's segmentation networks."""
+
+    input_size_px = SIZE_PX
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU())
+        self.classifier = nn.Conv2d(6, NUM_CLASSES, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": nn.functional.interpolate(self.classifier(self.backbone(x)), x.shape[2:]), "size": x.mean()}
+
+
+def test_a_network_without_classes_goes_through_every_stage(tmp_path):
+    recipe = tiny_recipe(
+        write_data(tmp_path / "data"),
+        tmp_path / "atlas",
+        'model.name="python:tests.integration.test_calls:Segmenter"',
+        'statistics.layers=["backbone.*", "classifier"]',
+        'neurons=[{layer="backbone.3", units="all"}]',
+    )
+    reports = run_stages(recipe, STAGES, address="inline", echo=lambda line: None)
+    assert [report.failed for report in reports] == [0] * len(STAGES)
+    assert validate(str(tmp_path / "atlas")) == []
+    rows = read_rows(Root.open(tmp_path / "atlas"), "layers/backbone.3.parquet")
+    assert {row["status"] for row in rows} <= {"done", "dead"}
