@@ -261,10 +261,12 @@ class Model:
     def resolve_layer(self, layer: str) -> str:
         """A layer's exact name; `classifier` stands for the class logits whatever the model calls them.
 
+        A model without classes may have a layer of that name, as torchvision's segmentation networks do.
+
         Raises:
             UserError: there is no such layer, or the model has no classifier.
         """
-        if layer == "classifier":
+        if layer == "classifier" and (self.has_classifier or layer not in self.feature_shapes):
             if self.classifier_layer is None:
                 raise UserError(
                     f'model "{self.name}" has no classifier, so "classifier" names no layer: name intermediate ones '
