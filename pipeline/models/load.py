@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models import timm_weights, torchvision_operators, torchvision_weights
+from pipeline.models import torchvision_operators
 from pipeline.models.attention import expose_heads
-from pipeline.models.checkpoint_files import read_checkpoint
 from pipeline.models.model import Model
 from pipeline.models.outputs import AUTO, select_output
 from pipeline.models.preprocessing import Preprocessing, crop_fraction, for_channels
 from pipeline.models.python_factory import in_float32, network_of, stated_preprocessing
-from pipeline.models.weights import Conventions, load_into
+from pipeline.models.weights import timm_conventions, torchvision_conventions
+from pipeline.models.weights.files import read_checkpoint
+from pipeline.models.weights.loading import Conventions, load_into
 from pipeline.neurons import nearest
 
 torchvision_operators.declare()
@@ -63,8 +64,8 @@ def load_model(
     Args:
         name: `timm:NAME`, `torchvision:NAME` or `python:package.module:factory`.
         weights: `pretrained` (the library's own loader; may download), `random` (from `seed`), `package:NAME`,
-            or the path or URL of a checkpoint (only tensors are read), see `pipeline.models.checkpoints`. The network
-            is the same whichever way they come.
+            or the path or URL of a checkpoint (only tensors are read), see `pipeline.models.weights.checkpoints`. The
+            network is the same whichever way they come.
         device: where the module lives.
         seed: of random weights.
         labels: `imagenet1k` or a text file, see `class_names`.
@@ -102,14 +103,16 @@ def _conventions(family: str, request: _Request, module: nn.Module, size_px: int
     native_size_px = None if request.input_size_px else size_px
     if family == "torchvision":
         return Conventions(
-            surplus=lambda: torchvision_weights.dropped_names(request.name), native_size_px=native_size_px
+            surplus=lambda: torchvision_conventions.dropped_names(request.name), native_size_px=native_size_px
         )
     if family == "timm":
-        converters = timm_weights.converters(request.name, module)
+        converters = timm_conventions.converters(request.name, module)
         return Conventions(
             renames=converters,
-            surplus=lambda: timm_weights.dropped_names(request.name) if request.options.get("num_classes") == 0 else (),
-            adapt=lambda state: timm_weights.adapted(
+            surplus=lambda: (
+                timm_conventions.dropped_names(request.name) if request.options.get("num_classes") == 0 else ()
+            ),
+            adapt=lambda state: timm_conventions.adapted(
                 state, module, request.options.get("in_chans", 3), converters if request.input_size_px else ()
             ),
             native_size_px=native_size_px,
@@ -147,7 +150,7 @@ def _build_timm(request: _Request) -> tuple[nn.Module, Preprocessing]:
             f'model.name = "timm:{name}": timm has no such model{nearest(architecture, timm.list_models())}'
         )
     size_px = request.input_size_px
-    arguments = {key: value for key, value in timm_weights.arguments(name).items() if key not in request.options}
+    arguments = {key: value for key, value in timm_conventions.arguments(name).items() if key not in request.options}
     known = timm.get_pretrained_cfg(name)
     if size_px is None and known is not None and known.input_size[-2] != known.input_size[-1]:
         raise UserError(
@@ -176,7 +179,7 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UserError(f'model.name = "torchvision:{name}": torchvision has no such model{nearest(name, known)}')
-    entry = torchvision_weights.weights_entry(name, request.weights)
+    entry = torchvision_conventions.weights_entry(name, request.weights)
     transform = entry.transforms()
     native_px = transform.crop_size[0]
     preprocessing = Preprocessing(
@@ -188,7 +191,7 @@ def _build_torchvision(request: _Request) -> tuple[nn.Module, Preprocessing]:
     )
     if request.pretrained and size_px in (None, native_px):
         return _call(torchvision.models.get_model, request, name, weights=entry), preprocessing
-    arguments = torchvision_weights.arguments(
+    arguments = torchvision_conventions.arguments(
         name, preprocessing.input_size_px, is_initialized=request.weights == "random"
     )
     arguments = {argument: value for argument, value in arguments.items() if argument not in request.options}

@@ -21,7 +21,7 @@ from pipeline.models.precision import PRECISIONS, Precision, in_bfloat16
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.probe import Probe, Shape, probe
 from pipeline.models.tokens import TokenGrid, token_grid
-from pipeline.models.weights import hash_state
+from pipeline.models.weights.loading import hash_state
 from pipeline.neurons import nearest
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.evaluators.base import Evaluator, EvaluatorInput, Prediction
 from pipeline.models import torchvision_operators
 from pipeline.models.labels import class_names as names_of_labels
-from pipeline.models.weights import hash_state
+from pipeline.models.weights.loading import hash_state
 from pipeline.neurons import evaluator_slug, nearest
 
 _TAG = "pretrained:"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.models import features_of, load_model, torchvision_operators
 from pipeline.models.attention import ExplicitAttention, expose_heads
-from pipeline.models.weights import hash_state
+from pipeline.models.weights.loading import hash_state
 
 torchvision_operators.declare()
 HEADS, DIMS = 3, 4

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.squeezenet_weights import CAFFE_MEAN_BGR, fold_preprocessing
 from pipeline.models import load_model, torchvision_operators
-from pipeline.models.weights import load_into
+from pipeline.models.weights.loading import load_into
 from pipeline.recipe.recipe import Recipe, RecipeError
 from tests.support.tiny_run import recipe_toml
 

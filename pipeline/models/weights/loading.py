@@ -1,7 +1,7 @@
 """Weights into a network, and their hash.
 
 `pretrained` is left to the model library's own loader; everything else comes from a file, see
-`pipeline.models.checkpoint_files`, of which `pipeline.models.checkpoints` finds the network's part.
+`pipeline.models.weights.files`, of which `pipeline.models.weights.checkpoints` finds the network's part.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.checkpoints import choose
-from pipeline.models.name_matching import Rename, StateDict
-from pipeline.models.weight_names import from_efficientnet_pytorch, from_old_torchvision
+from pipeline.models.weights.checkpoints import choose
+from pipeline.models.weights.name_matching import Rename, StateDict
+from pipeline.models.weights.renaming import from_efficientnet_pytorch, from_old_torchvision
 
 _RENAMES: tuple[Rename, ...] = (from_old_torchvision, from_efficientnet_pytorch)
 _POSITIONS = ("pos_embed", "encoder.pos_embedding")  # timm's, torchvision's

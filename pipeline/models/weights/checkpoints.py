@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.checkpoint_files import is_pickled_module, stand_in_class
-from pipeline.models.name_matching import Fit, Names, Rename, StateDict, Table, find_fits, is_average, misfit
+from pipeline.models.weights.files import is_pickled_module, stand_in_class
+from pipeline.models.weights.name_matching import Fit, Names, Rename, StateDict, Table, find_fits, is_average, misfit
 
 _MAX_DEPTH: Final = 6  # of nested tables
 _NUM_COLORS: Final = 3

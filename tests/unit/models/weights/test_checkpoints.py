@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from jobs.commands.layers import describe_layers, list_layers
 from pipeline.errors import UserError
 from pipeline.models import load_model
-from pipeline.models.checkpoint_files import read_checkpoint
-from pipeline.models.weights import load_into
+from pipeline.models.weights.files import read_checkpoint
+from pipeline.models.weights.loading import load_into
 
 
 class Backbone(nn.Module):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models import load_model, timm_weights, torchvision_operators, torchvision_weights
+from pipeline.models import load_model, torchvision_operators
+from pipeline.models.weights import timm_conventions, torchvision_conventions
 
 torchvision_operators.declare()
 
@@ -75,9 +76,11 @@ def test_torchvision_s_constructors_get_the_same_arguments_without_weights() -> 
             plain = network.given | {"aux_logits": network.aux_logits}
             for entry in get_model_weights(name):
                 file = f"/weights/{entry.url.rpartition('/')[2]}"
-                assert torchvision_weights.weights_entry(name, file) is entry
+                assert torchvision_conventions.weights_entry(name, file) is entry
                 truth = torchvision.models.get_model(name, weights=entry)
-                arguments = torchvision_weights.arguments(name, entry.transforms().crop_size[0], is_initialized=False)
+                arguments = torchvision_conventions.arguments(
+                    name, entry.transforms().crop_size[0], is_initialized=False
+                )
                 ours = torchvision.models.get_model(name, weights=None, **arguments)
                 for network in (truth, ours):
                     network.given["aux_logits"] = network.aux_logits
@@ -118,8 +121,8 @@ def test_torchvision_s_files_bring_their_own_preprocessing(tmp_path: Path) -> No
     torch.save(state, tmp_path / "weights.pth")
     loaded = load_model("torchvision:mnasnet0_5", str(tmp_path / "weights.pth"), input_size_px=32)
     assert all(torch.equal(value, state[name]) for name, value in loaded.module.state_dict().items())
-    assert torchvision_weights.weights_entry("resnet50", "s3://b/resnet50-11ad3fa6.pth").name == "IMAGENET1K_V2"
-    assert torchvision_weights.weights_entry("resnet50", "mine.pth").name == "IMAGENET1K_V1"
+    assert torchvision_conventions.weights_entry("resnet50", "s3://b/resnet50-11ad3fa6.pth").name == "IMAGENET1K_V2"
+    assert torchvision_conventions.weights_entry("resnet50", "mine.pth").name == "IMAGENET1K_V1"
 
 
 def test_weights_for_another_size_are_resampled_only_when_a_size_was_asked_for(tmp_path: Path) -> None:
@@ -166,8 +169,8 @@ def test_timm_s_constructors_get_the_same_arguments_without_weights() -> None:
 
         for name in timm.list_models():
             truth = arguments(name, pretrained=True)
-            assert truth == arguments(name, **timm_weights.arguments(name)), name
-            if timm_weights.arguments(name):
+            assert truth == arguments(name, **timm_conventions.arguments(name)), name
+            if timm_conventions.arguments(name):
                 assert truth != arguments(name)
                 changed.add(name)
     assert changed == {"fbnetc_100"}

@@ -1,0 +1,1 @@
+"""Weights: reading checkpoint files, finding a network's tensors in them by its names, loading and hashing."""
