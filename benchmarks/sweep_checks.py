@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -228,22 +230,23 @@ def _tensors(answer: Any) -> list[Tensor]:
 
 
 def make_with_library(name: str, size_px: int) -> nn.Module:
-    """The network as its library makes it, in eval mode, at another size where its constructor takes one."""
+    """The network as its library makes it for its own weights, in eval mode, at another size where it takes one."""
     import timm
     import torchvision
 
     family, _, rest = name.partition(":")
     if family == "timm":
-        make: Callable[..., nn.Module] = timm.create_model
+        make: Callable[..., nn.Module] = partial(timm.create_model, pretrained=True)
         sizes = [{"img_size": size_px}, {}] if timm.get_pretrained_cfg(rest).fixed_input_size else [{}]
     else:
         make = torchvision.models.get_model
         sizes = [{"image_size": size_px}] if rest.startswith("vit_") else [{}]
         sizes = [{"input_size": (size_px, size_px)}] if rest.startswith("maxvit_") else sizes
-    try:
-        module = make(rest, **sizes[0])
-    except TypeError:
-        module = make(rest, **sizes[-1])
+    with patch("timm.models._builder.load_pretrained"):  # made for them, not loaded
+        try:
+            module = make(rest, **sizes[0])
+        except TypeError:
+            module = make(rest, **sizes[-1])
     if family == "torchvision" and hasattr(module, "transform_input"):
         module.transform_input = True  # as the library sets it with its own weights
     return module.eval()
