@@ -341,20 +341,24 @@ def check_statistics(subject: Subject) -> str:
         batch_size=BATCH_SIZE,
         budget=ErrorBudget(0.0),
     )
-    outputs: dict[str, list[Tensor]] = defaultdict(list)
+    outputs: dict[str, list[list[Tensor]]] = defaultdict(list)  # by layer and image, each way to read the axes
     answers = []
     for image in subject.images:
         with recorded(model.module) as found, torch.no_grad():
             answers.append(model.module(image[None]))
         for layer in subject.layers:
             shape = model.feature_shape(layer)
-            (way, *_) = as_units_first(plain_output(found, layer), shape, layer) or [torch.zeros(1, shape[0], 1)]
-            outputs[layer].append(way[0])
+            ways = as_units_first(plain_output(found, layer), shape, layer) or [torch.zeros(1, shape[0], 1)]
+            outputs[layer].append([way[0] for way in ways])
     ids = [row["sample"] for row in statistics.samples]
     for layer in subject.layers:
-        own = torch.stack(outputs[layer])
-        if problem := _compare_statistics(model, layer, statistics.layers[layer], own, ids):
-            wrong.append(f"{layer}: {problem}")
+        recorded_here = statistics.layers[layer]
+        problems = [
+            _compare_statistics(model, layer, recorded_here, torch.stack(own), ids)
+            for own in zip(*outputs[layer], strict=True)
+        ]
+        if all(problems):
+            wrong.append(f"{layer}: {problems[0]}")
     if model.has_classifier:
         top1 = [int(answer.flatten(1).argmax()) for answer in answers]
         if [row["top1"] for row in statistics.samples] != top1:

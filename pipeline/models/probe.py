@@ -14,8 +14,14 @@ from pipeline.models.capture import UnsupportedOutputError, channels_first
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 
-# Two images, so that an axis 0 that does not count them is seen: windows of images, position embeddings.
+# Two images, and then three, so that an axis 0 that does not count them is seen: windows, heads, position embeddings.
 _NUM_IMAGES = 2
+
+
+# Modules that take [B, C, T], where every other tensor of three axes is taken for tokens [B, T, C].
+_ALONG_ONE_AXIS = (
+    nn.BatchNorm1d, nn.InstanceNorm1d, nn.AvgPool1d, nn.MaxPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d,
+)  # fmt: skip
 
 
 class PassThrough(nn.Module):
@@ -48,7 +54,7 @@ class Probe:
 
 
 def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.device) -> Probe:
-    """Run the network on two images of noise and note the output of every module.
+    """Run the network on two images of noise and note the output of every module, then on three.
 
     Nothing stays behind: hooks go, and neither gradients nor the global random state are touched. Plain `no_grad`,
     since what a network caches under `inference_mode` (relative positions, say) could not be used with gradients later.
@@ -79,9 +85,11 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
                 refused[layer] = str(error)
             return
         if len(features) != _NUM_IMAGES:
-            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, patches or constants)'
+            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, heads or constants)'
         elif _is_per_head(module, names[child], features):
             refused[layer] = f'layer "{layer}" gives tensors of each head, [B, heads, …]; choose the layer `heads`'
+        elif isinstance(child, _ALONG_ONE_AXIS) and features.ndim == 3 and features.shape[2] > 1:
+            refused[layer] = f'layer "{layer}" gives channels before places, [B, C, T]; choose a layer around it'
         elif _is_windowed(module, names[child], features):
             refused[layer] = f'layer "{layer}" gives tokens in windows, [B, windows, T, C]; choose a layer around it'
         else:
@@ -89,11 +97,16 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
             if features.ndim != 3 and features[0, 0].numel() == 1:
                 vectors[layer] = features.flatten(1).clone()
 
-    with _hooks(names, note), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(_NUM_IMAGES, num_channels, size_px, size_px, generator=generator).to(device)
-        logits = _as_logits(module(images.clone()))  # a network may write into its input
-    same = [name for name, value in vectors.items() if logits is not None and torch.equal(value, logits)]
+        with _hooks(names, note):
+            logits = _as_logits(module(images.clone()))  # a network may write into its input
+        for layer in _fixed_in_size(module, names, torch.cat([images, images[:1]])) & shapes.keys():
+            del shapes[layer]
+            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, heads or constants)'
+    of_classes = {} if logits is None else {name: logits for name in vectors if name in shapes}
+    same = [name for name, answer in of_classes.items() if torch.equal(vectors[name], answer)]
     seen = Probe(
         shapes=shapes,
         refused=refused,
@@ -105,6 +118,21 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
     if classifier is not None and classifier not in shapes:
         shapes[classifier] = (seen.num_logits,)  # the network's own output
     return replace(seen, classifier=classifier)
+
+
+def _fixed_in_size(module: nn.Module, names: Mapping[nn.Module, str], images: Tensor) -> set[str]:
+    """Layers whose axis 0 is another number than that of the images."""
+    found: set[str] = set()
+    counts: Counter[nn.Module] = Counter()
+
+    def note(child: nn.Module, _inputs: object, output: object) -> None:
+        counts[child] += 1
+        if isinstance(output, Tensor) and output.shape[:1] != images.shape[:1]:
+            found.add(call_name(names[child], counts[child]))
+
+    with _hooks(names, note):
+        module(images)
+    return found
 
 
 @contextmanager

@@ -237,3 +237,18 @@ def test_a_changed_network_is_measured_again_when_told() -> None:
     model.forget_measurements()
     assert model.num_classes == 0
     assert model.weights_sha256 != before[1]
+
+
+class Constant(nn.Module):
+    """A table of positions goes through layers of its own: [2, 4], as many rows as the first pass has images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.positions, self.fc = nn.Conv2d(3, 4, 4, 4), nn.Linear(3, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stem(x).mean((2, 3)) + self.positions(torch.ones(2, 3)).mean(0))
+
+
+def test_a_constant_with_as_many_rows_as_there_are_images_is_no_layer() -> None:
+    assert list(probe(Constant().eval(), 3, 16, CPU).shapes) == ["stem", "fc"]
