@@ -7,7 +7,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -80,6 +80,8 @@ def load(name: str) -> Subject:
     images = torch.stack([model.preprocess(Image.open(io.BytesIO(sample.image))) for sample in samples])
     perturb(model.module, images)
     model.forget_measurements()
+    if model.has_classifier:  # of fewer classes than the photographs' labels, as `run` would leave them out
+        samples = [replace(one, label=None if (one.label or 0) >= model.num_classes else one.label) for one in samples]
     subject = Subject(model=model, samples=samples, images=images)
     with recorded(model.module) as subject.outputs, torch.no_grad():
         subject.answer = model.module(subject.batch)
