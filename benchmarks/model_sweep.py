@@ -2,7 +2,7 @@
 
     python -m benchmarks.model_sweep [--models PATTERN …] [--jobs 2] [--out FILE]
 
-The models of `sweep_models`, with random weights of which none is degenerate, at a small input size. Columns:
+The models of `sweep.models`, with random weights of which none is degenerate, at a small input size. Columns:
 
     network     the output is the library's own network's, with the same weights
     layers      every layer listed has the units its module declares, and gives the same alone as in a batch
@@ -36,8 +36,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.program import make_parser, print_header
-from benchmarks.sweep_checks import CHECKS, Difference, load
-from benchmarks.sweep_models import MODELS
+from benchmarks.sweep.checks import CHECKS
+from benchmarks.sweep.models import MODELS
+from benchmarks.sweep.subject import Difference, load
 from pipeline.activations.collect import NonFiniteActivationError
 from pipeline.errors import UserError
 

@@ -8,7 +8,6 @@ from typing import Final
 from jobs.run.derived_layers import add_layers, pin_concepts
 from pipeline.errors import UserError
 from pipeline.models import FeatureLayer, Model, load_model
-from pipeline.models.calls import call_of, layer_names
 from pipeline.neurons import match_layers
 from pipeline.recipe.recipe import load_recipe
 
@@ -127,8 +126,8 @@ def _kind(model: Model, layer: str) -> str:
 
 def _num_heads(model: Model, layer: str) -> int:
     """Into how many attention heads the units divide; 0 of layers that are not heads."""
-    child, _ = call_of(model.module, layer)
-    parent, _, name = layer_names(model.module)[child].rpartition(".")
+    child, _ = model.names.call(layer)
+    parent, _, name = (model.names.layer(child) or "").rpartition(".")
     num_heads = getattr(model.module.get_submodule(parent), "num_heads", 0)
     return num_heads if name == "heads" and isinstance(num_heads, int) else 0
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jobs.run.resolved import ResolvedRecipe
-from pipeline.activations.label_agreement import LabelPairs, compare_labels
 from pipeline.activations.storage.samples import SAMPLES, SampleTable
 from pipeline.data.class_folders import fold_name
+from pipeline.evaluation.label_agreement import LabelPairs, compare_labels
 from pipeline.io.root import Root
 from pipeline.models.labels import known_names
 

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pipeline.errors import UserError
-from pipeline.models.calls import call_name, canonical_name, layer_names
+from pipeline.models.calls import LayerNames
 from pipeline.models.capture import UnsupportedOutputError, channels_first
 from pipeline.models.checkpointing import without_checkpoints
 
@@ -66,20 +66,20 @@ class Trace:
         self.target: Tensor | None = None
         self.outputs: dict[str, LayerOutput] = {}
         self._keep_values = keep_values
-        self._names = layer_names(module)
+        self._names = LayerNames(module)
         self._calls: Counter[nn.Module] = Counter()
         self._running: list[nn.Module] = []
         self._thread = threading.get_ident()
         for name in (layer, *self.watched):
-            if canonical_name(module, name) != name:
-                raise UserError(f'layer "{name}" is listed as "{canonical_name(module, name)}"; use that name')
+            if self._names.layer(*self._names.call(name)) != name:
+                raise UserError(f'layer "{name}" is listed as "{self._names.listed(name)}"; use that name')
 
     def place(self) -> str:
         """The innermost module that is running, as `"path" (Class)`."""
         if not self._running:
             return "a hook of the network"
         innermost = self._running[-1]
-        path = "the root module" if innermost is self.module else f'"{self._names.get(innermost, "")}"'
+        path = "the root module" if innermost is self.module else f'"{self._names.layer(innermost) or ""}"'
         return f"{path} ({type(innermost).__name__})"
 
     def run(
@@ -104,7 +104,7 @@ class Trace:
         recording = mode or contextlib.nullcontext()
         with contextlib.suppress(_LayerReached), self._hooks(check_output), without_checkpoints(), recording:
             # The network's own output, after the hooks of the network itself, which may select a part of it.
-            self._keep(self._names[self.module], self.module(images))
+            self._keep(self._names.output, self.module(images))
         if self.target is None:
             raise UserError(f'layer "{self.layer}" takes no part in the forward pass; choose one that does')
         return self.target
@@ -120,9 +120,10 @@ class Trace:
                 if check_output is not None:
                     check_output(output)
                 self._running.pop()
-                if module in self._names and module is not self.module:
-                    self._calls[module] += 1
-                    self._keep(call_name(self._names[module], self._calls[module]), output)
+                self._calls[module] += 1
+                layer = self._names.layer(module, self._calls[module])
+                if layer is not None and module is not self.module:
+                    self._keep(layer, output)
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:

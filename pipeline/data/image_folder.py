@@ -9,14 +9,10 @@ from typing import Final
 
 from pipeline.data.captions import MAX_TEXT_BYTES, one_line
 from pipeline.data.class_folders import ClassFolders, FolderNaming, classes_of_folders
+from pipeline.data.side_files import is_side_folder
 from pipeline.errors import UserError
 
 IMAGE_SUFFIXES: Final = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
-# Where Jupyter, macOS, Synology, QNAP, Windows and file systems keep what is theirs; besides all hidden folders.
-_NO_DATA: Final = {
-    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
-    *("$recycle.bin", "system volume information", "lost+found", "__pycache__"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +137,12 @@ def _walk(folder: Path, found: _Found, above: frozenset[tuple[int, int]]) -> Ite
     above |= {_identity(folder)}
     for path in folder.iterdir():
         is_folder = os.path.isdir(path)  # of a dead link and of a link to itself, no
-        if path.name.startswith("."):
-            if is_folder:
-                found.no_data.append(path)
-            else:
-                found.num_hidden += 1
+        if is_folder and is_side_folder(path.name):
+            found.no_data.append(path)
+        elif path.name.startswith("."):
+            found.num_hidden += 1
         elif not is_folder:
             yield path
-        elif path.name.casefold() in _NO_DATA:
-            found.no_data.append(path)
         elif _identity(path) in above:
             found.cycles.append(path)
         else:

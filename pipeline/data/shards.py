@@ -2,29 +2,21 @@
 
 The form is webdataset's: the members of a sample follow each other and share the part of their names before
 the first dot (`n01440764_10026.jpg`, `.cls`, `.json`), so the public ImageNet shards are read unchanged.
-webdataset groups the members; the tar is read by `tar_members`, which is strict and keeps each image's byte range.
+webdataset groups the members (`grouping`); the tar is read by `tar_members`, which is strict and keeps each image's
+byte range.
 
 Every image in a shard becomes a sample, or is reported with the reason why not; of a damaged shard none does. What is
 wrong with the *data* is bounded by `ErrorBudget`; an error of the *code* (or of the network) is never taken for a bad
 sample and goes through.
 """
 
-import codecs
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Iterator
 
-import webdataset as wds
-from webdataset.tariterators import base_plus_ext, group_by_keys
-
-from pipeline.data.captions import caption_fields, find_caption
+from pipeline.data.grouping import SampleReader, ShardMembers
+from pipeline.data.sample import Sample, sample_id, split_sample_id
 from pipeline.data.sample_errors import ErrorBudget, SampleAccount, SkippedSample, TooManyBadSamples
 from pipeline.data.shard_writing import NewSample, ShardReport, unique_slugs, write_shards, write_tar_shards
-from pipeline.data.tar_members import DamagedShardError, TarMember, read_members
-from pipeline.errors import UserError
+from pipeline.data.tar_members import DamagedShardError
 from pipeline.io.root import open_for_reading, read_range
 
 __all__ = [
@@ -44,52 +36,6 @@ __all__ = [
     "write_shards",
     "write_tar_shards",
 ]
-
-INDEX_BITS = 24  # samples per tar shard that a sample id can hold: 16.7 million
-_META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard
-# What macOS, Synology and QNAP leave beside files.
-_SIDE_FOLDERS: Final = re.compile(r"(^|/)(__MACOSX|@eaDir|#recycle|@Recycle)/")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image of a tar shard, not decoded yet.
-
-    Attributes:
-        key: the sample's name in the shard.
-        tar_shard: URL of the shard.
-        index: position in the shard, good and bad samples counted.
-        offset: first byte of the image's data in the shard.
-        size: length of the image's data in bytes.
-        label: class index, or None for an unlabeled sample.
-        image: the file, as stored.
-        caption: one line of text, "" for a sample without one; None where captions were not asked for.
-    """
-
-    key: str
-    tar_shard: str
-    index: int
-    offset: int
-    size: int
-    label: int | None
-    image: bytes = field(repr=False)
-    caption: str | None = None
-
-
-def sample_id(shard_index: int, index: int) -> int:
-    """Return the number of a sample in the whole data set; it sorts by tar shard, then by position.
-
-    Raises:
-        UserError: the shard or the position is out of range.
-    """
-    if not (0 <= shard_index < 1 << (63 - INDEX_BITS) and 0 <= index < 1 << INDEX_BITS):
-        raise UserError(f"shard {shard_index}, sample {index}: expected numbers ≥ 0, the second below 2^{INDEX_BITS}")
-    return shard_index << INDEX_BITS | index
-
-
-def split_sample_id(number: int) -> tuple[int, int]:
-    """Return the (shard index, index in the shard) of a sample id."""
-    return number >> INDEX_BITS, number & ((1 << INDEX_BITS) - 1)
 
 
 def read_image_bytes(tar_shard_url: str, offset: int, size: int) -> bytes:
@@ -131,7 +77,7 @@ def iterate_samples(
             before it must not be used either.
         FileNotFoundError, StorageError: the shard is missing or cannot be read.
     """
-    read = _SampleReader(url, image_key, label_key, caption_key, num_classes)
+    read = SampleReader(url, image_key, label_key, caption_key, num_classes)
     num_used = num_skipped = 0
 
     def skip(skipped: SkippedSample) -> None:
@@ -140,10 +86,10 @@ def iterate_samples(
         on_skip(skipped)
 
     with open_for_reading(url) as file:
-        members = _Members(url, file, read, skip)
+        members = ShardMembers(url, file, read, skip)
         seen: set[str] = set()
         index = 0
-        for group in wds.DataPipeline(members.read, partial(group_by_keys, handler=members.note_duplicate)):
+        for group in members.groups():
             key = group["__key__"]
             for found in read(group, index, is_repeated=key in seen):
                 if isinstance(found, SkippedSample):
@@ -160,232 +106,3 @@ def iterate_samples(
         for skipped in read.annotations(num_used):
             skip(skipped)
     assert members.num_images == num_used + num_skipped, (url, members.num_images, num_used, num_skipped)
-
-
-class _SampleReader:
-    """Makes samples of the members that share a key, or says why an image cannot be used."""
-
-    def __init__(self, url: str, image_key: str, label_key: str, caption_key: str, num_classes: int | None) -> None:
-        self._url, self._num_classes = url, num_classes
-        self._image_suffixes, self._label_suffixes = _suffixes(image_key), _suffixes(label_key)
-        self._captions = caption_fields(caption_key)
-        self._extensions = tuple(f".{suffix}" for suffix in self._image_suffixes if "." not in suffix)
-        self._beside: dict[str, list[SkippedSample]] = defaultdict(list)  # by suffix: images beside those of samples
-
-    @property
-    def max_bytes(self) -> dict[str, int | None]:
-        """Suffix → how many bytes of such a member are read at most, None for all; other members are not read."""
-        bounds: dict[str, int | None] = {}
-        for caption in self._captions:
-            bounds[caption.suffix] = max(bounds.get(caption.suffix) or 0, caption.max_bytes)
-        return bounds | dict.fromkeys([*self._image_suffixes, *self._label_suffixes])
-
-    def is_image(self, name: str) -> bool:
-        """Whether a member is an image: its suffix is one of `image_key`, or ends in one that has no dot itself."""
-        file_name = name.rpartition("/")[2].lower()
-        suffix = file_name.partition(".")[2]
-        return suffix in self._image_suffixes or file_name.endswith(self._extensions)
-
-    def __call__(self, group: Mapping[str, Any], index: int, *, is_repeated: bool) -> Iterator[Sample | SkippedSample]:
-        """What becomes of the image of a key, and of each further image under it."""
-        key = group["__key__"]
-        images = {name: member for name, member in group.items() if isinstance(member, _Member) and member.is_image}
-        chosen = next((suffix for suffix in self._image_suffixes if suffix in group), None)
-        if is_repeated:
-            detail = "an earlier sample has this key; the members of one sample must follow each other"
-            for _ in images or [""]:
-                yield self.skipped(key, index, "duplicate-key", detail, num_images=min(1, len(images)))
-            return
-        if not images:
-            expected = " or ".join(self._image_suffixes)
-            yield self.skipped(key, index, "no-image", f"no member with suffix {expected}", num_images=0)
-            return
-        if chosen is not None:
-            yield self._sample(group, group[chosen], index)
-        for suffix, image in images.items():
-            if suffix == chosen:
-                continue
-            if image.fault is not None:
-                yield self.skipped(key, index, *image.fault)
-            elif suffix in self._image_suffixes:
-                yield self.skipped(key, index, "other-format", f"{key}.{chosen} is used", is_bad=False)
-            else:
-                dotted = self.skipped(key, index, "dotted-name", _dotted(image.name, key, suffix))
-                if chosen is None:
-                    yield dotted
-                else:
-                    self._beside[suffix].append(dotted)
-
-    def annotations(self, num_samples: int) -> Iterator[SkippedSample]:
-        """The images beside those of samples: annotations if most samples have one of that suffix, else lost images."""
-        for suffix, found in self._beside.items():
-            is_annotation = 2 * len(found) >= num_samples and not suffix.rpartition(".")[0].isdigit()
-            for skip in found:
-                yield (
-                    self.skipped(skip.key, skip.index, "annotation", f"most samples have {suffix}", is_bad=False)
-                    if is_annotation
-                    else skip
-                )
-
-    def skipped(
-        self, key: str, index: int, reason: str, detail: str, *, num_images: int = 1, is_bad: bool = True
-    ) -> SkippedSample:
-        """An image of this shard that is left out."""
-        return SkippedSample(
-            key=key,
-            tar_shard=self._url,
-            index=index,
-            reason=reason,
-            detail=detail,
-            num_images=num_images,
-            is_bad=is_bad,
-        )
-
-    def _sample(self, group: Mapping[str, Any], image: "_Member", index: int) -> Sample | SkippedSample:
-        key = group["__key__"]
-        if image.fault is not None:
-            return self.skipped(key, index, *image.fault)
-        label = _parse_label(_first(group, self._label_suffixes), self._num_classes)
-        if isinstance(label, str):
-            return self.skipped(key, index, "bad-label", label)
-        return Sample(
-            key=key,
-            tar_shard=self._url,
-            index=index,
-            offset=image.offset,
-            size=len(image.data),
-            label=label,
-            image=image.data,
-            caption=find_caption(self._captions, partial(_data_of, group)) if self._captions else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """One file of a shard: where its data begin, and the data if they were asked for; `fault` if it has none."""
-
-    name: str
-    offset: int
-    data: bytes
-    is_image: bool
-    fault: tuple[str, str] | None
-
-
-class _Members:
-    """The first stage of the pipeline: reads the tar and yields its files the way webdataset does."""
-
-    def __init__(self, url: str, file: BinaryIO, read: _SampleReader, on_skip: Callable[[SkippedSample], None]) -> None:
-        self.num_images = 0  # of any name and kind
-        self._url, self._file, self._read, self._on_skip = url, file, read, on_skip
-        self._max_bytes = read.max_bytes
-        self._last: _Member | None = None
-        self._duplicates: list[_Member] = []
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the members as webdataset's grouping expects them."""
-        for index, member in enumerate(read_members(self._url, self._file)):
-            is_image = self._read.is_image(member.name)
-            self.num_images += is_image
-            key, suffix = base_plus_ext(member.name)
-            if (reason := _no_data(member.name)) is not None:
-                if is_image:
-                    detail = f"{member.name} is none of the images"
-                    self._on_skip(self._read.skipped(member.name, index, reason, detail, is_bad=False))
-                continue
-            if key is None:
-                continue
-            self._last = _Member(
-                name=member.name,
-                offset=member.offset,
-                data=self._data(member, suffix.lower()),
-                is_image=is_image,
-                fault=member.fault,
-            )
-            yield {"fname": member.name, "data": self._last, "__url__": ""}
-
-    def _data(self, member: TarMember, suffix: str) -> bytes:
-        if suffix not in self._max_bytes or member.fault is not None:
-            return b""
-        bound = self._max_bytes[suffix]
-        size = member.size if bound is None else min(bound, member.size)
-        if member.is_link:
-            # Not from the stream: a jump back would drop what a remote file has read ahead.
-            return read_range(self._url, member.offset, size)
-        self._file.seek(member.offset)
-        return self._file.read(size)
-
-    def note_duplicate(self, error: Exception) -> bool:
-        """Handle an error of webdataset's grouping: a repeated member is bad data, all else a code error."""
-        if isinstance(error, ValueError) and "duplicate file name" in str(error.args[0]):
-            assert self._last is not None
-            self._duplicates.append(self._last)
-            return True
-        raise error
-
-    def take_duplicates(self) -> list[int]:
-        """The members of the sample just yielded that stood there twice, 1 for each image; asking forgets them.
-
-        One that is no image counts, as 0, if there is no image.
-        """
-        found, self._duplicates = self._duplicates, []
-        return [1 for member in found if member.is_image] or [0] * bool(found)
-
-
-def _no_data(name: str) -> str | None:
-    """Why a member is no part of a data set whatever is in it, or None."""
-    if _META.match(name):
-        return "webdataset-note"
-    # macOS writes `._cat.jpg` beside `cat.jpg` (AppleDouble); webdataset would take the folder for its key.
-    is_hidden = name.rpartition("/")[2].startswith(".") or _SIDE_FOLDERS.search(name) is not None
-    return "hidden-file" if is_hidden else None
-
-
-def _dotted(name: str, key: str, suffix: str) -> str:
-    return (
-        f'the key of {name} ends at its first dot: it is "{key}", and "{suffix}" is no suffix of data.image_key. '
-        "Rename the files without further dots, pack them with `neuron-atlas shards`, or name the suffix there"
-    )
-
-
-def _suffixes(keys: str) -> list[str]:
-    return [key.strip().lower() for key in keys.split(";") if key.strip()]
-
-
-def _first(group: Mapping[str, Any], suffixes: list[str]) -> _Member | None:
-    return next((group[suffix] for suffix in suffixes if suffix in group), None)
-
-
-def _data_of(group: Mapping[str, Any], suffix: str) -> bytes | None:
-    return group[suffix].data if suffix in group and group[suffix].fault is None else None
-
-
-def _parse_label(member: _Member | None, num_classes: int | None) -> int | str | None:
-    """Return the class index, None for an unlabeled sample, or what is wrong with the label as text."""
-    if member is None:
-        return None
-    if member.fault is not None:
-        return f"label: {member.fault[1]}"
-    data = member.data.removeprefix(codecs.BOM_UTF8)
-    if not re.fullmatch(rb"\s*[0-9]{1,18}\s*", data):
-        return f"label {_label_fault(data)}: expected a class index such as 207"
-    label = int(data)
-    if num_classes is not None and label >= num_classes:
-        return f"label {label}: the model has classes 0 to {num_classes - 1}"
-    return label
-
-
-def _label_fault(data: bytes) -> str:
-    """What a label is that is no class index."""
-    text = data.decode("utf-8", "backslashreplace").strip()
-    shown = repr(text[:40])
-    if data[:1] == b"\x80":
-        return "is a pickled Python object, not text"
-    if not text:
-        return "is empty"
-    if re.fullmatch(r"-[0-9]+", text):
-        return f"{shown} is negative (leave the member out of samples without a label)"
-    if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*(e[+-]?[0-9]+)?", text):
-        return f"{shown} is a decimal number"
-    if re.fullmatch(r"[0-9]+([\s,;]+[0-9]+)+", text):
-        return f"{shown} is several numbers"
-    return f"{shown} is no number"

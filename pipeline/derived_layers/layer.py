@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pipeline.models.calls import call_of
+from pipeline.models.calls import LayerNames
 from pipeline.models.model import Model
 
 
@@ -51,8 +51,9 @@ class DerivedLayer(nn.Module):
     def attach(self, network: nn.Module) -> None:
         """Run whenever the network runs."""
         self.handles.append(network.register_forward_pre_hook(_Start(self)))
+        names = LayerNames(network)
         for index, source in enumerate(self.sources):
-            child, number = call_of(network, source)
+            child, number = names.call(source)
             self.handles.append(child.register_forward_hook(_Tap(self, index, number)))
 
     def start(self) -> None:

@@ -100,17 +100,14 @@ def features_of(module: nn.Module, images: Tensor, layers: Iterable[str]) -> dic
         UserError: a layer is unknown, or does not run in the forward pass.
     """
     requested = set(layers)
+    features: dict[str, Tensor] = {}
 
-    def stop(_layer: str, _inputs: object, _output: object) -> None:
+    def keep(layer: str, _inputs: object, output: object) -> None:
+        features[layer] = channels_first(output, layer).clone()  # see `capture`
         if features.keys() == requested:
             raise _AllCapturedError
 
-    with (
-        capture(module, requested) as features,
-        each_call(module, requested, stop),
-        without_checkpoints(),
-        suppress(_AllCapturedError),
-    ):
+    with each_call(module, requested, keep), without_checkpoints(), suppress(_AllCapturedError):
         module(images)
     if features.keys() != requested:
         raise UserError(f"layers {sorted(requested - features.keys())} do not run in the model's forward pass")

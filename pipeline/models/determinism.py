@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.model import Model
+from pipeline.models.outputs import parts_of
 
 # Of each tensor so many values are kept, evenly spread: what is random or mixes images does so everywhere.
 _NUM_VALUES: Final = 4096
@@ -48,12 +49,14 @@ def check_determinism(model: Model) -> None:
 
     An image of noise is shown beside a second one, beside one of another brightness and contrast, and alone. If its
     features differ by more than rounding, or the network draws random numbers, the first batch is shown again.
-    Global random states stay as they are.
+    Global random states stay as they are. A model that has passed is not tried again until it changes.
 
     Raises:
         UserError: with the first layer at which passes differ, the likely cause and the remedy; or the network does
             not run on one image alone.
     """
+    if model.is_deterministic:
+        return
     module, name, device, size_px = model.module, model.name, model.device, model.input_size_px
     _ = model.feature_shapes  # it must run on images of this size
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +83,7 @@ def check_determinism(model: Model) -> None:
             f'model "{name}" runs on two images and not on one alone ({error}); a batch may hold one image, '
             "so let its forward take any number of them"
         )
+    model.is_deterministic = True
 
 
 @contextmanager
@@ -138,15 +142,9 @@ def _tensors(value: object) -> Iterator[Tensor]:
     """The tensors of what a module takes or gives."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
+    else:
+        for part in parts_of(value).values():
             yield from _tensors(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
 
 
 def _seen(tensor: Tensor) -> _Seen:

@@ -11,7 +11,7 @@ from itertools import groupby
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.models.calls import call_of, layer_names
+from pipeline.models.calls import LayerNames
 from pipeline.models.probe import Shape
 from pipeline.models.tokens import token_grid
 
@@ -94,8 +94,10 @@ class _Network:
     """The blocks of a network, read off its modules and the shapes of their outputs."""
 
     def __init__(self, module: nn.Module, shapes: Mapping[str, Shape], classifier: str | None) -> None:
-        self._modules = {name: child for child, name in layer_names(module).items()} | {"": module}
-        self._called = {layer: call_of(module, layer)[0] for layer in shapes}
+        names = LayerNames(module)
+        listed = {name: child for name, child in names.modules.items() if names.layer(child) == name}
+        self._modules = {"": module} | listed
+        self._called = {layer: names.call(layer)[0] for layer in shapes}
         self._shapes = shapes
         self._classifier = classifier
         self._resolutions = {layer: self._resolution(module, layer) for layer in shapes}

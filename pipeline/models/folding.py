@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.models.calls import call_of
+from pipeline.models.calls import LayerNames
 from pipeline.models.capture import features_of
 from pipeline.models.copying import UncopyableError, copied
 from pipeline.models.pointwise import runs_as_conv2d
@@ -39,11 +39,11 @@ def fold_batch_norms(module: nn.Module, example: Tensor, keep: Collection[str]) 
         example: images [B, C, H, W] in its input space.
         keep: layers whose features are to stay what they are, up to rounding.
     """
-    names: dict[nn.Module, list[str]] = {}
-    for name, child in module.named_modules(remove_duplicate=False):
+    layers, names = LayerNames(module), dict[nn.Module, list[str]]()
+    for name, child in layers.modules.items():
         names.setdefault(child, []).append(name)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        pairs = _pairs(module, example, {call_of(module, layer)[0] for layer in keep})
+        pairs = _pairs(module, example, {layers.call(layer)[0] for layer in keep})
         if not pairs:
             return module
         try:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cached_property
 
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.calls import call_of, canonical_name
+from pipeline.models.calls import LayerNames
 from pipeline.models.capture import capture, unit_activation
 from pipeline.models.copying import without_inference_tensors
 from pipeline.models.feature_layers import FeatureLayer, default_feature_layers
@@ -43,6 +43,7 @@ class Model:
         self.preprocessing = preprocessing
         self.remarks = tuple(remarks)
         """What a user has to know of how it was loaded, in sentences."""
+        self.is_deterministic = False  # until `check_determinism` has seen it
         self._labels = labels
         self._probes: dict[int, Probe] = {}
         self._folded: tuple[frozenset[str], nn.Module] | None = None
@@ -133,7 +134,8 @@ class Model:
         """Measure shapes, classifier and hash again at their next use; call it after the module has changed."""
         self._probes.clear()
         self._folded = None
-        for name in ("weights_sha256", "classifier_layer", "class_names", "_in_bfloat16"):
+        self.is_deterministic = False
+        for name in ("weights_sha256", "names", "classifier_layer", "head_layer", "class_names", "_in_bfloat16"):
             self.__dict__.pop(name, None)
 
     def in_precision(self, precision: Precision) -> "Model":
@@ -151,6 +153,7 @@ class Model:
         narrow = copy.copy(self)
         narrow.module = in_bfloat16(self.module)
         narrow._folded = None
+        narrow.__dict__.pop("names", None)
         return narrow
 
     def folded(self, layers: Collection[str]) -> nn.Module:
@@ -227,7 +230,12 @@ class Model:
         """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone."""
         return self._probe(self.input_size_px).classifier
 
-    @property
+    @cached_property
+    def names(self) -> LayerNames:
+        """Names of layers and the modules that they are calls of."""
+        return LayerNames(self.module)
+
+    @cached_property
     def head_layer(self) -> str | None:
         """The layer whose weights make the logits: the classifier, or the last with weights before it.
 
@@ -240,7 +248,7 @@ class Model:
         return next((layer for layer in candidates if self._has_own_weights(layer)), self.classifier_layer)
 
     def _has_own_weights(self, layer: str) -> bool:
-        child, _ = call_of(self.module, layer)
+        child, _ = self.names.call(layer)
         return child is not self.module and next(child.parameters(recurse=False), None) is not None
 
     @property
@@ -273,11 +281,9 @@ class Model:
                     f"(`neuron-atlas layers {self.name}` lists them)"
                 )
             return self.classifier_layer
-        if layer not in self.feature_shapes:
-            with suppress(UserError):  # what is no name at all is told by the line below
-                layer = canonical_name(self.module, layer)
-        self.feature_shape(layer)
-        return layer
+        listed = self.names.listed(layer)
+        self.feature_shape(listed)
+        return listed
 
     def default_feature_layers(self) -> list[FeatureLayer]:
         """Where distributions are aligned by default: stem and stages."""

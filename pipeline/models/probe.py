@@ -1,23 +1,20 @@
-"""One forward pass through a network: the layers that have units, their shapes, and which one classifies."""
+"""A trial of a network on noise: the layers that have units, their shapes, and which one classifies."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.calls import call_name, call_of, layer_names, output_layer
+from pipeline.models.calls import LayerNames, each_call, every_call
 from pipeline.models.capture import UnsupportedOutputError, channels_first
 
 Shape = tuple[int, ...]  # (C, H, W), (C, T) or (C,)
 
 # Two images, and then three, so that an axis 0 that does not count them is seen: windows, heads, position embeddings.
 _NUM_IMAGES = 2
-
-
+_NO_IMAGES = "has a first axis that does not count images (windows, heads or constants)"
 # Modules that take [B, C, T], where every other tensor of three axes is taken for tokens [B, T, C].
 _ALONG_ONE_AXIS = (
     nn.BatchNorm1d, nn.InstanceNorm1d, nn.AvgPool1d, nn.MaxPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d,
@@ -33,24 +30,31 @@ class PassThrough(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one forward pass showed.
+    """What a trial showed.
 
     Attributes:
         shapes: layer → feature shape without the batch axis, in order of completion; layers without units are left
             out (no tensor, an axis 0 that is not the batch, windows, tensors of one attention head each).
         refused: layer → why it is left out, for layers that give a tensor.
-        calls: the modules without children in the order in which they ran, as layers.
-        num_logits: K if the network's own output is [B, K] or [B, K, 1, 1], else 0.
-        output_layers: layers whose output is the network's own, in order of completion.
-        classifier: the layer whose features are the class logits; None for a backbone.
+        classifier: the layer whose features are the class logits, see `_find_classifier`; None for a backbone.
     """
 
     shapes: Mapping[str, Shape]
     refused: Mapping[str, str]
-    calls: Sequence[str]
-    num_logits: int
+    classifier: str | None
+
+
+class _Seen(NamedTuple):
+    """What the first pass of a network showed of its answer.
+
+    `shapes` as in `Probe`; `leaves`, layers of modules without children in order of completion; `output_layers`, those
+    whose output is the network's own; `num_logits`, K.
+    """
+
+    shapes: Mapping[str, Shape]
+    leaves: Sequence[str]
     output_layers: Sequence[str]
-    classifier: str | None = None
+    num_logits: int
 
 
 def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.device) -> Probe:
@@ -65,101 +69,79 @@ def probe(module: nn.Module, num_channels: int, size_px: int, device: torch.devi
         size_px: side of the images.
         device: where the module lives.
     """
-    names = {child: name for child, name in layer_names(module).items() if not isinstance(child, PassThrough)}
-    del names[module]
+    names = LayerNames(module)
     shapes: dict[str, Shape] = {}
     refused: dict[str, str] = {}
-    calls: list[str] = []
+    leaves: list[str] = []
     vectors: dict[str, Tensor] = {}  # the outputs that could be the logits
-    counts: Counter[nn.Module] = Counter()
 
-    def note(child: nn.Module, _inputs: object, output: object) -> None:
-        counts[child] += 1
-        layer = call_name(names[child], counts[child])
+    def note(layer: str, child: nn.Module, output: object) -> None:
+        if isinstance(child, PassThrough):
+            return
         if next(child.children(), None) is None:
-            calls.append(layer)
+            leaves.append(layer)
         try:
             features = channels_first(output, layer)
         except UnsupportedOutputError as error:
             if isinstance(output, Tensor):
                 refused[layer] = str(error)
             return
-        if len(features) != _NUM_IMAGES:
-            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, heads or constants)'
-        elif _is_per_head(module, names[child], features):
-            refused[layer] = f'layer "{layer}" gives tensors of each head, [B, heads, …]; choose the layer `heads`'
-        elif isinstance(child, _ALONG_ONE_AXIS) and features.ndim == 3 and features.shape[2] > 1:
-            refused[layer] = f'layer "{layer}" gives channels before places, [B, C, T]; choose a layer around it'
-        elif _is_windowed(module, names[child], features):
-            refused[layer] = f'layer "{layer}" gives tokens in windows, [B, windows, T, C]; choose a layer around it'
-        else:
-            shapes[layer] = tuple(features.shape[1:])
-            if features.ndim != 3 and features[0, 0].numel() == 1:
-                vectors[layer] = features.flatten(1).clone()
+        if reason := _no_units(names, child, features):
+            refused[layer] = f'layer "{layer}" {reason}'
+            return
+        shapes[layer] = tuple(features.shape[1:])
+        if features.ndim != 3 and features[0, 0].numel() == 1:
+            vectors[layer] = features.flatten(1).clone()
+
+    def note_length(layer: str, _child: nn.Module, output: object) -> None:
+        if layer in shapes and isinstance(output, Tensor) and len(output) != _NUM_IMAGES + 1:
+            del shapes[layer]
+            refused[layer] = f'layer "{layer}" {_NO_IMAGES}'
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(_NUM_IMAGES, num_channels, size_px, size_px, generator=generator).to(device)
-        with _hooks(names, note):
+        with every_call(module, note):
             logits = _as_logits(module(images.clone()))  # a network may write into its input
-        for layer in _fixed_in_size(module, names, torch.cat([images, images[:1]])) & shapes.keys():
-            del shapes[layer]
-            refused[layer] = f'the first axis of layer "{layer}" does not count images (windows, heads or constants)'
-    of_classes = {} if logits is None else {name: logits for name in vectors if name in shapes}
-    same = [name for name, answer in of_classes.items() if torch.equal(vectors[name], answer)]
-    seen = Probe(
-        shapes=shapes,
-        refused=refused,
-        calls=calls,
-        num_logits=0 if logits is None else logits.shape[1],
-        output_layers=same,
-    )
-    classifier = find_classifier(module, seen, images)
+        with every_call(module, note_length):
+            module(torch.cat([images, images[:1]]))
+    if logits is None:
+        return Probe(shapes=shapes, refused=refused, classifier=None)
+    same = [layer for layer, value in vectors.items() if layer in shapes and torch.equal(value, logits)]
+    classifier = _find_classifier(module, names, _Seen(shapes, leaves, same, logits.shape[1]), images)
     if classifier is not None and classifier not in shapes:
-        shapes[classifier] = (seen.num_logits,)  # the network's own output
-    return replace(seen, classifier=classifier)
+        shapes[classifier] = (logits.shape[1],)  # the network's own output
+    return Probe(shapes=shapes, refused=refused, classifier=classifier)
 
 
-def _fixed_in_size(module: nn.Module, names: Mapping[nn.Module, str], images: Tensor) -> set[str]:
-    """Layers whose axis 0 is another number than that of the images."""
-    found: set[str] = set()
-    counts: Counter[nn.Module] = Counter()
-
-    def note(child: nn.Module, _inputs: object, output: object) -> None:
-        counts[child] += 1
-        if isinstance(output, Tensor) and output.shape[:1] != images.shape[:1]:
-            found.add(call_name(names[child], counts[child]))
-
-    with _hooks(names, note):
-        module(images)
-    return found
-
-
-@contextmanager
-def _hooks(modules: Mapping[nn.Module, str], hook: object) -> Iterator[None]:
-    # In front of the hooks that run derived layers: a layer comes before those that are computed from it.
-    handles = [module.register_forward_hook(hook, prepend=True) for module in modules]  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _no_units(names: LayerNames, child: nn.Module, features: Tensor) -> str:
+    """Why features have no units on axis 1, or not one for each image on axis 0; nothing if they have."""
+    name = names.layer(child) or ""
+    if len(features) != _NUM_IMAGES:
+        return _NO_IMAGES
+    if _is_per_head(names, name, features):
+        return "gives tensors of each head, [B, heads, …]; choose the layer `heads`"
+    if isinstance(child, _ALONG_ONE_AXIS) and features.ndim == 3 and features.shape[2] > 1:
+        return "gives channels before places, [B, C, T]; choose a layer around it"
+    if _is_windowed(names, name, features):
+        return "gives tokens in windows, [B, windows, T, C]; choose a layer around it"
+    return ""
 
 
-def _is_per_head(module: nn.Module, name: str, features: Tensor) -> bool:
+def _is_per_head(names: LayerNames, name: str, features: Tensor) -> bool:
     """Whether this is a tensor [B, heads, T, …] inside of attention: its axis 1 counts heads, which are no units."""
-    parent = module.get_submodule(name.rpartition(".")[0])
+    parent = names.modules.get(name.rpartition(".")[0])
     return features.ndim == 4 and getattr(parent, "num_heads", None) == features.shape[1]
 
 
-def _is_windowed(module: nn.Module, name: str, features: Tensor) -> bool:
+def _is_windowed(names: LayerNames, name: str, features: Tensor) -> bool:
     """Whether this is [B, windows, T, C] inside of NesT, which can look like a map [B, n, n, C].
 
     A level of NesT has a position embedding [1, windows, T, C] for its windows of `block_size` × `block_size` tokens.
     """
     while name and features.ndim == 4:
         name = name.rpartition(".")[0]
-        level = module.get_submodule(name)
+        level = names.modules.get(name)
         positions = getattr(level, "pos_embed", None)
         if isinstance(positions, Tensor) and positions.ndim == 4 and hasattr(level, "block_size"):
             return features.shape[2:] == positions.shape[1:3]  # after `channels_first`, which took it for a map
@@ -173,7 +155,7 @@ def _as_logits(output: object) -> Tensor | None:
     return output.flatten(1) if output.ndim == 2 or (output.ndim == 4 and output.shape[2:] == (1, 1)) else None
 
 
-def find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | None:
+def _find_classifier(module: nn.Module, names: LayerNames, seen: _Seen, images: Tensor) -> str | None:
     """The layer whose features are the class logits, [B, K] or [B, K, 1, 1]; None for a backbone.
 
     A network classifies if its last layer with weights maps to its K outputs; a backbone ends with a normalization or
@@ -182,19 +164,18 @@ def find_classifier(module: nn.Module, seen: Probe, images: Tensor) -> str | Non
 
     The layer found is that of the weights (`fc`, `classifier.6`), or where these give a map (SqueezeNet's
     convolution) the first layer after them that gives the network's output (its pooling). Where the network's output
-    does not follow from one layer (several heads are averaged, maps pooled by a function), the classifier is the
-    output itself.
+    does not follow from one layer (several heads are averaged), the classifier is the output itself.
     """
-    if seen.num_logits == 0 or getattr(module, "num_classes", None) == 0:
+    stated = getattr(module, "num_classes", None)
+    if stated == 0:
         return None
-    last = _last_with_weights(module, seen)
-    named = [*_named_by_library(module), *([] if last is None else [last])]
-    heads = [name for name in named if _maps_to(call_of(module, name)[0], seen.num_logits)]
-    if not heads and getattr(module, "num_classes", None) != seen.num_logits:
+    heads = [name for name in _heads(module, names, seen) if _maps_to(names.call(name)[0], seen.num_logits)]
+    vectors = [name for name in heads if name in seen.shapes and seen.shapes[name][1:] in ((), (1, 1))]
+    # A map that a function pools is no sign of classes: so ends a backbone, too.
+    if not vectors and not (heads and seen.output_layers) and stated != seen.num_logits:
         return None
-    candidates = [name for name in heads if seen.shapes.get(name, ())[1:] in ((), (1, 1)) and name in seen.shapes]
-    decisive = (name for name in dict.fromkeys([*candidates, *seen.output_layers]) if _decides(module, name, images))
-    return next(decisive, output_layer(module))
+    candidates = dict.fromkeys([*vectors, *seen.output_layers])
+    return next((name for name in candidates if _decides(module, name, images)), names.output)
 
 
 @torch.no_grad()
@@ -203,24 +184,15 @@ def _decides(module: nn.Module, layer: str, images: Tensor) -> bool:
 
     The layer's output is replaced by noise, since heads that begin as zeros are equal before they are trained.
     """
-    child, number = call_of(module, layer)
-    calls, given = 0, torch.empty(0)
+    given = torch.empty(0)
 
-    def replace_output(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-        nonlocal calls, given
-        calls += 1
-        if calls != number:
-            return None
-        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-        given = noise.to(output.device, output.dtype)
+    def replaced(_layer: str, _inputs: object, output: Tensor) -> Tensor:
+        nonlocal given
+        given = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.device, output.dtype)
         return given.clone()
 
-    handle = child.register_forward_hook(replace_output)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            logits = _as_logits(module(images.clone()))
-    finally:
-        handle.remove()
+    with each_call(module, [layer], replaced), torch.random.fork_rng(devices=[]):
+        logits = _as_logits(module(images.clone()))
     if logits is None or logits.numel() != given.numel():
         return False
     given = given.view_as(logits)
@@ -228,22 +200,20 @@ def _decides(module: nn.Module, layer: str, images: Tensor) -> bool:
     return any(torch.allclose(logits, answer, rtol=1e-2, atol=1e-6) for answer in answers)
 
 
-def _last_with_weights(module: nn.Module, seen: Probe) -> str | None:
-    """The last module run that has parameters of its own; pooling, activations, dropout and softmax have none."""
-    run = ((layer, call_of(module, layer)[0]) for layer in reversed(seen.calls))
-    return next((layer for layer, child in run if next(child.parameters(), None) is not None), None)
+def _heads(module: nn.Module, names: LayerNames, seen: _Seen) -> Iterator[str]:
+    """Layers that may be the classifier: those that the library names, then the last one with weights.
 
-
-def _named_by_library(module: nn.Module) -> list[str]:
-    """Modules in timm's `get_classifier()`; of several classifiers (distilled DeiT) the first comes first."""
+    The library is timm with its `get_classifier()`. Pooling, activations, dropout and softmax have no weights.
+    """
     get_classifier = getattr(module, "get_classifier", None)
-    if not callable(get_classifier):
-        return []
-    named = get_classifier()
-    classifiers = named if isinstance(named, tuple | list) else [named]
-    names = layer_names(module)
-    parts = [part for child in classifiers if isinstance(child, nn.Module) for part in child.modules()]
-    return [names[part] for part in parts if part in names and part is not module]
+    named = get_classifier() if callable(get_classifier) else ()
+    for classifier in named if isinstance(named, tuple | list) else [named]:
+        parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+        yield from (name for part in parts if part is not module and (name := names.layer(part)) is not None)
+    for layer in reversed(seen.leaves):
+        if next(names.call(layer)[0].parameters(), None) is not None:
+            yield layer
+            return
 
 
 def _maps_to(module: nn.Module, num_outputs: int) -> bool:

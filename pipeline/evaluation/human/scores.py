@@ -21,9 +21,10 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.evaluation.human.agreement import krippendorff_alpha, wilson_interval
+from pipeline.evaluation.human.agreement import krippendorff_alpha
 from pipeline.evaluation.human.text_overlap import content_words, name_overlap, word_overlap
 from pipeline.evaluation.metrics.bootstrap import mean_interval
+from pipeline.evaluation.metrics.proportion import wilson_interval
 
 TASKS: Final = ("class", "intermediate", "choice", "words")
 RATED_TASKS: Final = ("class", "intermediate")

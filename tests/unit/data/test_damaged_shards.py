@@ -159,7 +159,7 @@ def test_an_error_of_the_code_is_no_bad_sample(tmp_path, monkeypatch):
     def broken(member, num_classes):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("pipeline.data.shards._parse_label", broken)
+    monkeypatch.setattr("pipeline.data.grouping._parse_label", broken)
     with pytest.raises(KeyError, match="a bug"):
         read(tmp_path, WHOLE)
 

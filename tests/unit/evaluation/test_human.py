@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.evaluation.human.agreement import krippendorff_alpha, wilson_interval
+from pipeline.evaluation.human.agreement import krippendorff_alpha
 from pipeline.evaluation.human.scores import (
     METRICS,
     HumanAnswer,
@@ -19,6 +19,7 @@ from pipeline.evaluation.human.scores import (
     rating_agreement,
 )
 from pipeline.evaluation.human.text_overlap import content_words, name_overlap, word_overlap
+from pipeline.evaluation.metrics.proportion import wilson_interval
 
 _ = np.nan
 # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section E: four observers, twelve units, gaps.

@@ -8,7 +8,7 @@ from pipeline.attribution.relevance import relevance
 from pipeline.derived_layers.layer import DerivedLayer
 from pipeline.errors import UserError
 from pipeline.models import Model, features_of
-from pipeline.models.calls import call_of, canonical_name, each_call, output_layer
+from pipeline.models.calls import LayerNames, each_call, every_call
 from pipeline.models.outputs import select_output
 from pipeline.synthesis.api import visualize
 from tests.support.tiny_networks import model_around
@@ -125,8 +125,8 @@ def test_a_name_is_one_tensor_whatever_else_is_captured(shared: Model) -> None:
 
 
 def test_either_name_of_an_object_will_do(shared: Model) -> None:
-    assert shared.resolve_layer("alias@2") == "mix@2" == canonical_name(shared.module, "alias@2")
-    assert call_of(shared.module, "alias") == (shared.module.mix, 1)
+    assert shared.resolve_layer("alias@2") == "mix@2" == shared.names.listed("alias@2")
+    assert shared.names.call("alias") == (shared.module.mix, 1)
     with pytest.raises(UserError, match='no layer "mix@5"'):
         shared.resolve_layer("mix@5")
     with pytest.raises(UserError, match='unknown layer "mox"'), each_call(shared.module, ["mox"], lambda *_: None):
@@ -134,9 +134,17 @@ def test_either_name_of_an_object_will_do(shared: Model) -> None:
 
 
 def test_a_name_with_an_at_sign_is_the_module_called_so() -> None:
-    module = nn.Sequential(nn.Linear(2, 2))
-    module.add_module("0@2", nn.Linear(2, 2))
-    assert call_of(module, "0@2") == (module.get_submodule("0@2"), 1)
+    """The second call of another module, which would be called so, too, is no layer then."""
+    module = nn.Sequential(nn.Linear(3, 3))
+    module.add_module("0@2", nn.Linear(3, 3))
+    module.append(module[0])
+    names = LayerNames(module)
+    assert names.call("0@2") == (module.get_submodule("0@2"), 1)
+    assert (names.layer(module[0]), names.layer(module[0], 2), names.layer(module[0], 3)) == ("0", None, "0@3")
+    seen: list[str] = []
+    with every_call(module, lambda layer, _child, _output: seen.append(layer)):
+        module(torch.zeros(1, 3))
+    assert seen == ["0", "0@2"]
 
 
 def test_visualizations_are_of_the_call_that_was_asked_for(shared: Model) -> None:
@@ -161,7 +169,7 @@ def test_a_derived_layer_reads_one_call() -> None:
 
 def test_the_classifier_is_the_answer_of_a_network_of_several_heads() -> None:
     model = model_around(Heads(), 16)
-    assert model.classifier_layer == "output" == output_layer(model.module)
+    assert model.classifier_layer == "output" == model.names.output
     assert {"head", "head_dist", "output"} <= set(model.layers())
     nn.init.normal_(model.module.head.weight)
     images = torch.randn(4, 3, 16, 16)

@@ -250,5 +250,19 @@ class Constant(nn.Module):
         return self.fc(self.stem(x).mean((2, 3)) + self.positions(torch.ones(2, 3)).mean(0))
 
 
+def test_maps_that_a_function_pools_are_no_classes() -> None:
+    class Trunk(nn.Module):
+        def __init__(self, **attributes: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+            vars(self).update(attributes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).relu().mean((2, 3))
+
+    assert classifier_of(Trunk()) is None
+    assert classifier_of(Trunk(num_classes=6)) == "output"
+
+
 def test_a_constant_with_as_many_rows_as_there_are_images_is_no_layer() -> None:
     assert list(probe(Constant().eval(), 3, 16, CPU).shapes) == ["stem", "fc"]

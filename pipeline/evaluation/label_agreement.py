@@ -6,16 +6,17 @@ made of the images of another. The model itself shows it, as its top-1 class is 
 Shapes: P distinct pairs of label and top-1 class, K classes.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-# Normal quantiles of one-sided tests: one comparison, and the best one of many readings.
-Z_ONE: Final = 2.33  # p = 0.01
-Z_BEST: Final = 3.72  # p = 0.0001
+from pipeline.evaluation.metrics.proportion import wilson_interval
+
+# Of two-sided intervals whose ends are one-sided tests: one comparison at p = 0.01, the best of many at p = 0.0001.
+ONE: Final = 0.98
+BEST: Final = 0.9998
 # Classes that lie side by side are alike in ImageNet: labels that are off by one agree on some percent.
 MIN_CHANCE: Final = 0.05
 MIN_DISTINCT_LABELS: Final = 5  # of a part of the classes, to call it shifted
@@ -123,14 +124,14 @@ def compare_labels(pairs: LabelPairs, num_classes: int, class_names: Sequence[st
     """
     n, agreeing = int(pairs.count.sum()), int(pairs.count[pairs.label == pairs.top1].sum())
     chance = max(MIN_CHANCE, 1 / max(1, num_classes))
-    low, high = wilson(agreeing, n, Z_ONE)
+    _, low, high = wilson_interval(agreeing, n, confidence=ONE)
     hardly = low <= chance and high < (1 + chance) / 2
 
     def clear(readings: Iterable[tuple[Reading, float]]) -> Reading | None:
         found = [
             reading
             for reading, expected in readings
-            if wilson(reading.num_agreeing, reading.num_images, Z_BEST)[0] > max(chance, expected)
+            if wilson_interval(reading.num_agreeing, reading.num_images, confidence=BEST)[1] > max(chance, expected)
             and reading.num_agreeing >= 2 * reading.num_agreeing_as_is + 3
         ]
         return max(found, key=lambda reading: reading.gain, default=None)  # of equal ones the first, the simplest
@@ -140,15 +141,6 @@ def compare_labels(pairs: LabelPairs, num_classes: int, class_names: Sequence[st
     if of_each is not None and (better is None or of_each.gain > 1.5 * better.gain):
         better = of_each
     return LabelAgreement(num_labeled=n, num_agreeing=agreeing, hardly_agree=hardly, better=better)
-
-
-def wilson(successes: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; [0, 1] of nothing."""
-    if not n:
-        return 0.0, 1.0
-    p = successes / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def _readings(pairs: LabelPairs, num_classes: int, class_names: Sequence[str]) -> Iterator[tuple[Reading, float]]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.activations.label_agreement import LabelPairs, compare_labels, wilson
+from pipeline.evaluation.label_agreement import LabelPairs, compare_labels
 
 K = 1000
 
@@ -93,8 +93,3 @@ def test_groups_are_counted_as_one(groups):
     assert found.num_samples == len(every)
     counted = dict(zip(zip(found.label.tolist(), found.top1.tolist(), strict=True), found.count.tolist(), strict=True))
     assert counted == {pair: every.count(pair) for pair in set(every) if min(pair) >= 0}
-
-
-def test_wilson_s_interval():
-    low, high = wilson(8, 10, 1.96)  # Newcombe 1998's formula by hand
-    assert (round(low, 3), round(high, 3)) == (0.49, 0.943)

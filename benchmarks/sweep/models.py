@@ -1,6 +1,6 @@
 """The models of `model_sweep`: drawn evenly over the families of timm and torchvision, the large ones left out.
 
-    python -m benchmarks.sweep_models     # draws them again, in some minutes, and prints them
+    python -m benchmarks.sweep.models     # draws them again, in some minutes, and prints them
 
 Of each of timm's files the smallest model; of files with many, the smallest for each first word of a name as well; all
 of torchvision's classifiers; and a network with two heads, which such a choice leaves out. Sizes are numbers of
